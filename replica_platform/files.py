@@ -1,0 +1,58 @@
+"""Files that are either wholly there or not there at all, also after a power cut.
+
+Temporary name in the same folder, fsync, rename, fsync the folder. What engines share about
+the file system belongs here; what is inside a file does not.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def fsync_file(path: Path) -> None:
+    """Make a file's content survive a power cut."""
+    _fsync(path, os.O_RDONLY)
+
+
+def fsync_dir(folder: Path) -> None:
+    """Make a folder's entries (a rename in it, a new file) survive a power cut."""
+    _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def replacing(
+    target: Path, mode: int = 0o644, step: Callable[[str], None] = lambda _: None
+) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it becomes `target`, durably.
+
+    On any error the temporary file is removed and `target` is as it was. `step` is told
+    the name of each step before it happens, so that a test can stop the process there.
+    """
+    temporary = target.parent / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        step("fsync")
+        fsync_file(temporary)
+        step("rename")
+        temporary.replace(target)
+        step("fsync folder")
+        fsync_dir(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(target: Path, content: bytes, mode: int = 0o644) -> None:
+    """Replace `target` by `content`: a reader sees the old file or the new one."""
+    with replacing(target, mode) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,58 @@
+"""The real parts that tests stand on: one embedded Postgres a session, databases of their own."""
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from replica_platform.embedded import Server, running
+
+
+@pytest.fixture(scope="session")
+def torture() -> bool:
+    """Whether the long form is wanted (`make torture`)."""
+    return os.environ.get("REPLICA_TORTURE") == "1"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The embedded Postgres 18, started once and stopped at the end."""
+    # Not under pytest's own folder: it is private, and as root Postgres is another user.
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder, running(Path(folder) / "pg") as server:
+        yield server
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[Callable[[str], str]]:
+    """A function that makes an empty database and returns its DSN; all are dropped after."""
+    made: list[str] = []
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+
+        def make(name: str = "db") -> str:
+            unique = f"{name}_{secrets.token_hex(4)}"
+            admin.execute(sql.SQL("create database {}").format(sql.Identifier(unique)))
+            made.append(unique)
+            return server.dsn(unique)
+
+        yield make
+        for name in made:
+            admin.execute(
+                sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name))
+            )
+
+
+@pytest.fixture
+def source(database: Callable[[str], str]) -> str:
+    """The DSN of an empty source database."""
+    return database("source")
+
+
+@pytest.fixture
+def target(database: Callable[[str], str]) -> str:
+    """The DSN of an empty target database."""
+    return database("target")
