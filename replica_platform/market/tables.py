@@ -93,13 +93,13 @@ def _write(
 ) -> Written:
     connection.register("incoming", incoming)
     name = f'"{table}"'
-    connection.execute(f"create or replace temp table candidate as {query}")  # noqa: S608
+    connection.execute(f"create or replace temp table candidate as {query}")
     connection.unregister("incoming")
     changed = not _same(connection, name)
     if changed:
         connection.execute(f"create or replace table {name} as from candidate")
     columns = connection.execute(f"describe {name}").fetchall()
-    rows = _value(connection, f"select count(*) from {name}")  # noqa: S608
+    rows = _value(connection, f"select count(*) from {name}")
     connection.execute("drop table candidate")
     return Written(table, rows, changed, tuple((column[0], column[1]) for column in columns))
 
