@@ -130,7 +130,7 @@ def _who_has_open(path: Path) -> int | None:
     wanted = path.stat()
     for descriptors in Path("/proc").glob("[0-9]*/fd"):
         with suppress(OSError):
-            for entry in os.scandir(descriptors):
+            for entry in list(descriptors.iterdir()):
                 with suppress(OSError):
                     seen = entry.stat()
                     if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino):
