@@ -79,7 +79,9 @@ class Server:
         """Stop it: `smart`, `fast` or `immediate`, as `pg_ctl` has them."""
         self._run("pg_ctl", "stop", "-w", "-s", "-D", str(self.folder), "-m", mode)
 
-    def _run(self, program: str, *arguments: str, check: bool = True, log: Path | None = None) -> int:
+    def _run(
+        self, program: str, *arguments: str, check: bool = True, log: Path | None = None
+    ) -> int:
         return _run(self.version, program, *arguments, check=check, log=log)
 
 
@@ -140,7 +142,9 @@ def _initialise(server: Server) -> None:
         "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
     )  # fmt: skip
     with (making / "postgresql.conf").open("a") as configuration:
-        lines = CONFIGURATION if server.version >= 17 else CONFIGURATION.replace("summarize_wal", "#")
+        lines = (
+            CONFIGURATION if server.version >= 17 else CONFIGURATION.replace("summarize_wal", "#")
+        )
         configuration.write(lines)
     making.rename(server.folder)
 
@@ -166,7 +170,9 @@ def _system_user() -> pwd.struct_passwd | None:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         subprocess.run(
-            ["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True
+            ["useradd", "--system", "--no-create-home", SYSTEM_USER],
+            check=True,
+            capture_output=True,
         )
         return pwd.getpwnam(SYSTEM_USER)
 
