@@ -1,6 +1,5 @@
 """A small master, a store, and what a test does to them again and again."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +40,8 @@ def again(master: Master, store: Path) -> Callable[..., Publication]:
 
 def damage(path: Path, at: int, content: bytes) -> None:
     """Overwrite some bytes of a read-only file, as a failing disk would."""
-    os.chmod(path, 0o644)
+    path.chmod(0o644)
     with path.open("r+b") as file:
         file.seek(at)
         file.write(content)
-    os.chmod(path, 0o444)
+    path.chmod(0o444)
