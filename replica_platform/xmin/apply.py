@@ -86,7 +86,7 @@ def merge(connection: psycopg.Connection, shape: Shape, *, trust_xmin: bool | No
     return Written(inserted=inserted, updated=merged.rowcount - inserted)
 
 
-def replace(connection: psycopg.Connection, shape: Shape) -> Written:
+def replace_all(connection: psycopg.Connection, shape: Shape) -> Written:
     """Make the target's rows those that are staged; readers see the old rows or the new ones.
 
     In place and in one transaction rather than by a new table under the old name: grants,

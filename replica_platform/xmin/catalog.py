@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from replica_platform.xmin.names import TableName
 
@@ -27,10 +28,14 @@ class Column:
     """As `format_type` spells it, with its modifier."""
     binary: bool
     """Whether its binary form means the same on another server."""
+    built_in: bool
+    """Whether every server has the type."""
     missing: str | None
     """The constant that rows older than the column have (`attmissingval`)."""
+    generated: str
+    """How a generated column is computed; empty for others."""
     definition: str
-    """What else changes values in place: generation, enum labels, domain and composite parts."""
+    """What else changes values in place: enum labels, composite parts."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,16 @@ class Table:
         return self.kind in "rpm" and all(leaf.heap for leaf in self.leaves)
 
     @property
+    def place(self) -> sql.Composable:
+        """Where all its rows are read from: tables that inherit from it are tables of their own."""
+        return sql.SQL("only {}").format(self.name.sql) if self.kind == "r" else self.name.sql
+
+    @property
+    def built_in(self) -> bool:
+        """Whether every server knows the types of all columns."""
+        return all(column.built_in for column in self.columns)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The columns' names in order."""
         return tuple(column.name for column in self.columns)
@@ -83,8 +98,7 @@ class Table:
         return {
             "oid": self.oid,
             "columns": [
-                [column.attnum, column.name, column.type, column.missing, column.definition]
-                for column in self.columns
+                [c.attnum, c.name, c.type, c.generated, c.definition] for c in self.columns
             ],
             "key": list(self.key),
             "policies": self.policies,
@@ -129,9 +143,11 @@ with recursive base as (
 select a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
        t.oid < %(user)s and t.typsend <> 0 and t.typreceive <> 0 and t.typtype in ('b', 'r', 'm')
        or t.typtype = 'e',
-       case when a.atthasmissing then a.attmissingval::text end,
-       concat_ws(' ', nullif(a.attgenerated, ''),
-           case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) end,
+       a.atttypid < %(user)s,
+       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end,
+       case when a.attgenerated <> '' then a.attgenerated::text || pg_get_expr(d.adbin, d.adrelid)
+            else '' end,
+       concat_ws(' ',
            (select string_agg(quote_literal(e.enumlabel), ',' order by e.enumsortorder)
             from pg_enum e where e.enumtypid in (t.oid, t.typelem)),
            (select string_agg(quote_ident(f.attname) || ' ' || format_type(f.atttypid, f.atttypmod),

@@ -49,7 +49,7 @@ def compare(
 ) -> Difference:
     """Compare under the leader's snapshot and the target's open transaction."""
     source = leader.connection
-    place = sql.SQL("only {}").format(table.name.sql) if table.kind == "r" else table.name.sql
+    place = table.place
     columns = [name for name in table.names if name in found.columns]
     xmin = table.has_xmin and known.mode != "timestamp" and bool(key)
     if not key:
@@ -91,6 +91,7 @@ def compare(
         ),
         home,
         sql.SQL("copy replica_compare from stdin"),
+        str(table.name),
     )  # fmt: skip
     return _name(home, base, target, key, keys.within(differing), ours, known, named)
 
