@@ -6,14 +6,14 @@ so that `format_type` spells every type that is not built in with its schema.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin.names import TableName
+from replica_platform.xmin.names import TableName, columns_sql
 
 FIRST_USER_OID = 16384
 
@@ -67,10 +67,23 @@ class Table:
         """Whether every row lies in a heap: views, foreign tables and others know no xmin."""
         return self.kind in "rpm" and all(leaf.heap for leaf in self.leaves)
 
-    @property
-    def place(self) -> sql.Composable:
-        """Where all its rows are read from: tables that inherit from it are tables of their own."""
-        return sql.SQL("only {}").format(self.name.sql) if self.kind == "r" else self.name.sql
+    def rows(self, columns: Sequence[str], *, system: bool = False) -> sql.Composable:
+        """All its rows as a FROM item, with `system` also their xmin.
+
+        Leaf by leaf, never through the parent: a leaf that is attached meanwhile would show
+        there, whatever the snapshot. Tables that inherit are tables of their own.
+        """
+        listed = columns_sql(list(columns)) if columns else sql.SQL("null as nothing")
+        if not self.has_xmin:
+            return sql.SQL("(select {} from {}) s").format(listed, self.name.sql)
+        if system:
+            listed += sql.SQL(", xmin as version")
+        leaves = [
+            sql.SQL("select {} from only {}").format(listed, leaf.name.sql) for leaf in self.leaves
+        ]
+        if not leaves:
+            leaves = [sql.SQL("select {} from {} where false").format(listed, self.name.sql)]
+        return sql.SQL("({}) s").format(sql.SQL(" union all ").join(leaves))
 
     @property
     def built_in(self) -> bool:

@@ -60,12 +60,12 @@ def changed(plan: Plan) -> sql.Composable:
     return condition
 
 
-def full_xid(snapshot: Snapshot) -> sql.Composable:
+def full_xid(snapshot: Snapshot, column: str = "xmin") -> sql.Composable:
     """The row's xmin with its epoch; 0 to 2 stand for no transaction and stay."""
     return sql.SQL(
-        "case when xmin::text::bigint < 3 then xmin::text::bigint else "
-        "{next} - (({next} - xmin::text::bigint) & 4294967295) end"
-    ).format(next=sql.Literal(snapshot.next))
+        "case when {xid}::text::bigint < 3 then {xid}::text::bigint else "
+        "{next} - (({next} - {xid}::text::bigint) & 4294967295) end"
+    ).format(xid=sql.SQL(column), next=sql.Literal(snapshot.next))
 
 
 @dataclass(frozen=True)

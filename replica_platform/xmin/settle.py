@@ -65,7 +65,8 @@ class Settle:
     ) -> tuple[apply.Written, int]:
         columns = targets.columns_to_write(table, job.found)
         fixed = frozenset(targets.never_set(job.found))
-        shape = apply.Shape(job.target, staging, columns, job.key, fixed)
+        casts = targets.casts(table, job.found)
+        shape = apply.Shape(job.target, staging, columns, job.key, fixed, casts)
         if job.staged:
             self._home.execute(sql.SQL("analyze {}").format(staging.sql))
         rows = job.before.rows if job.before else None
@@ -98,7 +99,7 @@ class Settle:
         types = {column.name: column.type for column in table.columns}
         keys = deletes.Keys(job.key, [types[name] for name in job.key], rows)
         gone = deletes.delete_orphans(
-            self._leader.connection, table.place, self._home, job.target, keys
+            self._leader.connection, table.rows(job.key), self._home, job.target, keys
         )
         self._check_deletes(job, table, gone, rows)
         return gone

@@ -168,7 +168,12 @@ def changes(
     if found.kind not in "rp":
         raise SchemaRefused(f"{name} is in the way in the target: it is no table.")
     wanted = {column.name: column.type for column in table.columns}
-    altered = {n: t for n, t in wanted.items() if n in found.columns and found.columns[n].type != t}
+    narrower = casts(table, found)
+    altered = {
+        n: t
+        for n, t in wanted.items()
+        if n in found.columns and found.columns[n].type != t and n not in narrower
+    }
     refused = [
         f"{n} is {found.columns[n].type} in the target and {t} in the source"
         for n, t in altered.items()
@@ -253,6 +258,18 @@ def _definition(name: str, kind: str) -> sql.Composed:
 def _type(kind: str) -> sql.SQL:
     # format_type has quoted it already: it can be no parameter and no identifier.
     return sql.SQL(kind)
+
+
+def casts(table: Table, found: Target | None) -> dict[str, str]:
+    """Columns that are wider in the target than in the source, which does no harm."""
+    there = found.columns if found else {}
+    return {
+        column.name: there[column.name].type
+        for column in table.columns
+        if column.name in there
+        and there[column.name].type != column.type
+        and widens(column.type, there[column.name].type)
+    }
 
 
 def columns_to_write(table: Table, found: Target | None) -> list[str]:

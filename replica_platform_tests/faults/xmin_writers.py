@@ -56,8 +56,11 @@ class Writers:
     def _write(self, dice: random.Random) -> None:
         while not self.stop.is_set():
             # A killed server, a lock timeout, a key that is taken, a leaf that is gone.
-            with suppress(psycopg.Error), psycopg.connect(self.dsn) as connection:
-                connection.execute("set lock_timeout = '2s'")
+            with suppress(psycopg.Error), psycopg.connect(self.dsn, autocommit=True) as connection:
+                connection.execute("set lock_timeout = '1s'")
+                connection.execute("set deadlock_timeout = '20ms'")
+                mode = dice.choice(["on", "off"])
+                connection.execute(f"set synchronous_commit = {mode}")  # type: ignore[arg-type]
                 while not self.stop.is_set():
                     self._transaction(connection, dice)
             time.sleep(0.01)
@@ -73,7 +76,7 @@ class Writers:
                         change(connection, dice)
                         with connection.transaction():
                             change(connection, dice)
-            if dice.random() < 0.08:
+            if dice.random() < 0.03:
                 time.sleep(dice.random() * 0.3)
             if dice.random() < 0.1:
                 raise psycopg.Rollback
@@ -82,7 +85,7 @@ class Writers:
     def _define(self, dice: random.Random) -> None:
         columns = 0
         while not self.stop.is_set():
-            time.sleep(dice.random() * 0.4)
+            time.sleep(0.1 + dice.random() * 0.3)
             leaf = f"leaf{dice.randrange(4)}"
             low = leaf[-1]
             choices = [
@@ -109,7 +112,7 @@ class Writers:
         """A detached leaf must come back, so that the later ones find it."""
         for _ in range(200):
             with suppress(psycopg.Error), psycopg.connect(self.dsn, autocommit=True) as connection:
-                connection.execute("set lock_timeout = '300ms'")
+                connection.execute("set lock_timeout = '100ms'")
                 connection.execute(statement)  # type: ignore[arg-type]
                 self.definitions += 1
                 return
