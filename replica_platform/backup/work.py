@@ -65,7 +65,7 @@ def examine(file: str, drop_cache: bool, progress: Progress) -> dict[str, Any]:
     started = time.perf_counter()
     if drop_cache:
         _forget(path)
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         hashing = pool.submit(_hash, path, progress)
         # Immutable: no locks, no sidecars, works on read-only media; the file is quiet.
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as db:

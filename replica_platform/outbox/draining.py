@@ -11,18 +11,21 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from replica_platform import postgres
 from replica_platform.errors import PlatformError
-from replica_platform.outbox import file, landing, marking
+from replica_platform.outbox import breaker, file, landing, marking
 from replica_platform.outbox.failures import Failure, classify
 from replica_platform.outbox.isolating import MostRowsFail, deliver
+from replica_platform.outbox.mapping import KindTable, read_mappings
+from replica_platform.outbox.pruning import KEEP_DELIVERED_S, prune
 from replica_platform.outbox.reports import DrainReport, FileDrain
 from replica_platform.outbox.rollback import reopen_forgotten
 from replica_platform.sqlite import sqlite3
@@ -43,6 +46,9 @@ class _Limits:
     stop: threading.Event
     code_version: str
     progress: Progress
+    mappings: Mapping[str, KindTable]
+    keep_delivered_s: float
+    force: bool
 
     def over(self) -> str | None:
         """Why to end before all is delivered; None to go on."""
@@ -60,27 +66,37 @@ def drain(
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
     budget_s: float | None = None,
+    mappings: Mapping[str, Any] | Sequence[KindTable] | None = None,
     stop: threading.Event | None = None,
     progress: Progress | None = None,
     deadline_s: float = DEADLINE_S,
+    keep_delivered_s: float = KEEP_DELIVERED_S,
+    force: bool = False,
     code_version: str | None = None,
 ) -> DrainReport:
     """Deliver what waits in `paths` (files, or folders of `*.db`) to the Postgres at `target`.
 
     Order is that of `seq` in each file. `budget_s` bounds the whole, `deadline_s` one batch,
     and `stop` ends it after the current batch. `progress` is told (rows done, rows in all).
+    `mappings` gives kinds a table of their own (see `mapping`). Delivered rows are pruned after
+    `keep_delivered_s`. With `force` a file is drained though its breaker is open.
     Never raises for what is wrong with a file or the target: the report names it.
+    Errors: `BadMapping`.
     """
     started = time.monotonic()
     files = outbox_files(paths)
+    tables = read_mappings(mappings)
     limits = _Limits(
         batch_rows,
         batch_bytes,
         deadline_s,
         None if budget_s is None else started + budget_s,
         stop or threading.Event(),
-        code_version or default_code_version(),
+        f"{code_version or default_code_version()}-{_digest(repr(tables).encode())}",
         progress or (lambda done, total: None),
+        tables,
+        keep_delivered_s,
+        force,
     )
     with closing(_Target(target, deadline_s)) as postgres_target:
         reports = tuple(_drain_file(path, postgres_target, limits) for path in files)
@@ -99,7 +115,11 @@ def outbox_files(paths: Sequence[Path]) -> list[Path]:
 def default_code_version() -> str:
     """A digest of this package's own source: another one means that a fix may have come."""
     sources = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    return _digest(b"".join(source.read_bytes() for source in sources))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 class _Target:
@@ -136,31 +156,65 @@ def _drain_file(path: Path, target: _Target, limits: _Limits) -> FileDrain:
     except PlatformError as error:
         return FileDrain(str(path), "unreachable", str(error))
     with closing(local):
+        before = breaker.read(local)
+        if not limits.force and before.wait_s() > 0:
+            return _report(local, path, started, counts, "waiting", _wait_sentence(before))
         failure: Failure | None = None
         try:
-            state, why = _deliver_all(path, local, target, limits, counts)
+            state, why = _deliver_all(path, local, target, limits, before, counts)
         except MostRowsFail as error:
             failure = error.failure
         except (psycopg.Error, PlatformError) as error:
             failure = classify(error)
         if failure is not None:
             target.close()
+            after = before.after(failure)
+            breaker.keep(local, after)
             state, why = "failed", f"{failure.sentence} ({failure.kind}; the rows stay)"
-        (dead_rows,) = local.execute("select count(*) from dead").fetchone()
-        return FileDrain(
-            str(path),
-            state,
-            why,
-            failure.sqlstate if failure else None,
-            **counts,
-            pending=file.pending(local),
-            dead_rows=dead_rows,
-            seconds=time.monotonic() - started,
+            counts["alerts"] += after.is_news(before)
+        elif before.failures and state != "busy":
+            breaker.keep(local, breaker.Breaker())
+        return _report(
+            local, path, started, counts, state, why, failure.sqlstate if failure else None
         )
 
 
+def _wait_sentence(before: breaker.Breaker) -> str:
+    return (
+        f"the breaker is open for {before.wait_s():.0f} s more after {before.failures} failures, "
+        f"the last: {before.why}"
+    )
+
+
+def _report(
+    local: sqlite3.Connection,
+    path: Path,
+    started: float,
+    counts: Counter[str],
+    state: str,
+    why: str | None,
+    sqlstate: str | None = None,
+) -> FileDrain:
+    (dead_rows,) = local.execute("select count(*) from dead").fetchone()
+    return FileDrain(
+        str(path),
+        state,
+        why,
+        sqlstate,
+        **counts,
+        pending=file.pending(local),
+        dead_rows=dead_rows,
+        seconds=time.monotonic() - started,
+    )
+
+
 def _deliver_all(
-    path: Path, local: sqlite3.Connection, target: _Target, limits: _Limits, counts: Counter[str]
+    path: Path,
+    local: sqlite3.Connection,
+    target: _Target,
+    limits: _Limits,
+    before: breaker.Breaker,
+    counts: Counter[str],
 ) -> tuple[str, str | None]:
     """Deliver until nothing waits; how it ended, and the sentence where that needs one."""
     connection = target.connect()
@@ -176,12 +230,17 @@ def _deliver_all(
         uuid = file.file_uuid(local)
         total = file.pending(local)
         limits.progress(0, total)
-        while rows := marking.next_batch(local, limits.batch_rows, limits.batch_bytes):
+        # What failed as a large batch, for time or memory, may go through as a smaller one.
+        batch_rows = max(1, limits.batch_rows >> min(before.failures, 10))
+        while rows := marking.next_batch(local, batch_rows, limits.batch_bytes):
             if ended := limits.over():
                 return ended, f"{ended}; the rest waits for the next drain"
             _deliver_batch(local, connection, uuid, rows, limits, counts)
             done = sum(counts[name] for name in ("delivered", "absorbed", "conflicts", "dead"))
             limits.progress(done, max(done, total))
+        pruned, reopened = prune(local, connection, limits.keep_delivered_s, limits.deadline_s)
+        counts["pruned"] += pruned
+        counts["reopened"] += reopened
     return "drained", None
 
 
@@ -196,7 +255,10 @@ def _deliver_batch(
     """Postgres first, the file second; an outcome nobody knows counts as failed."""
     with postgres.deadline(connection, limits.deadline_s):
         delivery = deliver(
-            connection, file_uuid, rows, lambda part: landing.land(connection, file_uuid, part)
+            connection,
+            file_uuid,
+            rows,
+            lambda part: landing.land(connection, file_uuid, part, limits.mappings),
         )
     marking.mark_delivered(local, file_uuid, rows, delivery, limits.code_version)
     counts["delivered"] += delivery.new

@@ -35,7 +35,7 @@ class Delivery:
     rows: list[Row] = field(default_factory=list)
     new: int = 0
     absorbed: int = 0
-    conflicts: list[int] = field(default_factory=list)
+    conflicts: list[tuple[int, str]] = field(default_factory=list)
     bad: list[tuple[Row, Failure]] = field(default_factory=list)
 
     def add(self, landed: landing.Landed, rows: Sequence[Row]) -> None:

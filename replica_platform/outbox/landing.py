@@ -7,13 +7,15 @@ of another record and other content.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 
 from replica_platform.outbox.file import Row
+from replica_platform.outbox.mapping import KindTable
 from replica_platform.postgres import deadline
 
 LOCK_OF_SCHEMA = 0x6F7574626F78  # "outbox"
@@ -59,6 +61,14 @@ where there.payload_sha <> sent.sha
 order by sent.seq
 """
 
+# Read back by id and content: as the record, or as what was kept of a conflict.
+PRESENT = """
+select sent.seq
+from unnest(%(seqs)s::bigint[], %(ids)s::uuid[], %(shas)s::bytea[]) as sent (seq, id, sha)
+where exists (select from outbox.record as r where r.id = sent.id and r.payload_sha = sent.sha)
+   or exists (select from outbox.conflict as c where c.id = sent.id and c.payload_sha = sent.sha)
+"""
+
 KEEP_CONFLICT = """
 insert into outbox.conflict (id, payload_sha, place, file_uuid, seq, kind, payload, created_at)
 select id, payload_sha, %(place)s, %(file_uuid)s, seq, kind, payload, to_timestamp(created_at)
@@ -81,11 +91,11 @@ returning number
 
 @dataclass(frozen=True)
 class Landed:
-    """What one statement did: new rows, rows that were there, `seq`s of other content."""
+    """What one statement did: new rows, rows that were there, (`seq`, table) of other content."""
 
     new: int
     absorbed: int
-    conflicts: tuple[int, ...]
+    conflicts: tuple[tuple[int, str], ...]
 
 
 def prepare(connection: psycopg.Connection, deadline_s: float) -> None:
@@ -130,27 +140,56 @@ def only_drain(connection: psycopg.Connection, file_uuid: str, deadline_s: float
                 connection.execute("select pg_advisory_unlock(%s)", (key,))
 
 
-def land(connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row]) -> Landed:
+def land(
+    connection: psycopg.Connection,
+    file_uuid: str,
+    rows: Sequence[Row],
+    mappings: Mapping[str, KindTable],
+) -> Landed:
     """Insert `rows` inside the caller's transaction; what is there already is absorbed."""
-    inserted = connection.execute(LAND, {"file_uuid": file_uuid, "rows": _as_json(rows)})
-    if inserted.rowcount == len(rows):
-        return Landed(len(rows), 0, ())
-    others = connection.execute(
-        OTHER_CONTENT,
-        {
-            "seqs": [row.seq for row in rows],
-            "ids": [row.id for row in rows],
-            "shas": [row.sha for row in rows],
-        },
-    ).fetchall()
-    conflicts = tuple(seq for (seq,) in others)
-    if conflicts:
-        kept = _as_json([row for row in rows if row.seq in set(conflicts)])
-        connection.execute(
-            KEEP_CONFLICT, {"file_uuid": file_uuid, "rows": kept, "place": "outbox.record"}
-        )
-    absorbed = len(rows) - inserted.rowcount - len(conflicts)
-    return Landed(inserted.rowcount, absorbed, conflicts)
+    new = connection.execute(LAND, {"file_uuid": file_uuid, "rows": _as_json(rows)}).rowcount
+    conflicts = [] if new == len(rows) else _other_content(connection, file_uuid, rows)
+    known = {seq for seq, _ in conflicts}
+    absorbed = len(rows) - new - len(conflicts)
+    for kind in {row.kind for row in rows} & mappings.keys():
+        mapped = [row for row in rows if row.kind == kind and row.seq not in known]
+        conflicts += _fill(connection, file_uuid, mapped, mappings[kind])
+    return Landed(new, absorbed, tuple(conflicts))
+
+
+def _other_content(
+    connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row]
+) -> list[tuple[int, str]]:
+    found = connection.execute(OTHER_CONTENT, _columns(rows)).fetchall()
+    seqs = {seq for (seq,) in found}
+    return _keep_conflicts(
+        connection, file_uuid, [row for row in rows if row.seq in seqs], "outbox.record"
+    )
+
+
+def _fill(
+    connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row], mapping: KindTable
+) -> list[tuple[int, str]]:
+    """Fill the kind's own table; a worker may have put the same row there itself."""
+    ids = {"ids": list({row.id for row in rows})}
+    if connection.execute(mapping.insert(), ids).rowcount == len(rows):
+        return []
+    differing = {id for (id,) in connection.execute(mapping.differing(), ids)}
+    return _keep_conflicts(
+        connection,
+        file_uuid,
+        [row for row in rows if row.id in differing],
+        ".".join(mapping.table),
+    )
+
+
+def _keep_conflicts(
+    connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row], place: str
+) -> list[tuple[int, str]]:
+    if rows:
+        values = {"file_uuid": file_uuid, "rows": _as_json(rows), "place": place}
+        connection.execute(KEEP_CONFLICT, values)
+    return [(row.seq, place) for row in rows]
 
 
 def write_ledger(connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row]) -> int:
@@ -190,28 +229,22 @@ def highest_seq(connection: psycopg.Connection, file_uuid: str) -> int:
 
 def present(connection: psycopg.Connection, rows: Sequence[tuple[int, str, bytes]]) -> set[int]:
     """Of (seq, id, sha): the `seq`s whose content the target holds, as record or as conflict."""
-    found = connection.execute(
-        """
-        select sent.seq
-        from unnest(%(seqs)s::bigint[], %(ids)s::uuid[], %(shas)s::bytea[]) as sent (seq, id, sha)
-        where exists (
-            select from outbox.record as r where r.id = sent.id and r.payload_sha = sent.sha
-        ) or exists (
-            select from outbox.conflict as c where c.id = sent.id and c.payload_sha = sent.sha
-        )
-        """,
-        {
-            "seqs": [seq for seq, _, _ in rows],
-            "ids": [id for _, id, _ in rows],
-            "shas": [sha for _, _, sha in rows],
-        },
-    ).fetchall()
+    seqs, ids, shas = zip(*rows, strict=True)
+    found = connection.execute(PRESENT, {"seqs": list(seqs), "ids": list(ids), "shas": list(shas)})
     return {seq for (seq,) in found}
 
 
 def digest(rows: Sequence[Row]) -> bytes:
     """SHA-256 over the ids and contents of a batch, in order."""
     return hashlib.sha256(b"".join(row.id.encode() + row.sha for row in rows)).digest()
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    return {
+        "seqs": [row.seq for row in rows],
+        "ids": [row.id for row in rows],
+        "shas": [row.sha for row in rows],
+    }
 
 
 def _as_json(rows: Sequence[Row]) -> str:

@@ -66,8 +66,8 @@ def mark_delivered(
                 (row.seq, failure.sqlstate, failure.sentence, row.seq, now, code_version),
             )
         connection.executemany(
-            "insert or ignore into conflict values (?, ?, 'outbox.record')",
-            [(seq, now) for seq in delivery.conflicts],
+            "insert or ignore into conflict values (?, ?, ?)",
+            [(seq, now, place) for seq, place in delivery.conflicts],
         )
         connection.executemany("delete from again where seq = ?", [(row.seq,) for row in sent])
         # Never back: another drain may have come further in the meantime.

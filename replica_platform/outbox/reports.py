@@ -19,6 +19,7 @@ class FileDrain:
     reopened: int = 0  # rows to go again because the target had forgotten them
     revived: int = 0  # dead rows tried again because the code changed
     pruned: int = 0  # rows deleted locally after they were read back
+    alerts: int = 0  # 1 when this run met a failure that somebody must mend, and is the first to
     pending: int = 0  # rows that still wait
     dead_rows: int = 0  # all dead rows of the file
     batches: int = 0
