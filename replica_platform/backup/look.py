@@ -42,7 +42,7 @@ def count_tables(db: sqlite3.Connection) -> tuple[dict[str, int | None], Newest]
             times = list(_time_columns(db, table))
             wanted = ", ".join(["count(*)", *(f"max({quoted(column)})" for column in times)])
             # Both names are quoted above; SQLite takes no parameters in their place.
-            count, *values = db.execute(f"select {wanted} from {quoted(table)}").fetchone()  # noqa: S608
+            count, *values = db.execute(f"select {wanted} from {quoted(table)}").fetchone()
         except sqlite3.OperationalError:
             rows[table] = None
             continue

@@ -71,9 +71,10 @@ def write_watchlist(connection: duckdb.DuckDBPyConnection) -> Written:
         "watchlist",
         """
         with recent as (
-            select symbol, day, close, lag(close) over (partition by symbol order by day) as previous
+            select symbol, day, close, lag(close) over by_day as previous
             from ohlcv where symbol in (select symbol from incoming)
-            qualify row_number() over (partition by symbol order by day desc) = 1
+            window by_day as (partition by symbol order by day)
+            qualify lead(day) over by_day is null
         )
         select symbol, name, day as as_of, close as last_price, close / previous - 1 as change
         from recent join symbols using (symbol) order by symbol

@@ -26,9 +26,19 @@ class Verification:
     problem: str | None
     seconds: float
 
+    @property
+    def sentence(self) -> str:
+        """What is wrong and what to do next, or that all is well."""
+        if self.ok:
+            return f"Generation {self.generation} is, byte for byte, what was published."
+        return (
+            f"Generation {self.generation} is damaged: {self.problem}. Publish again, "
+            "or roll back to an earlier generation."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able fields."""
-        return {**asdict(self), "file": str(self.file)}
+        return {**asdict(self), "file": str(self.file), "sentence": self.sentence}
 
 
 @dataclass(frozen=True)
