@@ -12,6 +12,7 @@ up are in the `defs.yaml` of their folders.
 """
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from replica_platform.resources.outboxes import Outboxes
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.resources.store import ReplicaStore
 from replica_platform.settings import Settings
+
+# Dagster passes its own beta parameter when it rebuilds a check; nothing of ours uses it.
+warnings.filterwarnings("ignore", message="Parameter `execution_type` of function")
 
 
 def resources(settings: Settings) -> dict[str, Any]:

@@ -60,8 +60,8 @@ class Server:
     def make_database(self, name: str) -> None:
         """Create the database `name` if it is not there."""
         with connect(self.dsn(), autocommit=True) as admin:
-            there = admin.execute("select from pg_database where datname = %s", (name,))
-            if not there.fetchone():
+            there = admin.execute("select 1 from pg_database where datname = %s", (name,))
+            if there.fetchone() is None:
                 admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
     @property

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from replica_platform.backup.sample import sample_gym_system
-from replica_platform.embedded import Server, running
+from replica_platform.embedded import running
 from replica_platform.errors import TerminalError
 from replica_platform.sample.prepare import append_conversations, fill_source
 from replica_platform.settings import Settings
@@ -41,29 +41,24 @@ class PortTaken(TerminalError):
 
 @contextmanager
 def platform_up(settings: Settings) -> Iterator[None]:
-    """Postgres runs, the sample is there, and the environment says so to other processes."""
+    """Postgres runs with its databases, and the environment says so to other processes."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(settings.environment())
     if not settings.uses_embedded:
         yield
         return
     with running(settings.postgres_dir) as server:
-        _prepare_sample(server, settings)
+        for name, given in settings.databases.items():
+            if given is None:
+                server.make_database(name)
         yield
 
 
-def _prepare_sample(server: Server, settings: Settings) -> None:
-    """The databases that no DSN is given for, and the sample's input in them.
+def prepare_sample(settings: Settings) -> None:
+    """The sample's input, where nothing of yours takes its place; what is there stays.
 
     A database of your own gets nothing: records of a sample have no place there.
     """
-    for dsn, name in (
-        (settings.source_dsn, "fds"),
-        (settings.target_dsn, "warehouse"),
-        (settings.dagster_dsn, "dagster"),
-    ):
-        if dsn is None:
-            server.make_database(name)
     if settings.source_dsn is None:
         fill_source(settings.source)
     if settings.target_dsn is None:

@@ -11,6 +11,7 @@ import dagster as dg
 from replica_platform.definitions import defs
 from replica_platform.launch import project_dir
 
+PILLARS = ["market", "replica", "warehouse", "outbox", "backups"]
 Progress = Callable[[int, int], None]
 
 
@@ -67,13 +68,11 @@ def _followed(instance: dg.DagsterInstance, steps: int, progress: Progress) -> I
 
 
 def _what_became(definitions: dg.Definitions, result: dg.ExecuteInProcessResult) -> list[AssetDone]:
-    """The events of a run as one line an asset, in the order of the graph."""
+    """The events of a run as one line an asset, by pillar and then in the order of the graph."""
     graph = definitions.resolve_asset_graph()
-    assets = {
-        key: AssetDone(key.to_user_string())
-        for key in graph.toposorted_asset_keys
-        if key in graph.materializable_asset_keys
-    }
+    keys = [key for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys]
+    keys.sort(key=lambda key: PILLARS.index(graph.get(key).group_name))
+    assets = {key: AssetDone(key.to_user_string()) for key in keys}
     steps = {
         step.op.name: {*step.keys, *(check.asset_key for check in step.check_keys)}
         for step in graph.assets_defs

@@ -69,26 +69,36 @@ class Settings(BaseSettings):
         return self.data_dir / "postgres"
 
     @property
+    def databases(self) -> dict[str, SecretStr | None]:
+        """The databases by the names that they have when embedded, and the DSNs given for them."""
+        return {
+            "fds": self.source_dsn,
+            "warehouse": self.target_dsn,
+            "dagster": self.dagster_dsn,
+        }
+
+    @property
     def uses_embedded(self) -> bool:
         """Whether a DSN is missing, so that the embedded Postgres has to run."""
-        return None in (self.source_dsn, self.target_dsn, self.dagster_dsn)
+        return None in self.databases.values()
 
     @property
     def source(self) -> str:
         """The DSN of the source in force."""
-        return self._in_force(self.source_dsn, "fds")
+        return self._in_force("fds")
 
     @property
     def target(self) -> str:
         """The DSN of the target in force."""
-        return self._in_force(self.target_dsn, "warehouse")
+        return self._in_force("warehouse")
 
     @property
     def dagster(self) -> str:
         """The DSN of Dagster's instance in force."""
-        return self._in_force(self.dagster_dsn, "dagster")
+        return self._in_force("dagster")
 
-    def _in_force(self, given: SecretStr | None, database: str) -> str:
+    def _in_force(self, database: str) -> str:
+        given = self.databases[database]
         if given is not None:
             return given.get_secret_value()
         return server_at(self.postgres_dir).dsn(database)

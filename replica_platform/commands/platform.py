@@ -13,9 +13,12 @@ from replica_platform.terminal import bar, err, out, plain, print_json, print_ta
 def run(as_json: bool) -> int:
     """Materialise everything once, on what is configured, else on the embedded default."""
     settings = Settings()
-    from replica_platform.launch import platform_up
+    from replica_platform.launch import platform_up, prepare_sample
 
     with platform_up(settings):
+        prepare_sample(settings)
+        # Imported late: its import is most of the command's time, and a bad DSN should say so
+        # at once.
         from replica_platform.runs import materialise_all
 
         with bar("materialising") as progress:
@@ -50,9 +53,10 @@ def dev(port: int | None) -> int:
     """The same, with the Dagster UI, daemon, schedules and sensors, until Ctrl-C."""
     settings = Settings()
     settings.port = port or settings.port
-    from replica_platform.launch import platform_up, serve
+    from replica_platform.launch import platform_up, prepare_sample, serve
 
     with platform_up(settings):
+        prepare_sample(settings)
         err.print(f"The pages will be at http://127.0.0.1:{settings.port} (Ctrl-C ends it).")
         return serve(settings)
 

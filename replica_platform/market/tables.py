@@ -14,6 +14,7 @@ import pandas as pd
 
 from replica_platform.market.bars import NAMES
 from replica_platform.market.indicators import compute_indicators
+from replica_platform.replica import ReplicaReader
 
 WATCHED = ("AAPL", "GOOG", "IBM", "MSFT")
 
@@ -81,6 +82,11 @@ def write_watchlist(connection: duckdb.DuckDBPyConnection) -> Written:
         """,
         pd.DataFrame({"symbol": WATCHED}),
     )
+
+
+def read_watchlist(reader: ReplicaReader) -> pd.DataFrame:
+    """The watchlist as readers have it: symbol, name, as_of, last_price, change; by symbol."""
+    return reader.df("select * from watchlist order by symbol")
 
 
 def newest_day(connection: duckdb.DuckDBPyConnection) -> date | None:

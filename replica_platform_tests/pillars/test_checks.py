@@ -129,6 +129,12 @@ CASES: list[tuple[str, str, Damage, str]] = [
         "see whether the schedule runs",
     ),
     (
+        "watchlist_prices",
+        "prices_are_the_replicas",
+        on_target("update analytics.watchlist_prices set last_price = 1 where symbol = 'IBM'"),
+        "for IBM",
+    ),
+    (
         "conversations",
         "nothing_is_missing",
         on_target("delete from outbox.record"),
