@@ -13,10 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from replica_platform.backup.sample import sample_gym_system
 from replica_platform.embedded import running
 from replica_platform.errors import TerminalError
-from replica_platform.sample.prepare import append_conversations, fill_source
 from replica_platform.settings import Settings
 
 PROJECT = Path(__file__).parent.parent
@@ -59,6 +57,10 @@ def prepare_sample(settings: Settings) -> None:
 
     A database of your own gets nothing: records of a sample have no place there.
     """
+    # Imported here because pandas comes with it, which `replica status` can do without.
+    from replica_platform.backup.sample import sample_gym_system
+    from replica_platform.sample.prepare import append_conversations, fill_source
+
     if settings.source_dsn is None:
         fill_source(settings.source)
     if settings.target_dsn is None:
