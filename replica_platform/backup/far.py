@@ -178,6 +178,8 @@ def serve(path: str) -> None:
                 continue
             result = getattr(far, request.pop("do"))(**request)
             answer('{"result":' + packed(result) + "}")
+    except BrokenPipeError:
+        pass  # nobody is there any more
     except (OSError, sqlite3.Error) as error:
         answer(json.dumps({"error": str(error), "kind": type(error).__name__}))
     finally:

@@ -221,7 +221,7 @@ def _by_query(
 def _local_copy(to: Path, part: Path, schema: dict[str, Any]) -> Iterator[sqlite3.Connection]:
     """The copy of last time under a temporary name, or a new one, in one transaction."""
     if to.exists():
-        in_child("snapshot", source=str(to.resolve()), to=str(part), checkpoint=False)
+        in_child("snapshot", source=str(to.resolve()), to=str(part), checkpoint=True)
         with closing(sqlite3.connect(part)) as db:
             fits = same_schema(db, schema)
         if not fits:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,16 @@ class Host:
         return {"known_hosts": self.known_hosts, "client_keys": [self.client_key]}
 
 
+async def pump(source, sink) -> None:
+    """Carry bytes from one end to the other until either is closed."""
+    with suppress(OSError, asyncssh.Error):
+        while data := await source.read(1 << 16):
+            sink.write(data)
+            await sink.drain()
+    with suppress(OSError):
+        sink.write_eof()
+
+
 @contextmanager
 def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
     """The server, running in a thread until the block ends; `path` is its commands' PATH."""
@@ -49,9 +59,15 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
         child = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", process.command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
         )
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
+        # Pumps of our own: asyncssh's redirect reads a pipe twice at once when a client is slow.
+        feeding = asyncio.create_task(pump(process.stdin, child.stdin))
+        complaining = asyncio.create_task(pump(child.stderr, process.stderr))
+        await pump(child.stdout, process.stdout)
+        await asyncio.wait({complaining}, timeout=1)
+        for descriptor in range(3):  # as sshd does: a program that still writes gets EPIPE
+            child._transport.get_pipe_transport(descriptor).close()
         process.exit(await child.wait())
-        await process.wait_closed()
+        feeding.cancel()
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

@@ -35,14 +35,15 @@ def is_sound(copy: Path) -> bool:
     try:
         with closing(sqlite3.connect(copy)) as db:
             checked = db.execute("pragma integrity_check(1)").fetchall()
-            return checked == [("ok",)] and count(db) == ROWS
+            return checked == [("ok",)] and is_one_moment(db)
     except sqlite3.Error:
         return False
 
 
-def count(db: sqlite3.Connection) -> int:
-    """The rows of the table."""
-    return int(db.execute("select count(*) from t").fetchone()[0])
+def is_one_moment(db: sqlite3.Connection) -> bool:
+    """Whether the rows are those of a single moment: always as many, and never with a gap."""
+    rows, span = db.execute("select count(*), max(id) - min(id) + 1 from t").fetchone()
+    return bool(rows == span == ROWS)
 
 
 @contextmanager
