@@ -66,6 +66,9 @@ def examine(file: str, drop_cache: bool, progress: Progress) -> dict[str, Any]:
     # Immutable: no locks, no sidecars, works on read-only media; the file is quiet.
     uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
     with _hashing(path, progress) as hashed, closing(sqlite3.connect(uri, uri=True)) as db:
+        # Through memory: integrity_check of 464 MB in 0.9 s instead of 1.8.
+        db.execute(f"pragma mmap_size={1 << 40}")
+        db.execute("pragma cache_size=-65536")
         integrity = integrity_of(db)
         tables, newest = count_tables(db) if integrity == "ok" else ({}, {})
         pages, page_size = (
