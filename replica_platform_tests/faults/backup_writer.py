@@ -15,11 +15,11 @@ from pathlib import Path
 
 from replica_platform.sqlite import sqlite3
 
-ROWS = 40_000
+ROWS = 25_000
 
 
 def make(file: Path) -> None:
-    """The database at rest: `ROWS` rows with an index on a random key, some 20 MB."""
+    """The database at rest: `ROWS` rows with an index on a random key, some 12 MB."""
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.execute("pragma journal_mode=wal")
         db.execute("create table t (id integer primary key, k text, v text)")

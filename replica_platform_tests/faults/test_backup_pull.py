@@ -36,7 +36,7 @@ def there(tmp_path: Path) -> Path:
 def test_pulls_under_a_writer_at_full_speed(
     host: Host, there: Path, tmp_path: Path, torture: bool, method
 ) -> None:
-    here, rounds = tmp_path / "home.db", 15 if torture else 2
+    here, rounds = tmp_path / "home.db", 15 if torture else 1
     with backup_writer.writing(there):
         for _ in range(rounds):
             got = pull(host.url(there), here, method=method, **host.access)
@@ -133,14 +133,14 @@ def test_a_killed_pull_leaves_the_target_and_the_next_clears_up(
         "url, to, method, hosts, key = sys.argv[1:]; print('on', flush=True)\n"
         "pull(url, Path(to), method=method, known_hosts=Path(hosts), client_keys=[Path(key)])"
     )
-    kills, half_done = 20 if torture else 3, 0
+    kills, half_done = 20 if torture else 2, 0
     for number in range(kills):
         method = ("query", "scp")[number % 2]
         access = [host.known_hosts, host.client_key]
         command = [sys.executable, "-c", puller, host.url(there), here, method, *access]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout and process.stdout.readline()
-            time.sleep(0.7 + 0.6 * number / kills)
+            time.sleep(0.6 + 0.6 * number / kills)
             process.kill()
         if here.parent.exists():
             half_done += bool(list(here.parent.glob(".tmp-*")))
