@@ -81,7 +81,7 @@ def test_a_backup_killed_while_it_copies(tmp_path: Path, torture: bool) -> None:
     """The caller dies at random moments of the child's work; the child then ends by itself."""
     app, shelf = tmp_path / "app.db", tmp_path / "shelf"
     backup_writer.make(app)
-    kills = 60 if torture else 5
+    kills = 60 if torture else 4
     caller = (
         "import sys; from pathlib import Path; from replica_platform.backup import backup\n"
         "print('on', flush=True); backup(Path(sys.argv[1]), Path(sys.argv[2]))"
