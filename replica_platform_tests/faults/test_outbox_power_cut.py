@@ -36,6 +36,7 @@ def appended_on(
     with patch.context() as patched:
         patched.setattr(file, "_connect", connect)
         patched.setitem(file.SYNCHRONOUS, "off", 0)
+        Outbox(path).close()  # made safely, so that only the appends are at stake
         with Outbox(path, durability=durability) as box:  # type: ignore[arg-type]
             for n in range(chance.randint(30, 150)):
                 record = {"n": n, "text": "x" * chance.randint(10, 3000)}
