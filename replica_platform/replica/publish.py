@@ -1,7 +1,7 @@
 """Publication, top to bottom: from a master at rest to a generation that readers may have.
 
 Lock, take the master's log in, compare headers, make room, copy, check that nobody wrote, fsync,
-verify every byte and scan every table in a child; then, in `candidate`, rename, manifest,
+verify every byte and open it in a child process; then, in `candidate`, rename, manifest,
 pointer, link. Killed anywhere, readers keep what they have and the next publication clears up.
 """
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ from replica_platform.replica.candidate import (
 from replica_platform.replica.errors import (
     CandidateDamaged,
     MasterChanging,
+    MasterDamaged,
     StoreFull,
     WrongLineage,
     explaining,
@@ -64,7 +66,8 @@ def publish(
     keep, min_age_s: how many generations stay, and for how long one does at least.
     data_as_of: the moment the data speaks of; only the caller knows it.
     new_lineage: accept a master that is not the database the last generation came from.
-    required: the tables to read to the end before anybody may see them; all when empty.
+    required: tables that must be there and are read to the end first, `*` for all of them; every
+        block's checksum is compared in any case.
     progress: told (blocks or bytes done, total) while copying. step: told each step's name.
     Errors: those of `errors`; after any of them readers have what they had.
     """
@@ -118,7 +121,7 @@ def prepare(
         if taken is None and current is not None:
             manifest, how, written = current.confirmed(now(), data_as_of), "unchanged", 0
         elif taken is not None:
-            tables = _verify(temporary, taken.copied, required, steps)
+            tables = _verify(temporary, taken.copied.survey, required, steps)
             manifest = _describe(layout, taken, tables, current, data_as_of, run_id)
             how, written = taken.copied.how, taken.copied.blocks_written
             steps("name")
@@ -179,49 +182,58 @@ def _copy(
     settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
 ) -> copying.Copied:
     steps("room")
-    copied = copying.reflink(settled.fd, target)
+    block_bytes = settled.header.block_bytes
+    copied = copying.reflink(settled.fd, target, block_bytes)
     if copied is None and (known := retention.take_spare(layout, target)) is not None:
         _assert_room(layout, settled.bytes - target.stat().st_size)
         steps("patch")
-        copied = copying.patch(settled.fd, target, known, progress)
+        copied = copying.patch(settled.fd, target, known, block_bytes, progress)
     if copied is None:
         _assert_room(layout, settled.bytes)
         steps("copy")
-        copied = copying.full(settled.fd, target, progress)
+        copied = copying.full(settled.fd, target, block_bytes, progress)
     return copied
 
 
 def _verify(
-    path: Path, copied: copying.Copied, required: tuple[str, ...], steps: "_Steps"
+    path: Path, survey: blocks.Survey, required: tuple[str, ...], steps: "_Steps"
 ) -> dict[str, Table]:
-    """Compare every byte with what the master's were, and read the tables in a child process."""
+    """Compare every byte with what the master's were, and open it in a child process.
+
+    All the while the file is on its way to the disk, which takes longest.
+    """
     try:
         path.chmod(0o444)
-        steps("fsync")
-        fsync_file(path)
-        steps("verify")
-        if blocks.digests(path) != copied.digests:
-            raise CandidateDamaged(
-                f"The copy at {path} differs from the master it was made from; it was thrown away "
-                "and readers keep their generation. Publish again; if this stays, check the disk."
-            )
-        steps("scan")
-        return _scan(path, required)
+        # A block that fails DuckDB's checksum may be a free one, torn by a crash long ago: only
+        # reading everything tells.
+        scan = ["*"] if survey.unsound else list(required)
+        with ThreadPoolExecutor(3, "verify") as pool:
+            steps("fsync")
+            synced = pool.submit(fsync_file, path)
+            copied = pool.submit(blocks.digests, path)
+            probed = pool.submit(_probe, path, scan)
+            synced.result()
+            steps("verify")
+            if copied.result() != survey.digests:
+                raise CandidateDamaged(
+                    f"The copy at {path} differs from the master it was made from; it was thrown "
+                    "away and readers keep their generation. Publish again; if this stays, check "
+                    "the disk."
+                )
+            return probed.result()
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-def _scan(path: Path, required: tuple[str, ...]) -> dict[str, Table]:
+def _probe(path: Path, scan: list[str]) -> dict[str, Table]:
     # By its path, not as a module: the child must not import this package, only DuckDB.
     finished = subprocess.run(
-        [sys.executable, "-I", probe.__file__, str(path), str(os.cpu_count() or 1), *required],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-I", probe.__file__, str(path), *scan], capture_output=True, text=True
     )
     if finished.returncode != 0:
         said = " ".join(finished.stderr.split()) or f"it died with code {finished.returncode}"
-        raise CandidateDamaged(
+        raise MasterDamaged(
             f"The master cannot be read to the end ({said}); nothing was published and readers "
             "keep their generation. Repair or restore the master, and publish again."
         )
@@ -236,7 +248,7 @@ def _describe(
     data_as_of: datetime | None,
     run_id: str | None,
 ) -> Manifest:
-    digest = blocks.root(taken.copied.digests)
+    digest = blocks.root(taken.copied.survey.digests)
     generation = max([*layout.numbers(), current.generation if current else 0], default=0) + 1
     moment = now()
     return Manifest(
@@ -244,7 +256,7 @@ def _describe(
         file=f"{generation:06d}-{digest[:8]}.duckdb",
         bytes=taken.bytes,
         digest=digest,
-        digests="".join(taken.copied.digests),
+        digests="".join(taken.copied.survey.digests),
         lineage=taken.lineage,
         storage=taken.header.storage,
         duckdb=taken.header.library,
