@@ -82,9 +82,7 @@ def patch(
     return Copied("patch", survey, len(changed))
 
 
-def full(
-    source: int, target: Path, block_bytes: int, progress: Progress | None = None
-) -> Copied:
+def full(source: int, target: Path, block_bytes: int, progress: Progress | None = None) -> Copied:
     """Copy everything; the source is surveyed beside it, while its pages are at hand."""
     size = os.fstat(source).st_size
     made = _create(target)

@@ -205,13 +205,8 @@ def _well(current: Manifest | None, in_sync: bool | None) -> str:
 
 
 def _find(layout: Layout, generation: int | None) -> Manifest:
-    try:
-        current = layout.current()
-    except NotAManifest:
-        current = None
-    if current and generation in (None, current.generation):
-        return current
-    for manifest in layout.kept():
+    current = layout.latest()
+    for manifest in ([current] if current else []) + layout.kept():
         if generation in (None, manifest.generation):
             return manifest
     what = "Nothing is" if generation is None else f"Generation {generation} is not"

@@ -33,9 +33,10 @@ from replica_platform.replica.errors import (
     WrongLineage,
     explaining,
 )
+from replica_platform.replica.generation import Unusable, check
 from replica_platform.replica.header import Header
-from replica_platform.replica.layout import Layout, sealed
-from replica_platform.replica.manifest import Lineage, Manifest, NotAManifest, Seal, Table, now
+from replica_platform.replica.layout import Layout
+from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
 from replica_platform.replica.master import PATIENCE_S, Master, Settled
 
 KEEP = 3
@@ -114,12 +115,18 @@ def prepare(
     with publishing(layout), explaining(layout.root):
         steps("clear")
         clear_orphans(layout)
-        current = _current(layout)
+        current = layout.latest()
         temporary = layout.candidates / ".tmp-building.duckdb"
         source = Master(master, patience_s=patience_s)
         taken = _take(source, layout, current, temporary, new_lineage, steps, progress)
         if taken is None and current is not None:
-            manifest, how, written = current.confirmed(now(), data_as_of), "unchanged", 0
+            manifest = replace(
+                current,
+                confirmed_at=now(),
+                data_as_of=data_as_of or current.data_as_of,
+                seal=Seal.of(layout.data(current)),
+            )
+            how, written = "unchanged", 0
         elif taken is not None:
             tables = _verify(temporary, taken.copied.survey, required, steps)
             manifest = _describe(layout, taken, tables, current, data_as_of, run_id)
@@ -299,17 +306,10 @@ def _is_shown(layout: Layout, current: Manifest | None, found: Lineage) -> bool:
     if current is None or found not in (current.lineage, current.withheld):
         return False
     try:
-        return sealed(layout.data(current), current)
-    except OSError:
-        return False
-
-
-def _current(layout: Layout) -> Manifest | None:
-    try:
-        return layout.current()
-    except NotAManifest:
-        # The pointer is damaged: the newest generation is what it last said.
-        return next(iter(layout.kept()), None)
+        check(layout.data(current), current)
+    except (Unusable, OSError):
+        return False  # damaged or gone: publishing it anew is the repair
+    return True
 
 
 def _assert_room(layout: Layout, needed: int) -> None:
