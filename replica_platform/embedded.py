@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from psycopg import sql
+
 from replica_platform.errors import TerminalError
+from replica_platform.postgres import connect
 
 SYSTEM_USER = "pgserver"
 # sun_path holds 108 bytes; Postgres adds "/.s.PGSQL.5432.lock" to the folder.
@@ -51,8 +54,15 @@ class Server:
     version: int = 18
 
     def dsn(self, database: str = "postgres") -> str:
-        """A connection string for `database`, which is made if it is not there."""
+        """A connection string for `database`."""
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(self.socket_dir))}"
+
+    def make_database(self, name: str) -> None:
+        """Create the database `name` if it is not there."""
+        with connect(self.dsn(), autocommit=True) as admin:
+            there = admin.execute("select 1 from pg_database where datname = %s", (name,))
+            if there.fetchone() is None:
+                admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
     @property
     def binaries(self) -> Path:

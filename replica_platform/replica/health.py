@@ -26,9 +26,19 @@ class Verification:
     problem: str | None
     seconds: float
 
+    @property
+    def sentence(self) -> str:
+        """What is wrong and what to do next, or that all is well."""
+        if self.ok:
+            return f"Generation {self.generation} is, byte for byte, what was published."
+        return (
+            f"Generation {self.generation} is damaged: {self.problem}. Publish again, "
+            "or roll back to an earlier generation."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able fields."""
-        return {**asdict(self), "file": str(self.file)}
+        return {**asdict(self), "file": str(self.file), "sentence": self.sentence}
 
 
 @dataclass(frozen=True)
@@ -79,9 +89,9 @@ def verify(store: Path | str, generation: int | None = None) -> Verification:
     try:
         check(path, manifest, distrustful=True)
     except FileNotFoundError:
-        problem = f"{path} is missing; publish again or roll back"
+        problem = f"{path} is missing"
     except (Unusable, OSError) as error:
-        problem = f"{error}; publish again or roll back"
+        problem = str(error)
     took = time.monotonic() - started
     return Verification(manifest.generation, path, manifest.bytes, problem is None, problem, took)
 

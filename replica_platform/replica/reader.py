@@ -28,7 +28,7 @@ from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, NotAManifest, now
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
+    import pandas
     import pyarrow
 
 POLL_S = 0.5

@@ -52,7 +52,8 @@ def swap_words(raw: bytearray, dice: random.Random) -> None:
 
 
 def swap_blocks(raw: bytearray, dice: random.Random) -> None:
-    a, b = dice.sample(range((len(raw) - HEADER_BYTES) // BLOCK_BYTES), 2)
+    # The last ones may be free and alike, so the first is always one of the two.
+    a, b = 0, dice.randrange(1, (len(raw) - HEADER_BYTES) // BLOCK_BYTES)
     a, b = (
         slice(HEADER_BYTES + BLOCK_BYTES * n, HEADER_BYTES + BLOCK_BYTES * (n + 1)) for n in (a, b)
     )

@@ -1,0 +1,155 @@
+"""Bring a backup back to life as a database file.
+
+Verified first, copied under a temporary name, checked once more, renamed. What lies at the
+target is kept beside it; what was never folded into it is never thrown away unasked.
+"""
+
+import os
+import re
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from replica_platform.backup.child import Progress, in_child
+from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
+from replica_platform.backup.manifest import manifest_of, read_manifest
+from replica_platform.backup.verification import reread
+from replica_platform.files import fsync_dir, replacing
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore put in place."""
+
+    file: Path
+    backup: Path
+    kept: Path | None
+    """Where the database that was there before lies now."""
+    bytes: int
+    tables: dict[str, int | None]
+    file_uuid: str | None
+    """The new identity of a restored outbox; None for any other file."""
+    seconds: float
+    sentence: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same in plain JSON types."""
+        paths = {"file": str(self.file), "backup": str(self.backup)}
+        return {**asdict(self), **paths, "kept": str(self.kept) if self.kept else None}
+
+
+def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Restored:
+    """Put a backup in place as `to`: verified, checked once more, renamed.
+
+    Refuses a target that is open somewhere (`Busy`) or has changes that were never folded in
+    (`Unsaved`), and a backup that is not sound (`Damaged`). An outbox gets a new `file_uuid`,
+    because its sequence goes on from the past; the journal mode is that of the source.
+    """
+    began = time.perf_counter()
+    known = read_manifest(manifest_of(backup))
+    if known is None:
+        raise Unreadable(
+            f"{backup} has no readable manifest ({manifest_of(backup).name}), so nobody knows "
+            "whether it is sound; choose a backup that `replica backup --stats-only` counts."
+        )
+    outcome = reread(known)
+    if not outcome.ok:
+        raise Damaged(f"{outcome.sentence} Nothing was restored; choose an older one.")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    clear_killed_restores(to)
+    _must_be_idle(to)
+    mode = (to if to.exists() else backup).stat().st_mode & 0o664
+    kept = None
+    with replacing(to, mode) as fresh:
+        facts = in_child(
+            "revive",
+            progress,
+            backup=str(known.file.resolve()),
+            to=str(fresh),
+            sha256=known.sha256,
+            journal_mode=known.journal_mode,
+        )
+        _must_be_idle(to)
+        kept = _keep_the_old(to)
+        _remove_empty_sidecars(to)
+    rows = sum(count or 0 for count in facts["tables"].values())
+    return Restored(
+        file=to,
+        backup=backup,
+        kept=kept,
+        bytes=to.stat().st_size,
+        tables=facts["tables"],
+        file_uuid=facts["file_uuid"],
+        seconds=round(time.perf_counter() - began, 4),
+        sentence=(
+            f"{to} is {known.file.name} again: {len(facts['tables'])} tables, {rows:,} rows, "
+            f"as of {known.taken_at:%Y-%m-%d %H:%M:%S} UTC."
+            + (f" What was there before is {kept}." if kept else "")
+        ),
+    )
+
+
+def sidecars(file: Path) -> list[Path]:
+    """The files that SQLite keeps beside a database while it is open, those that exist."""
+    names = (file.with_name(file.name + suffix) for suffix in ("-wal", "-journal", "-shm"))
+    return [path for path in names if path.exists()]
+
+
+def clear_killed_restores(to: Path) -> None:
+    """Remove the temporary copies that a killed restore to this very file left."""
+    of_ours = re.compile(rf"\.tmp-{re.escape(to.name)}-(\d+)-.*")
+    for path in to.parent.iterdir():
+        found = of_ours.fullmatch(path.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            path.unlink(missing_ok=True)
+
+
+def _must_be_idle(to: Path) -> None:
+    """Nobody has the target open, and nothing unsaved lies beside it."""
+    for path in [to, *sidecars(to)] if to.exists() else sidecars(to):
+        holder = _who_has_open(path)
+        if holder:
+            raise Busy(
+                f"{to} is open in process {holder}; stop that program, then restore again, "
+                "or restore to another path."
+            )
+    for path in sidecars(to):
+        if path.stat().st_size and not path.name.endswith("-shm"):
+            raise Unsaved(
+                f"{path} holds changes that are not in {to.name} yet, and a restore would lose "
+                "or mix them. Open and close the database once with its program to fold them "
+                "in, or move both files away, then restore again."
+            )
+
+
+def _who_has_open(path: Path) -> int | None:
+    """A process of this machine that has the file open, as far as we may look."""
+    wanted = path.stat()
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):
+            for entry in list(descriptors.iterdir()):
+                with suppress(OSError):
+                    seen = entry.stat()
+                    if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino):
+                        return int(descriptors.parent.name)
+    return None
+
+
+def _keep_the_old(to: Path) -> Path | None:
+    if not to.exists():
+        return None
+    stamp = datetime.now(UTC)
+    kept = to.with_name(f"{to.stem}_before_restore_{stamp:%Y%m%d_%H%M%S_%f}{to.suffix}")
+    # A second name first, so that there is a whole file at `to` at every moment.
+    os.link(to, kept)
+    return kept
+
+
+def _remove_empty_sidecars(to: Path) -> None:
+    # A sidecar of the old file would be applied to the new one, silently.
+    for path in sidecars(to):
+        path.unlink()
+    fsync_dir(to.parent)
