@@ -52,12 +52,13 @@ def swap_words(raw: bytearray, dice: random.Random) -> None:
 
 
 def swap_blocks(raw: bytearray, dice: random.Random) -> None:
-    # The last ones may be free and alike, so the first is always one of the two.
-    a, b = 0, dice.randrange(1, (len(raw) - HEADER_BYTES) // BLOCK_BYTES)
-    a, b = (
-        slice(HEADER_BYTES + BLOCK_BYTES * n, HEADER_BYTES + BLOCK_BYTES * (n + 1)) for n in (a, b)
-    )
-    raw[a], raw[b] = raw[b], raw[a]
+    while True:
+        a, b = dice.sample(range(HEADER_BYTES, len(raw), BLOCK_BYTES), 2)
+        if raw[a : a + BLOCK_BYTES] != raw[b : b + BLOCK_BYTES]:  # free ones may be alike
+            first = raw[a : a + BLOCK_BYTES]
+            raw[a : a + BLOCK_BYTES] = raw[b : b + BLOCK_BYTES]
+            raw[b : b + BLOCK_BYTES] = first
+            return
 
 
 def truncate(raw: bytearray, dice: random.Random) -> None:
