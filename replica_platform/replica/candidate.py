@@ -102,7 +102,7 @@ class Candidate:
         started = time.monotonic()
         with publishing(layout):
             self._assert_there()
-            current = layout.current()
+            current = layout.latest()
             if (current.generation if current else None) != self.expected_parent:
                 self._forget()
                 raise CandidateGone(
@@ -255,10 +255,7 @@ def clear_orphans(layout: Layout) -> None:
             path.unlink()
     shutil.rmtree(layout.candidates, ignore_errors=True)
     layout.candidates.mkdir()
-    try:
-        current = layout.current()
-    except (NotAManifest, OSError):
-        current = None
+    current = layout.latest()
     for path in layout.generations.glob("*.duckdb"):
         pointed_at = current is not None and path.name == current.file
         if not path.with_suffix(".json").exists() and not pointed_at:

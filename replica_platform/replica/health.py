@@ -89,9 +89,9 @@ def verify(store: Path | str, generation: int | None = None) -> Verification:
     try:
         check(path, manifest, distrustful=True)
     except FileNotFoundError:
-        problem = f"{path} is missing; publish again or roll back"
+        problem = f"{path} is missing"
     except (Unusable, OSError) as error:
-        problem = f"{error}; publish again or roll back"
+        problem = str(error)
     took = time.monotonic() - started
     return Verification(manifest.generation, path, manifest.bytes, problem is None, problem, took)
 
@@ -215,13 +215,8 @@ def _well(current: Manifest | None, in_sync: bool | None) -> str:
 
 
 def _find(layout: Layout, generation: int | None) -> Manifest:
-    try:
-        current = layout.current()
-    except NotAManifest:
-        current = None
-    if current and generation in (None, current.generation):
-        return current
-    for manifest in layout.kept():
+    current = layout.latest()
+    for manifest in ([current] if current else []) + layout.kept():
         if generation in (None, manifest.generation):
             return manifest
     what = "Nothing is" if generation is None else f"Generation {generation} is not"

@@ -48,6 +48,13 @@ class Layout:
         except FileNotFoundError:
             return None
 
+    def latest(self) -> Manifest | None:
+        """The current generation, or the newest kept where the pointer is damaged."""
+        try:
+            return self.current()
+        except NotAManifest:
+            return next(iter(self.kept()), None)
+
     def kept(self) -> list[Manifest]:
         """Every generation with a sound manifest, newest first, whether its file is good or not."""
         found = []

@@ -7,7 +7,7 @@ that a reader needs nothing else.
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -88,10 +88,6 @@ class Manifest:
         """The digests of the blocks, in the file's order."""
         width = DIGEST_CHARACTERS
         return [self.digests[at : at + width] for at in range(0, len(self.digests), width)]
-
-    def confirmed(self, now: datetime, data_as_of: datetime | None) -> "Manifest":
-        """The same generation, found to be current again."""
-        return replace(self, confirmed_at=now, data_as_of=data_as_of or self.data_as_of)
 
     def as_dict(self, *, with_blocks: bool = False) -> dict[str, Any]:
         """Plain JSON-able fields; the blocks' digests only where asked for."""
