@@ -1,6 +1,7 @@
 """SQLite files: back up, restore, bring home from another host."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -58,7 +59,9 @@ def restore(file: Path, to: Path, as_json: bool) -> int:
 @click.option("--method", type=click.Choice(["query", "scp"]), default="scp", show_default=True)
 @click.option("--info-only", is_flag=True, help="Bring nothing; say what is there.")
 @as_json_option
-def pull(url: str, to: Path, method: str, info_only: bool, as_json: bool) -> int:
+def pull(
+    url: str, to: Path, method: Literal["query", "scp"], info_only: bool, as_json: bool
+) -> int:
     """Bring a SQLite file of another host home, verified."""
     from replica_platform import backup as engine
 
