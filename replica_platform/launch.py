@@ -15,6 +15,7 @@ from pathlib import Path
 
 from replica_platform.embedded import running
 from replica_platform.errors import TerminalError
+from replica_platform.postgres import connect
 from replica_platform.settings import Settings
 
 PROJECT = Path(__file__).parent.parent
@@ -38,10 +39,16 @@ class PortTaken(TerminalError):
 
 
 @contextmanager
-def platform_up(settings: Settings) -> Iterator[None]:
-    """Postgres runs with its databases, and the environment says so to other processes."""
+def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[None]:
+    """Postgres runs with its databases, and the environment says so to other processes.
+
+    Errors: `CannotConnect` for a configured database that does not answer, if it must.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(settings.environment())
+    for given in settings.databases.values():
+        if given is not None and must_answer:
+            connect(given.get_secret_value()).close()
     if not settings.uses_embedded:
         yield
         return

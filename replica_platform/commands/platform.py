@@ -69,7 +69,7 @@ def status(as_json: bool) -> int:
     from replica_platform.health import platform_health
     from replica_platform.launch import platform_up
 
-    with platform_up(settings):
+    with platform_up(settings, must_answer=False):
         pillars = platform_health(settings)
     if as_json:
         print_json(pillars)
