@@ -52,7 +52,12 @@ def defs() -> dg.Definitions:
     """Every pillar in `defs/`, its automation, and the resources in force."""
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
-        # One process for all steps: another one a step costs 2.5 s, and the master has one
-        # writer anyway.
-        dg.Definitions(resources=resources(Settings()), executor=dg.in_process_executor),
+        dg.Definitions(
+            resources=resources(Settings()),
+            # One process for all steps: another one a step costs 2.5 s, and the master has one
+            # writer anyway.
+            executor=dg.in_process_executor,
+            # Without it every event of every step is printed, at the level of debugging.
+            loggers={"console": dg.colored_console_logger},
+        ),
     )

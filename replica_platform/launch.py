@@ -95,7 +95,6 @@ def serve(settings: Settings) -> int:
         str(Path(sys.executable).parent / "dg"), "dev",
         "--host", "127.0.0.1", "--port", str(settings.port), "--log-level", "warning",
     ]  # fmt: skip
-    environment = os.environ | settings.environment() | {"DAGSTER_HOME": str(project_dir())}
     with _only_one(settings):
         _assert_port_free(settings.port)
         stop = threading.Event()
@@ -104,7 +103,7 @@ def serve(settings: Settings) -> int:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: stop.set())
         dg_dev = subprocess.Popen(
-            command, cwd=project_dir(), env=environment, start_new_session=True
+            command, cwd=project_dir(), env=_environment(), start_new_session=True
         )
         try:
             while dg_dev.poll() is None and not stop.wait(0.2):
@@ -116,11 +115,20 @@ def serve(settings: Settings) -> int:
 
 def run_command(command: Sequence[str]) -> int:
     """Run another program with the platform up; its exit code. Errors: `NoSuchCommand`."""
-    environment = os.environ | {"DAGSTER_HOME": str(project_dir())}
     try:
-        return subprocess.run(command, env=environment, check=False).returncode
+        return subprocess.run(command, env=_environment(), check=False).returncode
     except FileNotFoundError:
         raise NoSuchCommand(f"There is no command {command[0]!r}; check its name.") from None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and what Dagster's commands look for: the instance, and the environment they are in."""
+    programs = str(Path(sys.executable).parent)
+    return os.environ | {
+        "DAGSTER_HOME": str(project_dir()),
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
+    }
 
 
 @contextmanager

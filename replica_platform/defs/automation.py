@@ -22,9 +22,10 @@ RUNNING = dg.DefaultScheduleStatus.RUNNING
     cron_schedule="30 16 * * 1-5",
     execution_timezone=TIME_ZONE,
     default_status=RUNNING,
+    description="The market's tables, half an hour after the close of each trading day.",
 )
 def nasdaq_daily_pipeline(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """The market's tables, half an hour after the close of each trading day."""
+    """Skips holidays, which cron does not know."""
     day = context.scheduled_execution_time.date()
     if not is_trading_day(day):
         return dg.SkipReason(f"{day} is not a trading day.")
@@ -60,14 +61,12 @@ nightly_backups = dg.ScheduleDefinition(
     target=dg.AssetSelection.assets(conversations),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for a drain when records wait that no run was asked for yet.",
 )
 def outbox_backlog(
     context: dg.SensorEvaluationContext, outboxes: Outboxes
 ) -> dg.SensorResult | dg.SkipReason:
-    """Asks for a drain when records wait that no run was asked for yet.
-
-    A drain that fails is asked for again by the schedule, not here.
-    """
+    """A drain that fails is asked for again by the schedule, not here."""
     found = backlog(outboxes.paths())
     if not found.pending:
         return dg.SkipReason("Every record is delivered.")
@@ -82,11 +81,12 @@ def outbox_backlog(
     target=dg.AssetSelection.assets(market_replica),
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for a publication when the replica is missing, corrupt or behind its master.",
 )
 def replica_repair(
     context: dg.SensorEvaluationContext, master: MasterDuckDB, store: ReplicaStore
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Asks for a publication when the replica is missing, corrupt or behind its master."""
+    """Looks by lineage and manifest; bytes are read by the asset's blocking check."""
     if not master.path.exists():
         yield dg.SkipReason("There is no master yet.")
         return
@@ -100,7 +100,10 @@ def replica_repair(
     yield dg.RunRequest(run_key=f"repair-{found.generation}-{slot}")
 
 
-@dg.run_failure_sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.run_failure_sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
     """Says in the daemon's log which run failed, and why, in one line."""
     steps = [event.step_key for event in context.get_step_failure_events()]
