@@ -27,6 +27,8 @@ SYSTEM_USER = "pgserver"
 # sun_path holds 108 bytes; Postgres adds "/.s.PGSQL.5432.lock" to the folder.
 LONGEST_SOCKET_DIR = 85
 START_TIMEOUT_S = 60
+# A fresh cluster takes 40 MiB, its first WAL segments and three databases as much again.
+FRESH_CLUSTER_BYTES = 128 << 20
 
 CONFIGURATION = """
 listen_addresses = ''
@@ -146,6 +148,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _initialise(server: Server) -> None:
     """initdb into a folder beside, then rename: a killed initdb leaves no half cluster."""
+    free = shutil.disk_usage(server.folder.parent).free
+    if free < FRESH_CLUSTER_BYTES:
+        raise EmbeddedPostgresFailed(
+            f"The embedded Postgres needs {FRESH_CLUSTER_BYTES >> 20} MiB and "
+            f"{server.folder.parent} has {free >> 20} MiB free; make room, or set "
+            "REPLICA_DATA_DIR to a folder on another disk."
+        )
     making = server.folder.parent / f".{server.folder.name}.making"
     shutil.rmtree(making, ignore_errors=True)
     _own(making)
