@@ -68,8 +68,8 @@ class Server:
 
     @property
     def binaries(self) -> Path:
-        """The folder of `psql`, `pg_ctl`, `pg_basebackup` and their like."""
-        return _binaries(self.version)
+        """The folder of this version's programs."""
+        return binaries(self.version)
 
     @property
     def is_running(self) -> bool:
@@ -183,7 +183,7 @@ def _make_way(folder: Path) -> None:
     """Let the user that Postgres runs as pass through to `folder` and to the programs."""
     if _system_user() is None:
         return
-    for parent in [*folder.absolute().parents, *_binaries(18).parents]:
+    for parent in [*folder.absolute().parents, *binaries().parents]:
         mode = parent.stat().st_mode
         if not mode & 0o001:
             parent.chmod(mode | 0o001)  # search only: nothing in it becomes readable
@@ -204,7 +204,8 @@ def _system_user() -> pwd.struct_passwd | None:
         return pwd.getpwnam(SYSTEM_USER)
 
 
-def _binaries(version: int) -> Path:
+def binaries(version: int = 18) -> Path:
+    """The folder of `psql`, `pg_ctl`, `pg_basebackup` and their like in the wheel."""
     # Looked up without importing the package: its import writes a lock file and warns.
     import importlib.util
 
@@ -225,7 +226,7 @@ def _run(
     # Files, not pipes: a server started by pg_ctl would keep a pipe open for ever.
     with tempfile.TemporaryFile("w+") as output:
         finished = subprocess.run(
-            [str(_binaries(version) / program), *arguments],
+            [str(binaries(version) / program), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from replica_platform.embedded import running
+from replica_platform.embedded import binaries, running
 from replica_platform.errors import TerminalError
 from replica_platform.postgres import connect
 from replica_platform.settings import Settings
@@ -122,12 +122,12 @@ def run_command(command: Sequence[str]) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, and what Dagster's commands look for: the instance, and the environment they are in."""
-    programs = str(Path(sys.executable).parent)
+    """Ours, and what commands look for: Dagster's instance, `dg`, and `psql` if there is none."""
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), str(binaries())]
     return os.environ | {
         "DAGSTER_HOME": str(project_dir()),
         "VIRTUAL_ENV": sys.prefix,
-        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join(path),
     }
 
 
