@@ -201,9 +201,11 @@ def _by_query(
             with _moment(far, info["journal_mode"]) as still:
                 if far.ask("schema") != schema:
                     raise Busy("The tables over there were changed during the pull; try again.")
-                for table in schema["tables"]:
-                    bring_level(db, far, table, count)
                 proof = _compare(far, db, schema)
+                if proof.differing:
+                    for table in schema["tables"]:
+                        bring_level(db, far, table, count)
+                    proof = _compare(far, db, schema)
                 if still():
                     _must_agree(proof)
                     break
