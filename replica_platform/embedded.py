@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from psycopg import sql
+
 from replica_platform.errors import TerminalError
+from replica_platform.postgres import connect
 
 SYSTEM_USER = "pgserver"
 # sun_path holds 108 bytes; Postgres adds "/.s.PGSQL.5432.lock" to the folder.
@@ -51,8 +54,15 @@ class Server:
     version: int = 18
 
     def dsn(self, database: str = "postgres") -> str:
-        """A connection string for `database`, which is made if it is not there."""
+        """A connection string for `database`."""
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(self.socket_dir))}"
+
+    def make_database(self, name: str) -> None:
+        """Create the database `name` if it is not there."""
+        with connect(self.dsn(), autocommit=True) as admin:
+            there = admin.execute("select 1 from pg_database where datname = %s", (name,))
+            if there.fetchone() is None:
+                admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
     @property
     def binaries(self) -> Path:
@@ -82,6 +92,8 @@ class Server:
     def _run(
         self, program: str, *arguments: str, check: bool = True, log: Path | None = None
     ) -> int:
+        # Each time, since somebody may have closed a folder above to others since.
+        _make_way(self.folder)
         return _run(self.version, program, *arguments, check=check, log=log)
 
 
@@ -150,12 +162,18 @@ def _initialise(server: Server) -> None:
 
 
 def _own(folder: Path) -> None:
-    """Make `folder` private to the user that Postgres runs as, and reachable for it."""
+    """Make `folder` and give it to the user that Postgres runs as, and to nobody else."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     user = _system_user()
-    if user is None:
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        _make_way(folder)
+
+
+def _make_way(folder: Path) -> None:
+    """Let the user that Postgres runs as pass through to `folder` and to the programs."""
+    if _system_user() is None:
         return
-    os.chown(folder, user.pw_uid, user.pw_gid)
     for parent in [*folder.absolute().parents, *_binaries(18).parents]:
         mode = parent.stat().st_mode
         if not mode & 0o001:

@@ -94,7 +94,7 @@ def _fetch(
     columns = ", ".join(quoted(column) for column in table["columns"])
     marks = ", ".join("?" for _ in table["columns"])
     # OR REPLACE: a unique value that moved to this row may still stand in a stale one.
-    insert = f"insert or replace into {quoted(table['name'])} ({columns}) values ({marks})"  # noqa: S608
+    insert = f"insert or replace into {quoted(table['name'])} ({columns}) values ({marks})"
     while True:
         page = far.ask("rows", table=table, after=after, until=until, limit=PAGE_ROWS)
         last = len(page) < PAGE_ROWS
@@ -113,4 +113,4 @@ def _delete(db: sqlite3.Connection, table: Table, after: Key | None, until: Key 
     where = " and ".join(text for text, bound in bounds if bound is not None) or "true"
     values = [value for _, bound in bounds if bound is not None for value in bound]
     # Both names are quoted; SQLite takes no parameters in their place.
-    db.execute(f"delete from {quoted(table['name'])} where {where}", values)  # noqa: S608
+    db.execute(f"delete from {quoted(table['name'])} where {where}", values)

@@ -1,0 +1,71 @@
+"""The outbox: a record is safe once `append` returns, and is delivered whatever dies.
+
+`Outbox` is the worker's side and loads SQLite only; everything that needs Postgres is loaded
+when it is first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from replica_platform.outbox.box import Outbox
+
+if TYPE_CHECKING:
+    from replica_platform.outbox.diagnosis import doctor
+    from replica_platform.outbox.draining import drain
+    from replica_platform.outbox.reports import (
+        Backlog,
+        DeadRow,
+        DrainReport,
+        FileBacklog,
+        FileDrain,
+        FileReconciliation,
+        Finding,
+        Reconciliation,
+    )
+    from replica_platform.outbox.rollback import reconcile
+    from replica_platform.outbox.state import backlog, dead, replay
+    from replica_platform.outbox.watching import watch
+
+_LAZY = {
+    "Backlog": "reports",
+    "DeadRow": "reports",
+    "DrainReport": "reports",
+    "FileBacklog": "reports",
+    "FileDrain": "reports",
+    "FileReconciliation": "reports",
+    "Finding": "reports",
+    "Reconciliation": "reports",
+    "backlog": "state",
+    "dead": "state",
+    "doctor": "diagnosis",
+    "drain": "draining",
+    "reconcile": "rollback",
+    "replay": "state",
+    "watch": "watching",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+__all__ = [
+    "Backlog",
+    "DeadRow",
+    "DrainReport",
+    "FileBacklog",
+    "FileDrain",
+    "FileReconciliation",
+    "Finding",
+    "Outbox",
+    "Reconciliation",
+    "backlog",
+    "dead",
+    "doctor",
+    "drain",
+    "reconcile",
+    "replay",
+    "watch",
+]

@@ -1,0 +1,67 @@
+"""Where an outbox file may live, and who may write it: its file system and its slot lock.
+
+One file a worker slot: eight processes on one file waited up to 2.5 s for each other, with a
+file each 18 ms. The lock is on a file beside; one on the database itself would be SQLite's.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from replica_platform.outbox.errors import NetworkFileSystem, SlotLocked
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    (
+        *("9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "gfs2"),
+        *("lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb2", "smb3", "smbfs", "vboxsf"),
+    )
+)
+VOLATILE_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+
+
+def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The name of the file system that holds `folder`; None where the system does not say."""
+    device = folder.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        head, _, tail = line.partition(" - ")
+        if head.split()[2] == wanted:
+            return tail.split()[0]
+    return None
+
+
+def refuse_network(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Raise `NetworkFileSystem` where SQLite's locks and shared memory cannot be trusted."""
+    kind = file_system_of(folder, mounts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise NetworkFileSystem(
+            f"{folder} is on {kind}, where SQLite loses commits; "
+            "give the outbox a folder on a disk of this machine."
+        )
+
+
+def lock_slot(path: Path) -> int:
+    """Become the one writer of `path`; the descriptor returned holds the lock until closed.
+
+    The kernel lets go when the process ends, however it ends. Errors: `SlotLocked`.
+    """
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 20).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise SlotLocked(
+            f"Process {holder or 'unknown'} writes {path} already; give each worker a file of "
+            "its own, or let Outbox.claim(folder) find a free one."
+        ) from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.truncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return descriptor

@@ -1,0 +1,75 @@
+"""How outbox files stand: backlog and dead rows, read without touching them; `replay`.
+
+A file that is not there is never made, and a file that cannot be read is named.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from replica_platform.errors import PlatformError
+from replica_platform.outbox import breaker, file, marking
+from replica_platform.outbox.draining import outbox_files
+from replica_platform.outbox.reports import Backlog, DeadRow, FileBacklog
+from replica_platform.sqlite import sqlite3
+
+
+def backlog(paths: Sequence[Path]) -> Backlog:
+    """How many rows wait in `paths` (files or folders), since when, and what stands in the way."""
+    return Backlog(tuple(_file_backlog(path) for path in outbox_files(paths)))
+
+
+def dead(path: Path) -> list[DeadRow]:
+    """The rows of a file that Postgres refused, oldest first. Errors: `NotAnOutbox`."""
+    now = time.time()
+    with closing(file.open_existing(Path(path), read_only=True)) as local:
+        rows = local.execute(
+            "select seq, id, kind, sqlstate, error, attempts, since, code_version "
+            "from dead join record using (seq) order by seq"
+        ).fetchall()
+    return [
+        DeadRow(str(path), seq, id, kind, state, error, tries, since, max(0.0, now - since), code)
+        for seq, id, kind, state, error, tries, since, code in rows
+    ]
+
+
+def replay(path: Path) -> int:
+    """Let the dead rows of a file go again with the next drain; returns how many."""
+    with closing(file.open_existing(Path(path))) as local:
+        return marking.revive(local)
+
+
+def _file_backlog(path: Path) -> FileBacklog:
+    try:
+        with (
+            closing(file.open_existing(path, read_only=True)) as local,
+            file.sentences(path, "read"),
+        ):
+            return _read_backlog(path, local)
+    except PlatformError as error:
+        return FileBacklog(str(path), why=str(error))
+
+
+def _read_backlog(path: Path, local: sqlite3.Connection) -> FileBacklog:
+    (dead_rows,) = local.execute("select count(*) from dead").fetchone()
+    (conflicts,) = local.execute("select count(*) from conflict").fetchone()
+    (oldest,) = local.execute(
+        "select min(created_at) from (select created_at from record where seq = ? + 1 "
+        "union all select created_at from again join record using (seq))",
+        (file.mark(local),),
+    ).fetchone()
+    door = breaker.read(local)
+    last = file.get_meta(local, "last_delivery")
+    wal = path.with_name(path.name + "-wal")
+    return FileBacklog(
+        str(path),
+        pending=file.pending(local),
+        oldest_pending_age_s=0.0 if oldest is None else max(0.0, time.time() - oldest),
+        dead=dead_rows,
+        conflicts=conflicts,
+        file_bytes=path.stat().st_size + (wal.stat().st_size if wal.exists() else 0),
+        breaker=door.state,
+        breaker_why=door.why,
+        last_delivery=None if last is None else float(last),
+    )

@@ -1,0 +1,190 @@
+"""`drain`: what waits arrives once, in order, with its ledger."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replica_platform.outbox import Outbox, backlog, drain, file
+from replica_platform.outbox.landing import digest
+from replica_platform.outbox.marking import next_batch
+
+Ask = Callable[..., list[tuple[Any, ...]]]
+
+
+def test_what_waits_arrives(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    one = box.append("note", {"text": 'it\'s "ä" \\ \u2028 🎈', "n": [1, 2.5, None, True]})
+    report = drain([path], target)
+    assert (report.delivered, report.absorbed, report.pending, report.ok) == (1, 0, 0, True)
+    [(id, seq, kind, payload, seconds)] = ask(
+        "select id::text, seq, kind, payload, extract(epoch from now() - created_at) "
+        "from outbox.record"
+    )
+    assert (id, seq, kind) == (one, 1, "note")
+    assert payload == {"text": 'it\'s "ä" \\ \u2028 🎈', "n": [1, 2.5, None, True]}
+    assert 0 <= seconds < 60
+
+
+def test_a_second_drain_does_nothing(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    box.append_many("note", [{"n": n} for n in range(5)])
+    drain([path], target)
+    report = drain([path], target)
+    assert (report.delivered, report.absorbed, report.ok) == (0, 0, True)
+    assert ask("select count(*) from outbox.record") == [(5,)]
+
+
+def test_order_is_that_of_seq(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    ids = box.append_many("note", [{"n": n} for n in range(50)])
+    drain([path], target, batch_rows=7)
+    # ctid is the order of insertion in a fresh table.
+    assert [id for (id,) in ask("select id::text from outbox.record order by ctid")] == ids
+
+
+def test_the_ledger_says_what_each_batch_held(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    box.append_many("note", [{"n": n} for n in range(10)])
+    connection = file.open_existing(path)
+    rows = next_batch(connection, 100, 10**6)
+    connection.close()
+    report = drain([path], target, batch_rows=4)
+    assert report.files[0].batches == 3
+    assert ask(
+        "select number, first_seq, last_seq, n, digest from outbox.batch order by number"
+    ) == [
+        (1, 1, 4, 4, digest(rows[:4])),
+        (2, 5, 8, 4, digest(rows[4:8])),
+        (3, 9, 10, 2, digest(rows[8:])),
+    ]
+
+
+def test_a_batch_has_at_most_so_many_bytes(box: Outbox, path: Path, target: str) -> None:
+    box.append_many("note", [{"text": "x" * 1000} for _ in range(10)])
+    assert drain([path], target, batch_bytes=2500).files[0].batches == 5
+
+
+def test_a_row_larger_than_a_batch_goes_alone(box: Outbox, path: Path, target: str) -> None:
+    box.append_many("note", [{"text": "x" * size} for size in (10, 5000, 10)])
+    report = drain([path], target, batch_bytes=100)
+    assert (report.files[0].batches, report.delivered) == (3, 3)
+
+
+def test_a_crash_before_the_mark_is_absorbed(
+    box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.append_many("note", [{"n": n} for n in range(9)])
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr("replica_platform.outbox.marking.mark_delivered", crash)
+        drain([path], target)
+    assert ask("select count(*) from outbox.record") == [(9,)]
+    assert backlog([path]).pending == 9
+    report = drain([path], target)
+    assert (report.delivered, report.absorbed, report.pending, report.ok) == (0, 9, 0, True)
+    assert ask("select count(*) from outbox.record") == [(9,)]
+
+
+def test_the_same_id_and_content_twice_is_one_record(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    one = box.append("note", {"n": 1})
+    box.append("note", {"n": 1}, id=one)
+    report = drain([path], target)
+    assert (report.delivered, report.absorbed, report.conflicts) == (1, 1, 0)
+
+
+def test_the_same_id_with_other_content_is_kept_and_shown(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    one = box.append("note", {"n": 1})
+    box.append("note", {"n": 2}, id=one)
+    report = drain([path], target)
+    assert (report.delivered, report.conflicts, report.ok) == (1, 1, False)
+    assert ask("select payload from outbox.record") == [({"n": 1},)]
+    assert ask("select id::text, payload from outbox.conflict") == [(one, {"n": 2})]
+    assert backlog([path]).conflicts == 1
+
+
+def test_another_unique_index_does_not_swallow_rows(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    drain([path], target)
+    box.append("note", {})
+    drain([path], target)
+    ask("create unique index on outbox.record (kind)")
+    box.append("note", {"other": 1})
+    report = drain([path], target)
+    assert (report.delivered, report.dead) == (0, 1)
+    assert backlog([path]).dead == 1
+
+
+def test_only_one_drain_works_on_a_file(box: Outbox, path: Path, target: str) -> None:
+    box.append("note", {})
+    inner = []
+
+    def progress(done: int, total: int) -> None:
+        if done == 0:
+            inner.append(drain([path], target))
+
+    outer = drain([path], target, progress=progress)
+    assert [one.files[0].state for one in inner] == ["busy"]
+    assert (outer.delivered, inner[0].delivered) == (1, 0)
+
+
+def test_a_stop_ends_after_the_batch(box: Outbox, path: Path, target: str) -> None:
+    box.append_many("note", [{"n": n} for n in range(10)])
+    stop = threading.Event()
+    report = drain(
+        [path], target, batch_rows=2, stop=stop, progress=lambda done, _: done >= 4 and stop.set()
+    )
+    assert (report.files[0].state, report.delivered, report.pending) == ("stopped", 4, 6)
+
+
+def test_a_budget_ends_in_time(box: Outbox, path: Path, target: str) -> None:
+    box.append("note", {})
+    report = drain([path], target, budget_s=0)
+    assert (report.files[0].state, report.pending, report.ok) == ("time is up", 1, True)
+
+
+def test_many_files_and_the_unreachable_by_name(tmp_path: Path, target: str, ask: Ask) -> None:
+    for slot in range(3):
+        with Outbox.claim(tmp_path / "node") as box:
+            box.append("note", {"slot": slot})
+            if slot == 0:
+                other = Outbox.claim(tmp_path / "node")
+                other.append("note", {"other": slot})
+                other.close()
+    absent = tmp_path / "gone.db"
+    report = drain([tmp_path / "node", absent], target)
+    assert report.unreachable == (str(absent),)
+    assert [Path(one.path).name for one in report.files] == [
+        "worker-1.db",
+        "worker-2.db",
+        "gone.db",
+    ]
+    assert (report.delivered, report.ok) == (4, False)
+    assert "gone.db" in report.sentence
+    assert ask("select count(distinct file_uuid) from outbox.record") == [(2,)]
+
+
+def test_a_target_that_is_not_there_leaves_the_rows(box: Outbox, path: Path) -> None:
+    box.append("note", {})
+    report = drain([path], "postgresql://u:secret@127.0.0.1:1/x")
+    assert (report.files[0].state, report.pending, report.ok) == ("failed", 1, False)
+    assert "secret" not in report.sentence
+
+
+def test_reports_are_plain(box: Outbox, path: Path, target: str) -> None:
+    import json
+
+    box.append("note", {})
+    assert json.loads(json.dumps(drain([path], target).as_dict()))["delivered"] == 1
+    assert json.loads(json.dumps(backlog([path]).as_dict()))["pending"] == 0

@@ -1,0 +1,27 @@
+"""The worker's import is light: no Postgres driver, no Dagster, no data frames."""
+
+import subprocess
+import sys
+
+HEAVY = {"psycopg", "dagster", "pandas", "duckdb", "pydantic", "numpy", "click", "rich", "yaml"}
+
+
+def test_nothing_heavy_is_imported() -> None:
+    program = (
+        "import sys; before = set(sys.modules)\n"
+        "from replica_platform.outbox import Outbox\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})\n"
+        "print(len(set(sys.modules) - before))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert HEAVY & set(answer[0].split()) == set()
+    assert int(answer[1]) < 120
+
+
+def test_the_public_names_are_there() -> None:
+    import replica_platform.outbox as outbox
+
+    for name in outbox.__all__:
+        assert getattr(outbox, name).__name__ == name

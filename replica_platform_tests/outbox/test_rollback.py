@@ -1,0 +1,83 @@
+"""A target that forgot is told again; `reconcile` sees what it lacks."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from replica_platform.outbox import Outbox, backlog, drain, reconcile
+
+Ask = Callable[..., list[tuple[Any, ...]]]
+
+
+def test_a_rolled_back_target_gets_its_rows_again(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    box.append_many("note", [{"n": n} for n in range(10)])
+    drain([path], target, batch_rows=5)
+    box.append_many("note", [{"n": n} for n in range(10, 20)])
+    drain([path], target, batch_rows=5)
+    # What a restore to the moment after the first drain leaves.
+    ask("delete from outbox.record where seq > 10")
+    ask("delete from outbox.batch where last_seq > 10")
+    report = drain([path], target)
+    assert (report.files[0].reopened, report.delivered, report.pending) == (10, 10, 0)
+    assert ask("select count(*) from outbox.record") == [(20,)]
+    assert drain([path], target).files[0].reopened == 0
+
+
+def test_another_target_gets_everything(
+    box: Outbox, path: Path, database: Callable[[str], str]
+) -> None:
+    box.append_many("note", [{"n": n} for n in range(7)])
+    drain([path], database("one"))
+    assert drain([path], database("two")).delivered == 7
+
+
+def test_a_restored_older_file_gets_a_new_identity(
+    path: Path, tmp_path: Path, target: str, ask: Ask
+) -> None:
+    with Outbox(path) as box:
+        box.append("note", {"n": 0})
+    older = tmp_path / "older.db"
+    subprocess.run(["cp", str(path), str(older)], check=True)
+    with Outbox(path) as box:
+        box.append_many("note", [{"n": 1}, {"n": 2}])
+    drain([path], target)
+    older.replace(path)
+    with Outbox(path) as box:
+        late = box.append("note", {"n": 3})
+        report = drain([path], target)
+    assert (report.delivered, report.absorbed, report.pending) == (1, 1, 0)
+    assert ask("select count(*) from outbox.record") == [(4,)]
+    assert ask("select seq from outbox.record where id = %s", late) == [(2,)]
+    assert ask("select count(distinct file_uuid) from outbox.batch") == [(2,)]
+
+
+def test_reconcile_sees_a_lost_row_and_reopens_it(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    ids = box.append_many("note", [{"n": n} for n in range(10)])
+    drain([path], target)
+    assert reconcile([path], target).ok
+    ask("delete from outbox.record where id = %s", ids[3])
+    answer = reconcile([path], target)
+    assert (answer.rows_checked, answer.rows_missing, answer.batches_missing) == (10, 1, 0)
+    assert not answer.ok
+    assert backlog([path]).pending == 0
+    assert reconcile([path], target, reopen=True).reopened == 1
+    assert drain([path], target).delivered == 1
+    assert reconcile([path], target).ok
+
+
+def test_reconcile_sees_changed_content(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    box.append("note", {"n": 1})
+    drain([path], target)
+    ask("update outbox.record set payload_sha = '\\x00'")
+    assert reconcile([path], target).rows_missing == 1
+
+
+def test_reconcile_names_what_it_cannot_read(path: Path, target: str) -> None:
+    answer = reconcile([path], target)
+    assert not answer.ok
+    assert str(path) in answer.sentence
