@@ -38,7 +38,7 @@ def backup(
     `NameTaken`; then the folder is as it was.
     """
     began = time.perf_counter()
-    name = file.stem
+    to, name = to.absolute(), file.stem
     source = _source(file)
     with at_work(to, name):
         taken_at, target = _free_name(to, name, now)
