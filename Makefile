@@ -1,2 +1,63 @@
-help:
-	@echo
+# Two commands do all the set-up: `make run` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is made again when what it is made from changes.
+READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.ready-dev
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run dev test faults torture lint format bench status clean
+
+help: ## list the commands
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+run: $(READY) ## materialise every asset once, print what was done
+	@$(BIN)/replica run
+
+dev: $(READY) ## the Dagster UI with daemon, schedules and sensors; Ctrl-C ends it all
+	@exec $(BIN)/replica dev
+
+status: $(READY) ## every pillar's health on one screen
+	@$(BIN)/replica status
+
+test: $(DEV_READY) ## the tests, against the embedded Postgres
+	@$(BIN)/python -m pytest --ignore=replica_platform_tests/faults
+
+faults: $(DEV_READY) ## kills and corruptions, the short form
+	@$(BIN)/python -m pytest -s --timeout 600 replica_platform_tests/faults
+
+torture: $(DEV_READY) ## kills and corruptions, the long form
+	@REPLICA_TORTURE=1 $(BIN)/python -m pytest -s --timeout 3600 replica_platform_tests/faults
+
+lint: $(DEV_READY) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(DEV_READY) ## let ruff put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(DEV_READY) ## every benchmark against its peer
+	@for program in benchmarks/*_*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
+
+clean: ## remove the environment and the sample's data
+	rm -rf $(VENV) data storage history schedules .tmp_dagster_home_*
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 run" >&2; exit 1; }
+	@echo "Making the environment in $(VENV): about a minute, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) --upgrade pip
+	@$(INSTALL) --editable '.[quotes,remote,store]' || \
+	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
+	@touch $@
+
+$(DEV_READY): $(READY)
+	@echo "Adding what the tests need."
+	@$(INSTALL) --editable '.[dev]' || \
+	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
+	@touch $@

@@ -18,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from psycopg import sql
+
 from replica_platform.errors import TerminalError
+from replica_platform.postgres import connect
 
 SYSTEM_USER = "pgserver"
 # sun_path holds 108 bytes; Postgres adds "/.s.PGSQL.5432.lock" to the folder.
@@ -51,8 +54,15 @@ class Server:
     version: int = 18
 
     def dsn(self, database: str = "postgres") -> str:
-        """A connection string for `database`, which is made if it is not there."""
+        """A connection string for `database`."""
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(self.socket_dir))}"
+
+    def make_database(self, name: str) -> None:
+        """Create the database `name` if it is not there."""
+        with connect(self.dsn(), autocommit=True) as admin:
+            there = admin.execute("select 1 from pg_database where datname = %s", (name,))
+            if there.fetchone() is None:
+                admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
     @property
     def binaries(self) -> Path:
@@ -79,7 +89,9 @@ class Server:
         """Stop it: `smart`, `fast` or `immediate`, as `pg_ctl` has them."""
         self._run("pg_ctl", "stop", "-w", "-s", "-D", str(self.folder), "-m", mode)
 
-    def _run(self, program: str, *arguments: str, check: bool = True, log: Path | None = None) -> int:
+    def _run(
+        self, program: str, *arguments: str, check: bool = True, log: Path | None = None
+    ) -> int:
         return _run(self.version, program, *arguments, check=check, log=log)
 
 
@@ -140,7 +152,9 @@ def _initialise(server: Server) -> None:
         "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
     )  # fmt: skip
     with (making / "postgresql.conf").open("a") as configuration:
-        lines = CONFIGURATION if server.version >= 17 else CONFIGURATION.replace("summarize_wal", "#")
+        lines = (
+            CONFIGURATION if server.version >= 17 else CONFIGURATION.replace("summarize_wal", "#")
+        )
         configuration.write(lines)
     making.rename(server.folder)
 
@@ -166,7 +180,9 @@ def _system_user() -> pwd.struct_passwd | None:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         subprocess.run(
-            ["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True
+            ["useradd", "--system", "--no-create-home", SYSTEM_USER],
+            check=True,
+            capture_output=True,
         )
         return pwd.getpwnam(SYSTEM_USER)
 

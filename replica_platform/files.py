@@ -5,7 +5,6 @@ the file system belongs here; what is inside a file does not.
 """
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +37,7 @@ def replacing(
     On any error the temporary file is removed and `target` is as it was. `step` is told
     the name of each step before it happens, so that a test can stop the process there.
     """
-    temporary = target.parent / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = target.parent / f".tmp-{target.name}-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         yield temporary
         temporary.chmod(mode)

@@ -23,7 +23,10 @@ def torture() -> bool:
 def server() -> Iterator[Server]:
     """The embedded Postgres 18, started once and stopped at the end."""
     # Not under pytest's own folder: it is private, and as root Postgres is another user.
-    with tempfile.TemporaryDirectory(prefix="rp-") as folder, running(Path(folder) / "pg") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="rp-") as folder,
+        running(Path(folder) / "pg") as server,
+    ):
         yield server
 
 

@@ -21,14 +21,14 @@ def next_batch(connection: sqlite3.Connection, max_rows: int, max_bytes: int) ->
     At least one where any waits, however large it is.
     """
     again = connection.execute(
-        f"select {_COLUMNS} from again join record using (seq) order by seq limit ?",  # noqa: S608
+        f"select {_COLUMNS} from again join record using (seq) order by seq limit ?",
         (max_rows,),
     )
     rows = _take(again, max_bytes)
     if rows:
         return rows
     waiting = connection.execute(
-        f"select {_COLUMNS} from record where seq > ? order by seq limit ?",  # noqa: S608
+        f"select {_COLUMNS} from record where seq > ? order by seq limit ?",
         (file.mark(connection), max_rows),
     )
     return _take(waiting, max_bytes)

@@ -1,0 +1,40 @@
+"""Publishing a DuckDB master to readers that never wait and never see half a file.
+
+`Master` is the one writer; `publish` (or `prepare`, then `release`) makes a generation of it;
+`ReplicaReader` reads, and needs nothing beside duckdb; `status`, `verify` and `rollback` look
+after the store.
+"""
+
+from replica_platform.replica.candidate import Candidate, Publication
+from replica_platform.replica.errors import ReplicaUnavailable
+from replica_platform.replica.health import (
+    Reader,
+    ReplicaStatus,
+    Verification,
+    rollback,
+    status,
+    verify,
+)
+from replica_platform.replica.manifest import Manifest
+from replica_platform.replica.master import STORAGE_VERSION, Master
+from replica_platform.replica.publish import prepare, publish
+from replica_platform.replica.reader import ReaderStatus, ReplicaReader
+
+__all__ = [
+    "STORAGE_VERSION",
+    "Candidate",
+    "Manifest",
+    "Master",
+    "Publication",
+    "Reader",
+    "ReaderStatus",
+    "ReplicaReader",
+    "ReplicaStatus",
+    "ReplicaUnavailable",
+    "Verification",
+    "prepare",
+    "publish",
+    "rollback",
+    "status",
+    "verify",
+]

@@ -1,0 +1,88 @@
+"""The published replica of the master: audited before readers get it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, time
+
+import dagster as dg
+
+from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
+from replica_platform.market.checks import RULES, broken_rules
+from replica_platform.market.tables import newest_day
+from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
+from replica_platform.replica import Candidate, prepare
+from replica_platform.resources.master import MasterDuckDB
+from replica_platform.resources.store import ReplicaStore
+
+AUDIT = dg.AssetCheckSpec(
+    "candidate_is_sound",
+    asset="market_replica",
+    blocking=True,
+    description="Every rule of every table holds in the candidate, before readers get it.",
+)
+
+
+class Publishing(dg.Config):
+    """How to publish; `new_lineage` accepts a master that was made anew or restored."""
+
+    new_lineage: bool = False
+
+
+@dg.asset(
+    deps=[symbols, ohlcv, indicators, watchlist],
+    group_name="replica",
+    kinds={"duckdb"},
+    owners=["team:market"],
+    io_manager_key="published_replica",
+    output_required=False,
+    check_specs=[AUDIT],
+    pool=MASTER_POOL,
+    retry_policy=TRANSIENT,
+    freshness_policy=EACH_SESSION,
+    automation_condition=dg.AutomationCondition.eager()
+    & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+)
+def market_replica(
+    context: dg.AssetExecutionContext,
+    config: Publishing,
+    master: MasterDuckDB,
+    store: ReplicaStore,
+) -> Iterator[dg.AssetCheckResult | dg.Output[Candidate]]:
+    """The generation of the master that any number of readers query, whatever the batch does."""
+    with plain_failures():
+        with master.read() as connection:
+            newest = newest_day(connection)
+        candidate = prepare(
+            master.path,
+            store.path,
+            keep=store.keep,
+            data_as_of=datetime.combine(newest, time(), UTC) if newest else None,
+            run_id=context.run.run_id,
+            new_lineage=config.new_lineage,
+        )
+    broken = _audit(candidate)
+    yield dg.AssetCheckResult(
+        check_name=AUDIT.name,
+        passed=not broken,
+        description=(
+            f"The candidate breaks {', '.join(broken)}; readers stay on the generation they have. "
+            "Mend the master's tables and materialise market_replica again."
+            if broken
+            else "Every rule holds in the candidate."
+        ),
+        metadata={"broken_rules": len(broken)},
+    )
+    if broken:
+        candidate.discard()
+        raise dg.Failure(
+            f"Not published: the candidate breaks {', '.join(broken)}.", allow_retries=False
+        )
+    yield dg.Output(candidate)
+
+
+def _audit(candidate: Candidate) -> list[str]:
+    with candidate.read() as connection:
+        return [
+            f"{table}: “{broken.rule}”"
+            for table in RULES
+            for broken in broken_rules(connection, table)
+        ]

@@ -1,0 +1,108 @@
+"""The live quote producer: what the replica says of the watchlist, sent to Kafka, each cycle.
+
+It never stops for the replica's sake: the reader's ladder always has an answer, and a message
+says which rung it came from and how old it is. The broker's troubles are reported, and the
+next cycle sends the newest prices again: a quote is worth its moment only.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replica_platform.errors import TerminalError
+from replica_platform.replica import ReplicaReader
+
+WATCHLIST = "select symbol, last_price, change, as_of from watchlist order by symbol"
+FLUSH_TIMEOUT_S = 10.0
+
+
+class QuotesNotInstalled(TerminalError):
+    """confluent-kafka is missing: pip install 'replica-platform[quotes]'."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One round of quotes: how many were sent, acknowledged, and from which rung they came."""
+
+    sent: int
+    acknowledged: int
+    errors: tuple[str, ...]
+    rung: str | None
+    generation: int | None
+
+
+def produce_quotes(
+    store: Path,
+    brokers: str,
+    topic: str,
+    *,
+    every_s: float = 1.0,
+    cycles: int | None = None,
+    stop: threading.Event | None = None,
+    report: Callable[[Cycle], None] = lambda _: None,
+) -> int:
+    """Send a quote for each watched symbol every `every_s` seconds; returns the number sent.
+
+    Runs for `cycles` rounds, or until `stop` is set. A message has the symbol as its key and
+    JSON as its value: symbol, last_price in US dollars, change as a fraction, as_of, rung,
+    generation. Errors: `QuotesNotInstalled`.
+    """
+    stop = stop or threading.Event()
+    producer = _producer(brokers)
+    sent = done = 0
+    with ReplicaReader(store) as reader:
+        while not stop.is_set() and (cycles is None or done < cycles):
+            cycle = _send(producer, topic, reader)
+            report(cycle)
+            sent += cycle.sent
+            done += 1
+            if cycles is None or done < cycles:
+                stop.wait(every_s)
+    return sent
+
+
+def _producer(brokers: str) -> Any:
+    try:
+        from confluent_kafka import Producer
+    except ImportError as error:
+        raise QuotesNotInstalled(
+            "Quotes need confluent-kafka: pip install 'replica-platform[quotes]'."
+        ) from error
+    return Producer(
+        {
+            "bootstrap.servers": brokers,
+            "enable.idempotence": True,
+            "message.timeout.ms": int(FLUSH_TIMEOUT_S * 1000),
+        },
+        logger=None,
+    )
+
+
+def _send(producer: Any, topic: str, reader: ReplicaReader) -> Cycle:
+    rows = reader.query(WATCHLIST, default=[])
+    status = reader.status()
+    acknowledged = 0
+    errors: list[str] = []
+
+    def delivered(error: Any, _: Any) -> None:
+        nonlocal acknowledged
+        if error is None:
+            acknowledged += 1
+        else:
+            errors.append(str(error))
+
+    for symbol, last_price, change, as_of in rows:
+        quote = {
+            "symbol": symbol,
+            "last_price": last_price,
+            "change": change,
+            "as_of": as_of.isoformat(),
+            "rung": status.rung,
+            "generation": status.generation,
+        }
+        producer.produce(topic, json.dumps(quote), key=symbol, on_delivery=delivered)
+    producer.flush(FLUSH_TIMEOUT_S)
+    return Cycle(len(rows), acknowledged, tuple(errors), status.rung, status.generation)

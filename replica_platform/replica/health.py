@@ -1,0 +1,223 @@
+"""What state a store is in, and the two acts that follow: verify a generation, go back to one."""
+
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from replica_platform.replica import locks, retention
+from replica_platform.replica.candidate import Publication, point, publishing
+from replica_platform.replica.errors import GenerationDamaged, NothingPublished
+from replica_platform.replica.generation import Unusable, check
+from replica_platform.replica.header import NotDuckDB, read_header
+from replica_platform.replica.layout import Layout
+from replica_platform.replica.manifest import Manifest, NotAManifest, now
+from replica_platform.replica.master import Master
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether the file is, byte for byte, what was published; `problem` says why not."""
+
+    generation: int
+    file: Path
+    bytes: int
+    ok: bool
+    problem: str | None
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong and what to do next, or that all is well."""
+        if self.ok:
+            return f"Generation {self.generation} is, byte for byte, what was published."
+        return (
+            f"Generation {self.generation} is damaged: {self.problem}. Publish again, "
+            "or roll back to an earlier generation."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able fields."""
+        return {**asdict(self), "file": str(self.file), "sentence": self.sentence}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A process that holds a generation."""
+
+    pid: int
+    generation: int
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """Master and replica side by side; ages in seconds, sizes in bytes, None where unknown.
+
+    in_sync: whether the replica shows the master's last checkpoint, by lineage, never by size.
+    sentence: what is wrong and what to do next, or that all is well.
+    """
+
+    ok: bool
+    sentence: str
+    master: Path | None
+    master_there: bool | None
+    master_bytes: int | None
+    replica_there: bool
+    replica_bytes: int | None
+    generation: int | None
+    in_sync: bool | None
+    data_age_s: float | None
+    publication_age_s: float | None
+    readers: list[Reader]
+    kept: list[int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able fields."""
+        return {**asdict(self), "master": str(self.master) if self.master else None}
+
+
+def verify(store: Path | str, generation: int | None = None) -> Verification:
+    """Read every byte of a generation (the current one) and compare it with its manifest.
+
+    Errors: `NothingPublished`, when there is no such generation.
+    """
+    layout = Layout(store)
+    manifest = _find(layout, generation)
+    path = layout.data(manifest)
+    started = time.monotonic()
+    problem = None
+    try:
+        check(path, manifest, distrustful=True)
+    except FileNotFoundError:
+        problem = f"{path} is missing"
+    except (Unusable, OSError) as error:
+        problem = str(error)
+    took = time.monotonic() - started
+    return Verification(manifest.generation, path, manifest.bytes, problem is None, problem, took)
+
+
+def rollback(store: Path | str, to: int | None = None) -> Publication:
+    """Point readers at an older generation (the one before the current), after verifying it.
+
+    The master's state that was rolled back from is not published again until it changes.
+    Errors: `NothingPublished`, `GenerationDamaged`, `StoreBusy`.
+    """
+    started = time.monotonic()
+    layout = Layout(store)
+    with publishing(layout):
+        current = _find(layout, None)
+        if to is None:
+            older = [m.generation for m in layout.kept() if m.generation < current.generation]
+            if not older:
+                raise NothingPublished(
+                    f"Generation {current.generation} is the oldest kept in {layout.root}; there "
+                    "is nothing to go back to. Repair the data in the master and publish again."
+                )
+            to = older[0]
+        manifest = _find(layout, to)
+        try:
+            check(layout.data(manifest), manifest, distrustful=True)
+        except (Unusable, OSError) as error:
+            raise GenerationDamaged(
+                f"Generation {to} cannot be gone back to: {error}; readers stay on generation "
+                f"{current.generation}. Choose another one, or publish again."
+            ) from error
+        withheld = current.lineage if current.generation != manifest.generation else None
+        manifest = replace(manifest, confirmed_at=now(), withheld=withheld)
+        point(layout, manifest)
+    return Publication(
+        generation=manifest.generation,
+        file=layout.data(manifest),
+        bytes=manifest.bytes,
+        digest=manifest.digest,
+        how="unchanged",
+        blocks_written=0,
+        seconds=time.monotonic() - started,
+        steps={},
+        manifest=manifest,
+    )
+
+
+def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus:
+    """Look at a store, and at the master it is published from; nothing is changed or locked."""
+    layout = Layout(store)
+    problem: str | None = None
+    try:
+        current = layout.current()
+    except (NotAManifest, OSError) as error:
+        current, problem = None, f"The pointer {layout.pointer} cannot be read ({error})"
+    there = current is not None and layout.data(current).exists()
+    size = layout.data(current).stat().st_size if current and there else None
+    path = Path(master).absolute() if master else None
+    in_sync, master_problem = _compare(path, current)
+    if current is None:
+        problem = problem or f"Nothing is published in {layout.root}"
+    elif not there:
+        problem = (
+            f"The file of generation {current.generation} is missing from {layout.generations}"
+        )
+    elif size != current.bytes:
+        problem = f"Generation {current.generation} has {size} bytes instead of {current.bytes}"
+    problem = f"{problem}; publish again." if problem else master_problem
+    moment = now()
+    return ReplicaStatus(
+        ok=problem is None,
+        sentence=problem or _well(current, in_sync),
+        master=path,
+        master_there=path.exists() if path else None,
+        master_bytes=path.stat().st_size if path and path.exists() else None,
+        replica_there=there,
+        replica_bytes=size,
+        generation=current.generation if current else None,
+        in_sync=in_sync,
+        data_age_s=(moment - current.data_as_of).total_seconds()
+        if current and current.data_as_of
+        else None,
+        publication_age_s=(moment - current.confirmed_at).total_seconds() if current else None,
+        readers=[
+            Reader(pid, kept.generation)
+            for kept in layout.kept()
+            for pid in retention.readers(layout, kept)
+        ],
+        kept=[kept.generation for kept in layout.kept()],
+    )
+
+
+def _compare(master: Path | None, current: Manifest | None) -> tuple[bool | None, str | None]:
+    """Whether the replica shows the master's last checkpoint, and what is wrong with the master."""
+    if master is None:
+        return None, None
+    if not master.exists():
+        return None, f"There is no master at {master}; run the batch that fills it."
+    if any(holder.exclusive for holder in locks.holders(master)):
+        return None, None  # a batch is at work: its file says nothing yet
+    if current is None:
+        return False, None
+    try:
+        header = read_header(master)
+    except NotDuckDB as error:
+        return None, f"The master {master} is damaged: {error}; restore it from a backup."
+    same = (header.db_id, header.iteration) == (current.lineage.db_id, current.lineage.iteration)
+    if same and not Master(master).sidecars:
+        return True, None
+    if current.withheld and header.iteration == current.withheld.iteration:
+        return False, None  # rolled back on purpose
+    return False, f"The master has data that generation {current.generation} lacks; publish it."
+
+
+def _well(current: Manifest | None, in_sync: bool | None) -> str:
+    generation = current.generation if current else None
+    if current and current.withheld:
+        return f"All is well: readers were rolled back to generation {generation}."
+    if in_sync:
+        return f"All is well: generation {generation} shows the master's last checkpoint."
+    return f"All is well: readers have generation {generation}."
+
+
+def _find(layout: Layout, generation: int | None) -> Manifest:
+    current = layout.latest()
+    for manifest in ([current] if current else []) + layout.kept():
+        if generation in (None, manifest.generation):
+            return manifest
+    what = "Nothing is" if generation is None else f"Generation {generation} is not"
+    raise NothingPublished(f"{what} published in {layout.root}; publish into it first.")

@@ -1,0 +1,345 @@
+"""Publication, top to bottom: from a master at rest to a generation that readers may have.
+
+Lock, take the master's log in, compare headers, make room, copy, check that nobody wrote, fsync,
+verify every byte and open it in a child process; then, in `candidate`, rename, manifest,
+pointer, link. Killed anywhere, readers keep what they have and the next publication clears up.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from replica_platform.files import fsync_dir, fsync_file
+from replica_platform.replica import blocks, copying, probe, retention
+from replica_platform.replica.candidate import (
+    Candidate,
+    Publication,
+    Step,
+    clear_orphans,
+    publishing,
+)
+from replica_platform.replica.errors import (
+    CandidateDamaged,
+    MasterChanging,
+    MasterDamaged,
+    StoreFull,
+    WrongLineage,
+    explaining,
+)
+from replica_platform.replica.generation import Unusable, check
+from replica_platform.replica.header import Header
+from replica_platform.replica.layout import Layout
+from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
+from replica_platform.replica.master import PATIENCE_S, Master, Settled
+
+KEEP = 3
+MIN_AGE_S = 60.0
+ATTEMPTS = 3
+# Beside the copy itself: manifests, and what the file system keeps for itself.
+MARGIN_BYTES = 4 * 1024 * 1024
+
+Progress = Callable[[int, int], None]
+
+
+def publish(
+    master: Path | str,
+    store: Path | str,
+    *,
+    keep: int = KEEP,
+    min_age_s: float = MIN_AGE_S,
+    data_as_of: datetime | None = None,
+    run_id: str | None = None,
+    progress: Progress | None = None,
+    patience_s: float = PATIENCE_S,
+    new_lineage: bool = False,
+    required: tuple[str, ...] = (),
+    step: Step | None = None,
+) -> Publication:
+    """Publish `master` into `store` as a new generation, made if absent; readers notice.
+
+    keep, min_age_s: how many generations stay, and for how long one does at least.
+    data_as_of: the moment the data speaks of; only the caller knows it.
+    new_lineage: accept a master that is not the database the last generation came from.
+    required: tables that must be there and are read to the end first, `*` for all of them; every
+        block's checksum is compared in any case.
+    progress: told (blocks or bytes done, total) while copying. step: told each step's name.
+    Errors: those of `errors`; after any of them readers have what they had.
+    """
+    candidate = prepare(
+        master,
+        store,
+        keep=keep,
+        min_age_s=min_age_s,
+        data_as_of=data_as_of,
+        run_id=run_id,
+        progress=progress,
+        patience_s=patience_s,
+        new_lineage=new_lineage,
+        required=required,
+        step=step,
+    )
+    return candidate.release(step)
+
+
+def prepare(
+    master: Path | str,
+    store: Path | str,
+    *,
+    keep: int = KEEP,
+    min_age_s: float = MIN_AGE_S,
+    data_as_of: datetime | None = None,
+    run_id: str | None = None,
+    progress: Progress | None = None,
+    patience_s: float = PATIENCE_S,
+    new_lineage: bool = False,
+    required: tuple[str, ...] = (),
+    step: Step | None = None,
+) -> Candidate:
+    """Build and verify the next generation without showing it; see `publish` for the arguments.
+
+    A candidate that still waits from before is thrown away.
+    """
+    layout = Layout(store)
+    steps = _Steps(step)
+    steps("lock")
+    with explaining(layout.root):
+        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
+            folder.mkdir(parents=True, exist_ok=True)
+    with publishing(layout), explaining(layout.root):
+        steps("clear")
+        clear_orphans(layout)
+        current = layout.latest()
+        temporary = layout.candidates / ".tmp-building.duckdb"
+        source = Master(master, patience_s=patience_s)
+        taken = _take(source, layout, current, temporary, new_lineage, steps, progress)
+        if taken is None and current is not None:
+            manifest = replace(
+                current,
+                confirmed_at=now(),
+                data_as_of=data_as_of or current.data_as_of,
+                seal=Seal.of(layout.data(current)),
+            )
+            how, written = "unchanged", 0
+        elif taken is not None:
+            tables = _verify(temporary, taken.copied.survey, required, steps)
+            manifest = _describe(layout, taken, tables, current, data_as_of, run_id)
+            how, written = taken.copied.how, taken.copied.blocks_written
+            steps("name")
+            path = layout.candidates / manifest.file
+            temporary.replace(path)
+            fsync_dir(layout.candidates)
+            manifest = replace(manifest, seal=Seal.of(path))
+        candidate = Candidate(
+            layout.root, manifest, how, written, steps.finish(), keep=keep, min_age_s=min_age_s
+        )
+        candidate.save()
+    return candidate
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What was copied from the master, and what the master was then."""
+
+    header: Header
+    lineage: Lineage
+    bytes: int
+    copied: copying.Copied
+
+
+def _take(
+    master: Master,
+    layout: Layout,
+    current: Manifest | None,
+    temporary: Path,
+    new_lineage: bool,
+    steps: "_Steps",
+    progress: Progress | None,
+) -> _Taken | None:
+    """Copy the master at rest; None when the current generation shows it already."""
+    for attempt in range(ATTEMPTS):
+        steps("settle")
+        with master.settled() as settled:
+            lineage = _lineage(settled)
+            if not new_lineage:
+                _assert_same_lineage(current, lineage, settled)
+            if _is_shown(layout, current, lineage):
+                return None
+            try:
+                copied = _copy(settled, layout, temporary, steps, progress)
+                settled.assert_unchanged()
+                return _Taken(settled.header, lineage, settled.bytes, copied)
+            except (MasterChanging, EOFError):
+                temporary.unlink(missing_ok=True)
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _copy(
+    settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
+) -> copying.Copied:
+    steps("room")
+    block_bytes = settled.header.block_bytes
+    copied = copying.reflink(settled.fd, target, block_bytes)
+    if copied is None and (known := retention.take_spare(layout, target)) is not None:
+        _assert_room(layout, settled.bytes - target.stat().st_size)
+        steps("patch")
+        copied = copying.patch(settled.fd, target, known, block_bytes, progress)
+    if copied is None:
+        _assert_room(layout, settled.bytes)
+        steps("copy")
+        copied = copying.full(settled.fd, target, block_bytes, progress)
+    return copied
+
+
+def _verify(
+    path: Path, survey: blocks.Survey, required: tuple[str, ...], steps: "_Steps"
+) -> dict[str, Table]:
+    """Compare every byte with what the master's were, and open it in a child process.
+
+    All the while the file is on its way to the disk, which takes longest.
+    """
+    try:
+        path.chmod(0o444)
+        # A block that fails DuckDB's checksum may be a free one, torn by a crash long ago: only
+        # reading everything tells.
+        scan = ["*"] if survey.unsound else list(required)
+        with ThreadPoolExecutor(3, "verify") as pool:
+            steps("fsync")
+            synced = pool.submit(fsync_file, path)
+            copied = pool.submit(blocks.digests, path)
+            probed = pool.submit(_probe, path, scan)
+            synced.result()
+            steps("verify")
+            if copied.result() != survey.digests:
+                raise CandidateDamaged(
+                    f"The copy at {path} differs from the master it was made from; it was thrown "
+                    "away and readers keep their generation. Publish again; if this stays, check "
+                    "the disk."
+                )
+            return probed.result()
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _probe(path: Path, scan: list[str]) -> dict[str, Table]:
+    # By its path, not as a module: the child must not import this package, only DuckDB.
+    finished = subprocess.run(
+        [sys.executable, "-I", probe.__file__, str(path), *scan], capture_output=True, text=True
+    )
+    if finished.returncode != 0:
+        said = " ".join(finished.stderr.split()) or f"it died with code {finished.returncode}"
+        raise MasterDamaged(
+            f"The master cannot be read to the end ({said}); nothing was published and readers "
+            "keep their generation. Repair or restore the master, and publish again."
+        )
+    return {name: Table(**table) for name, table in json.loads(finished.stdout).items()}
+
+
+def _describe(
+    layout: Layout,
+    taken: _Taken,
+    tables: dict[str, Table],
+    current: Manifest | None,
+    data_as_of: datetime | None,
+    run_id: str | None,
+) -> Manifest:
+    digest = blocks.root(taken.copied.survey.digests)
+    generation = max([*layout.numbers(), current.generation if current else 0], default=0) + 1
+    moment = now()
+    return Manifest(
+        generation=generation,
+        file=f"{generation:06d}-{digest[:8]}.duckdb",
+        bytes=taken.bytes,
+        digest=digest,
+        digests="".join(taken.copied.survey.digests),
+        lineage=taken.lineage,
+        storage=taken.header.storage,
+        duckdb=taken.header.library,
+        tables=tables,
+        published_at=moment,
+        confirmed_at=moment,
+        parent=current.generation if current else None,
+        data_as_of=data_as_of,
+        run_id=run_id,
+    )
+
+
+def _lineage(settled: Settled) -> Lineage:
+    header = settled.header
+    return Lineage(header.db_id, header.iteration, blocks.digest(settled.header_bytes))
+
+
+def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Settled) -> None:
+    """Errors: `WrongLineage`. Old storage has no identity, and then nothing can be told."""
+    if current is None or not settled.header.has_identity:
+        return
+    known = current.lineage
+    if known.db_id != found.db_id:
+        wrong = "is another database than"
+    elif found.iteration < known.iteration:
+        wrong = "is older than"
+    elif found.iteration == known.iteration and found.header != known.header:
+        wrong = "has parted from"
+    else:
+        return
+    raise WrongLineage(
+        f"The master {settled.path} {wrong} the one generation {current.generation} came from; "
+        "nothing was published. If it was restored or rebuilt on purpose, publish once with "
+        "new_lineage."
+    )
+
+
+def _is_shown(layout: Layout, current: Manifest | None, found: Lineage) -> bool:
+    """Whether readers have this already, or were rolled back from it on purpose."""
+    if current is None or found not in (current.lineage, current.withheld):
+        return False
+    try:
+        check(layout.data(current), current)
+    except (Unusable, OSError):
+        return False  # damaged or gone: publishing it anew is the repair
+    return True
+
+
+def _assert_room(layout: Layout, needed: int) -> None:
+    disk = os.statvfs(layout.root)
+    free = disk.f_bavail * disk.f_frsize
+    if free < needed + MARGIN_BYTES:
+        raise StoreFull(
+            f"{layout.root} has {free:,} bytes free and a generation needs {needed:,} more; "
+            "nothing was published and readers keep theirs. Free space, or keep fewer generations."
+        )
+
+
+class _Steps:
+    """Tells each step before it happens, and remembers how long it took."""
+
+    def __init__(self, tell: Step | None) -> None:
+        self._tell = tell
+        self._name: str | None = None
+        self._since = 0.0
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str) -> None:
+        self.finish()
+        self._name, self._since = name, time.monotonic()
+        if self._tell:
+            self._tell(name)
+
+    def finish(self) -> dict[str, float]:
+        if self._name is not None:
+            took = time.monotonic() - self._since
+            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + took
+            self._name = None
+        return self.seconds

@@ -1,0 +1,141 @@
+"""Staged rows into the target table: by MERGE, or by changing the whole content.
+
+Statements that write rows belong here; they run in the caller's transaction, with the mark.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.names import TableName, columns_sql
+from replica_platform.xmin.target import XMIN
+
+
+@dataclass(frozen=True)
+class Written:
+    """Rows that a write touched."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the writing statements need to know of a target table."""
+
+    target: TableName
+    staging: TableName
+    columns: Sequence[str]
+    """Columns to write."""
+    key: Sequence[str]
+    fixed: frozenset[str] = frozenset()
+    """Columns that an UPDATE may not set."""
+    casts: Mapping[str, str] = field(default_factory=dict)
+    """Columns that are wider in the target, with its types: images of different types differ."""
+
+
+_LOW32_DIFFERS = sql.SQL(
+    "(t.source_xmin & 4294967295) is distinct from (s.source_xmin & 4294967295)"
+)
+
+
+def merge(connection: psycopg.Connection, shape: Shape, *, trust_xmin: bool | None) -> Written:
+    """Merge the staged rows by key; equal rows are not written, so that a replay writes nothing.
+
+    With `trust_xmin` rows of the same xmin are equal (its epoch, which is computed, is not
+    looked at); without, the whole rows are compared as well, byte by byte; None is for tables
+    that have no xmin at all.
+    """
+    guard: sql.Composable = _LOW32_DIFFERS
+    if trust_xmin is None:
+        guard = sql.SQL("false")
+    if not trust_xmin:
+        compared = [name for name in shape.columns if name not in (XMIN, "source_ctid")]
+        # *<> compares images: it needs no equality operator and tells 1.0 from 1.00.
+        guard = sql.SQL("({} or row({})::record *<> row({})::record)").format(
+            guard, columns_sql(compared, "t"), _staged(compared, shape.casts)
+        )
+    new = connection.execute(
+        sql.SQL(
+            "select count(*) from {staging} s where not exists (select from {target} t where {on})"
+        ).format(staging=shape.staging.sql, target=shape.target.sql, on=_on(shape))
+    ).fetchone()
+    inserted = int(new[0]) if new else 0
+    settable = [name for name in shape.columns if name not in shape.fixed]
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name))
+        for name in settable
+    )
+    merged = connection.execute(
+        sql.SQL(
+            "merge into {target} t using {staging} s on {on} "
+            "when matched and {guard} then update set {assignments} "
+            "when not matched then insert ({columns}) overriding system value values ({values})"
+        ).format(
+            target=shape.target.sql,
+            staging=shape.staging.sql,
+            on=_on(shape),
+            guard=guard,
+            assignments=assignments,
+            columns=columns_sql(list(shape.columns)),
+            values=columns_sql(list(shape.columns), "s"),
+        )
+    )
+    return Written(inserted=inserted, updated=merged.rowcount - inserted)
+
+
+def replace_all(connection: psycopg.Connection, shape: Shape) -> Written:
+    """Make the target's rows those that are staged; readers see the old rows or the new ones.
+
+    In place and in one transaction rather than by a new table under the old name: grants,
+    views and foreign keys of the target stay as they are.
+    """
+    if shape.key:
+        deleted = connection.execute(
+            sql.SQL(
+                "delete from {target} t where not exists (select from {staging} s where {on})"
+            ).format(target=shape.target.sql, staging=shape.staging.sql, on=_on(shape))
+        ).rowcount
+        merged = merge(connection, shape, trust_xmin=False)
+        return Written(merged.inserted, merged.updated, deleted)
+    if _content(connection, shape.target, shape) == _content(connection, shape.staging, shape):
+        return Written()
+    deleted = connection.execute(sql.SQL("delete from {}").format(shape.target.sql)).rowcount
+    columns = columns_sql(list(shape.columns))
+    inserted = connection.execute(
+        sql.SQL("insert into {} ({}) overriding system value select {} from {}").format(
+            shape.target.sql, columns, columns, shape.staging.sql
+        )
+    ).rowcount
+    return Written(inserted=inserted, deleted=deleted)
+
+
+def _content(connection: psycopg.Connection, table: TableName, shape: Shape) -> object:
+    """A hash of the multiset of rows: the sum, since xor would not see a pair of equal rows."""
+    return connection.execute(
+        sql.SQL("select count(*), sum(hashtextextended(row({})::text, 0)::numeric) from {}").format(
+            columns_sql(list(shape.columns)), table.sql
+        )
+    ).fetchone()
+
+
+def _staged(columns: Sequence[str], casts: Mapping[str, str]) -> sql.Composed:
+    parts: list[sql.Composable] = []
+    for name in columns:
+        column: sql.Composable = sql.Identifier("s", name)
+        if name in casts:
+            column = sql.SQL("{}::{}").format(column, sql.SQL(casts[name]))
+        parts.append(column)
+    return sql.SQL(", ").join(parts)
+
+
+def _on(shape: Shape) -> sql.Composed:
+    if not shape.key:
+        raise CannotSync(f"{shape.target} has no key to merge by.")
+    return sql.SQL(" and ").join(
+        sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in shape.key
+    )

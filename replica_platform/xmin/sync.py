@@ -1,0 +1,198 @@
+"""One sync, top to bottom: lock, mark, snapshot, plan, stage, barrier, apply with the mark.
+
+The story belongs here; reading is `stage`'s and writing `settle`'s. A single table is a group
+of one.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+
+import psycopg
+
+from replica_platform.errors import PlatformError
+from replica_platform.xmin import mark
+from replica_platform.xmin import target as targets
+from replica_platform.xmin.crew import Crew
+from replica_platform.xmin.errors import TableBusy
+from replica_platform.xmin.job import Diverged, Job
+from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
+from replica_platform.xmin.session import LOCK_TIMEOUT_S, in_words, open_target
+from replica_platform.xmin.settle import Settle
+from replica_platform.xmin.source import Leader
+from replica_platform.xmin.stage import Progress, Stage
+from replica_platform.xmin.tune import choose
+
+log = logging.getLogger(__name__)
+
+
+def sync(
+    source: str,
+    target: str,
+    table: str,
+    *,
+    into: str | None = None,
+    mode: str = "auto",
+    timestamp_column: str | None = None,
+    deletes: str = "auto",
+    workers: int | None = None,
+    batch_bytes: int | None = None,
+    key: Sequence[str] | None = None,
+    max_delete_fraction: float = 0.5,
+    progress: Progress | None = None,
+) -> SyncReport:
+    """Bring one table of `target` in step with `source`; both are DSNs.
+
+    `table` is `schema.table` as psql reads it; it arrives as `into.table`. `progress` is told
+    bytes done and bytes expected. Errors: those of `replica_platform.xmin.errors`, each of
+    which leaves the target as it was.
+    """
+    spec = TableSpec(table, into, mode, timestamp_column, deletes, tuple(key) if key else None)
+    run = _Run(source, target, [spec], True, workers, batch_bytes, max_delete_fraction, progress)
+    group = run()
+    for error in run.errors.values():
+        raise error
+    return group.reports[table]
+
+
+def sync_group(
+    source: str,
+    target: str,
+    tables: Sequence[TableSpec],
+    *,
+    atomic: bool = False,
+    workers: int | None = None,
+    batch_bytes: int | None = None,
+    max_delete_fraction: float = 0.5,
+    progress: Progress | None = None,
+) -> GroupReport:
+    """Sync many tables at one snapshot of the source, so that they fit together.
+
+    A table that fails is named in `failures`; the others are committed, unless the group is
+    `atomic`: then none is.
+    """
+    return _Run(
+        source, target, tables, atomic, workers, batch_bytes, max_delete_fraction, progress
+    )()
+
+
+class _Run:
+    """One group, over one set of connections and one snapshot."""
+
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        tables: Sequence[TableSpec],
+        atomic: bool,
+        workers: int | None,
+        batch_bytes: int | None,
+        max_delete_fraction: float,
+        progress: Progress | None,
+    ) -> None:
+        self.source, self.target, self.tables, self.atomic = source, target, tables, atomic
+        self.workers, self.batch_bytes = workers, batch_bytes
+        self.max_delete_fraction, self.progress = max_delete_fraction, progress
+        self.errors: dict[str, PlatformError] = {}
+
+    def __call__(self) -> GroupReport:
+        began = time.monotonic()
+        reports, diverged = self._once(self.tables, {})
+        if diverged:
+            # The target is not what its mark says: copy those in full, at a new snapshot.
+            again = [spec for spec in self.tables if self.atomic or spec.table in diverged]
+            repaired, _ = self._once(again, diverged)
+            reports |= repaired
+        if self.atomic and self.errors:
+            reports = {}
+        failures = {name: str(error) for name, error in self.errors.items()}
+        return GroupReport(reports, failures, time.monotonic() - began, self.atomic)
+
+    def _once(
+        self, specs: Sequence[TableSpec], distrusted: dict[str, str]
+    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
+        jobs: list[Job] = []
+        for spec in specs:
+            with self._alone(spec.table):
+                jobs.append(Job.of(spec, distrusted.get(spec.table, "")))
+        with ExitStack() as stack:
+            home = stack.enter_context(open_target(self.target))
+            with in_words("target", _names(jobs)):
+                mark.prepare(home)
+                self._take(home, jobs)
+            leader = stack.enter_context(Leader(self.source))
+            with in_words("source", _names(jobs)):
+                leader.begin([job.source for job in self._alive(jobs)])
+            tuning = choose(leader.connection, home, None, self.workers, self.batch_bytes)
+            crew = stack.enter_context(Crew(leader, self.target, home, tuning.workers))
+            stage = Stage(leader, home, crew, tuning.batch_bytes, self.progress)
+            for job in self._alive(jobs):
+                with self._alone(job.spec.table):
+                    stage(job)
+            diverged = self._settle(leader, home, self._alive(jobs))
+        done = [job for job in self._alive(jobs) if job.spec.table not in diverged]
+        return {job.spec.table: job.report for job in done if job.report}, diverged
+
+    def _alive(self, jobs: list[Job]) -> list[Job]:
+        return [job for job in jobs if job.spec.table not in self.errors]
+
+    @contextmanager
+    def _alone(self, table: str) -> Iterator[None]:
+        """Let a table fail by its name, and the others go on."""
+        try:
+            yield
+        except PlatformError as error:
+            self.errors[table] = error
+            log.warning("sync of %s failed: %s", table, error)
+
+    def _take(self, home: psycopg.Connection, jobs: list[Job]) -> None:
+        """Hold each target table, and only then read its mark: whoever waits sees the newest."""
+        until = time.monotonic() + LOCK_TIMEOUT_S
+        for job in jobs:
+            while not mark.lock(home, str(job.target)):
+                if time.monotonic() > until:
+                    self.errors[job.spec.table] = TableBusy(
+                        f"Another sync of {job.target} is running; try again when it is done."
+                    )
+                    break
+                time.sleep(0.05)
+        marks = mark.read(home, [str(job.target) for job in jobs])
+        found = targets.look(home, [job.target for job in jobs])
+        for job in jobs:
+            job.found = found.get(job.target)
+            before = marks.get(str(job.target))
+            # A table dropped and made anew by somebody else is not the one the mark speaks of.
+            known = before and job.found and before.target_oid == job.found.oid
+            job.before = before if known else None
+
+    def _settle(self, leader: Leader, home: psycopg.Connection, jobs: list[Job]) -> dict[str, str]:
+        """Pass the barrier, then commit each table with its mark, or all of them at once."""
+        jobs = [job for job in jobs if job.plan and job.plan.mode != "none"]
+        diverged: dict[str, str] = {}
+        if not jobs or (self.atomic and self.errors):
+            return diverged
+        with in_words("source", _names(jobs)):
+            leader.wait_until_flushed()
+        settle = Settle(leader, home, self.max_delete_fraction)
+
+        def settle_one(job: Job) -> None:
+            try:
+                with in_words("target", str(job.target)), home.transaction():
+                    settle(job)
+            except Diverged as finding:
+                diverged[job.spec.table] = str(finding)
+                if self.atomic:
+                    raise psycopg.Rollback(outer) from finding
+
+        with home.transaction() if self.atomic else nullcontext() as outer:
+            for job in jobs:
+                with self._alone(job.spec.table):
+                    settle_one(job)
+            if self.atomic and self.errors:
+                raise psycopg.Rollback(outer)
+        return diverged
+
+
+def _names(jobs: list[Job]) -> str:
+    return ", ".join(str(job.source) for job in jobs)

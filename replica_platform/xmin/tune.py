@@ -1,0 +1,91 @@
+"""Workers and batch bytes chosen from the machine, with the measurement behind each.
+
+Measuring and choosing belong here; what is set by hand wins, and that is decided here too.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+
+from replica_platform.settings import Settings
+from replica_platform.xmin.session import open_source, open_target
+
+MOST_WORKERS = 8
+BYTES_A_WORKER = 64 * 1024 * 1024
+DEFAULT_BATCH_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How many connections copy side by side, how much a range holds, and why."""
+
+    workers: int
+    batch_bytes: int
+    why: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same, plain."""
+        return asdict(self)
+
+
+def tune(source: str, target: str, heap_bytes: int | None = None) -> Tuning:
+    """Choose for this machine and these servers, for a table of `heap_bytes` if that is known.
+
+    A server does not tell its cores; this machine's stand for them.
+    """
+    with open_source(source) as one, open_target(target) as other:
+        return choose(one, other, heap_bytes)
+
+
+def choose(
+    source: psycopg.Connection,
+    target: psycopg.Connection,
+    heap_bytes: int | None = None,
+    workers: int | None = None,
+    batch_bytes: int | None = None,
+) -> Tuning:
+    """Choose over open connections; `workers` and `batch_bytes` win where they are given."""
+    settings = Settings()
+    why: dict[str, str] = {}
+    workers = workers or settings.xmin_workers
+    if workers:
+        why["workers"] = f"{workers} were asked for."
+    else:
+        workers, why["workers"] = _workers(source, target, heap_bytes)
+    batch_bytes = batch_bytes or settings.xmin_batch_bytes
+    if batch_bytes:
+        why["batch_bytes"] = f"{batch_bytes:,} were asked for."
+    else:
+        batch_bytes = DEFAULT_BATCH_BYTES
+        why["batch_bytes"] = (
+            f"{batch_bytes:,} of heap a range: small enough to lose little when killed, "
+            "large enough that starting a COPY costs nothing beside it."
+        )
+    return Tuning(workers, batch_bytes, why)
+
+
+def _workers(
+    source: psycopg.Connection, target: psycopg.Connection, heap_bytes: int | None
+) -> tuple[int, str]:
+    cores = os.cpu_count() or 1
+    limits = {"half the cores": max(1, cores // 2), "the most that pays": MOST_WORKERS}
+    if heap_bytes is not None:
+        limits[f"{BYTES_A_WORKER // 2**20} MiB of heap each"] = heap_bytes // BYTES_A_WORKER
+    limits["a quarter of the source's free connections"] = _free(source) // 4
+    limits["a quarter of the target's free connections"] = _free(target) // 4
+    reason = min(limits, key=lambda name: limits[name])
+    workers = max(1, limits[reason])
+    listed = ", ".join(f"{name}: {limit}" for name, limit in limits.items())
+    return workers, f"{workers}, limited by {reason} ({listed})."
+
+
+def _free(connection: psycopg.Connection) -> int:
+    row = connection.execute(
+        "select current_setting('max_connections')::int - "
+        "current_setting('superuser_reserved_connections')::int - "
+        "(select count(*) from pg_stat_activity where backend_type = 'client backend')"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])

@@ -1,0 +1,70 @@
+"""A small database in WAL mode whose program still runs, and the moments of a calendar."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from replica_platform.backup import Backup, backup, backups
+from replica_platform.sqlite import sqlite3
+
+DAY_1 = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
+
+
+def day(number: int) -> datetime:
+    """Three in the morning of the given day of January 2026, or beyond."""
+    return DAY_1 + timedelta(days=number - 1)
+
+
+def rows_of(file: Path) -> list[str]:
+    """The values in table `t` of a quiet file."""
+    uri = f"{file.as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as db:
+        return [v for (v,) in db.execute("select v from t order by rowid")]
+
+
+def make(file: Path, *values: str) -> sqlite3.Connection:
+    """A database with table `t (v)` in WAL mode, and its open connection."""
+    db = sqlite3.connect(file, isolation_level=None)
+    db.execute("pragma journal_mode=wal")
+    db.execute("create table t (v text)")
+    db.executemany("insert into t values (?)", [(value,) for value in values])
+    return db
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """The connection of a program that has `tmp_path/app.db` open, rows still in the WAL."""
+    with closing(make(tmp_path / "app.db", "a", "b")) as db:
+        yield db
+
+
+@pytest.fixture
+def app(live: sqlite3.Connection, tmp_path: Path) -> Path:
+    """The file of that program."""
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Path:
+    """Where backups go; not made yet."""
+    return tmp_path / "backups"
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one backup of `app.db`, taken once; each test that wants it has a copy."""
+    folder = tmp_path_factory.mktemp("template")
+    with closing(make(folder / "app.db", "a", "b")):
+        backup(folder / "app.db", folder / "backups", now=day(1))
+    return folder / "backups"
+
+
+@pytest.fixture
+def taken(template: Path, shelf: Path) -> Backup:
+    """One backup of `app.db` with the rows a and b, taken on day 1, alone in `shelf`."""
+    shutil.copytree(template, shelf)
+    return backups(shelf)[0]

@@ -1,0 +1,120 @@
+"""A restore puts back what was, and never loses or mixes what is."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from replica_platform.backup import Backup, backup, restore
+from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
+from replica_platform.sqlite import sqlite3
+from replica_platform_tests.backup.conftest import make, rows_of
+
+
+def test_what_was_there_then_is_there_again(
+    app: Path, live: sqlite3.Connection, taken: Backup
+) -> None:
+    live.execute("delete from t")
+    live.close()
+    done = restore(taken.file, app)
+    with closing(sqlite3.connect(app)) as db:
+        assert db.execute("select v from t").fetchall() == [("a",), ("b",)]
+        assert db.execute("pragma journal_mode").fetchone() == ("wal",)  # as it was
+    assert done.kept is not None and rows_of(done.kept) == []
+    assert done.tables == {"t": 2} and done.file_uuid is None
+    assert json.dumps(done.as_dict())
+    assert not list(app.parent.glob(".tmp-*"))
+
+
+def test_to_a_new_place(taken: Backup, tmp_path: Path) -> None:
+    done = restore(taken.file, tmp_path / "new" / "app.db")
+    assert rows_of(done.file) == ["a", "b"] and done.kept is None
+    assert [path.name for path in done.file.parent.iterdir()] == ["app.db"]
+
+
+def test_a_target_that_is_open_is_refused(
+    app: Path, live: sqlite3.Connection, taken: Backup
+) -> None:
+    with pytest.raises(Busy, match="stop that program"):
+        restore(taken.file, app)
+    assert live.execute("select count(*) from t").fetchone() == (2,)
+
+
+def test_unsaved_changes_beside_the_target_are_never_lost(
+    app: Path, live: sqlite3.Connection, taken: Backup, tmp_path: Path
+) -> None:
+    wal = (app.parent / "app.db-wal").read_bytes()
+    assert wal
+    crashed = tmp_path / "crashed" / "app.db"
+    crashed.parent.mkdir()
+    crashed.write_bytes(app.read_bytes())
+    left = crashed.with_name("app.db-wal")
+    left.write_bytes(wal)
+    with pytest.raises(Unsaved, match=r"app\.db-wal holds changes"):
+        restore(taken.file, crashed)
+    assert left.read_bytes() == wal
+    crashed.unlink()  # the WAL alone is as precious
+    with pytest.raises(Unsaved):
+        restore(taken.file, crashed)
+    assert left.read_bytes() == wal
+
+
+def test_an_old_wal_left_in_place_would_be_applied_silently(tmp_path: Path, taken: Backup) -> None:
+    """The naive restore, for comparison: a plain copy over a file with a WAL beside it."""
+    app = tmp_path / "app.db"
+    db = make(tmp_path / "other.db", "foreign")
+    wal = (tmp_path / "other.db-wal").read_bytes()
+    db.close()
+    app.write_bytes(taken.file.read_bytes())
+    app.with_name("app.db-wal").write_bytes(wal)
+    with closing(sqlite3.connect(app)) as db:
+        assert db.execute("select v from t").fetchall() == [("foreign",)]  # not what was backed up
+        assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_empty_sidecars_go_before_the_new_file_comes(app: Path, live, taken: Backup) -> None:
+    live.close()
+    for suffix in ("-wal", "-shm"):
+        app.with_name(app.name + suffix).touch()
+    restore(taken.file, app)
+    assert not app.with_name("app.db-wal").exists() and not app.with_name("app.db-shm").exists()
+    assert rows_of(app) == ["a", "b"]
+
+
+def test_a_damaged_backup_is_not_restored(
+    app: Path, live: sqlite3.Connection, taken: Backup
+) -> None:
+    live.close()
+    content = bytearray(taken.file.read_bytes())
+    content[-1] ^= 1
+    taken.file.write_bytes(content)
+    before = app.read_bytes()
+    with pytest.raises(Damaged, match="Nothing was restored"):
+        restore(taken.file, app)
+    taken.manifest.unlink()
+    with pytest.raises(Unreadable, match="no readable manifest"):
+        restore(taken.file, app)
+    assert app.read_bytes() == before
+
+
+def test_a_restored_outbox_is_another_outbox(
+    app: Path, live: sqlite3.Connection, shelf: Path
+) -> None:
+    live.execute("create table meta (k text primary key, v) without rowid")
+    live.execute("insert into meta values ('file_uuid', 'one'), ('else', 'same')")
+    taken = backup(app, shelf)
+    done = restore(taken.file, app.parent / "again.db")
+    with closing(sqlite3.connect(done.file)) as db:
+        meta = dict(db.execute("select k, v from meta").fetchall())
+    assert meta == {"file_uuid": done.file_uuid, "else": "same"}
+    assert done.file_uuid not in (None, "one")
+
+
+def test_copies_of_killed_restores_are_cleared(taken: Backup, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "app.db"
+    target.parent.mkdir()
+    for pid in (1, 4194305):  # one that lives, one that cannot exist
+        target.with_name(f".tmp-app.db-{pid}-00ff").touch()
+    restore(taken.file, target)
+    assert sorted(path.name for path in target.parent.iterdir()) == [".tmp-app.db-1-00ff", "app.db"]

@@ -1,0 +1,175 @@
+"""A backup holds everything, is one file, and says what is in it."""
+
+import hashlib
+import json
+import os
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from replica_platform.backup import backup, backups, verify
+from replica_platform.backup.errors import Busy, Damaged, NameTaken, NoRoom, Unreadable
+from replica_platform.backup.shelf import at_work
+from replica_platform.sqlite import sqlite3
+from replica_platform_tests.backup.conftest import day, rows_of
+
+
+@pytest.mark.parametrize("skip_checkpoint", [False, True])
+def test_rows_that_are_only_in_the_wal_are_in_the_copy(
+    app: Path, shelf: Path, skip_checkpoint: bool
+) -> None:
+    assert (app.parent / "app.db-wal").stat().st_size > 0
+    taken = backup(app, shelf, skip_checkpoint=skip_checkpoint, now=day(1))
+    assert taken.file == shelf / "app_backup_20260101_030000.db"
+    assert rows_of(taken.file) == ["a", "b"]
+    assert (taken.checkpoint is None) == skip_checkpoint
+    assert [path.name for path in sorted(shelf.iterdir())] == [
+        ".app.lock",
+        "app_backup_20260101_030000.db",
+        "app_backup_20260101_030000.db.json",
+    ]
+
+
+def test_checkpoint_folds_the_wal_and_skipping_it_leaves_the_source_alone(
+    app: Path, shelf: Path
+) -> None:
+    wal = app.parent / "app.db-wal"
+    before = wal.stat().st_size
+    backup(app, shelf, skip_checkpoint=True, now=day(1))
+    assert wal.stat().st_size == before
+    taken = backup(app, shelf, now=day(2))
+    assert taken.checkpoint is not None and taken.checkpoint[0] == 0
+    assert wal.stat().st_size == 0
+
+
+def test_the_copy_is_not_in_wal_mode_and_the_manifest_says_that_the_source_was(
+    app: Path, shelf: Path
+) -> None:
+    taken = backup(app, shelf)
+    assert taken.file.read_bytes()[18:20] == b"\x01\x01"  # 2, 2 would be WAL
+    assert taken.journal_mode == "wal"
+
+
+def test_the_manifest_tells_what_is_in_the_file(
+    app: Path, live: sqlite3.Connection, shelf: Path
+) -> None:
+    live.execute('create table "visit ""s" (id integer primary key, seen_at text)')
+    live.execute("insert into \"visit \"\"s\" (seen_at) values ('2026-01-01'), ('2026-02-03')")
+    taken = backup(app, shelf, now=day(1))
+    content = taken.file.read_bytes()
+    told = json.loads(taken.manifest.read_text())
+    assert told["file"] == taken.file.name
+    assert told["source"] == str(app)
+    assert told["bytes"] == len(content)
+    assert told["sha256"] == hashlib.sha256(content).hexdigest()
+    assert told["md5"] == hashlib.md5(content).hexdigest()
+    assert told["tables"] == {"t": 2, 'visit "s': 2}
+    assert told["newest"] == {'visit "s.seen_at': "2026-02-03"}
+    assert told["integrity"] == "ok"
+    assert told["pages"] * told["page_size"] == len(content)
+    assert told["sqlite_version"] == sqlite3.sqlite_version
+    assert told["taken_at"] == "2026-01-01T03:00:00+00:00"
+    assert taken.as_dict() == {**told, "file": str(taken.file)}
+    assert backups(shelf) == [taken]
+
+
+def test_a_name_that_exists_is_never_overwritten(app: Path, shelf: Path) -> None:
+    first = backup(app, shelf, now=datetime(2026, 1, 1, 3))
+    content = first.file.read_bytes()
+    with pytest.raises(NameTaken, match="try again in a second"):
+        backup(app, shelf, now=day(1))
+    assert first.file.read_bytes() == content
+    assert verify(first.file).ok
+
+
+def test_a_damaged_source_gets_no_backup_and_names_the_last_sound_one(
+    app: Path, live: sqlite3.Connection, shelf: Path
+) -> None:
+    live.execute("create index i on t (v)")
+    live.execute("pragma wal_checkpoint(truncate)")
+    first = backup(app, shelf, now=day(1))
+    live.close()
+    with closing(sqlite3.connect(app, isolation_level=None)) as db:
+        root = db.execute("select rootpage from sqlite_master where name = 'i'").fetchone()[0]
+        size = db.execute("pragma page_size").fetchone()[0]
+    with app.open("r+b") as file:  # an index that has lost its entries
+        file.seek((root - 1) * size + 3)
+        file.write(b"\x00\x00")
+    with pytest.raises(Damaged, match=first.file.name):
+        backup(app, shelf, now=day(2))
+    assert backups(shelf) == [first]
+    assert not list(shelf.glob(".tmp-*"))
+
+
+def test_what_is_not_a_database_is_said_in_words(tmp_path: Path, shelf: Path) -> None:
+    with pytest.raises(Unreadable, match="There is no file"):
+        backup(tmp_path / "absent.db", shelf)
+    with pytest.raises(Unreadable, match="There is no file"):
+        backup(tmp_path, shelf)
+    (tmp_path / "text.db").write_text("not a database, though long enough to be one")
+    with pytest.raises(Unreadable, match="not a SQLite database"):
+        backup(tmp_path / "text.db", shelf)
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(Unreadable, match="it is empty"):
+        backup(tmp_path / "empty.db", shelf)
+    assert not list(shelf.glob("*.db*"))
+
+
+def test_no_room_is_said_before_anything_is_copied(
+    app: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = os.statvfs(app)
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda _: type("U", (), {"free": 1000, "total": usage.f_bsize})
+    )
+    with pytest.raises(NoRoom, match="1,000 free"):
+        backup(app, shelf)
+    assert not list(shelf.glob("*.db"))
+
+
+def test_a_rollback_journal_left_by_a_crash_is_undone_also_without_checkpoint(
+    tmp_path: Path, shelf: Path
+) -> None:
+    app = tmp_path / "crashed.db"
+    with closing(sqlite3.connect(app, isolation_level=None)) as db:
+        db.execute("create table t (v text)")
+        db.execute("insert into t values ('kept')")
+    pid = os.fork()
+    if pid == 0:
+        db = sqlite3.connect(app, isolation_level=None)
+        db.execute("pragma cache_size=5")
+        db.execute("begin")
+        db.executemany("insert into t values (?)", [("x" * 3000,) for _ in range(100)])
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (tmp_path / "crashed.db-journal").exists()
+    assert rows_of(backup(app, shelf, skip_checkpoint=True).file) == ["kept"]
+
+
+def test_a_private_file_has_a_private_backup(app: Path, shelf: Path) -> None:
+    app.chmod(0o600)
+    taken = backup(app, shelf, now=day(1))
+    assert {path.stat().st_mode & 0o777 for path in (taken.file, taken.manifest)} == {0o600}
+    app.chmod(0o666)
+    taken = backup(app, shelf, now=day(2))
+    assert taken.file.stat().st_mode & 0o777 == 0o644
+
+
+def test_one_at_a_time_in_a_folder(app: Path, shelf: Path) -> None:
+    with (
+        at_work(shelf, "app"),
+        pytest.raises(Busy, match="try again"),
+        at_work(shelf, "app", wait_s=0.1),
+    ):
+        pass
+    with at_work(shelf, "app"), at_work(shelf, "another", wait_s=0):
+        pass
+
+
+def test_progress_ends_at_all_of_it(app: Path, shelf: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    backup(app, shelf, progress=lambda done, total: seen.append((done, total)))
+    assert seen and seen[-1][0] == seen[-1][1]
+    assert [done / total for done, total in seen] == sorted(done / total for done, total in seen)

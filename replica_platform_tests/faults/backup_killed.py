@@ -1,0 +1,57 @@
+"""Run a piece of work in a forked process that kills itself (-9) just before its n-th step.
+
+A step is whatever can be seen on the disk or by another process: a file written, synced,
+renamed, deleted, its mode changed, a child started.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STEPS = [
+    (os, "fsync"),
+    (Path, "replace"),
+    (Path, "unlink"),
+    (Path, "chmod"),
+    (Path, "write_text"),
+    (Path, "write_bytes"),
+    (subprocess, "Popen"),
+    (os, "link"),
+]
+
+
+def killed_before_step(number: int, work: Callable[[], object]) -> bool:
+    """Do `work` in a fork, killed before its step `number`; False when it ended before that."""
+    pid = os.fork()
+    if pid == 0:
+        left = number
+
+        def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+            def step(*args: Any, **kwargs: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*args, **kwargs)
+
+            return step
+
+        for owner, name in STEPS:
+            setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(2)
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.waitstatus_to_exitcode(status) == 0, "the work itself failed"
+    return False

@@ -1,0 +1,47 @@
+"""A small master, a store, and what a test does to them again and again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from replica_platform.replica import Master, Publication, publish
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Master:
+    """A master with a table `bars` of three rows and one of many blocks, `pad`."""
+    master = Master(tmp_path / "master" / "stock_data.duckdb", patience_s=0.3)
+    with master.write() as connection:
+        connection.execute("create table bars (symbol varchar, day integer, close double)")
+        connection.execute(
+            "insert into bars values ('AAPL', 1, 10), ('IBM', 1, 20), ('IBM', 2, 21)"
+        )
+        connection.execute("create table pad as select hash(range)::varchar s from range(100000)")
+    return master
+
+
+@pytest.fixture
+def again(master: Master, store: Path) -> Callable[..., Publication]:
+    """A function that adds one bar to the master and publishes it."""
+
+    def publish_one_more(day: int = 3, **options: object) -> Publication:
+        with master.write() as connection:
+            connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
+        return publish(master.path, store, min_age_s=0, **options)  # type: ignore[arg-type]
+
+    return publish_one_more
+
+
+def damage(path: Path, at: int, content: bytes) -> None:
+    """Overwrite some bytes of a read-only file, as a failing disk would."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(content)
+    path.chmod(0o444)

@@ -1,0 +1,136 @@
+"""ReplicaReader: rows, swaps, and each rung of the ladder."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from replica_platform.replica import (
+    Master,
+    Publication,
+    ReplicaReader,
+    ReplicaUnavailable,
+    publish,
+    rollback,
+)
+from replica_platform_tests.replica.conftest import damage
+
+COUNT = "select count(*) from bars"
+
+
+@pytest.fixture
+def reader(store: Path) -> Iterator[ReplicaReader]:
+    with ReplicaReader(store, poll_s=0.01) as reader:
+        yield reader
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_rows_arrow_and_frames(master: Master, reader: ReplicaReader, store: Path) -> None:
+    publish(master.path, store)
+    until(lambda: reader.generation == 1)
+    sql = "select symbol from bars where day = ?"
+    assert reader.query(sql, [2]) == [("IBM",)]
+    assert reader.arrow(sql, [2]).to_pylist() == [{"symbol": "IBM"}]
+    assert reader.df(sql, [2]).symbol.tolist() == ["IBM"]
+
+
+def test_a_new_generation_is_noticed(
+    again: Callable[..., Publication], reader: ReplicaReader
+) -> None:
+    again()
+    until(lambda: reader.generation == 1)
+    assert reader.query(COUNT) == [(4,)]
+    again(4)
+    until(lambda: reader.generation == 2)
+    assert reader.query(COUNT) == [(5,)]
+    assert reader.status().rung == "current"
+
+
+def test_a_rollback_is_noticed(
+    again: Callable[..., Publication], reader: ReplicaReader, store: Path
+) -> None:
+    again()
+    again(4)
+    until(lambda: reader.generation == 2)
+    rollback(store)
+    until(lambda: reader.generation == 1)
+    assert reader.query(COUNT) == [(4,)]
+
+
+def test_a_damaged_generation_is_refused_for_the_previous(
+    again: Callable[..., Publication], store: Path
+) -> None:
+    again()
+    second = again(4)
+    damage(second.file, 300_000, b"\xff\x00\xff")
+    with ReplicaReader(store, poll_s=0.01) as reader:
+        assert reader.query(COUNT) == [(4,)]
+        found = reader.status()
+        assert (found.rung, found.generation) == ("previous", 1)
+        assert "not what was published" in found.refused[0]
+
+
+def test_memory_then_default_then_an_error(again: Callable[..., Publication], store: Path) -> None:
+    published = again()
+    with ReplicaReader(store, poll_s=0.01) as reader:
+        assert reader.query(COUNT) == [(4,)]
+        reader._leave()  # as if DuckDB had failed
+        published.file.unlink()
+        assert reader.query(COUNT, default=[]) == [(4,)]
+        assert reader.status().rung == "memory"
+        assert reader.query("select 1", default=[(7,)]) == [(7,)]
+        assert reader.status().rung == "default"
+        with pytest.raises(ReplicaUnavailable, match="publish again"):
+            reader.query("select 2")
+
+
+def test_an_empty_store_gives_the_default_and_makes_nothing(
+    reader: ReplicaReader, store: Path
+) -> None:
+    assert reader.query(COUNT, default=[(0,)]) == [(0,)]
+    assert not store.exists()
+
+
+def test_a_wrong_query_is_its_authors(master: Master, reader: ReplicaReader, store: Path) -> None:
+    publish(master.path, store)
+    until(lambda: reader.generation == 1)
+    with pytest.raises(duckdb.CatalogException):
+        reader.query("select * from absent", default=[])
+    assert reader.status().refused == []
+
+
+def test_threads_share_it(again: Callable[..., Publication], reader: ReplicaReader) -> None:
+    again()
+    until(lambda: reader.generation == 1)
+    counts: list[int] = []
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                counts.append(reader.query(COUNT)[0][0])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for day in range(4, 8):
+        again(day, keep=1)
+    until(lambda: reader.generation == 5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert set(counts) <= set(range(4, 9))
+    assert counts[-1] == 8

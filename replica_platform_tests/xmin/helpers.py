@@ -1,0 +1,18 @@
+"""Short words for what every test of the engine does."""
+
+from typing import Any
+
+import psycopg
+
+
+def execute(dsn: str, *statements: str) -> None:
+    """Run statements, each in a transaction of its own."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)  # type: ignore[arg-type]
+
+
+def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
+    """All rows of a query."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        return connection.execute(query).fetchall()  # type: ignore[arg-type]
