@@ -164,6 +164,12 @@ def file_uuid(connection: sqlite3.Connection) -> str:
     return get_meta(connection, "file_uuid") or ""
 
 
+def identities(connection: sqlite3.Connection) -> list[str]:
+    """The file's identity now and those it had before it was restored."""
+    now, former = get_meta(connection, "file_uuid"), get_meta(connection, "former")
+    return ([now] if now else []) + (former.split() if former else [])
+
+
 def mark(connection: sqlite3.Connection) -> int:
     """The highest `seq` that was delivered or set aside; every row above it is pending."""
     return int(get_meta(connection, "mark") or 0)
@@ -184,6 +190,8 @@ def pending(connection: sqlite3.Connection) -> int:
 def renew(connection: sqlite3.Connection) -> str:
     """Give the file a new identity, as a restored copy must have; returns it."""
     fresh = str(uuid4())
+    if former := identities(connection):
+        set_meta(connection, "former", " ".join(former))
     set_meta(connection, "file_uuid", fresh)
     return fresh
 
