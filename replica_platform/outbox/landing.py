@@ -95,6 +95,8 @@ on conflict (file_uuid, number) do nothing
 returning number
 """
 
+LOCK = "select pg_try_advisory_lock(%s)"
+
 # Which files delivered, so that one that is taken away is missed.
 REMEMBER_FILE = """
 insert into outbox.file as known (file_uuid, host, path) values (%s, %s, %s)
@@ -151,7 +153,7 @@ def only_drain(connection: psycopg.Connection, file_uuid: str, deadline_s: float
     """
     key = int.from_bytes(hashlib.sha256(file_uuid.encode()).digest()[:8], "big", signed=True)
     with deadline(connection, deadline_s):
-        row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
+        row = connection.execute(LOCK, (key,)).fetchone()
     mine = row == (True,)
     try:
         yield mine
