@@ -16,11 +16,11 @@ import psycopg
 from replica_platform import postgres
 from replica_platform.errors import PlatformError
 from replica_platform.outbox import file
-from replica_platform.outbox.draining import outbox_files
 from replica_platform.outbox.place import (
     NETWORK_FILE_SYSTEMS,
     VOLATILE_FILE_SYSTEMS,
     file_system_of,
+    outbox_files,
 )
 from replica_platform.outbox.reports import Finding
 from replica_platform.sqlite import WAL_RESET_FIXED_IN, sqlite3

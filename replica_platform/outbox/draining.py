@@ -25,6 +25,7 @@ from replica_platform.outbox import breaker, file, landing, marking
 from replica_platform.outbox.failures import Failure, classify
 from replica_platform.outbox.isolating import MostRowsFail, deliver
 from replica_platform.outbox.mapping import KindTable, read_mappings
+from replica_platform.outbox.place import outbox_files
 from replica_platform.outbox.pruning import KEEP_DELIVERED_S, prune
 from replica_platform.outbox.reports import DrainReport, FileDrain
 from replica_platform.outbox.rollback import reopen_forgotten
@@ -103,14 +104,6 @@ def drain(
     return DrainReport(reports, time.monotonic() - started)
 
 
-def outbox_files(paths: Sequence[Path]) -> list[Path]:
-    """The files meant by `paths`: a folder stands for the outboxes in it, sorted by name."""
-    files: list[Path] = []
-    for path in map(Path, paths):
-        files += sorted(path.glob("*.db")) if path.is_dir() else [path]
-    return files
-
-
 @functools.cache
 def default_code_version() -> str:
     """A digest of this package's own source: another one means that a fix may have come."""
@@ -129,14 +122,21 @@ class _Target:
         self._dsn = dsn
         self._deadline_s = deadline_s
         self._connection: psycopg.Connection | None = None
+        self._away: postgres.CannotConnect | None = None
 
     def connect(self) -> psycopg.Connection:
         if self._connection is not None and not self._connection.broken:
             return self._connection
         self.close()
-        connection = postgres.connect(
-            self._dsn, application_name="replica outbox drain", autocommit=True
-        )
+        if self._away is not None:
+            raise self._away  # waiting for the same server once for each of fifty files
+        try:
+            connection = postgres.connect(
+                self._dsn, application_name="replica outbox drain", autocommit=True
+            )
+        except postgres.CannotConnect as error:
+            self._away = error
+            raise
         self._connection = connection
         with postgres.deadline(connection, self._deadline_s):
             landing.prepare(connection, self._deadline_s)
@@ -202,6 +202,7 @@ def _report(
         why,
         sqlstate,
         **counts,
+        landed=int(file.get_meta(local, "landed") or 0),
         pending=file.pending(local),
         dead_rows=dead_rows,
         seconds=time.monotonic() - started,
@@ -226,6 +227,7 @@ def _deliver_all(
             return "busy", "another drain is at work on this file"
         with postgres.deadline(connection, limits.deadline_s):
             counts["reopened"] += reopen_forgotten(local, connection)
+            landing.remember_file(connection, file.file_uuid(local), path)
         counts["revived"] += marking.revive(local, other_than=limits.code_version)
         uuid = file.file_uuid(local)
         total = file.pending(local)
@@ -241,7 +243,16 @@ def _deliver_all(
         pruned, reopened = prune(local, connection, limits.keep_delivered_s, limits.deadline_s)
         counts["pruned"] += pruned
         counts["reopened"] += reopened
+        with postgres.deadline(connection, limits.deadline_s):
+            _keep_landed(local, landing.landed_rows(connection, file.identities(local)))
     return "drained", None
+
+
+def _keep_landed(local: sqlite3.Connection, landed: int) -> None:
+    """Kept in the file, so that a report can say it while the target is away."""
+    if file.get_meta(local, "landed") != str(landed):
+        with file.writing(local):
+            file.set_meta(local, "landed", str(landed))
 
 
 def _deliver_batch(

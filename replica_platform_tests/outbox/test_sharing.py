@@ -64,7 +64,7 @@ def test_one_threads_huge_record_does_not_refuse_the_others(path: Path) -> None:
             thread.start()
         while len(box._waiting) < 8:
             pass
-        box._pen.release()
+        box._put_down_pen()
         for thread in threads:
             thread.join()
     assert isinstance(results[3], OutboxFull)
