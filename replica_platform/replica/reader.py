@@ -347,6 +347,9 @@ class ReplicaReader:
             serving.lease.release()
 
     def _enter(self) -> _Serving | None:
+        if self._serving is None and not self._stop.is_set():
+            with self._looking:
+                self._look()  # with nothing to serve there is nothing to wait for
         with self._state:
             serving = self._serving
             if serving:
