@@ -18,6 +18,7 @@ from replica_platform.replica.health import (
 from replica_platform.replica.manifest import Manifest
 from replica_platform.replica.master import STORAGE_VERSION, Master
 from replica_platform.replica.publish import prepare, publish
+from replica_platform.replica.purpose import Part, Purpose, load_purposes
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
 
 __all__ = [
@@ -25,13 +26,16 @@ __all__ = [
     "Candidate",
     "Manifest",
     "Master",
+    "Part",
     "Publication",
+    "Purpose",
     "Reader",
     "ReaderStatus",
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
     "Verification",
+    "load_purposes",
     "prepare",
     "publish",
     "rollback",

@@ -35,7 +35,7 @@ Step = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published: `how` is reflink, patch, copy or unchanged; `seconds` by step."""
+    """What was published: `how` is reflink, patch, copy, build, pull or unchanged."""
 
     generation: int
     file: Path

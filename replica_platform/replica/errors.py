@@ -44,6 +44,10 @@ class StoreDenied(TerminalError):
     """The operating system does not permit what the store needs."""
 
 
+class PurposeWrong(TerminalError):
+    """A purpose replica asks for what the master does not have, or is written wrongly."""
+
+
 class CandidateDamaged(TransientError):
     """The copy is not what the master was; it was thrown away and readers kept their generation."""
 

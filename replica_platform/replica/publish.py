@@ -34,10 +34,11 @@ from replica_platform.replica.errors import (
     explaining,
 )
 from replica_platform.replica.generation import Unusable, check
-from replica_platform.replica.header import Header
+from replica_platform.replica.header import BLOCK_BYTES, Header
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
-from replica_platform.replica.master import PATIENCE_S, Master, Settled
+from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
+from replica_platform.replica.purpose import Purpose, build
 
 KEEP = 3
 MIN_AGE_S = 60.0
@@ -52,23 +53,27 @@ def publish(
     master: Path | str,
     store: Path | str,
     *,
-    keep: int = KEEP,
-    min_age_s: float = MIN_AGE_S,
+    keep: int | None = None,
+    min_age_s: float | None = None,
     data_as_of: datetime | None = None,
     run_id: str | None = None,
     progress: Progress | None = None,
     patience_s: float = PATIENCE_S,
     new_lineage: bool = False,
     required: tuple[str, ...] = (),
+    purpose: Purpose | None = None,
+    max_age_s: float | None = None,
     step: Step | None = None,
 ) -> Publication:
     """Publish `master` into `store` as a new generation, made if absent; readers notice.
 
-    keep, min_age_s: how many generations stay, and for how long one does at least.
+    keep, min_age_s: how many generations stay (3), and for how long one does at least (60 s).
     data_as_of: the moment the data speaks of; only the caller knows it.
     new_lineage: accept a master that is not the database the last generation came from.
     required: tables that must be there and are read to the end first, `*` for all of them; every
         block's checksum is compared in any case.
+    purpose: build this part of the master instead of copying it; its own retention counts then.
+    max_age_s: when the data counts as stale for `status`.
     progress: told (blocks or bytes done, total) while copying. step: told each step's name.
     Errors: those of `errors`; after any of them readers have what they had.
     """
@@ -83,6 +88,8 @@ def publish(
         patience_s=patience_s,
         new_lineage=new_lineage,
         required=required,
+        purpose=purpose,
+        max_age_s=max_age_s,
         step=step,
     )
     return candidate.release(step)
@@ -92,20 +99,26 @@ def prepare(
     master: Path | str,
     store: Path | str,
     *,
-    keep: int = KEEP,
-    min_age_s: float = MIN_AGE_S,
+    keep: int | None = None,
+    min_age_s: float | None = None,
     data_as_of: datetime | None = None,
     run_id: str | None = None,
     progress: Progress | None = None,
     patience_s: float = PATIENCE_S,
     new_lineage: bool = False,
     required: tuple[str, ...] = (),
+    purpose: Purpose | None = None,
+    max_age_s: float | None = None,
     step: Step | None = None,
 ) -> Candidate:
     """Build and verify the next generation without showing it; see `publish` for the arguments.
 
     A candidate that still waits from before is thrown away.
     """
+    if keep is None:
+        keep = purpose.keep if purpose else KEEP
+    if min_age_s is None:
+        min_age_s = purpose.min_age_s if purpose else MIN_AGE_S
     layout = Layout(store)
     steps = _Steps(step)
     steps("lock")
@@ -118,7 +131,7 @@ def prepare(
         current = layout.latest()
         temporary = layout.candidates / ".tmp-building.duckdb"
         source = Master(master, patience_s=patience_s)
-        taken = _take(source, layout, current, temporary, new_lineage, steps, progress)
+        taken = _take(source, layout, current, temporary, purpose, new_lineage, steps, progress)
         if taken is None and current is not None:
             manifest = replace(
                 current,
@@ -129,7 +142,12 @@ def prepare(
             how, written = "unchanged", 0
         elif taken is not None:
             tables = _verify(temporary, taken.copied.survey, required, steps)
-            manifest = _describe(layout, taken, tables, current, data_as_of, run_id)
+            manifest = replace(
+                _describe(layout, taken, tables, current, data_as_of, run_id),
+                purpose=purpose.name if purpose else None,
+                recipe=purpose.recipe if purpose else None,
+                max_age_s=purpose.max_age_s if purpose else max_age_s,
+            )
             how, written = taken.copied.how, taken.copied.blocks_written
             steps("name")
             path = layout.candidates / manifest.file
@@ -137,7 +155,13 @@ def prepare(
             fsync_dir(layout.candidates)
             manifest = replace(manifest, seal=Seal.of(path))
         candidate = Candidate(
-            layout.root, manifest, how, written, steps.finish(), keep=keep, min_age_s=min_age_s
+            layout.root,
+            manifest,
+            how,
+            written,
+            steps.finish(),
+            keep=keep,
+            min_age_s=min_age_s,
         )
         candidate.save()
     return candidate
@@ -158,6 +182,7 @@ def _take(
     layout: Layout,
     current: Manifest | None,
     temporary: Path,
+    purpose: Purpose | None,
     new_lineage: bool,
     steps: "_Steps",
     progress: Progress | None,
@@ -169,12 +194,15 @@ def _take(
             lineage = _lineage(settled)
             if not new_lineage:
                 _assert_same_lineage(current, lineage, settled)
-            if _is_shown(layout, current, lineage):
+            if _is_shown(layout, current, lineage, purpose):
                 return None
             try:
-                copied = _copy(settled, layout, temporary, steps, progress)
+                if purpose:
+                    copied = _build(purpose, settled, temporary, steps)
+                else:
+                    copied = _copy(settled, layout, temporary, steps, progress)
                 settled.assert_unchanged()
-                return _Taken(settled.header, lineage, settled.bytes, copied)
+                return _Taken(settled.header, lineage, temporary.stat().st_size, copied)
             except (MasterChanging, EOFError):
                 temporary.unlink(missing_ok=True)
                 if attempt == ATTEMPTS - 1:
@@ -200,6 +228,13 @@ def _copy(
         steps("copy")
         copied = copying.full(settled.fd, target, block_bytes, progress)
     return copied
+
+
+def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") -> copying.Copied:
+    steps("build")
+    build(purpose, settled.path, target, STORAGE_VERSION)
+    survey = blocks.survey(target, duckdb_block_bytes=BLOCK_BYTES)
+    return copying.Copied("build", survey, len(survey.digests))
 
 
 def _verify(
@@ -301,9 +336,13 @@ def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Sett
     )
 
 
-def _is_shown(layout: Layout, current: Manifest | None, found: Lineage) -> bool:
+def _is_shown(
+    layout: Layout, current: Manifest | None, found: Lineage, purpose: Purpose | None
+) -> bool:
     """Whether readers have this already, or were rolled back from it on purpose."""
     if current is None or found not in (current.lineage, current.withheld):
+        return False
+    if current.recipe != (purpose.recipe if purpose else None):
         return False
     try:
         check(layout.data(current), current)
