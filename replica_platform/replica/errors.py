@@ -64,6 +64,18 @@ class GenerationDamaged(TerminalError):
     """A published generation's file is not what its manifest says."""
 
 
+class BlockStoreUnavailable(TransientError):
+    """The folder or bucket of blocks does not answer, or refuses."""
+
+
+class BlockStoreDamaged(TerminalError):
+    """A block or a manifest there is missing or not what its name says."""
+
+
+class PointerMoved(TransientError):
+    """Somebody else moved the block store's pointer at the same time."""
+
+
 class ReplicaUnavailable(TransientError):
     """No rung of the ladder has an answer, and the caller gave no default."""
 

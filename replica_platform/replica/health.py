@@ -126,17 +126,7 @@ def rollback(store: Path | str, to: int | None = None) -> Publication:
         withheld = current.lineage if current.generation != manifest.generation else None
         manifest = replace(manifest, confirmed_at=now(), withheld=withheld)
         point(layout, manifest)
-    return Publication(
-        generation=manifest.generation,
-        file=layout.data(manifest),
-        bytes=manifest.bytes,
-        digest=manifest.digest,
-        how="unchanged",
-        blocks_written=0,
-        seconds=time.monotonic() - started,
-        steps={},
-        manifest=manifest,
-    )
+    return Publication.unchanged(layout.data(manifest), manifest, time.monotonic() - started)
 
 
 def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus:

@@ -122,9 +122,7 @@ def prepare(
     layout = Layout(store)
     steps = _Steps(step)
     steps("lock")
-    with explaining(layout.root):
-        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
-            folder.mkdir(parents=True, exist_ok=True)
+    make_folders(layout)
     with publishing(layout), explaining(layout.root):
         steps("clear")
         clear_orphans(layout)
@@ -141,7 +139,7 @@ def prepare(
             )
             how, written = "unchanged", 0
         elif taken is not None:
-            tables = _verify(temporary, taken.copied.survey, required, steps)
+            tables = verify_copy(temporary, taken.copied.survey, required, steps)
             manifest = replace(
                 _describe(layout, taken, tables, current, data_as_of, run_id),
                 purpose=purpose.name if purpose else None,
@@ -162,6 +160,7 @@ def prepare(
             steps.finish(),
             keep=keep,
             min_age_s=min_age_s,
+            built_on=current.generation if current else None,
         )
         candidate.save()
     return candidate
@@ -220,11 +219,11 @@ def _copy(
     block_bytes = settled.header.block_bytes
     copied = copying.reflink(settled.fd, target, block_bytes)
     if copied is None and (known := retention.take_spare(layout, target)) is not None:
-        _assert_room(layout, settled.bytes - target.stat().st_size)
+        assert_room(layout, settled.bytes - target.stat().st_size)
         steps("patch")
         copied = copying.patch(settled.fd, target, known, block_bytes, progress)
     if copied is None:
-        _assert_room(layout, settled.bytes)
+        assert_room(layout, settled.bytes)
         steps("copy")
         copied = copying.full(settled.fd, target, block_bytes, progress)
     return copied
@@ -237,8 +236,8 @@ def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") ->
     return copying.Copied("build", survey, len(survey.digests))
 
 
-def _verify(
-    path: Path, survey: blocks.Survey, required: tuple[str, ...], steps: "_Steps"
+def verify_copy(
+    path: Path, survey: blocks.Survey, required: tuple[str, ...], step: Step = lambda _: None
 ) -> dict[str, Table]:
     """Compare every byte with what the master's were, and open it in a child process.
 
@@ -250,12 +249,12 @@ def _verify(
         # reading everything tells.
         scan = ["*"] if survey.unsound else list(required)
         with ThreadPoolExecutor(3, "verify") as pool:
-            steps("fsync")
+            step("fsync")
             synced = pool.submit(fsync_file, path)
             copied = pool.submit(blocks.digests, path)
             probed = pool.submit(_probe, path, scan)
             synced.result()
-            steps("verify")
+            step("verify")
             if copied.result() != survey.digests:
                 raise CandidateDamaged(
                     f"The copy at {path} differs from the master it was made from; it was thrown "
@@ -351,7 +350,15 @@ def _is_shown(
     return True
 
 
-def _assert_room(layout: Layout, needed: int) -> None:
+def make_folders(layout: Layout) -> None:
+    """Make the store's folders. Errors: `StoreDenied`."""
+    with explaining(layout.root):
+        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def assert_room(layout: Layout, needed: int) -> None:
+    """Errors: `StoreFull`, before anything is written."""
     disk = os.statvfs(layout.root)
     free = disk.f_bavail * disk.f_frsize
     if free < needed + MARGIN_BYTES:

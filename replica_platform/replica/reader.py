@@ -266,8 +266,12 @@ class ReplicaReader:
         path = self._layout.data(serving.manifest)
         try:
             found = identity(path)
-            if found != serving.identity:
-                check(path, serving.manifest, distrustful=True)
+            if found == serving.identity:
+                return
+            check(path, serving.manifest, distrustful=True)
+            if found[0] != serving.identity[0]:
+                self._leave()  # another file took its place: what we have open may be damaged
+            else:
                 serving.identity = found
         except FileNotFoundError:
             return  # what is open stays readable
