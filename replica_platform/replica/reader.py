@@ -266,8 +266,12 @@ class ReplicaReader:
         path = self._layout.data(serving.manifest)
         try:
             found = identity(path)
-            if found != serving.identity:
-                check(path, serving.manifest, distrustful=True)
+            if found == serving.identity:
+                return
+            check(path, serving.manifest, distrustful=True)
+            if found[0] != serving.identity[0]:
+                self._leave()  # another file took its place: what we have open may be damaged
+            else:
                 serving.identity = found
         except FileNotFoundError:
             return  # what is open stays readable
@@ -347,6 +351,9 @@ class ReplicaReader:
             serving.lease.release()
 
     def _enter(self) -> _Serving | None:
+        if self._serving is None and not self._stop.is_set():
+            with self._looking:
+                self._look()  # with nothing to serve there is nothing to wait for
         with self._state:
             serving = self._serving
             if serving:
