@@ -3,12 +3,13 @@
     symbols → ohlcv → indicators, watchlist      in the master DuckDB          defs/market/
         → market_replica                         a generation for all readers  defs/replica/
             → watchlist_prices                   merged into the target        defs/replica/
+        → purposes/…                             parts of it, each for one use defs/purposes/
     source/fds/… → raw_data/…                    synced by xmin                defs/warehouse/
     worker_outboxes → conversations              drained to the target         defs/outbox/
     backups/…                                    verified copies               defs/backups/
 
-Where data comes from and goes to is in `settings`; the tables to sync and the files to back
-up are in the `defs.yaml` of their folders.
+Where data comes from and goes to is in `settings`; the tables to sync, the parts to
+publish and the files to back up are in the `defs.yaml` of their folders.
 """
 
 import os
@@ -34,7 +35,9 @@ def resources(settings: Settings) -> dict[str, Any]:
     """What assets stand on. DSNs are named by variable, so that no password reaches a page."""
     for name, value in settings.environment().items():
         os.environ.setdefault(name, value)
-    store = ReplicaStore(folder=str(settings.store), keep=settings.keep_generations)
+    store = ReplicaStore(
+        folder=str(settings.store), keep=settings.keep_generations, blocks=settings.block_store
+    )
     target = PostgresDatabase(dsn=dg.EnvVar("REPLICA_TARGET_DSN"))
     return {
         "master": MasterDuckDB(database=str(settings.master)),

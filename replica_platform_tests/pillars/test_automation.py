@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from replica_platform.defs.automation import nasdaq_daily_pipeline, outbox_backlog, replica_repair
 from replica_platform.outbox import Outbox
+from replica_platform.replica import status
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.outboxes import Outboxes
 from replica_platform.resources.store import ReplicaStore
@@ -43,9 +45,16 @@ def test_a_record_that_waits_is_asked_for_once(tmp_path: Path) -> None:
         assert isinstance(tick(first.cursor), dg.SensorResult)
 
 
-def test_a_replica_that_is_gone_is_repaired(platform: Platform) -> None:
+@pytest.mark.parametrize("with_blocks", [False, True])
+def test_a_replica_that_is_gone_is_repaired(
+    platform: Platform, tmp_path: Path, with_blocks: bool
+) -> None:
     master = MasterDuckDB(database=str(platform.settings.master))
-    store = ReplicaStore(folder=str(platform.settings.store))
+    store = ReplicaStore(
+        folder=str(platform.settings.store),
+        blocks=str(tmp_path / "blocks") if with_blocks else None,
+    )
+    platform.set_store(store)
 
     def tick() -> dg.RunRequest | dg.SkipReason:
         (answer,) = replica_repair(dg.build_sensor_context(), master=master, store=store)
@@ -58,3 +67,5 @@ def test_a_replica_that_is_gone_is_repaired(platform: Platform) -> None:
     assert isinstance(tick(), dg.RunRequest)
     assert platform.run_only("market_replica").success
     assert isinstance(tick(), dg.SkipReason)
+    # From the block store the same generation comes back; from the master a new one.
+    assert status(store.path).generation == (1 if with_blocks else 2)
