@@ -32,12 +32,12 @@ def conversations(outboxes: Outboxes, target: PostgresDatabase) -> dg.Materializ
     """Every record that a worker's `append` acknowledged, once, in `outbox.record`."""
     with plain_failures():
         report = drain(outboxes.paths(), target.dsn, budget_s=DRAIN_BUDGET_S)
-    if not report.ok:
+    if report.trouble:
         raise dg.Failure(report.sentence)
     return dg.MaterializeResult(
         metadata={
             **described(report.delivered > 0, f"{report.delivered:,} records delivered"),
-            "dagster/row_count": report.delivered,
+            "dagster/row_count": report.landed,
             "dagster/table_name": "outbox.record",
             "delivered": report.delivered,
             "resends_absorbed": report.absorbed,
