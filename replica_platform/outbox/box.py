@@ -26,6 +26,7 @@ from replica_platform.outbox.errors import (
     SlotLocked,
 )
 from replica_platform.outbox.place import lock_slot, refuse_network
+from replica_platform.outbox.reserve import keep_reserve
 from replica_platform.sqlite import sqlite3
 
 DEFAULT_MAX_BYTES = 8 * 1024**3
@@ -89,6 +90,7 @@ class Outbox:
         self._slot = lock_slot(self.path)
         try:
             self._open()
+            keep_reserve(self.path)
         except BaseException:
             os.close(self._slot)
             raise

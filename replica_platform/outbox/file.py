@@ -83,6 +83,8 @@ def create_or_open(
             if max_bytes is not None:
                 (page_bytes,) = connection.execute("pragma page_size").fetchone()
                 connection.execute(f"pragma max_page_count = {max(1, max_bytes // page_bytes)}")
+            if get_meta(connection, "max_bytes") != str(max_bytes or ""):
+                set_meta(connection, "max_bytes", str(max_bytes or ""))
             if is_new:
                 fsync_dir(path.parent)
         except BaseException:
@@ -133,7 +135,7 @@ def sentences(path: Path, action: str) -> Iterator[None]:
 def in_words(error: sqlite3.Error, path: Path, action: str) -> PlatformError:
     """The outbox's own error for one of SQLite's."""
     said = f"{path}: cannot {action}: {error}"
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = error_code(error)
     if code == sqlite3.SQLITE_FULL:
         return OutboxFull(
             f"{said}. Nothing already saved is touched. Free disk space, raise the file's "
@@ -146,6 +148,11 @@ def in_words(error: sqlite3.Error, path: Path, action: str) -> PlatformError:
     return OutboxDamaged(
         f"{said}. Keep the file, check its disk, and restore the last verified backup beside it."
     )
+
+
+def error_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def get_meta(connection: sqlite3.Connection, key: str) -> str | None:
