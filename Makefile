@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The environment is made again when what it is made from changes.
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev test faults torture lint format bench status clean

@@ -60,7 +60,7 @@ def connect(
     try:
         return psycopg.connect(conninfo, autocommit=autocommit)
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".?")
         raise CannotConnect(
             f"Cannot connect to {mask_dsn(dsn)}: {reason}. "
             "Check that the server runs and that host, database, user and password are right."

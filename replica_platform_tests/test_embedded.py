@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replica_platform.embedded import EmbeddedPostgresFailed, running, server_at
+from replica_platform.embedded import EmbeddedPostgresFailed, Server, running, server_at
 
 
 @pytest.fixture
@@ -21,6 +21,13 @@ def test_starts_answers_and_stops(folder: Path) -> None:
             assert connection.info.server_version >= 180000
         assert server.is_running
     assert not server_at(folder).is_running
+
+
+def test_a_database_is_made_once(server: Server) -> None:
+    server.make_database("made once")
+    server.make_database("made once")
+    with psycopg.connect(server.dsn("made once")) as connection:
+        assert connection.execute("select current_database()").fetchone() == ("made once",)
 
 
 def test_the_last_user_stops_it(folder: Path) -> None:
@@ -43,6 +50,13 @@ def test_a_killed_user_is_not_counted(folder: Path) -> None:
     with running(folder):
         pass
     assert not server_at(folder).is_running
+
+
+def test_a_folder_above_that_is_closed_meanwhile(folder: Path) -> None:
+    with running(folder):
+        folder.parent.chmod(0o700)
+        with running(folder) as server:
+            assert server.is_running
 
 
 def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Cycle:
     sent: int
     acknowledged: int
     errors: tuple[str, ...]
-    rung: str
+    rung: str | None
     generation: int | None
 
 

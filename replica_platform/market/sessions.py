@@ -24,6 +24,15 @@ def is_trading_day(day: date) -> bool:
 
 def last_closed_session(now: datetime | None = None) -> date:
     """The trading day that closed last before `now` (aware; the present when absent)."""
-    moment = pd.Timestamp(now or datetime.now(UTC)).tz_convert("UTC")
-    closes: pd.Series[pd.Timestamp] = _calendar().closes
-    return closes[closes <= moment].index[-1].date()  # type: ignore[no-any-return]
+    return _closed(now).index[-1].date()  # type: ignore[no-any-return]
+
+
+def last_close(now: datetime | None = None) -> datetime:
+    """The moment at which the exchange closed last before `now` (aware, UTC)."""
+    return _closed(now).iloc[-1].to_pydatetime()  # type: ignore[no-any-return]
+
+
+def _closed(now: datetime | None) -> pd.Series:
+    """The closing times up to `now`, by session."""
+    closes = _calendar().closes
+    return closes[closes <= pd.Timestamp(now or datetime.now(UTC)).tz_convert("UTC")]

@@ -6,7 +6,7 @@ and readers need no new generation.
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import duckdb
@@ -14,6 +14,7 @@ import pandas as pd
 
 from replica_platform.market.bars import NAMES
 from replica_platform.market.indicators import compute_indicators
+from replica_platform.replica import ReplicaReader
 
 WATCHED = ("AAPL", "GOOG", "IBM", "MSFT")
 
@@ -71,9 +72,10 @@ def write_watchlist(connection: duckdb.DuckDBPyConnection) -> Written:
         "watchlist",
         """
         with recent as (
-            select symbol, day, close, lag(close) over (partition by symbol order by day) as previous
+            select symbol, day, close, lag(close) over by_day as previous
             from ohlcv where symbol in (select symbol from incoming)
-            qualify row_number() over (partition by symbol order by day desc) = 1
+            window by_day as (partition by symbol order by day)
+            qualify lead(day) over by_day is null
         )
         select symbol, name, day as as_of, close as last_price, close / previous - 1 as change
         from recent join symbols using (symbol) order by symbol
@@ -82,10 +84,21 @@ def write_watchlist(connection: duckdb.DuckDBPyConnection) -> Written:
     )
 
 
+def read_watchlist(reader: ReplicaReader) -> pd.DataFrame:
+    """The watchlist as readers have it: symbol, name, as_of, last_price, change; by symbol."""
+    return reader.df("select * from watchlist order by symbol")
+
+
 def newest_day(connection: duckdb.DuckDBPyConnection) -> date | None:
     """The last trading day in the table of bars, None while it is empty."""
     row = connection.execute("select max(day) from ohlcv").fetchone()
     return row[0] if row else None
+
+
+def data_as_of(connection: duckdb.DuckDBPyConnection) -> datetime | None:
+    """The moment that the bars speak of: their newest day at midnight UTC; None without any."""
+    newest = newest_day(connection)
+    return datetime.combine(newest, time(), UTC) if newest else None
 
 
 def _write(

@@ -35,7 +35,7 @@ class Delivery:
     rows: list[Row] = field(default_factory=list)
     new: int = 0
     absorbed: int = 0
-    conflicts: list[int] = field(default_factory=list)
+    conflicts: list[tuple[int, str]] = field(default_factory=list)
     bad: list[tuple[Row, Failure]] = field(default_factory=list)
 
     def add(self, landed: landing.Landed, rows: Sequence[Row]) -> None:
@@ -78,7 +78,9 @@ def _commit(
         fill(delivery)
         delivery.rows.sort(key=lambda row: row.seq)
         if delivery.rows:
-            delivery.number = landing.write_ledger(connection, file_uuid, delivery.rows)
+            delivery.number = landing.write_ledger(
+                connection, file_uuid, delivery.rows, delivery.new
+            )
     return delivery
 
 

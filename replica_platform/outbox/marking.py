@@ -21,14 +21,14 @@ def next_batch(connection: sqlite3.Connection, max_rows: int, max_bytes: int) ->
     At least one where any waits, however large it is.
     """
     again = connection.execute(
-        f"select {_COLUMNS} from again join record using (seq) order by seq limit ?",  # noqa: S608
+        f"select {_COLUMNS} from again join record using (seq) order by seq limit ?",
         (max_rows,),
     )
     rows = _take(again, max_bytes)
     if rows:
         return rows
     waiting = connection.execute(
-        f"select {_COLUMNS} from record where seq > ? order by seq limit ?",  # noqa: S608
+        f"select {_COLUMNS} from record where seq > ? order by seq limit ?",
         (file.mark(connection), max_rows),
     )
     return _take(waiting, max_bytes)
@@ -66,8 +66,8 @@ def mark_delivered(
                 (row.seq, failure.sqlstate, failure.sentence, row.seq, now, code_version),
             )
         connection.executemany(
-            "insert or ignore into conflict values (?, ?, 'outbox.record')",
-            [(seq, now) for seq in delivery.conflicts],
+            "insert or ignore into conflict values (?, ?, ?)",
+            [(seq, now, place) for seq, place in delivery.conflicts],
         )
         connection.executemany("delete from again where seq = ?", [(row.seq,) for row in sent])
         # Never back: another drain may have come further in the meantime.
@@ -103,7 +103,7 @@ def _take(cursor: sqlite3.Cursor, max_bytes: int) -> list[Row]:
     taken = 0
     for values in cursor:
         row = Row(*values)
-        taken += len(row.payload)
+        taken += len(row.payload)  # characters, near enough to bytes
         if rows and taken > max_bytes:
             break
         rows.append(row)

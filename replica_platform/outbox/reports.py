@@ -14,11 +14,13 @@ class FileDrain:
     sqlstate: str | None = None
     delivered: int = 0  # rows new in the target
     absorbed: int = 0  # rows sent again that the target had
+    landed: int = 0  # rows of this file in the target, by its ledger, all runs together
     conflicts: int = 0  # rows with a known id and other content, kept in outbox.conflict
     dead: int = 0  # rows set aside in this run
     reopened: int = 0  # rows to go again because the target had forgotten them
     revived: int = 0  # dead rows tried again because the code changed
     pruned: int = 0  # rows deleted locally after they were read back
+    alerts: int = 0  # 1 when this run met a failure that somebody must mend, and is the first to
     pending: int = 0  # rows that still wait
     dead_rows: int = 0  # all dead rows of the file
     batches: int = 0
@@ -27,6 +29,11 @@ class FileDrain:
     @property
     def unreachable(self) -> bool:
         return self.state == "unreachable"
+
+    @property
+    def trouble(self) -> bool:
+        """Whether the delivery itself did not work; dead rows and conflicts are not that."""
+        return self.state in ("failed", "unreachable", "waiting")
 
     @property
     def rows_per_s(self) -> float:
@@ -38,7 +45,8 @@ class FileDrain:
         return healthy and not self.dead_rows and not self.conflicts
 
     def as_dict(self) -> dict[str, Any]:
-        extra = {"unreachable": self.unreachable, "rows_per_s": self.rows_per_s, "ok": self.ok}
+        names = ("unreachable", "trouble", "rows_per_s", "ok")
+        extra = {name: getattr(self, name) for name in names}
         return asdict(self) | extra
 
 
@@ -59,6 +67,10 @@ class DrainReport:
     @property
     def absorbed(self) -> int:
         return self.total("absorbed")
+
+    @property
+    def landed(self) -> int:
+        return self.total("landed")
 
     @property
     def conflicts(self) -> int:
@@ -85,6 +97,10 @@ class DrainReport:
         return tuple(one.path for one in self.files if one.unreachable)
 
     @property
+    def trouble(self) -> bool:
+        return any(one.trouble for one in self.files)
+
+    @property
     def ok(self) -> bool:
         return all(one.ok for one in self.files)
 
@@ -100,8 +116,8 @@ class DrainReport:
         totals = {
             name: getattr(self, name)
             for name in (
-                "delivered", "absorbed", "conflicts", "dead", "dead_rows", "pending", "seconds",
-                "rows_per_s", "ok", "sentence",
+                "delivered", "absorbed", "landed", "conflicts", "dead", "dead_rows", "pending",
+                "seconds", "rows_per_s", "trouble", "ok", "sentence",
             )
         }  # fmt: skip
         return totals | {

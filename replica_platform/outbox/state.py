@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from replica_platform.errors import PlatformError
-from replica_platform.outbox import file, marking
-from replica_platform.outbox.draining import outbox_files
+from replica_platform.outbox import breaker, file, marking
+from replica_platform.outbox.place import outbox_files
 from replica_platform.outbox.reports import Backlog, DeadRow, FileBacklog
 from replica_platform.sqlite import sqlite3
 
@@ -59,6 +59,7 @@ def _read_backlog(path: Path, local: sqlite3.Connection) -> FileBacklog:
         "union all select created_at from again join record using (seq))",
         (file.mark(local),),
     ).fetchone()
+    door = breaker.read(local)
     last = file.get_meta(local, "last_delivery")
     wal = path.with_name(path.name + "-wal")
     return FileBacklog(
@@ -68,5 +69,7 @@ def _read_backlog(path: Path, local: sqlite3.Connection) -> FileBacklog:
         dead=dead_rows,
         conflicts=conflicts,
         file_bytes=path.stat().st_size + (wal.stat().st_size if wal.exists() else 0),
+        breaker=door.state,
+        breaker_why=door.why,
         last_delivery=None if last is None else float(last),
     )

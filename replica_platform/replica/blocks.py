@@ -5,18 +5,32 @@ words nor the block's place, so two swapped words pass it. `xxhash` is imported 
 """
 
 import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from replica_platform.replica.checksums import checker
 from replica_platform.replica.header import BLOCK_BYTES, HEADER_BYTES
 
-# xxhash releases the interpreter's lock while it hashes a block, so two threads read side by
+# xxhash and numpy release the interpreter's lock over a block, so two threads work side by
 # side; more gain nothing, for memory is the limit.
 THREADS = 2
 CHUNK_BLOCKS = 64
+# Below whoever answers queries on the same machine: the readers' slowest queries are what counts.
+NICENESS = 15
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Each block's digest, in order; `unsound` are those that fail DuckDB's own checksum."""
+
+    digests: list[str]
+    unsound: list[int]
 
 
 def span(block: int, file_bytes: int) -> tuple[int, int]:
@@ -44,34 +58,59 @@ def digests(path: Path, progress: Progress | None = None) -> list[str]:
 
     The file is opened and closed: never for one that DuckDB holds open in this process.
     """
+    return survey(path, progress=progress).digests
+
+
+def survey(
+    path: Path, *, duckdb_block_bytes: int | None = None, progress: Progress | None = None
+) -> Survey:
+    """Read every block of `path`, once; DuckDB's checksums are compared if its block size is given.
+
+    As for `digests`, never for a file that DuckDB holds open in this process.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return digests_of(fd, os.fstat(fd).st_size, progress)
+        return survey_of(fd, os.fstat(fd).st_size, duckdb_block_bytes, progress)
     finally:
         os.close(fd)
 
 
-def digests_of(fd: int, file_bytes: int, progress: Progress | None = None) -> list[str]:
+def survey_of(
+    fd: int,
+    file_bytes: int,
+    duckdb_block_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> Survey:
     """The same for an open file of that size."""
     total = count(file_bytes)
 
-    def some(first: int) -> list[str]:
+    def some(first: int) -> tuple[list[str], list[int]]:
         buffer = bytearray(BLOCK_BYTES)
-        found = []
+        is_sound = checker(duckdb_block_bytes) if duckdb_block_bytes else None
+        found, unsound = [], []
         for block in range(first, min(first + CHUNK_BLOCKS, total)):
             start, size = span(block, file_bytes)
             view = memoryview(buffer)[:size]
             _read_exactly(fd, view, start)
             found.append(digest(view))
-        return found
+            if block and is_sound and not is_sound(view):
+                unsound.append(block)
+        return found, unsound
 
-    result: list[str] = []
-    with ThreadPoolExecutor(THREADS, "digest") as pool:
-        for found in pool.map(some, range(0, total, CHUNK_BLOCKS)):
+    result, bad = [], []
+    with ThreadPoolExecutor(THREADS, "survey", initializer=step_back) as pool:
+        for found, unsound in pool.map(some, range(0, total, CHUNK_BLOCKS)):
             result += found
+            bad += unsound
             if progress:
                 progress(len(result), total)
-    return result
+    return Survey(result, bad)
+
+
+def step_back() -> None:
+    """Let others run before this thread."""
+    if sys.platform == "linux":  # elsewhere priorities belong to processes
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def root(blocks: list[str]) -> str:

@@ -1,8 +1,8 @@
 """One file made from another, block for block, by the cheapest way the file system has.
 
 In order: a reflink (shares the blocks, on XFS, btrfs and the like), a retired generation of
-which only the blocks that differ are written, a copy in the kernel. Each returns the digests of
-what the source was, for the candidate to be compared with.
+which only the blocks that differ are written, a copy in the kernel. Each returns a survey of
+what the source was, for the candidate to be compared with. `block_bytes` is DuckDB's.
 """
 
 import errno
@@ -31,14 +31,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Copied:
-    """How it went: `digests` are the source's, `blocks_written` what reached the disk."""
+    """How it went: `survey` is the source's, `blocks_written` what had to be written."""
 
     how: str
-    digests: list[str]
+    survey: blocks.Survey
     blocks_written: int
 
 
-def reflink(source: int, target: Path) -> Copied | None:
+def reflink(source: int, target: Path, block_bytes: int) -> Copied | None:
     """Share the source's blocks; None where the file system cannot."""
     made = _create(target)
     try:
@@ -50,16 +50,24 @@ def reflink(source: int, target: Path) -> Copied | None:
         raise
     finally:
         os.close(made)
-    return Copied("reflink", blocks.digests_of(source, os.fstat(source).st_size), 0)
+    survey = blocks.survey_of(source, os.fstat(source).st_size, block_bytes)
+    return Copied("reflink", survey, 0)
 
 
-def patch(source: int, target: Path, known: list[str], progress: Progress | None = None) -> Copied:
+def patch(
+    source: int,
+    target: Path,
+    known: list[str],
+    block_bytes: int,
+    progress: Progress | None = None,
+) -> Copied:
     """Write into `target` the blocks in which the source differs from `known`, its digests.
 
     `target` must be a file that nobody else can see or holds.
     """
     size = os.fstat(source).st_size
-    wanted = blocks.digests_of(source, size)
+    survey = blocks.survey_of(source, size, block_bytes)
+    wanted = survey.digests
     changed = [i for i, digest in enumerate(wanted) if i >= len(known) or known[i] != digest]
     made = os.open(target, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -71,24 +79,24 @@ def patch(source: int, target: Path, known: list[str], progress: Progress | None
                 progress(done + 1, len(changed))
     finally:
         os.close(made)
-    return Copied("patch", wanted, len(changed))
+    return Copied("patch", survey, len(changed))
 
 
-def full(source: int, target: Path, progress: Progress | None = None) -> Copied:
-    """Copy everything; the source is hashed beside it, while its pages are at hand."""
+def full(source: int, target: Path, block_bytes: int, progress: Progress | None = None) -> Copied:
+    """Copy everything; the source is surveyed beside it, while its pages are at hand."""
     size = os.fstat(source).st_size
     made = _create(target)
     try:
-        with ThreadPoolExecutor(1, "digest") as pool:
-            hashing = pool.submit(blocks.digests_of, source, size)
+        with ThreadPoolExecutor(1, "survey") as pool:
+            surveying = pool.submit(blocks.survey_of, source, size, block_bytes)
             for start in range(0, size, CHUNK_BYTES):
                 _copy_range(source, made, start, min(CHUNK_BYTES, size - start))
                 if progress:
                     progress(min(start + CHUNK_BYTES, size), size)
-            wanted = hashing.result()
+            survey = surveying.result()
     finally:
         os.close(made)
-    return Copied("copy", wanted, len(wanted))
+    return Copied("copy", survey, len(survey.digests))
 
 
 def _create(target: Path) -> int:

@@ -13,6 +13,8 @@ from replica_platform.replica import blocks, locks
 from replica_platform.replica.layout import Layout, sealed
 from replica_platform.replica.manifest import Manifest
 
+# Inode, size and time of the last change, as `identity` finds them.
+Identity = tuple[int, int, int]
 SIDECARS = (".wal", ".wal.checkpoint", ".wal.recovery")
 
 
@@ -54,7 +56,7 @@ class Lease:
             os.close(fd)
 
 
-def identity(path: Path) -> tuple[int, int, int]:
+def identity(path: Path) -> Identity:
     """The file as the system knows it now; another one when it was repaired. Errors: `OSError`."""
     seen = path.stat()
     return seen.st_ino, seen.st_size, seen.st_ctime_ns

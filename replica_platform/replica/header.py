@@ -16,7 +16,8 @@ BLOCK_BYTES = 256 * 1024
 MAGIC = b"DUCK"
 # Storage that knows its write-ahead log by name; before it a foreign log is silently replayed.
 FIRST_WITH_IDENTITY = 67
-_HASH_PRIME = 0xBF58476D1CE4E5B9
+CHECKSUM_PRIME = 0xBF58476D1CE4E5B9
+CHECKSUM_SEED = 5381
 _WORD = 0xFFFFFFFFFFFFFFFF
 
 
@@ -83,7 +84,7 @@ def _database_header(raw: bytes, at: int) -> tuple[int, int, int]:
 def _is_sound(sector: bytes) -> bool:
     words = array("Q", sector)
     # A header never written yet is all zeros: sound only if its checksum says so.
-    total = 5381
+    total = CHECKSUM_SEED
     for word in words[1:]:
-        total ^= (word * _HASH_PRIME) & _WORD
+        total ^= (word * CHECKSUM_PRIME) & _WORD
     return total == words[0]

@@ -48,6 +48,14 @@ class Layout:
         except FileNotFoundError:
             return None
 
+    def latest(self) -> Manifest | None:
+        """The current generation, or the newest kept where the pointer is damaged or lost."""
+        try:
+            current = self.current()
+        except NotAManifest:
+            current = None
+        return current or next(iter(self.kept()), None)
+
     def kept(self) -> list[Manifest]:
         """Every generation with a sound manifest, newest first, whether its file is good or not."""
         found = []

@@ -7,7 +7,7 @@ that a reader needs nothing else.
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -58,7 +58,8 @@ class Seal:
 class Manifest:
     """One generation. `digests` holds a 128-bit digest, 32 hex characters, a block; the first is
     that of the 12288 bytes of header, each other of 256 KiB. `digest` is the digest of those.
-    `confirmed_at` is when a publisher last found that the master had nothing newer.
+    `confirmed_at` is when a publisher last found that the master had nothing newer; `recipe` is
+    the digest of the purpose's definition; older than `max_age_s` the data counts as stale.
     """
 
     generation: int
@@ -76,6 +77,8 @@ class Manifest:
     data_as_of: datetime | None = None
     run_id: str | None = None
     purpose: str | None = None
+    recipe: str | None = None
+    max_age_s: float | None = None
     withheld: Lineage | None = None
     seal: Seal | None = None
 
@@ -88,10 +91,6 @@ class Manifest:
         """The digests of the blocks, in the file's order."""
         width = DIGEST_CHARACTERS
         return [self.digests[at : at + width] for at in range(0, len(self.digests), width)]
-
-    def confirmed(self, now: datetime, data_as_of: datetime | None) -> "Manifest":
-        """The same generation, found to be current again."""
-        return replace(self, confirmed_at=now, data_as_of=data_as_of or self.data_as_of)
 
     def as_dict(self, *, with_blocks: bool = False) -> dict[str, Any]:
         """Plain JSON-able fields; the blocks' digests only where asked for."""

@@ -1,7 +1,7 @@
 """Publication, top to bottom: from a master at rest to a generation that readers may have.
 
 Lock, take the master's log in, compare headers, make room, copy, check that nobody wrote, fsync,
-verify every byte and scan every table in a child; then, in `candidate`, rename, manifest,
+verify every byte and open it in a child process; then, in `candidate`, rename, manifest,
 pointer, link. Killed anywhere, readers keep what they have and the next publication clears up.
 """
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -27,14 +28,17 @@ from replica_platform.replica.candidate import (
 from replica_platform.replica.errors import (
     CandidateDamaged,
     MasterChanging,
+    MasterDamaged,
     StoreFull,
     WrongLineage,
     explaining,
 )
-from replica_platform.replica.header import Header
-from replica_platform.replica.layout import Layout, sealed
-from replica_platform.replica.manifest import Lineage, Manifest, NotAManifest, Seal, Table, now
-from replica_platform.replica.master import PATIENCE_S, Master, Settled
+from replica_platform.replica.generation import Unusable, check
+from replica_platform.replica.header import BLOCK_BYTES, Header
+from replica_platform.replica.layout import Layout
+from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
+from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
+from replica_platform.replica.purpose import Purpose, build
 
 KEEP = 3
 MIN_AGE_S = 60.0
@@ -49,22 +53,27 @@ def publish(
     master: Path | str,
     store: Path | str,
     *,
-    keep: int = KEEP,
-    min_age_s: float = MIN_AGE_S,
+    keep: int | None = None,
+    min_age_s: float | None = None,
     data_as_of: datetime | None = None,
     run_id: str | None = None,
     progress: Progress | None = None,
     patience_s: float = PATIENCE_S,
     new_lineage: bool = False,
     required: tuple[str, ...] = (),
+    purpose: Purpose | None = None,
+    max_age_s: float | None = None,
     step: Step | None = None,
 ) -> Publication:
     """Publish `master` into `store` as a new generation, made if absent; readers notice.
 
-    keep, min_age_s: how many generations stay, and for how long one does at least.
+    keep, min_age_s: how many generations stay (3), and for how long one does at least (60 s).
     data_as_of: the moment the data speaks of; only the caller knows it.
     new_lineage: accept a master that is not the database the last generation came from.
-    required: the tables to read to the end before anybody may see them; all when empty.
+    required: tables that must be there and are read to the end first, `*` for all of them; every
+        block's checksum is compared in any case.
+    purpose: build this part of the master instead of copying it; its own retention counts then.
+    max_age_s: when the data counts as stale for `status`.
     progress: told (blocks or bytes done, total) while copying. step: told each step's name.
     Errors: those of `errors`; after any of them readers have what they had.
     """
@@ -79,6 +88,8 @@ def publish(
         patience_s=patience_s,
         new_lineage=new_lineage,
         required=required,
+        purpose=purpose,
+        max_age_s=max_age_s,
         step=step,
     )
     return candidate.release(step)
@@ -88,38 +99,53 @@ def prepare(
     master: Path | str,
     store: Path | str,
     *,
-    keep: int = KEEP,
-    min_age_s: float = MIN_AGE_S,
+    keep: int | None = None,
+    min_age_s: float | None = None,
     data_as_of: datetime | None = None,
     run_id: str | None = None,
     progress: Progress | None = None,
     patience_s: float = PATIENCE_S,
     new_lineage: bool = False,
     required: tuple[str, ...] = (),
+    purpose: Purpose | None = None,
+    max_age_s: float | None = None,
     step: Step | None = None,
 ) -> Candidate:
     """Build and verify the next generation without showing it; see `publish` for the arguments.
 
     A candidate that still waits from before is thrown away.
     """
+    if keep is None:
+        keep = purpose.keep if purpose else KEEP
+    if min_age_s is None:
+        min_age_s = purpose.min_age_s if purpose else MIN_AGE_S
     layout = Layout(store)
     steps = _Steps(step)
     steps("lock")
-    with explaining(layout.root):
-        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
-            folder.mkdir(parents=True, exist_ok=True)
+    make_folders(layout)
     with publishing(layout), explaining(layout.root):
         steps("clear")
         clear_orphans(layout)
-        current = _current(layout)
+        current = layout.latest()
         temporary = layout.candidates / ".tmp-building.duckdb"
         source = Master(master, patience_s=patience_s)
-        taken = _take(source, layout, current, temporary, new_lineage, steps, progress)
+        taken = _take(source, layout, current, temporary, purpose, new_lineage, steps, progress)
         if taken is None and current is not None:
-            manifest, how, written = current.confirmed(now(), data_as_of), "unchanged", 0
+            manifest = replace(
+                current,
+                confirmed_at=now(),
+                data_as_of=data_as_of or current.data_as_of,
+                seal=Seal.of(layout.data(current)),
+            )
+            how, written = "unchanged", 0
         elif taken is not None:
-            tables = _verify(temporary, taken.copied, required, steps)
-            manifest = _describe(layout, taken, tables, current, data_as_of, run_id)
+            tables = verify_copy(temporary, taken.copied.survey, required, steps)
+            manifest = replace(
+                _describe(layout, taken, tables, current, data_as_of, run_id),
+                purpose=purpose.name if purpose else None,
+                recipe=purpose.recipe if purpose else None,
+                max_age_s=purpose.max_age_s if purpose else max_age_s,
+            )
             how, written = taken.copied.how, taken.copied.blocks_written
             steps("name")
             path = layout.candidates / manifest.file
@@ -127,7 +153,14 @@ def prepare(
             fsync_dir(layout.candidates)
             manifest = replace(manifest, seal=Seal.of(path))
         candidate = Candidate(
-            layout.root, manifest, how, written, steps.finish(), keep=keep, min_age_s=min_age_s
+            layout.root,
+            manifest,
+            how,
+            written,
+            steps.finish(),
+            keep=keep,
+            min_age_s=min_age_s,
+            built_on=current.generation if current else None,
         )
         candidate.save()
     return candidate
@@ -148,6 +181,7 @@ def _take(
     layout: Layout,
     current: Manifest | None,
     temporary: Path,
+    purpose: Purpose | None,
     new_lineage: bool,
     steps: "_Steps",
     progress: Progress | None,
@@ -159,12 +193,15 @@ def _take(
             lineage = _lineage(settled)
             if not new_lineage:
                 _assert_same_lineage(current, lineage, settled)
-            if _is_shown(layout, current, lineage):
+            if _is_shown(layout, current, lineage, purpose):
                 return None
             try:
-                copied = _copy(settled, layout, temporary, steps, progress)
+                if purpose:
+                    copied = _build(purpose, settled, temporary, steps)
+                else:
+                    copied = _copy(settled, layout, temporary, steps, progress)
                 settled.assert_unchanged()
-                return _Taken(settled.header, lineage, settled.bytes, copied)
+                return _Taken(settled.header, lineage, temporary.stat().st_size, copied)
             except (MasterChanging, EOFError):
                 temporary.unlink(missing_ok=True)
                 if attempt == ATTEMPTS - 1:
@@ -179,49 +216,65 @@ def _copy(
     settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
 ) -> copying.Copied:
     steps("room")
-    copied = copying.reflink(settled.fd, target)
+    block_bytes = settled.header.block_bytes
+    copied = copying.reflink(settled.fd, target, block_bytes)
     if copied is None and (known := retention.take_spare(layout, target)) is not None:
-        _assert_room(layout, settled.bytes - target.stat().st_size)
+        assert_room(layout, settled.bytes - target.stat().st_size)
         steps("patch")
-        copied = copying.patch(settled.fd, target, known, progress)
+        copied = copying.patch(settled.fd, target, known, block_bytes, progress)
     if copied is None:
-        _assert_room(layout, settled.bytes)
+        assert_room(layout, settled.bytes)
         steps("copy")
-        copied = copying.full(settled.fd, target, progress)
+        copied = copying.full(settled.fd, target, block_bytes, progress)
     return copied
 
 
-def _verify(
-    path: Path, copied: copying.Copied, required: tuple[str, ...], steps: "_Steps"
+def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") -> copying.Copied:
+    steps("build")
+    build(purpose, settled.path, target, STORAGE_VERSION)
+    survey = blocks.survey(target, duckdb_block_bytes=BLOCK_BYTES)
+    return copying.Copied("build", survey, len(survey.digests))
+
+
+def verify_copy(
+    path: Path, survey: blocks.Survey, required: tuple[str, ...], step: Step = lambda _: None
 ) -> dict[str, Table]:
-    """Compare every byte with what the master's were, and read the tables in a child process."""
+    """Compare every byte with what the master's were, and open it in a child process.
+
+    All the while the file is on its way to the disk, which takes longest.
+    """
     try:
         path.chmod(0o444)
-        steps("fsync")
-        fsync_file(path)
-        steps("verify")
-        if blocks.digests(path) != copied.digests:
-            raise CandidateDamaged(
-                f"The copy at {path} differs from the master it was made from; it was thrown away "
-                "and readers keep their generation. Publish again; if this stays, check the disk."
-            )
-        steps("scan")
-        return _scan(path, required)
+        # A block that fails DuckDB's checksum may be a free one, torn by a crash long ago: only
+        # reading everything tells.
+        scan = ["*"] if survey.unsound else list(required)
+        with ThreadPoolExecutor(3, "verify") as pool:
+            step("fsync")
+            synced = pool.submit(fsync_file, path)
+            copied = pool.submit(blocks.digests, path)
+            probed = pool.submit(_probe, path, scan)
+            synced.result()
+            step("verify")
+            if copied.result() != survey.digests:
+                raise CandidateDamaged(
+                    f"The copy at {path} differs from the master it was made from; it was thrown "
+                    "away and readers keep their generation. Publish again; if this stays, check "
+                    "the disk."
+                )
+            return probed.result()
     except BaseException:
         path.unlink(missing_ok=True)
         raise
 
 
-def _scan(path: Path, required: tuple[str, ...]) -> dict[str, Table]:
+def _probe(path: Path, scan: list[str]) -> dict[str, Table]:
     # By its path, not as a module: the child must not import this package, only DuckDB.
     finished = subprocess.run(
-        [sys.executable, "-I", probe.__file__, str(path), str(os.cpu_count() or 1), *required],
-        capture_output=True,
-        text=True,
+        [sys.executable, "-I", probe.__file__, str(path), *scan], capture_output=True, text=True
     )
     if finished.returncode != 0:
         said = " ".join(finished.stderr.split()) or f"it died with code {finished.returncode}"
-        raise CandidateDamaged(
+        raise MasterDamaged(
             f"The master cannot be read to the end ({said}); nothing was published and readers "
             "keep their generation. Repair or restore the master, and publish again."
         )
@@ -236,7 +289,7 @@ def _describe(
     data_as_of: datetime | None,
     run_id: str | None,
 ) -> Manifest:
-    digest = blocks.root(taken.copied.digests)
+    digest = blocks.root(taken.copied.survey.digests)
     generation = max([*layout.numbers(), current.generation if current else 0], default=0) + 1
     moment = now()
     return Manifest(
@@ -244,7 +297,7 @@ def _describe(
         file=f"{generation:06d}-{digest[:8]}.duckdb",
         bytes=taken.bytes,
         digest=digest,
-        digests="".join(taken.copied.digests),
+        digests="".join(taken.copied.survey.digests),
         lineage=taken.lineage,
         storage=taken.header.storage,
         duckdb=taken.header.library,
@@ -282,25 +335,30 @@ def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Sett
     )
 
 
-def _is_shown(layout: Layout, current: Manifest | None, found: Lineage) -> bool:
+def _is_shown(
+    layout: Layout, current: Manifest | None, found: Lineage, purpose: Purpose | None
+) -> bool:
     """Whether readers have this already, or were rolled back from it on purpose."""
     if current is None or found not in (current.lineage, current.withheld):
         return False
-    try:
-        return sealed(layout.data(current), current)
-    except OSError:
+    if current.recipe != (purpose.recipe if purpose else None):
         return False
-
-
-def _current(layout: Layout) -> Manifest | None:
     try:
-        return layout.current()
-    except NotAManifest:
-        # The pointer is damaged: the newest generation is what it last said.
-        return next(iter(layout.kept()), None)
+        check(layout.data(current), current)
+    except (Unusable, OSError):
+        return False  # damaged or gone: publishing it anew is the repair
+    return True
 
 
-def _assert_room(layout: Layout, needed: int) -> None:
+def make_folders(layout: Layout) -> None:
+    """Make the store's folders. Errors: `StoreDenied`."""
+    with explaining(layout.root):
+        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def assert_room(layout: Layout, needed: int) -> None:
+    """Errors: `StoreFull`, before anything is written."""
     disk = os.statvfs(layout.root)
     free = disk.f_bavail * disk.f_frsize
     if free < needed + MARGIN_BYTES:

@@ -23,12 +23,12 @@ from weakref import WeakSet
 import duckdb
 
 from replica_platform.replica.errors import ReplicaUnavailable
-from replica_platform.replica.generation import Lease, Unusable, check, identity
+from replica_platform.replica.generation import Identity, Lease, Unusable, check, identity
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, NotAManifest, now
 
 if TYPE_CHECKING:
-    import pandas  # type: ignore[import-untyped]
+    import pandas
     import pyarrow
 
 POLL_S = 0.5
@@ -77,10 +77,15 @@ class _Serving:
     """A generation that is attached: its lease lasts until it is left and no query runs on it."""
 
     def __init__(
-        self, manifest: Manifest, lease: Lease, instance: duckdb.DuckDBPyConnection
+        self,
+        manifest: Manifest,
+        lease: Lease,
+        identity: Identity,
+        instance: duckdb.DuckDBPyConnection,
     ) -> None:
         self.manifest = manifest
         self.lease = lease
+        self.identity = identity
         self.instance = instance
         self.queries = 0
         self.left = False
@@ -111,7 +116,7 @@ class ReplicaReader:
         self._serving: _Serving | None = None
         self._pointer: Manifest | None = None
         self._seen: tuple[int, ...] | None = None
-        self._bad: dict[tuple[str, tuple[int, int, int]], str] = {}
+        self._bad: dict[tuple[str, Identity], str] = {}
         self._answers: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
         self._rung: str | None = None
         self._error: str | None = None
@@ -182,7 +187,7 @@ class ReplicaReader:
     def _answer(
         self,
         shape: str,
-        fetch: Callable[[duckdb.DuckDBPyConnection], Any],
+        fetch: Callable[[duckdb.DuckDBPyConnection, str, Any], Any],
         sql: str,
         params: Any,
         default: Any,
@@ -195,7 +200,7 @@ class ReplicaReader:
             if serving is None:
                 break
             try:
-                answer = fetch(self._cursor(serving).execute(sql, params))
+                answer = fetch(self._cursor(serving), sql, params)
             except QUERY_ERRORS:
                 raise
             except duckdb.Error as error:
@@ -237,6 +242,7 @@ class ReplicaReader:
         try:
             seen = self._layout.pointer.stat()
             signature = (seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
+            self._look_at_the_file()
             serving = self._serving
             if signature == self._seen and serving and self._rung_of(serving) == "current":
                 return
@@ -252,6 +258,33 @@ class ReplicaReader:
         if self._serving is None:
             any(self._take(manifest) for manifest in self._layout.kept())
 
+    def _look_at_the_file(self) -> None:
+        """A generation is immutable: if its file was written all the same, read every byte."""
+        serving = self._serving
+        if serving is None:
+            return
+        path = self._layout.data(serving.manifest)
+        try:
+            found = identity(path)
+            if found == serving.identity:
+                return
+            check(path, serving.manifest, distrustful=True)
+            if found[0] != serving.identity[0]:
+                self._leave()  # another file took its place: what we have open may be damaged
+            else:
+                serving.identity = found
+        except FileNotFoundError:
+            return  # what is open stays readable
+        except (Unusable, OSError) as error:
+            self._refuse(serving.manifest, str(error))
+            self._leave()
+
+    def _refuse(self, manifest: Manifest, problem: str) -> None:
+        words = f"Generation {manifest.generation} was refused: {problem}"
+        self._note(words)
+        with suppress(OSError):
+            self._bad[(manifest.file, identity(self._layout.data(manifest)))] = words
+
     def _take(self, manifest: Manifest) -> bool:
         """Serve `manifest` from now on; False when it cannot be."""
         serving = self._serving
@@ -259,13 +292,13 @@ class ReplicaReader:
             return True
         path = self._layout.data(manifest)
         try:
-            key = (manifest.file, identity(path))
-            if key in self._bad:
+            found = identity(path)
+            if (manifest.file, found) in self._bad:
                 return False
             lease = Lease.take(self._layout, manifest)
             try:
                 check(path, manifest)
-                self._attach(manifest, lease)
+                self._attach(manifest, lease, found)
             except BaseException:
                 lease.release()
                 raise
@@ -273,20 +306,20 @@ class ReplicaReader:
             self._note(f"Generation {manifest.generation} cannot be read: {error}")
             return False
         except (Unusable, duckdb.Error) as error:
-            words = f"Generation {manifest.generation} was refused: {error}"
-            if not (isinstance(error, Unusable) and error.passing):
-                self._bad[key] = words
-            self._note(words)
+            if isinstance(error, Unusable) and error.passing:
+                self._note(f"Generation {manifest.generation} is not to be had: {error}")
+            else:
+                self._refuse(manifest, str(error))
             return False
         return True
 
-    def _attach(self, manifest: Manifest, lease: Lease) -> None:
+    def _attach(self, manifest: Manifest, lease: Lease, identity: Identity) -> None:
         before = self._serving
         instance = before.instance if before else duckdb.connect(":memory:", config=self._config)
         path = str(self._layout.data(manifest)).replace("'", "''")
         instance.execute(f"attach or replace '{path}' as {DATABASE} (read_only)")
         with self._state:
-            self._serving = _Serving(manifest, lease, instance)
+            self._serving = _Serving(manifest, lease, identity, instance)
         if before:
             self._retire(before)
 
@@ -301,9 +334,7 @@ class ReplicaReader:
             try:
                 check(path, serving.manifest, distrustful=True)
             except (Unusable, OSError) as problem:
-                words = f"Generation {serving.manifest.generation} was refused: {problem}"
-                with suppress(OSError):
-                    self._bad[(serving.manifest.file, identity(path))] = words
+                self._refuse(serving.manifest, str(problem))
             self._look()
 
     def _leave(self) -> None:
@@ -320,6 +351,9 @@ class ReplicaReader:
             serving.lease.release()
 
     def _enter(self) -> _Serving | None:
+        if self._serving is None and not self._stop.is_set():
+            with self._looking:
+                self._look()  # with nothing to serve there is nothing to wait for
         with self._state:
             serving = self._serving
             if serving:
@@ -364,20 +398,17 @@ class ReplicaReader:
         self._error = " ".join(words.split())
 
 
-def _rows(executed: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-    return executed.fetchall()
+def _rows(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> list[tuple[Any, ...]]:
+    return cursor.execute(sql, params).fetchall()
 
 
-def _arrow(executed: duckdb.DuckDBPyConnection) -> Any:
-    return (
-        executed.to_arrow_table()
-        if hasattr(executed, "to_arrow_table")
-        else executed.fetch_arrow_table()
-    )
+def _arrow(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
+    # As a relation: DuckDB 2.0 copies the rows once more when they come from `execute`.
+    return cursor.sql(sql, params=params).to_arrow_table()
 
 
-def _df(executed: duckdb.DuckDBPyConnection) -> Any:
-    return executed.df()
+def _df(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
+    return cursor.sql(sql, params=params).df()
 
 
 def _age(moment: datetime, since: datetime | None) -> float | None:

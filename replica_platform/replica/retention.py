@@ -24,7 +24,7 @@ def readers(layout: Layout, manifest: Manifest) -> list[int]:
 
 def retire(layout: Layout, *, keep: int, min_age_s: float, now: datetime) -> list[int]:
     """Retire what need not stay; returns the generations that went."""
-    current = layout.current()
+    current = layout.latest()
     others = [kept for kept in layout.kept() if current is None or kept.file != current.file]
     gone = []
     for manifest in reversed(others[max(0, keep - 1) :]):

@@ -74,6 +74,14 @@ def merge_frame(target_dsn: str, table: str, frame: Frame, key: Sequence[str]) -
     return MergeReport(str(name), rows, written.inserted, written.updated, time.monotonic() - began)
 
 
+def read_rows(target_dsn: str, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """The columns of `table` and all its rows, for a frame that fits in memory."""
+    name = TableName.parse(table)
+    with open_target(target_dsn) as home, in_words("target", str(name)):
+        found = home.execute(sql.SQL("select * from {}").format(name.sql))
+        return [column.name for column in found.description or []], found.fetchall()
+
+
 def _type(dtype: Any) -> str:
     text = str(dtype).lower()
     for start, kind in (

@@ -47,7 +47,7 @@ def choose(
     batch_bytes: int | None = None,
 ) -> Tuning:
     """Choose over open connections; `workers` and `batch_bytes` win where they are given."""
-    settings = Settings.model_validate({})
+    settings = Settings()
     why: dict[str, str] = {}
     workers = workers or settings.xmin_workers
     if workers:

@@ -1,5 +1,6 @@
 """A small database in WAL mode whose program still runs, and the moments of a calendar."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from replica_platform.backup import Backup, backup, backups
 from replica_platform.sqlite import sqlite3
 
 DAY_1 = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
@@ -50,3 +52,19 @@ def app(live: sqlite3.Connection, tmp_path: Path) -> Path:
 def shelf(tmp_path: Path) -> Path:
     """Where backups go; not made yet."""
     return tmp_path / "backups"
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one backup of `app.db`, taken once; each test that wants it has a copy."""
+    folder = tmp_path_factory.mktemp("template")
+    with closing(make(folder / "app.db", "a", "b")):
+        backup(folder / "app.db", folder / "backups", now=day(1))
+    return folder / "backups"
+
+
+@pytest.fixture
+def taken(template: Path, shelf: Path) -> Backup:
+    """One backup of `app.db` with the rows a and b, taken on day 1, alone in `shelf`."""
+    shutil.copytree(template, shelf)
+    return backups(shelf)[0]

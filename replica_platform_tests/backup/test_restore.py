@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import backup, restore
+from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify
 from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
 from replica_platform.sqlite import sqlite3
-from replica_platform_tests.backup.conftest import day, make, rows_of
+from replica_platform_tests.backup.conftest import make, rows_of
 
 
 def test_what_was_there_then_is_there_again(
-    app: Path, live: sqlite3.Connection, shelf: Path
+    app: Path, live: sqlite3.Connection, taken: Backup
 ) -> None:
-    taken = backup(app, shelf)
     live.execute("delete from t")
     live.close()
     done = restore(taken.file, app)
@@ -28,23 +27,23 @@ def test_what_was_there_then_is_there_again(
     assert not list(app.parent.glob(".tmp-*"))
 
 
-def test_to_a_new_place(app: Path, shelf: Path, tmp_path: Path) -> None:
-    done = restore(backup(app, shelf).file, tmp_path / "new" / "app.db")
+def test_to_a_new_place(taken: Backup, tmp_path: Path) -> None:
+    done = restore(taken.file, tmp_path / "new" / "app.db")
     assert rows_of(done.file) == ["a", "b"] and done.kept is None
     assert [path.name for path in done.file.parent.iterdir()] == ["app.db"]
 
 
-def test_a_target_that_is_open_is_refused(app: Path, live: sqlite3.Connection, shelf: Path) -> None:
-    taken = backup(app, shelf)
+def test_a_target_that_is_open_is_refused(
+    app: Path, live: sqlite3.Connection, taken: Backup
+) -> None:
     with pytest.raises(Busy, match="stop that program"):
         restore(taken.file, app)
     assert live.execute("select count(*) from t").fetchone() == (2,)
 
 
 def test_unsaved_changes_beside_the_target_are_never_lost(
-    app: Path, live: sqlite3.Connection, shelf: Path, tmp_path: Path
+    app: Path, live: sqlite3.Connection, taken: Backup, tmp_path: Path
 ) -> None:
-    taken = backup(app, shelf, skip_checkpoint=True)
     wal = (app.parent / "app.db-wal").read_bytes()
     assert wal
     crashed = tmp_path / "crashed" / "app.db"
@@ -61,11 +60,9 @@ def test_unsaved_changes_beside_the_target_are_never_lost(
     assert left.read_bytes() == wal
 
 
-def test_an_old_wal_left_in_place_would_be_applied_silently(tmp_path: Path, shelf: Path) -> None:
+def test_an_old_wal_left_in_place_would_be_applied_silently(tmp_path: Path, taken: Backup) -> None:
     """The naive restore, for comparison: a plain copy over a file with a WAL beside it."""
     app = tmp_path / "app.db"
-    make(app, "old").close()
-    taken = backup(app, shelf)
     db = make(tmp_path / "other.db", "foreign")
     wal = (tmp_path / "other.db-wal").read_bytes()
     db.close()
@@ -76,8 +73,7 @@ def test_an_old_wal_left_in_place_would_be_applied_silently(tmp_path: Path, shel
         assert db.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
-def test_empty_sidecars_go_before_the_new_file_comes(app: Path, live, shelf: Path) -> None:
-    taken = backup(app, shelf)
+def test_empty_sidecars_go_before_the_new_file_comes(app: Path, live, taken: Backup) -> None:
     live.close()
     for suffix in ("-wal", "-shm"):
         app.with_name(app.name + suffix).touch()
@@ -86,8 +82,9 @@ def test_empty_sidecars_go_before_the_new_file_comes(app: Path, live, shelf: Pat
     assert rows_of(app) == ["a", "b"]
 
 
-def test_a_damaged_backup_is_not_restored(app: Path, live: sqlite3.Connection, shelf: Path) -> None:
-    taken = backup(app, shelf, now=day(1))
+def test_a_damaged_backup_is_not_restored(
+    app: Path, live: sqlite3.Connection, taken: Backup
+) -> None:
     live.close()
     content = bytearray(taken.file.read_bytes())
     content[-1] ^= 1
@@ -114,10 +111,23 @@ def test_a_restored_outbox_is_another_outbox(
     assert done.file_uuid not in (None, "one")
 
 
-def test_copies_of_killed_restores_are_cleared(app: Path, shelf: Path, tmp_path: Path) -> None:
+def test_copies_of_killed_restores_are_cleared(taken: Backup, tmp_path: Path) -> None:
     target = tmp_path / "new" / "app.db"
     target.parent.mkdir()
     for pid in (1, 4194305):  # one that lives, one that cannot exist
         target.with_name(f".tmp-app.db-{pid}-00ff").touch()
-    restore(backup(app, shelf).file, target)
+    restore(taken.file, target)
     assert sorted(path.name for path in target.parent.iterdir()) == [".tmp-app.db-1-00ff", "app.db"]
+
+
+def test_relative_paths_from_any_folder(
+    app: Path, live: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    taken = backup(Path("../app.db"), Path("bk"))
+    relative = Path("bk") / taken.file.name
+    assert verify(relative).ok and stats(Path("bk")).ok
+    done = restore(relative, Path("again.db"))
+    assert done.ok and rows_of(tmp_path / "cwd" / "again.db") == ["a", "b"]
+    assert cleanup(Path("bk"), "app", keep_days=0, keep_count=1) == []

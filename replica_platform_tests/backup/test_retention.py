@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import backup, backups, cleanup
+from replica_platform.backup import Backup, backup, backups, cleanup
 from replica_platform.backup.manifest import manifest_of
 from replica_platform.errors import TerminalError
 from replica_platform_tests.backup.conftest import day, make
@@ -18,14 +18,13 @@ def days_left(shelf: Path) -> list[int]:
 
 
 @pytest.fixture
-def five(app: Path, shelf: Path) -> list[Path]:
-    """One backup of each of the first five days; the first is real, the others its likes."""
-    first = backup(app, shelf, now=day(1))
+def five(taken: Backup, shelf: Path) -> list[Path]:
+    """One backup of each of the first five days; the first is taken, the others are its likes."""
     for n in range(2, 6):
         file = shelf / f"app_backup_2026010{n}_030000.db"
-        shutil.copyfile(first.file, file)
-        replace(first, file=file, taken_at=day(n)).save()
-    return [taken.file for taken in reversed(backups(shelf))]
+        shutil.copyfile(taken.file, file)
+        replace(taken, file=file, taken_at=day(n)).save()
+    return [each.file for each in reversed(backups(shelf))]
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import backup, backups, stats, verify
+from replica_platform.backup import Backup, backup, backups, stats, verify
 from replica_platform.backup.errors import Unreadable
 from replica_platform.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import day
 
 
 def test_an_untouched_backup_is_sound_and_the_manifest_remembers_the_look(
-    app: Path, shelf: Path
+    taken: Backup, shelf: Path
 ) -> None:
-    taken = backup(app, shelf)
     seen = verify(taken.file)
     assert seen.ok and seen.problems == [] and seen.tables == {"t": 2}
     assert seen.sentence == f"{taken.file.name} is sound: 1 tables, 2 rows."
@@ -52,8 +51,7 @@ def cut(file: Path) -> None:
         (Path.unlink, "Cannot read"),
     ],
 )
-def test_every_harm_is_found_and_remembered(app: Path, shelf: Path, harm, finding: str) -> None:
-    taken = backup(app, shelf)
+def test_every_harm_is_found_and_remembered(taken: Backup, shelf: Path, harm, finding: str) -> None:
     harm(taken.file)
     seen = verify(taken.file)
     assert not seen.ok
@@ -62,8 +60,7 @@ def test_every_harm_is_found_and_remembered(app: Path, shelf: Path, harm, findin
     assert not stats(shelf).ok and stats(shelf).verified == 0
 
 
-def test_a_changed_manifest_does_not_vouch(app: Path, shelf: Path) -> None:
-    taken = backup(app, shelf)
+def test_a_changed_manifest_does_not_vouch(taken: Backup, shelf: Path) -> None:
     told = json.loads(taken.manifest.read_text())
     taken.manifest.write_text(json.dumps({**told, "tables": {"t": 3}}))
     assert "tables or their rows" in verify(taken.file).sentence

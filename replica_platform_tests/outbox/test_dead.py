@@ -109,5 +109,5 @@ def test_a_broken_table_stops_and_all_arrive_after_the_fix(
     report = drain([path], target)
     assert (report.files[0].sqlstate, report.pending, report.dead) == ("42703", 200, 0)
     ask("alter table outbox.record rename column body to payload")
-    report = drain([path], target)
+    report = drain([path], target, force=True)
     assert (report.delivered, report.pending, report.ok) == (200, 0, True)

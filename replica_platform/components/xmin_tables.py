@@ -1,0 +1,216 @@
+"""Tables that flow from a source Postgres to a target Postgres, listed in a `defs.yaml`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import dagster as dg
+from dagster.components import Component, ComponentLoadContext, Model, Resolvable
+
+from replica_platform.metadata import described, markdown_rows
+from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
+from replica_platform.resources.postgres import PostgresDatabase
+from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
+from replica_platform.xmin.names import TableName
+
+
+class Table(Model, Resolvable):
+    """One table: what it is called in the source, and how it is synced."""
+
+    table: str
+    mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
+    timestamp_column: str | None = None
+    deletes: Literal["auto", "keys", "never"] = "auto"
+
+
+class XminTables(Component, Model, Resolvable):
+    """A group of tables of one source: an asset a table, synced in one step on one snapshot.
+
+    `tables` names them as `schema.table`; they arrive as `into.table`. A table whose integrity
+    score is below `threshold` blocks what depends on it; one whose last sync is older than
+    `fresh_within_s` warns.
+    """
+
+    tables: Sequence[Table]
+    into: str = "raw_data"
+    name: str = "fds"
+    threshold: float = 0.9
+    fresh_within_s: int = 1800
+
+    def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
+        """The external source tables, the synced assets, and a check each for both promises."""
+        external = [
+            dg.AssetSpec(
+                self._source_key(table),
+                group_name="source",
+                kinds={"postgres"},
+                description=f"{table.table} in the source database; others write it.",
+            )
+            for table in self.tables
+        ]
+        checks = [self._integrity_check(table) for table in self.tables]
+        return dg.Definitions(assets=[*external, self._sync()], asset_checks=checks)
+
+    def _source_key(self, table: Table) -> dg.AssetKey:
+        name = TableName.parse(table.table)
+        return dg.AssetKey(["source", name.schema, name.table])
+
+    def _target_key(self, table: Table) -> dg.AssetKey:
+        return dg.AssetKey([self.into, TableName.parse(table.table).table])
+
+    def _sync(self) -> dg.AssetsDefinition:
+        by_key = {self._target_key(table): table for table in self.tables}
+        specs = [
+            dg.AssetSpec(
+                key,
+                deps=[self._source_key(table)],
+                group_name="warehouse",
+                kinds={"postgres", "table"},
+                owners=["team:warehouse"],
+                skippable=True,
+                freshness_policy=EVERY_FEW_MINUTES,
+                description=f"{table.table} of the source: every committed change, once.",
+            )
+            for key, table in by_key.items()
+        ]
+
+        @dg.multi_asset(
+            name=f"{self.name}_tables",
+            specs=specs,
+            can_subset=True,
+            pool=TARGET_POOL,
+            retry_policy=TRANSIENT,
+        )
+        def sync(
+            context: dg.AssetExecutionContext, source: PostgresDatabase, target: PostgresDatabase
+        ) -> Iterator[dg.MaterializeResult]:
+            wanted = {by_key[key].table: key for key in context.selected_asset_keys}
+            with plain_failures():
+                group = sync_group(
+                    source.dsn,
+                    target.dsn,
+                    [self._spec(table) for table in self.tables if table.table in wanted],
+                )
+            for table, report in group.reports.items():
+                context.log.info(f"{table}: {report.mode}. {report.why}")
+                yield dg.MaterializeResult(asset_key=wanted[table], metadata=_figures(report))
+            if group.failures:
+                raise dg.Failure(
+                    "; ".join(f"{table}: {why}" for table, why in group.failures.items())
+                )
+
+        return sync
+
+    def _spec(self, table: Table) -> TableSpec:
+        return TableSpec(
+            table.table,
+            into=self.into,
+            mode=table.mode,
+            timestamp_column=table.timestamp_column,
+            deletes=table.deletes,
+        )
+
+    def _integrity_check(self, table: Table) -> dg.AssetChecksDefinition:
+        key = self._target_key(table)
+        specs = [
+            dg.AssetCheckSpec(
+                "is_intact",
+                asset=key,
+                blocking=True,
+                description=f"The integrity score is at least {self.threshold}: "
+                "no key is missing, stale or extra.",
+            ),
+            dg.AssetCheckSpec(
+                "is_fresh",
+                asset=key,
+                description=f"The last sync saw the source within {self.fresh_within_s} seconds.",
+            ),
+        ]
+
+        @dg.multi_asset_check(
+            name="_".join([*key.path, "checks"]), specs=specs, can_subset=True, pool=TARGET_POOL
+        )
+        def checks(
+            source: PostgresDatabase, target: PostgresDatabase
+        ) -> Iterator[dg.AssetCheckResult]:
+            with plain_failures():
+                found = validate(source.dsn, target.dsn, table.table, into=self.into)
+            yield dg.AssetCheckResult(
+                asset_key=key,
+                check_name="is_intact",
+                passed=found.score >= self.threshold,
+                description=found.sentence,
+                metadata=_integrity(found),
+            )
+            gap_s = found.gap_s
+            fresh = gap_s is not None and gap_s <= self.fresh_within_s
+            yield dg.AssetCheckResult(
+                asset_key=key,
+                check_name="is_fresh",
+                passed=fresh,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=(
+                    f"The last sync saw the source {gap_s:.0f} s ago."
+                    if fresh
+                    else f"The last sync saw the source {gap_s or float('inf'):.0f} s ago, "
+                    f"more than {self.fresh_within_s} s; see whether the schedule runs."
+                ),
+                metadata={"gap_seconds": gap_s, "gap_xids": found.gap_xids},
+            )
+
+        return checks
+
+
+def _figures(report: SyncReport) -> dict[str, Any]:
+    moved = report.rows_inserted + report.rows_updated + report.rows_deleted
+    return {
+        **described(
+            report.changed,
+            f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
+            f"{report.rows_deleted:,} deleted",
+        ),
+        "dagster/row_count": report.rows,
+        "dagster/table_name": report.target_table,
+        "mode": report.mode,
+        "why": report.why,
+        "rows_read": report.rows_read,
+        "rows_moved": moved,
+        "bytes": report.bytes,
+        "sync_seconds": report.seconds,
+        "lag_xids": report.lag_xids,
+    }
+
+
+def _integrity(found: Integrity) -> dict[str, Any]:
+    keys = {"missing": found.missing, "stale": found.stale, "extra": found.extra}
+    named = [(what, key) for what, some in keys.items() for key in some]
+    return {
+        "score": found.score,
+        **{f"score/{name}": float(term) for name, term in found.terms.items()},
+        "missing": found.missing_count,
+        "stale": found.stale_count,
+        "extra": found.extra_count,
+        "pending": found.pending_count,
+        "keys": dg.MetadataValue.md(markdown_rows(named, ("what", "key"))),
+        "source_rows": found.source_rows,
+        "target_rows": found.target_rows,
+        "gap_xids": found.gap_xids,
+        "xmin_ages": dg.MetadataValue.md(_histogram(found)),
+        "held_back_by": found.culprit or "nobody",
+    }
+
+
+def _histogram(found: Integrity) -> str:
+    """Rows of both sides by the age of their xmin: a picture that a person can compare."""
+    source, target = found.source_ages or {}, found.target_ages or {}
+    most = max([*source.values(), *target.values(), 1])
+    return markdown_rows(
+        [
+            (f"2^{age}", _bar(source.get(age, 0), most), _bar(target.get(age, 0), most))
+            for age in sorted({*source, *target})
+        ],
+        ("age in xids", "source", "target"),
+    )
+
+
+def _bar(rows: int, most: int) -> str:
+    return f"{'█' * round(20 * rows / most)} {rows:,}"

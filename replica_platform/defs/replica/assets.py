@@ -1,0 +1,105 @@
+"""The published replica of the master: audited before readers get it."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
+from replica_platform.errors import PlatformError
+from replica_platform.market.checks import RULES, broken_rules
+from replica_platform.market.tables import data_as_of
+from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
+from replica_platform.replica import Candidate, prepare, repair, status
+from replica_platform.resources.master import MasterDuckDB
+from replica_platform.resources.store import MARKET_REPLICA, ReplicaStore
+
+AUDIT = dg.AssetCheckSpec(
+    "candidate_is_sound",
+    asset="market_replica",
+    blocking=True,
+    description="Every rule of every table holds in the candidate, before readers get it.",
+)
+
+
+class Publishing(dg.Config):
+    """How to publish; `new_lineage` accepts a master that was made anew or restored."""
+
+    new_lineage: bool = False
+
+
+@dg.asset(
+    deps=[symbols, ohlcv, indicators, watchlist],
+    group_name="replica",
+    kinds={"duckdb"},
+    owners=["team:market"],
+    io_manager_key="published_replica",
+    output_required=False,
+    check_specs=[AUDIT],
+    pool=MASTER_POOL,
+    retry_policy=TRANSIENT,
+    freshness_policy=EACH_SESSION,
+    automation_condition=dg.AutomationCondition.eager()
+    & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+)
+def market_replica(
+    context: dg.AssetExecutionContext,
+    config: Publishing,
+    master: MasterDuckDB,
+    store: ReplicaStore,
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Candidate]]:
+    """The generation of the master that any number of readers query, whatever the batch does."""
+    with plain_failures():
+        with master.read() as connection:
+            as_of = data_as_of(connection)
+        _mend(context, store)
+        candidate = prepare(
+            master.path,
+            store.path,
+            keep=store.keep,
+            data_as_of=as_of,
+            run_id=context.run.run_id,
+            new_lineage=config.new_lineage,
+        )
+    broken = _audit(candidate)
+    yield dg.AssetCheckResult(
+        check_name=AUDIT.name,
+        passed=not broken,
+        description=(
+            f"The candidate breaks {', '.join(broken)}; readers stay on the generation they have. "
+            "Mend the master's tables and materialise market_replica again."
+            if broken
+            else "Every rule holds in the candidate."
+        ),
+        metadata={"broken_rules": len(broken)},
+    )
+    if broken:
+        candidate.discard()
+        raise dg.Failure(
+            f"Not published: the candidate breaks {', '.join(broken)}.", allow_retries=False
+        )
+    yield dg.MaterializeResult(
+        value=candidate, data_version=dg.DataVersion(str(candidate.generation))
+    )
+
+
+def _mend(context: dg.AssetExecutionContext, store: ReplicaStore) -> None:
+    """Fetch what is damaged or gone from the block store: sooner there than published anew."""
+    blocks = store.block_store(MARKET_REPLICA)
+    if blocks is None or status(store.path).generation is None:
+        return
+    try:
+        mended = repair(store.path, blocks=blocks, distrustful=False)
+    except PlatformError as error:
+        context.log.warning(f"Not mended from the block store, so it is published anew: {error}")
+        return
+    if mended:
+        context.log.info(f"Generation {mended.generation} was mended from the block store.")
+
+
+def _audit(candidate: Candidate) -> list[str]:
+    with candidate.read() as connection:
+        return [
+            f"{table}: “{broken.rule}”"
+            for table in RULES
+            for broken in broken_rules(connection, table)
+        ]

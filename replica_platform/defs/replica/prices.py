@@ -1,0 +1,50 @@
+"""What the target keeps of the replica: an asset that reads as any reader does."""
+
+import dagster as dg
+import pandas as pd
+
+from replica_platform.market.tables import read_watchlist
+from replica_platform.policies import EACH_SESSION, TRANSIENT
+from replica_platform.replica import ReplicaReader
+
+
+@dg.asset(
+    group_name="warehouse",
+    kinds={"postgres", "table"},
+    owners=["team:market"],
+    io_manager_key="xmin_merge",
+    metadata={"key": ["symbol"]},
+    retry_policy=TRANSIENT,
+    freshness_policy=EACH_SESSION,
+    automation_condition=dg.AutomationCondition.eager()
+    & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+)
+def watchlist_prices(market_replica: ReplicaReader) -> pd.DataFrame:
+    """The watchlist's newest prices in the target, merged by symbol."""
+    with market_replica as reader:
+        return read_watchlist(reader)
+
+
+@dg.asset_check(
+    asset=watchlist_prices,
+    additional_ins={"market_replica": dg.AssetIn("market_replica")},
+    blocking=True,
+)
+def prices_are_the_replicas(
+    watchlist_prices: pd.DataFrame, market_replica: ReplicaReader
+) -> dg.AssetCheckResult:
+    """The target shows the same price for every watched symbol as the replica does."""
+    with market_replica as reader:
+        expected = read_watchlist(reader).set_index("symbol")["last_price"].to_dict()
+    found = watchlist_prices.set_index("symbol")["last_price"].to_dict()
+    other = sorted(symbol for symbol in expected if found.get(symbol) != expected[symbol])
+    return dg.AssetCheckResult(
+        passed=not other,
+        description=(
+            f"The target differs from the replica for {', '.join(other)}; "
+            "materialise watchlist_prices again."
+            if other
+            else f"All {len(expected)} prices are those of the replica."
+        ),
+        metadata={"different": len(other)},
+    )

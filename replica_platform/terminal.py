@@ -1,0 +1,137 @@
+"""What the command line shows: tables and bars for people, JSON for programs.
+
+How results look belongs here; which results there are does not.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+# A pipe or a file has no width to fold at.
+WIDTH = None if sys.stdout.isatty() else 160
+
+out = Console(highlight=False, soft_wrap=True, width=WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+plain = escape  # text as it is: brackets in it are no markup
+
+# Shorter work shows no bar: it would only flicker.
+BAR_AFTER_S = 2.0
+
+
+def print_json(result: Any) -> None:
+    """A dataclass, or a list of them, as one JSON document on stdout."""
+    json.dump(_jsonable(result), sys.stdout, indent=2, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table with numbers to the right; markup in cells is shown, not obeyed."""
+    rows = [list(row) for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for at, name in enumerate(head):
+        numeric = any(isinstance(row[at], int | float) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(plain(_cell(value)) for value in row))
+    out.print(table)
+
+
+def complain(sentence: str) -> int:
+    """An error on stderr, as one sentence; returns the exit code for it."""
+    err.print(f"[bold red]error:[/] {plain(sentence)}")
+    return 1
+
+
+def verdict(ok: bool) -> str:
+    """The mark that says whether all is well, in colour where there is colour."""
+    return "[green]ok[/]" if ok else "[bold red]RED[/]"
+
+
+def readable_bytes(size: float) -> str:
+    """A size with the unit that suits it, in powers of 1024."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def readable_age(seconds: float | None) -> str:
+    """How long ago, in the unit that suits it; `never` for None."""
+    if seconds is None:
+        return "never"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield `progress(done, total)`, which draws a bar on a terminal after `BAR_AFTER_S`."""
+    began = time.monotonic()
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+    )
+    task = progress.add_task(what, total=None)
+
+    def advance(done: int, total: int) -> None:
+        progress.update(task, completed=done, total=total)
+        late = time.monotonic() - began > BAR_AFTER_S
+        if late and err.is_terminal and not progress.live.is_started:
+            progress.start()
+
+    try:
+        yield advance
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return "–" if value is None else str(value)
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        properties = {
+            name: getattr(value, name)
+            for name, member in vars(type(value)).items()
+            if isinstance(member, property)
+        }
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return _jsonable(fields | properties)
+    if isinstance(value, dict):
+        return {str(name): _jsonable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    return value

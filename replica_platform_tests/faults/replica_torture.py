@@ -1,0 +1,154 @@
+"""The programs that `test_replica_torture` runs and kills: a batch that publishes, and readers.
+
+    python -m replica_platform_tests.faults.replica_torture publisher WAY FOLDER KILLS SEED
+    python -m replica_platform_tests.faults.replica_torture reader WAY FOLDER
+
+Every version v of the data says so in each of its rows, in two tables, so that one query tells
+a whole answer from a torn one. WAY is `ours` or a common way that must not pass.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+
+from replica_platform.replica import Master, ReplicaReader, publish
+
+ROWS = 3_000
+STEPS = (
+    "lock", "clear", "settle", "room", "copy", "patch", "fsync", "verify", "name",
+    "lease", "rename", "manifest", "pointer", "forget", "retire",
+)  # fmt: skip
+TORN = f"""
+    select max(v), min(v) = max(v) and count(*) = {ROWS} and min(v) = (select max(v) from b)
+        and (select min(v) = max(v) and count(*) = {ROWS} from b)
+        and bool_and(s = hash(i + v)::varchar)
+    from a
+"""
+
+
+def write_version(connection: duckdb.DuckDBPyConnection) -> int:
+    connection.execute(
+        "create table if not exists pad as select hash(range)::varchar s from range(100000)"
+    )
+    tables = connection.execute("select count(*) from duckdb_tables() where table_name = 'a'")
+    row = tables.fetchone()
+    found = connection.execute("select max(v) from a").fetchone() if row and row[0] else None
+    version = 1 + (found[0] if found else 0)
+    connection.execute(
+        f"create or replace table a as select {version}::bigint v, range i, "
+        f"hash(range + {version})::varchar s from range({ROWS})"
+    )
+    connection.execute("create or replace table b as select * from a")
+    return version
+
+
+def batch(way: str, folder: Path, step: object) -> None:
+    """Write the next version into the master and publish it."""
+    master = Master(folder / "master.duckdb")
+    with master.write() as connection:
+        write_version(connection)
+    if way == "ours":
+        publish(master.path, folder / "store", keep=2, min_age_s=0, step=step)  # type: ignore[arg-type]
+    elif way == "copy2 in place":
+        shutil.copy2(master.path, folder / "replica.db")
+    elif way == "copy2 and rename":
+        shutil.copy2(master.path, folder / "replica.tmp")
+        (folder / "replica.tmp").replace(folder / "replica.db")
+
+
+def publisher(way: str, folder: Path, kills: int, seed: int) -> None:
+    """Kill batches at a step or at a random moment, until `kills` died; then one more lives."""
+    dice = random.Random(seed)
+    at: Counter[str] = Counter()
+    usual_s = 0.3
+    number = 0
+    while at.total() - at["lived"] < kills and number < 3 * kills:
+        number += 1
+        by_step = STEPS[(number // 2) % len(STEPS)] if number % 2 else None
+        # Some live, and always the one before a kill while patching: it leaves what to patch.
+        lives = number % 8 == 0 or STEPS[((number + 1) // 2) % len(STEPS)] == "patch"
+        child = os.fork()
+        if child == 0:
+            batch(way, folder, lambda step, by=by_step: step == by and os.kill(os.getpid(), 9))
+            os._exit(0)
+        if by_step is None and not lives:
+            time.sleep(dice.uniform(0, 2 * usual_s))
+            os.kill(child, signal.SIGKILL)
+        _, code = os.waitpid(child, 0)
+        if os.WIFSIGNALED(code):
+            at[by_step or "any moment"] += 1
+        else:
+            at["lived" if os.WEXITSTATUS(code) == 0 else "failed"] += 1
+    started = time.monotonic()
+    batch(way, folder, lambda _: None)
+    with Master(folder / "master.duckdb").read() as connection:
+        row = connection.execute("select max(v) from a").fetchone()
+    took = time.monotonic() - started
+    print(json.dumps({"at": at, "version": row[0] if row else 0, "recovery_s": round(took, 2)}))
+
+
+class Plain:
+    """The common reader: notices the file by its time, opens the same path again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seen: object = None
+        self.connection: duckdb.DuckDBPyConnection | None = None
+
+    def query(self, sql: str) -> list[tuple[object, ...]]:
+        found = self.path.stat()
+        if (found.st_ino, found.st_mtime_ns) != self.seen:
+            fresh = duckdb.connect(str(self.path), read_only=True)
+            if self.connection:
+                self.connection.close()
+            self.connection, self.seen = fresh, (found.st_ino, found.st_mtime_ns)
+        assert self.connection is not None
+        return self.connection.execute(sql).fetchall()
+
+
+def reader(way: str, folder: Path) -> None:
+    """Ask until told to stop; print how many answers were whole, torn or not given."""
+    counts: Counter[str] = Counter()
+    versions: set[int] = set()
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    if way == "ours":
+        source: object = ReplicaReader(folder / "store", poll_s=0.01)
+    else:
+        source = Plain(folder / "replica.db")
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                version, whole = source.query(TORN)[0]  # type: ignore[attr-defined]
+                counts["whole" if whole else "torn"] += 1
+                versions.add(version)
+            except Exception as error:
+                counts["failed"] += 1
+                counts[f"{type(error).__name__}: {str(error)[:60]}"] += 1
+            time.sleep(0.02)
+
+    # The common reader has one connection and one thread: its own fault must not be ours.
+    threads = [threading.Thread(target=ask) for _ in range(2 if way == "ours" else 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(json.dumps({"counts": counts, "last": max(versions), "versions": len(versions)}))
+
+
+if __name__ == "__main__":
+    program, way, folder, *rest = sys.argv[1:]
+    if program == "publisher":
+        publisher(way, Path(folder), int(rest[0]), int(rest[1]))
+    else:
+        reader(way, Path(folder))
