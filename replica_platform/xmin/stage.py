@@ -88,6 +88,7 @@ class Stage:
         job.report = SyncReport(
             str(job.source), str(job.target), plan.mode, plan.why,
             lag_xids=snapshot.next - snapshot.w,
+            columns=tuple((column.name, column.type) for column in table.columns),
         )  # fmt: skip
         if plan.mode == "none" and job.before:
             job.report = replace(job.report, rows=job.before.rows, w=job.before.w)

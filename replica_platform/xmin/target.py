@@ -12,9 +12,10 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.xmin.catalog import Column, Table
-from replica_platform.xmin.errors import CannotSync, MissingGrant, SchemaRefused
+from replica_platform.xmin.errors import CannotSync, SchemaRefused
 from replica_platform.xmin.mark import SCHEMA
 from replica_platform.xmin.names import TableName, columns_sql
+from replica_platform.xmin.session import may_create
 
 XMIN, CTID = "source_xmin", "source_ctid"
 OWN = {XMIN: "bigint", CTID: "tid"}
@@ -125,16 +126,8 @@ def make_schema(connection: psycopg.Connection, schema: str) -> None:
     row = connection.execute("select to_regnamespace(quote_ident(%s)) is null", [schema]).fetchone()
     if not (row and row[0]):
         return
-    try:
-        with connection.transaction():
-            connection.execute(
-                sql.SQL("create schema if not exists {}").format(sql.Identifier(schema))
-            )
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise MissingGrant(
-            f"The target has no schema {schema} and the role may not make it; run there: "
-            f"GRANT CREATE ON DATABASE {connection.info.dbname} TO {connection.info.user};"
-        ) from error
+    with may_create(connection, f"{schema!r}"), connection.transaction():
+        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
 
 
 def adopt_staging(
