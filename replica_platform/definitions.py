@@ -8,8 +8,8 @@
     worker_outboxes → conversations              drained to the target         defs/outbox/
     backups/…                                    verified copies               defs/backups/
 
-Where data comes from and goes to is in `settings`; the tables to sync, the parts to
-publish and the files to back up are in the `defs.yaml` of their folders.
+Where data comes from and goes to is in `settings`; tables to sync, outboxes to drain, parts to
+publish and files to back up are listed in the `defs.yaml` of their folders.
 """
 
 import os
@@ -22,7 +22,6 @@ import dagster as dg
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.outboxes import Outboxes
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.resources.store import ReplicaStore
 from replica_platform.settings import Settings
@@ -44,7 +43,6 @@ def resources(settings: Settings) -> dict[str, Any]:
         "store": store,
         "source": PostgresDatabase(dsn=dg.EnvVar("REPLICA_SOURCE_DSN")),
         "target": target,
-        "outboxes": Outboxes(folder=str(settings.outbox_dir)),
         "published_replica": PublishedReplicaIOManager(store=store),
         "xmin_merge": XminMergeIOManager(target=target),
     }

@@ -44,7 +44,7 @@ def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[Non
 
     Errors: `CannotConnect` for a configured database that does not answer, if it must.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(settings.environment())
     for given in settings.databases.values():
         if given is not None and must_answer:

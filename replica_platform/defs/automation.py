@@ -1,17 +1,17 @@
-"""When things run by themselves: schedules, sensors, and what watches a failure."""
+"""When things run by themselves: schedules, sensors, and what watches a failure.
+
+A component brings its own: see `worker_outboxes` for the drain.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
 
-from replica_platform.defs.outbox.assets import conversations
 from replica_platform.defs.replica.assets import market_replica
 from replica_platform.market.sessions import TIME_ZONE, is_trading_day
-from replica_platform.outbox import backlog
 from replica_platform.replica import status
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.outboxes import Outboxes
 from replica_platform.resources.store import ReplicaStore
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -40,14 +40,6 @@ warehouse_sync = dg.ScheduleDefinition(
     description="Every table of the source, by xmin, every 5 minutes.",
 )
 
-outbox_drain = dg.ScheduleDefinition(
-    name="outbox_drain",
-    target=dg.AssetSelection.assets(conversations),
-    cron_schedule="*/5 * * * *",
-    default_status=RUNNING,
-    description="Whatever waits in an outbox, every 5 minutes.",
-)
-
 nightly_backups = dg.ScheduleDefinition(
     name="nightly_backups",
     target=dg.AssetSelection.groups("backups"),
@@ -55,26 +47,6 @@ nightly_backups = dg.ScheduleDefinition(
     default_status=RUNNING,
     description="A verified copy of every SQLite file, at 03:00.",
 )
-
-
-@dg.sensor(
-    target=dg.AssetSelection.assets(conversations),
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for a drain when records wait that no run was asked for yet.",
-)
-def outbox_backlog(
-    context: dg.SensorEvaluationContext, outboxes: Outboxes
-) -> dg.SensorResult | dg.SkipReason:
-    """A drain that fails is asked for again by the schedule, not here."""
-    found = backlog(outboxes.paths())
-    if not found.pending:
-        return dg.SkipReason("Every record is delivered.")
-    # Another delivery or another number of records is another reason to ask.
-    reason = f"{found.pending} since {found.last_delivery}"
-    if reason == context.cursor:
-        return dg.SkipReason("A drain is already asked for; the schedule tries again.")
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=reason)], cursor=reason)
 
 
 @dg.sensor(

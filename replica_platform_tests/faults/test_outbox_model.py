@@ -114,6 +114,13 @@ class Story(RuleBasedStateMachine):
             self.target.execute(f"truncate outbox.{table}")
             self.target.execute(f"insert into outbox.{table} table outbox.saved_{table}")
 
+    @rule(n=st.integers(1, 10))
+    def deliver_what_the_target_will_forget(self, n: int) -> None:
+        self.save_the_target()
+        self.append(n, many=True, bad=False)
+        self.drain()
+        self.roll_the_target_back()
+
     def teardown(self) -> None:
         try:
             self.mend_the_table()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replica_platform.outbox import Outbox, backlog, drain, reconcile
+from replica_platform.outbox import Outbox, backlog, dead, drain, reconcile
 from replica_platform.outbox.file import open_existing, renew
 
 Ask = Callable[..., list[tuple[Any, ...]]]
@@ -25,6 +25,20 @@ def test_a_rolled_back_target_gets_its_rows_again(
     assert (report.files[0].reopened, report.delivered, report.pending) == (10, 10, 0)
     assert ask("select count(*) from outbox.record") == [(20,)]
     assert drain([path], target).files[0].reopened == 0
+
+
+def test_a_dead_row_stays_dead_when_its_batch_goes_again(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    drain([path], target)
+    ask("alter table outbox.record add constraint no_bad check (kind <> 'bad')")
+    for kind in ("note", "bad", "note"):
+        box.append(kind, {})
+    assert drain([path], target).dead == 1
+    ask("truncate outbox.record, outbox.batch")
+    report = drain([path], target)
+    assert (report.files[0].reopened, report.delivered, report.dead) == (2, 2, 0)
+    assert [row.seq for row in dead(path)] == [2]
 
 
 def test_another_target_gets_everything(

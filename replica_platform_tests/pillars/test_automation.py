@@ -6,11 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from replica_platform.defs.automation import nasdaq_daily_pipeline, outbox_backlog, replica_repair
-from replica_platform.outbox import Outbox
+from replica_platform.defs.automation import nasdaq_daily_pipeline, replica_repair
 from replica_platform.replica import status
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.outboxes import Outboxes
 from replica_platform.resources.store import ReplicaStore
 from replica_platform_tests.pillars.conftest import Platform
 
@@ -24,25 +22,6 @@ def test_the_pipeline_runs_on_trading_days_only() -> None:
 
     assert isinstance(on(25), dg.RunRequest)
     assert on(26) == dg.SkipReason("2026-11-26 is not a trading day.")  # Thanksgiving
-
-
-def test_a_record_that_waits_is_asked_for_once(tmp_path: Path) -> None:
-    outboxes = Outboxes(folder=str(tmp_path))
-
-    def tick(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-        answer = outbox_backlog(dg.build_sensor_context(cursor=cursor), outboxes=outboxes)
-        assert isinstance(answer, dg.SensorResult | dg.SkipReason)
-        return answer
-
-    with Outbox(tmp_path / "worker-1.db") as outbox:
-        assert tick(None) == dg.SkipReason("Every record is delivered.")
-        outbox.append("note", {"n": 1})
-        first = tick(None)
-        assert isinstance(first, dg.SensorResult)
-        assert len(first.run_requests or []) == 1
-        assert isinstance(tick(first.cursor), dg.SkipReason)
-        outbox.append("note", {"n": 2})
-        assert isinstance(tick(first.cursor), dg.SensorResult)
 
 
 @pytest.mark.parametrize("with_blocks", [False, True])
