@@ -54,10 +54,9 @@ def run(program: str, *arguments: object) -> None:
 def test_fifteen(fifteen: Server, source: str, target: str) -> None:
     check_zoo(fifteen.dsn("source"), target)
     check_zoo(source, fifteen.dsn("target"))
-    execute(
-        fifteen.dsn("source"), "delete from zoo where id = 2", "insert into zoo (id) values (9)"
-    )
-    report = sync(fifteen.dsn("source"), target, "zoo")
+    old = fifteen.dsn("source")
+    execute(old, "delete from zoo where id = 2", "insert into zoo (id) values (9)")
+    report = sync(old, target, "zoo")
     assert (report.mode, report.rows_inserted, report.rows_deleted) == ("scan", 1, 1)
     assert validate(old, target, "zoo").in_sync
     execute(fifteen.dsn("target"), "drop table zoo")
