@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.errors import PlatformError
-from replica_platform.xmin import resume, types
+from replica_platform.xmin import culprit, resume, types
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.crew import Crew, Pair
@@ -91,6 +91,9 @@ class Stage:
             lag_xids=snapshot.next - snapshot.w,
             columns=tuple((column.name, column.type) for column in table.columns),
         )  # fmt: skip
+        if job.before and job.before.w == snapshot.w and not snapshot.quiet:
+            holder = culprit.of(self._leader.connection, snapshot)
+            job.report = replace(job.report, notes=(holder,) if holder else ())
         if plan.mode == "none" and job.before:
             job.report = replace(job.report, rows=job.before.rows, w=job.before.w)
         elif job.found is not None:
