@@ -15,7 +15,7 @@ from replica_platform.errors import PlatformError
 from replica_platform.xmin import mark
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.crew import Crew
-from replica_platform.xmin.errors import TableBusy
+from replica_platform.xmin.errors import SourceInterrupted, TableBusy
 from replica_platform.xmin.job import Diverged, Job
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import LOCK_TIMEOUT_S, in_words, open_target
@@ -25,6 +25,8 @@ from replica_platform.xmin.stage import Progress, Stage
 from replica_platform.xmin.tune import choose
 
 log = logging.getLogger(__name__)
+
+TURNS = 4
 
 
 def sync(
@@ -95,15 +97,26 @@ class _Run:
         self.workers, self.batch_bytes = workers, batch_bytes
         self.max_delete_fraction, self.progress = max_delete_fraction, progress
         self.errors: dict[str, PlatformError] = {}
+        self.on_standby = False
 
     def __call__(self) -> GroupReport:
         began = time.monotonic()
-        reports, diverged = self._once(self.tables, {})
-        if diverged:
-            # The target is not what its mark says: copy those in full, at a new snapshot.
-            again = [spec for spec in self.tables if self.atomic or spec.table in diverged]
-            repaired, _ = self._once(again, diverged)
-            reports |= repaired
+        reports: dict[str, SyncReport] = {}
+        distrusted: dict[str, str] = {}
+        todo = list(self.tables)
+        for turn in range(TURNS):
+            done, diverged = self._once(todo, distrusted)
+            reports |= done
+            # Another turn at a new snapshot: for a target that is not what its mark says, and
+            # where a standby's replay had to take away rows that the snapshot still saw.
+            distrusted |= diverged
+            again = set(diverged)
+            if self.on_standby and turn < TURNS - 1:
+                again |= {n for n, e in self.errors.items() if isinstance(e, SourceInterrupted)}
+                self.errors = {n: e for n, e in self.errors.items() if n not in again}
+            if not again:
+                break
+            todo = [spec for spec in self.tables if self.atomic or spec.table in again]
         if self.atomic and self.errors:
             reports = {}
         failures = {name: str(error) for name, error in self.errors.items()}
@@ -124,6 +137,7 @@ class _Run:
             leader = stack.enter_context(Leader(self.source))
             with in_words("source", _names(jobs)):
                 leader.begin([job.source for job in self._alive(jobs)])
+            self.on_standby = leader.snapshot.insert_lsn is None
             tuning = choose(leader.connection, home, None, self.workers, self.batch_bytes)
             crew = stack.enter_context(Crew(leader, self.target, home, tuning.workers))
             stage = Stage(leader, home, crew, tuning.batch_bytes, self.progress)

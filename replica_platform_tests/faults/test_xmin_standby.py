@@ -35,6 +35,7 @@ def test_read_and_promoted(database: Callable[[str], str]) -> None:
         )
         with standby_of(primary) as standby:
             _reads(primary, standby, target)
+            _in_conflict(primary, standby, target)
             _promoted(primary, standby, target)
 
 
@@ -54,6 +55,32 @@ def _reads(primary: Server, standby: Server, target: str) -> None:
     assert validate(replica, target, "t").in_sync
 
 
+def _in_conflict(primary: Server, standby: Server, target: str) -> None:
+    """Replay takes away rows that the read still sees: it goes on at a new snapshot."""
+    source, replica = primary.dsn("src"), standby.dsn("src")
+    execute(
+        source,
+        "create table big (id int primary key, x text)",
+        "insert into big select i, repeat('x', 300) from generate_series(1, 20000) i",
+    )
+    catch_up(source, replica)
+    execute(replica, "alter system set max_standby_streaming_delay = 0", "select pg_reload_conf()")
+    disturbed: list[int] = []
+
+    def disturb(done: int, _total: int) -> None:
+        if not disturbed and done > 1_000_000:
+            disturbed.append(done)
+            execute(source, "delete from big where id % 3 = 0", "vacuum big")
+            catch_up(source, replica)
+
+    report = sync(replica, target, "big", batch_bytes=65536, progress=disturb)
+    print(f"\nrecovery conflict after {disturbed} bytes; {report.notes}")
+    assert disturbed
+    assert report.notes[0].startswith("an interrupted copy went on")
+    query = "select id, x from big order by id"
+    assert rows(source, query) == rows(target, query)
+
+
 def _promoted(primary: Server, standby: Server, target: str) -> None:
     source, replica = primary.dsn("src"), standby.dsn("src")
     # The standby hears no more; what the primary does from here on is lost with it.
@@ -63,7 +90,9 @@ def _promoted(primary: Server, standby: Server, target: str) -> None:
     for i in range(20):
         execute(source, f"insert into t values ({2000 + i}, 'only on the old primary')")
     sync(source, target, "t")
-    old_w = rows(target, "select w from replica_platform.mark")[0][0]
+    old_w = rows(target, "select w from replica_platform.mark where target_table = 'public.t'")[0][
+        0
+    ]
     primary.stop("immediate")
     execute(replica, "select pg_promote(false)")
     while rows(replica, "select pg_is_in_recovery()")[0][0]:
