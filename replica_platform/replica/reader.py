@@ -12,8 +12,8 @@ generation is held until the last of them is done. Needs only duckdb and the sta
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -91,6 +91,26 @@ class _Serving:
         self.left = False
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """One generation for several queries; see `ReplicaReader.snapshot`."""
+
+    generation: int
+    _cursor: duckdb.DuckDBPyConnection
+
+    def query(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
+        """The rows of `sql`."""
+        return _rows(self._cursor, sql, params)
+
+    def arrow(self, sql: str, params: Any = None) -> "pyarrow.Table":
+        """The same as an Arrow table."""
+        return _arrow(self._cursor, sql, params)
+
+    def df(self, sql: str, params: Any = None) -> "pandas.DataFrame":
+        """The same as a data frame."""
+        return _df(self._cursor, sql, params)
+
+
 class ReplicaReader:
     """Reads the store's current generation; thread-safe; close it, or use it in a `with`.
 
@@ -136,6 +156,31 @@ class ReplicaReader:
     def df(self, sql: str, params: Any = None, default: Any = _Missing) -> "pandas.DataFrame":
         """The same as a data frame; pandas must be installed."""
         return self._answer("df", _df, sql, params, default)
+
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """Several queries on one generation, whatever is published meanwhile.
+
+        Errors: `ReplicaUnavailable`; a failing file is not followed by another here.
+        """
+        self._begin()
+        serving = self._enter()
+        if serving is None:
+            raise self._unavailable()
+        try:
+            cursor = serving.instance.cursor()
+            try:
+                cursor.execute(f"use {DATABASE}")
+                cursor.execute("begin transaction read only")
+                # DuckDB binds a transaction to a database at its first look into it.
+                cursor.execute(
+                    "select count(*) from duckdb_tables() where database_name = current_database()"
+                )
+                yield Snapshot(serving.manifest.generation, cursor)
+            finally:
+                cursor.close()
+        finally:
+            self._exit(serving)
 
     @property
     def generation(self) -> int | None:
@@ -217,7 +262,10 @@ class ReplicaReader:
         if default is not _Missing:
             self._rung = "default"
             return default
-        raise ReplicaUnavailable(
+        raise self._unavailable()
+
+    def _unavailable(self) -> ReplicaUnavailable:
+        return ReplicaUnavailable(
             f"No generation in {self._layout.root} can be read "
             f"({self._error or 'nothing is published yet'}); publish again, or give a default."
         )
