@@ -30,12 +30,12 @@ def make_master(path: Path, mb: int) -> Master:
         connection.execute(
             "create table ticks as select i id, (hash(i) % 100000)::int customer, "
             "(hash(i + 1) % 1000000) / 100.0 amount, "
-            "timestamp '2026-01-01' + to_seconds(i) at, 'merchant-' || (hash(i + 2) % 5000) m, "
+            "timestamp '2026-01-01' + to_seconds(i) moment, 'merchant-' || (hash(i + 2) % 5000) m, "
             "md5(i::varchar) reference from range(?) r(i)",
             [mb * ROWS_PER_MB],
         )
         connection.execute(
-            "create table watchlist as select 'C' || i id, i % 5 level from range(20000) r(i)"
+            "create table watchlist as select 'C' || i id, i % 5 as grade from range(20000) r(i)"
         )
     return master
 
@@ -45,8 +45,8 @@ def append(master: Master, share: float) -> int:
         row = connection.execute("select count(*) from ticks").fetchone()
         rows = int((row[0] if row else 0) * share)
         connection.execute(
-            "insert into ticks select id + (select max(id) + 1 from ticks), customer, amount, at, "
-            "m, reference from (from ticks limit ?)",
+            "insert into ticks select id + (select max(id) + 1 from ticks), customer, amount, "
+            "moment, m, reference from (from ticks limit ?)",
             [rows],
         )
     return rows

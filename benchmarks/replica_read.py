@@ -25,8 +25,8 @@ from replica_platform.replica.candidate import point
 from replica_platform.replica.layout import Layout
 
 QUERIES = {
-    "point": "select level from watchlist where id = 'C77'",
-    "rows": "select * from watchlist where level = 3",
+    "point": "select grade from watchlist where id = 'C77'",
+    "rows": "select * from watchlist where grade = 3",
     "aggregate": "select customer % 10, sum(amount) from ticks where id < 500000 group by 1",
 }
 
