@@ -86,7 +86,7 @@ def test_memory_then_default_then_an_error(again: Callable[..., Publication], st
     published = again()
     with ReplicaReader(store, poll_s=0.01) as reader:
         assert reader.query(COUNT) == [(4,)]
-        reader._leave()  # as if DuckDB had failed
+        reader._serving._leave()  # as if DuckDB had failed
         published.file.unlink()
         assert reader.query(COUNT, default=[]) == [(4,)]
         assert reader.status().rung == "memory"
