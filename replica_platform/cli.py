@@ -19,6 +19,8 @@ from replica_platform.terminal import complain, err
 DISK_TROUBLE = {
     errno.ENOSPC: "the disk is full; make room, then run this again",
     errno.EDQUOT: "the quota is used up; make room, then run this again",
+    errno.ENOTDIR: "a file stands where a folder is needed; move it, or set REPLICA_DATA_DIR",
+    errno.EEXIST: "a file stands where a folder is needed; move it, or set REPLICA_DATA_DIR",
     errno.EROFS: "the file system is read-only; set REPLICA_DATA_DIR to a folder to write to",
     errno.EACCES: "permission is missing; give it, or set REPLICA_DATA_DIR to another folder",
     errno.EPERM: "permission is missing; give it, or set REPLICA_DATA_DIR to another folder",
@@ -39,6 +41,9 @@ for command in (
     replica_commands.publish,
     replica_commands.verify,
     replica_commands.rollback,
+    replica_commands.push,
+    replica_commands.pull_generation,
+    replica_commands.repair,
     replica_commands.quotes,
     warehouse.sync,
     warehouse.validate,

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from replica_platform.backup.sample import sample_gym_system
-from replica_platform.embedded import running
+from replica_platform.embedded import binaries, running
 from replica_platform.errors import TerminalError
-from replica_platform.sample.prepare import append_conversations, fill_source
+from replica_platform.postgres import connect
 from replica_platform.settings import Settings
 
 PROJECT = Path(__file__).parent.parent
@@ -40,10 +39,16 @@ class PortTaken(TerminalError):
 
 
 @contextmanager
-def platform_up(settings: Settings) -> Iterator[None]:
-    """Postgres runs with its databases, and the environment says so to other processes."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[None]:
+    """Postgres runs with its databases, and the environment says so to other processes.
+
+    Errors: `CannotConnect` for a configured database that does not answer, if it must.
+    """
+    settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(settings.environment())
+    for given in settings.databases.values():
+        if given is not None and must_answer:
+            connect(given.get_secret_value()).close()
     if not settings.uses_embedded:
         yield
         return
@@ -59,6 +64,10 @@ def prepare_sample(settings: Settings) -> None:
 
     A database of your own gets nothing: records of a sample have no place there.
     """
+    # Imported here because pandas comes with it, which `replica status` can do without.
+    from replica_platform.backup.sample import sample_gym_system
+    from replica_platform.sample.prepare import append_conversations, fill_source
+
     if settings.source_dsn is None:
         fill_source(settings.source)
     if settings.target_dsn is None:
@@ -86,7 +95,6 @@ def serve(settings: Settings) -> int:
         str(Path(sys.executable).parent / "dg"), "dev",
         "--host", "127.0.0.1", "--port", str(settings.port), "--log-level", "warning",
     ]  # fmt: skip
-    environment = os.environ | settings.environment() | {"DAGSTER_HOME": str(project_dir())}
     with _only_one(settings):
         _assert_port_free(settings.port)
         stop = threading.Event()
@@ -95,7 +103,7 @@ def serve(settings: Settings) -> int:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: stop.set())
         dg_dev = subprocess.Popen(
-            command, cwd=project_dir(), env=environment, start_new_session=True
+            command, cwd=project_dir(), env=_environment(), start_new_session=True
         )
         try:
             while dg_dev.poll() is None and not stop.wait(0.2):
@@ -107,11 +115,20 @@ def serve(settings: Settings) -> int:
 
 def run_command(command: Sequence[str]) -> int:
     """Run another program with the platform up; its exit code. Errors: `NoSuchCommand`."""
-    environment = os.environ | {"DAGSTER_HOME": str(project_dir())}
     try:
-        return subprocess.run(command, env=environment, check=False).returncode
+        return subprocess.run(command, env=_environment(), check=False).returncode
     except FileNotFoundError:
         raise NoSuchCommand(f"There is no command {command[0]!r}; check its name.") from None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and what commands look for: Dagster's instance, `dg`, and `psql` if there is none."""
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), str(binaries())]
+    return os.environ | {
+        "DAGSTER_HOME": str(project_dir()),
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": os.pathsep.join(path),
+    }
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +14,23 @@ from psycopg import sql
 
 from replica_platform.embedded import Server, running
 
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
 
 @pytest.fixture(scope="session")
 def torture() -> bool:
     """Whether the long form is wanted (`make torture`)."""
     return os.environ.get("REPLICA_TORTURE") == "1"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for an embedded Postgres of the test's own.
+
+    Not under pytest's: each session closes that one to others, and as root Postgres is another.
+    """
+    with tempfile.TemporaryDirectory(prefix="rp-") as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +73,27 @@ def source(database: Callable[[str], str]) -> str:
 def target(database: Callable[[str], str]) -> str:
     """The DSN of an empty target database."""
     return database("target")
+
+
+@pytest.fixture
+def cli(tmp_path: Path, folder: Path) -> Cli:
+    """Call `replica` with arguments on a data folder `folder / "data"`, and no other setting."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLICA_")}
+    environment = {
+        **kept,
+        "REPLICA_DATA_DIR": str(folder / "data"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "COLUMNS": "200",
+    }
+
+    def call(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "replica_platform.cli", *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment | settings,
+            input=settings.pop("stdin", None),
+            capture_output=True,
+            text=True,
+        )
+
+    return call

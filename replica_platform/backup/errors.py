@@ -34,6 +34,18 @@ class ChildFailed(TransientError):
     """The process that does the copying ended without an answer."""
 
 
+class Unreachable(TransientError):
+    """The other machine does not answer, or stopped answering."""
+
+
+class HostUnknown(TerminalError):
+    """The other machine's key is not one that we know; it may be somebody else."""
+
+
+class NotAllowed(TerminalError):
+    """The other machine does not let us in."""
+
+
 BY_NAME: dict[str, type[PlatformError]] = {
     kind.__name__: kind
     for kind in (Unreadable, Damaged, NoRoom, Busy, NameTaken, Unsaved, ChildFailed)

@@ -5,19 +5,18 @@ target is kept beside it; what was never folded into it is never thrown away una
 """
 
 import os
-import re
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from replica_platform.backup.child import Progress, in_child
-from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
+from replica_platform.backup.errors import Damaged, Unreadable
 from replica_platform.backup.manifest import manifest_of, read_manifest
+from replica_platform.backup.target import clear_killed, must_be_idle, remove_empty_sidecars
 from replica_platform.backup.verification import reread
-from replica_platform.files import fsync_dir, replacing
+from replica_platform.files import replacing
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,11 @@ class Restored:
     seconds: float
     sentence: str
 
+    @property
+    def ok(self) -> bool:
+        """Always: a restore that is not whole raises instead."""
+        return True
+
     def as_dict(self) -> dict[str, Any]:
         """The same in plain JSON types."""
         paths = {"file": str(self.file), "backup": str(self.backup)}
@@ -49,6 +53,7 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
     because its sequence goes on from the past; the journal mode is that of the source.
     """
     began = time.perf_counter()
+    backup, to = backup.absolute(), to.absolute()
     known = read_manifest(manifest_of(backup))
     if known is None:
         raise Unreadable(
@@ -59,8 +64,8 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
     if not outcome.ok:
         raise Damaged(f"{outcome.sentence} Nothing was restored; choose an older one.")
     to.parent.mkdir(parents=True, exist_ok=True)
-    clear_killed_restores(to)
-    _must_be_idle(to)
+    clear_killed(to)
+    must_be_idle(to)
     mode = (to if to.exists() else backup).stat().st_mode & 0o664
     kept = None
     with replacing(to, mode) as fresh:
@@ -72,9 +77,9 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
             sha256=known.sha256,
             journal_mode=known.journal_mode,
         )
-        _must_be_idle(to)
+        must_be_idle(to)
         kept = _keep_the_old(to)
-        _remove_empty_sidecars(to)
+        remove_empty_sidecars(to)
     rows = sum(count or 0 for count in facts["tables"].values())
     return Restored(
         file=to,
@@ -92,52 +97,6 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
     )
 
 
-def sidecars(file: Path) -> list[Path]:
-    """The files that SQLite keeps beside a database while it is open, those that exist."""
-    names = (file.with_name(file.name + suffix) for suffix in ("-wal", "-journal", "-shm"))
-    return [path for path in names if path.exists()]
-
-
-def clear_killed_restores(to: Path) -> None:
-    """Remove the temporary copies that a killed restore to this very file left."""
-    of_ours = re.compile(rf"\.tmp-{re.escape(to.name)}-(\d+)-.*")
-    for path in to.parent.iterdir():
-        found = of_ours.fullmatch(path.name)
-        if found and not Path(f"/proc/{found[1]}").exists():
-            path.unlink(missing_ok=True)
-
-
-def _must_be_idle(to: Path) -> None:
-    """Nobody has the target open, and nothing unsaved lies beside it."""
-    for path in [to, *sidecars(to)] if to.exists() else sidecars(to):
-        holder = _who_has_open(path)
-        if holder:
-            raise Busy(
-                f"{to} is open in process {holder}; stop that program, then restore again, "
-                "or restore to another path."
-            )
-    for path in sidecars(to):
-        if path.stat().st_size and not path.name.endswith("-shm"):
-            raise Unsaved(
-                f"{path} holds changes that are not in {to.name} yet, and a restore would lose "
-                "or mix them. Open and close the database once with its program to fold them "
-                "in, or move both files away, then restore again."
-            )
-
-
-def _who_has_open(path: Path) -> int | None:
-    """A process of this machine that has the file open, as far as we may look."""
-    wanted = path.stat()
-    for descriptors in Path("/proc").glob("[0-9]*/fd"):
-        with suppress(OSError):
-            for entry in list(descriptors.iterdir()):
-                with suppress(OSError):
-                    seen = entry.stat()
-                    if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino):
-                        return int(descriptors.parent.name)
-    return None
-
-
 def _keep_the_old(to: Path) -> Path | None:
     if not to.exists():
         return None
@@ -146,10 +105,3 @@ def _keep_the_old(to: Path) -> Path | None:
     # A second name first, so that there is a whole file at `to` at every moment.
     os.link(to, kept)
     return kept
-
-
-def _remove_empty_sidecars(to: Path) -> None:
-    # A sidecar of the old file would be applied to the new one, silently.
-    for path in sidecars(to):
-        path.unlink()
-    fsync_dir(to.parent)

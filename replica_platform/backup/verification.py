@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from replica_platform.backup.child import Progress, in_child
-from replica_platform.backup.errors import Unreadable
+from replica_platform.backup.errors import ChildFailed, Unreadable
 from replica_platform.backup.manifest import Backup, manifest_of, read_manifest
 from replica_platform.backup.shelf import at_work
 
@@ -37,6 +37,7 @@ def verify(backup: Path, *, progress: Progress | None = None) -> Verification:
     The outcome is noted in the manifest where the folder can be written; retention and
     `stats` go by it. Raises `Unreadable` where there is no manifest to compare with.
     """
+    backup = backup.absolute()
     known = read_manifest(manifest_of(backup))
     if known is None:
         raise Unreadable(
@@ -57,7 +58,7 @@ def reread(known: Backup, progress: Progress | None = None) -> Verification:
     problems = []
     try:
         facts = in_child("examine", progress, file=str(known.file), drop_cache=True)
-    except Unreadable as error:
+    except (Unreadable, ChildFailed) as error:  # a bad sector ends the child by SIGBUS
         facts = {"bytes": 0, "sha256": "", "integrity": "", "tables": {}, "check_s": 0.0}
         problems.append(str(error).rstrip("."))
     else:

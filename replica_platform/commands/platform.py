@@ -22,7 +22,7 @@ def run(as_json: bool) -> int:
         from replica_platform.runs import materialise_all
 
         with bar("materialising") as progress:
-            assets = materialise_all(progress)
+            assets = materialise_all(progress if err.is_terminal else None)
     well = all(asset.ok for asset in assets)
     if as_json:
         print_json(assets)
@@ -69,7 +69,7 @@ def status(as_json: bool) -> int:
     from replica_platform.health import platform_health
     from replica_platform.launch import platform_up
 
-    with platform_up(settings):
+    with platform_up(settings, must_answer=False):
         pillars = platform_health(settings)
     if as_json:
         print_json(pillars)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from replica_platform.outbox.box import Outbox
 
 if TYPE_CHECKING:
+    from replica_platform.outbox.diagnosis import doctor
     from replica_platform.outbox.draining import drain
     from replica_platform.outbox.reports import (
         Backlog,
@@ -36,6 +37,7 @@ _LAZY = {
     "Reconciliation": "reports",
     "backlog": "state",
     "dead": "state",
+    "doctor": "diagnosis",
     "drain": "draining",
     "reconcile": "rollback",
     "replay": "state",
@@ -61,6 +63,7 @@ __all__ = [
     "Reconciliation",
     "backlog",
     "dead",
+    "doctor",
     "drain",
     "reconcile",
     "replay",

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,15 @@ from replica_platform.outbox import breaker, file, landing, marking
 from replica_platform.outbox.failures import Failure, classify
 from replica_platform.outbox.isolating import MostRowsFail, deliver
 from replica_platform.outbox.mapping import KindTable, read_mappings
+from replica_platform.outbox.place import outbox_files
 from replica_platform.outbox.pruning import KEEP_DELIVERED_S, prune
+from replica_platform.outbox.reaching import Target
 from replica_platform.outbox.reports import DrainReport, FileDrain
+from replica_platform.outbox.reserve import (
+    despite_a_full_disk,
+    is_under_pressure,
+    keep_reserve,
+)
 from replica_platform.outbox.rollback import reopen_forgotten
 from replica_platform.sqlite import sqlite3
 
@@ -79,7 +86,8 @@ def drain(
     Order is that of `seq` in each file. `budget_s` bounds the whole, `deadline_s` one batch,
     and `stop` ends it after the current batch. `progress` is told (rows done, rows in all).
     `mappings` gives kinds a table of their own (see `mapping`). Delivered rows are pruned after
-    `keep_delivered_s`. With `force` a file is drained though its breaker is open.
+    `keep_delivered_s`, or at once where the disk or the file's cap runs out. With `force` a file
+    is drained though its breaker is open.
     Never raises for what is wrong with a file or the target: the report names it.
     Errors: `BadMapping`.
     """
@@ -98,17 +106,9 @@ def drain(
         keep_delivered_s,
         force,
     )
-    with closing(_Target(target, deadline_s)) as postgres_target:
-        reports = tuple(_drain_file(path, postgres_target, limits) for path in files)
+    with closing(Target(target, deadline_s)) as way:
+        reports = tuple(_drain_file(path, way, limits) for path in files)
     return DrainReport(reports, time.monotonic() - started)
-
-
-def outbox_files(paths: Sequence[Path]) -> list[Path]:
-    """The files meant by `paths`: a folder stands for the outboxes in it, sorted by name."""
-    files: list[Path] = []
-    for path in map(Path, paths):
-        files += sorted(path.glob("*.db")) if path.is_dir() else [path]
-    return files
 
 
 @functools.cache
@@ -122,147 +122,130 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-class _Target:
-    """The one connection of a drain, made when first needed and again after it broke."""
-
-    def __init__(self, dsn: str, deadline_s: float) -> None:
-        self._dsn = dsn
-        self._deadline_s = deadline_s
-        self._connection: psycopg.Connection | None = None
-
-    def connect(self) -> psycopg.Connection:
-        if self._connection is not None and not self._connection.broken:
-            return self._connection
-        self.close()
-        connection = postgres.connect(
-            self._dsn, application_name="replica outbox drain", autocommit=True
-        )
-        self._connection = connection
-        with postgres.deadline(connection, self._deadline_s):
-            landing.prepare(connection, self._deadline_s)
-        return connection
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-
-def _drain_file(path: Path, target: _Target, limits: _Limits) -> FileDrain:
-    started = time.monotonic()
-    counts: Counter[str] = Counter()
+def _drain_file(path: Path, target: Target, limits: _Limits) -> FileDrain:
+    """Drain one file; what is wrong with it, or with the target, becomes its report."""
     try:
-        local = file.open_existing(path)
+        with (
+            closing(file.open_existing(path)) as local,
+            file.sentences(path, "drain it"),
+        ):
+            return _FileRun(path, local, limits).drain(target)
     except PlatformError as error:
         return FileDrain(str(path), "unreachable", str(error))
-    with closing(local):
-        before = breaker.read(local)
-        if not limits.force and before.wait_s() > 0:
-            return _report(local, path, started, counts, "waiting", _wait_sentence(before))
-        failure: Failure | None = None
+
+
+class _FileRun:
+    """One file while it is drained."""
+
+    def __init__(self, path: Path, local: sqlite3.Connection, limits: _Limits) -> None:
+        self._path = path
+        self._local = local
+        self._limits = limits
+        self._counts: Counter[str] = Counter()
+        self._started = time.monotonic()
+        self._breaker = breaker.read(local)
+
+    def drain(self, target: Target) -> FileDrain:
+        """Deliver, unless the breaker is open; keep in the file what that says about the next."""
+        wait_s = self._breaker.wait_s()
+        if wait_s > 0 and not self._limits.force:
+            return self._report(
+                "waiting",
+                f"the breaker is open for {wait_s:.0f} s more after {self._breaker.failures} "
+                f"failures, the last: {self._breaker.why}",
+            )
         try:
-            state, why = _deliver_all(path, local, target, limits, before, counts)
+            state, why = self._deliver_all(target)
         except MostRowsFail as error:
-            failure = error.failure
+            return self._failed(target, error.failure)
         except (psycopg.Error, PlatformError) as error:
-            failure = classify(error)
-        if failure is not None:
-            target.close()
-            after = before.after(failure)
-            breaker.keep(local, after)
-            state, why = "failed", f"{failure.sentence} ({failure.kind}; the rows stay)"
-            counts["alerts"] += after.is_news(before)
-        elif before.failures and state != "busy":
-            breaker.keep(local, breaker.Breaker())
-        return _report(
-            local, path, started, counts, state, why, failure.sqlstate if failure else None
+            return self._failed(target, classify(error))
+        if self._breaker.failures and state != "busy":
+            breaker.keep(self._local, breaker.Breaker())
+        return self._report(state, why)
+
+    def _failed(self, target: Target, failure: Failure) -> FileDrain:
+        target.close()
+        after = self._breaker.after(failure)
+        self._counts["alerts"] += after.is_news(self._breaker)
+        # On a full disk the breaker is not kept: then the next drain just does not wait.
+        with suppress(sqlite3.OperationalError):
+            breaker.keep(self._local, after)
+        why = f"{failure.sentence} ({failure.kind}; the rows stay)"
+        return self._report("failed", why, failure.sqlstate)
+
+    def _report(self, state: str, why: str | None, sqlstate: str | None = None) -> FileDrain:
+        (dead_rows,) = self._local.execute("select count(*) from dead").fetchone()
+        return FileDrain(
+            str(self._path),
+            state,
+            why,
+            sqlstate,
+            **self._counts,
+            landed=int(file.get_meta(self._local, "landed") or 0),
+            pending=file.pending(self._local),
+            dead_rows=dead_rows,
+            seconds=time.monotonic() - self._started,
         )
 
+    def _deliver_all(self, target: Target) -> tuple[str, str | None]:
+        """Deliver until nothing waits; how it ended, and the sentence where that needs one."""
+        local, limits, counts = self._local, self._limits, self._counts
+        connection = target.connect()
+        with (
+            file.sentences(self._path, "read or mark"),
+            landing.only_drain(connection, file.file_uuid(local), limits.deadline_s) as mine,
+        ):
+            if not mine:
+                return "busy", "another drain is at work on this file"
+            with postgres.deadline(connection, limits.deadline_s):
+                counts["reopened"] += reopen_forgotten(local, connection)
+                landing.remember_file(connection, file.file_uuid(local), self._path)
+            counts["revived"] += marking.revive(local, other_than=limits.code_version)
+            total = file.pending(local)
+            limits.progress(0, total)
+            # What failed as a large batch, for time or memory, may go through as a smaller one.
+            batch_rows = max(1, limits.batch_rows >> min(self._breaker.failures, 10))
+            while rows := marking.next_batch(local, batch_rows, limits.batch_bytes):
+                if ended := limits.over():
+                    return ended, f"{ended}; the rest waits for the next drain"
+                self._deliver_batch(connection, rows)
+                done = sum(counts[name] for name in ("delivered", "absorbed", "conflicts", "dead"))
+                limits.progress(done, max(done, total))
+            self._tidy(connection)
+        return "drained", None
 
-def _wait_sentence(before: breaker.Breaker) -> str:
-    return (
-        f"the breaker is open for {before.wait_s():.0f} s more after {before.failures} failures, "
-        f"the last: {before.why}"
-    )
-
-
-def _report(
-    local: sqlite3.Connection,
-    path: Path,
-    started: float,
-    counts: Counter[str],
-    state: str,
-    why: str | None,
-    sqlstate: str | None = None,
-) -> FileDrain:
-    (dead_rows,) = local.execute("select count(*) from dead").fetchone()
-    return FileDrain(
-        str(path),
-        state,
-        why,
-        sqlstate,
-        **counts,
-        pending=file.pending(local),
-        dead_rows=dead_rows,
-        seconds=time.monotonic() - started,
-    )
-
-
-def _deliver_all(
-    path: Path,
-    local: sqlite3.Connection,
-    target: _Target,
-    limits: _Limits,
-    before: breaker.Breaker,
-    counts: Counter[str],
-) -> tuple[str, str | None]:
-    """Deliver until nothing waits; how it ended, and the sentence where that needs one."""
-    connection = target.connect()
-    with (
-        file.sentences(path, "read or mark"),
-        landing.only_drain(connection, file.file_uuid(local), limits.deadline_s) as mine,
-    ):
-        if not mine:
-            return "busy", "another drain is at work on this file"
+    def _deliver_batch(self, connection: psycopg.Connection, rows: list[file.Row]) -> None:
+        """Postgres first, the file second; an outcome nobody knows counts as failed."""
+        uuid, limits = file.file_uuid(self._local), self._limits
         with postgres.deadline(connection, limits.deadline_s):
-            counts["reopened"] += reopen_forgotten(local, connection)
-        counts["revived"] += marking.revive(local, other_than=limits.code_version)
-        uuid = file.file_uuid(local)
-        total = file.pending(local)
-        limits.progress(0, total)
-        # What failed as a large batch, for time or memory, may go through as a smaller one.
-        batch_rows = max(1, limits.batch_rows >> min(before.failures, 10))
-        while rows := marking.next_batch(local, batch_rows, limits.batch_bytes):
-            if ended := limits.over():
-                return ended, f"{ended}; the rest waits for the next drain"
-            _deliver_batch(local, connection, uuid, rows, limits, counts)
-            done = sum(counts[name] for name in ("delivered", "absorbed", "conflicts", "dead"))
-            limits.progress(done, max(done, total))
-        pruned, reopened = prune(local, connection, limits.keep_delivered_s, limits.deadline_s)
-        counts["pruned"] += pruned
-        counts["reopened"] += reopened
-    return "drained", None
-
-
-def _deliver_batch(
-    local: sqlite3.Connection,
-    connection: psycopg.Connection,
-    file_uuid: str,
-    rows: list[file.Row],
-    limits: _Limits,
-    counts: Counter[str],
-) -> None:
-    """Postgres first, the file second; an outcome nobody knows counts as failed."""
-    with postgres.deadline(connection, limits.deadline_s):
-        delivery = deliver(
-            connection,
-            file_uuid,
-            rows,
-            lambda part: landing.land(connection, file_uuid, part, limits.mappings),
+            delivery = deliver(
+                connection,
+                uuid,
+                rows,
+                lambda part: landing.land(connection, uuid, part, limits.mappings),
+            )
+        despite_a_full_disk(
+            self._path,
+            lambda: marking.mark_delivered(self._local, uuid, rows, delivery, limits.code_version),
         )
-    marking.mark_delivered(local, file_uuid, rows, delivery, limits.code_version)
-    counts["delivered"] += delivery.new
-    counts["absorbed"] += delivery.absorbed
-    counts["conflicts"] += len(delivery.conflicts)
-    counts["dead"] += len(delivery.bad)
-    counts["batches"] += 1
+        self._counts["delivered"] += delivery.new
+        self._counts["absorbed"] += delivery.absorbed
+        self._counts["conflicts"] += len(delivery.conflicts)
+        self._counts["dead"] += len(delivery.bad)
+        self._counts["batches"] += 1
+
+    def _tidy(self, connection: psycopg.Connection) -> None:
+        """Prune what was delivered long ago, and note what the target holds in all."""
+        local, limits = self._local, self._limits
+        keep_s = 0.0 if is_under_pressure(self._path, local) else limits.keep_delivered_s
+        pruned, reopened = prune(local, connection, keep_s, limits.deadline_s)
+        self._counts["pruned"] += pruned
+        self._counts["reopened"] += reopened
+        with postgres.deadline(connection, limits.deadline_s):
+            landed = landing.landed_rows(connection, file.identities(local))
+        # Kept in the file, so that a report can say it while the target is away.
+        if file.get_meta(local, "landed") != str(landed):
+            with file.writing(local):
+                file.set_meta(local, "landed", str(landed))
+        keep_reserve(self._path)

@@ -19,6 +19,9 @@ type_of_poison = Literal["reject", "escape"]
 
 # An escape that stands for NUL: an odd number of backslashes before u0000.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+# Looked up by type first: an isinstance of an abstract class is ten times dearer.
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_CONTAINERS = (Mapping, list, tuple)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -28,7 +31,7 @@ def encode(record: Mapping[str, Any], poison: type_of_poison = "reject") -> tupl
     Sorted, so that the same content has the same digest. UUID, date, time and Decimal become
     their text. Errors: `NotStorable`, naming the place where that is known.
     """
-    if not isinstance(record, Mapping):
+    if type(record) is not dict and not isinstance(record, Mapping):
         raise NotStorable(
             f"A record is a mapping of names to values, not {type(record).__name__}; "
             "wrap it, for example as {'value': …}."
@@ -75,19 +78,17 @@ _ENCODE = json.JSONEncoder(
 
 def _refuse_keys(value: Any, where: str) -> None:
     """JSON turns the keys 1 and "1" into the same one, and jsonb keeps only the last."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise NotStorable(
-                    f"The key {key!r}{where and ' in ' + where} is not text; "
-                    f"write it as {str(key)!r}."
-                )
-            if isinstance(inner, (Mapping, list, tuple)):
-                _refuse_keys(inner, f"{where}.{key}" if where else key)
-    else:
+    if not isinstance(value, Mapping):
         for inner in value:
-            if isinstance(inner, (Mapping, list, tuple)):
+            if type(inner) not in _SCALARS and isinstance(inner, _CONTAINERS):
                 _refuse_keys(inner, where)
+        return
+    for key, inner in value.items():
+        if not isinstance(key, str):
+            place = f" in {where}" if where else ""
+            raise NotStorable(f"The key {key!r}{place} is not text; write it as {str(key)!r}.")
+        if type(inner) not in _SCALARS and isinstance(inner, _CONTAINERS):
+            _refuse_keys(inner, f"{where}.{key}" if where else key)
 
 
 def _escaped(value: Any) -> Any:

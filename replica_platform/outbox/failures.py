@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import psycopg
 
+from replica_platform import postgres
 from replica_platform.errors import TransientError
 
 
@@ -37,6 +38,15 @@ SQLSTATES: dict[str, FailureClass] = {
     "": FailureClass.SYSTEMIC,  # 28, 3D, 3F, 42, 0A, XX and all others: nobody knows, so stop
 }
 
+# A refused login has no SQLSTATE on the client's side, only words; in another language it is
+# taken for transient, which leaves the rows alone as well.
+REFUSED_LOGIN = {
+    "password authentication failed": "28P01",
+    "no pg_hba.conf entry": "28000",
+    'role "': "28000",
+    'database "': "3D000",
+}
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -51,6 +61,8 @@ def classify(error: BaseException) -> Failure:
     """Judge an error; what nobody knows is systemic, so that no row is blamed for it."""
     sentence = " ".join(str(error).split()) or type(error).__name__
     sqlstate = getattr(error, "sqlstate", None)
+    if isinstance(error, postgres.CannotConnect):
+        sqlstate = next((code for words, code in REFUSED_LOGIN.items() if words in sentence), None)
     if sqlstate is not None:
         length = next(n for n in range(len(sqlstate), -1, -1) if sqlstate[:n] in SQLSTATES)
         return Failure(SQLSTATES[sqlstate[:length]], sqlstate, sentence)

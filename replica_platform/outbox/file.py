@@ -17,6 +17,7 @@ from typing import Literal
 from urllib.parse import quote
 from uuid import uuid4
 
+from replica_platform.errors import PlatformError
 from replica_platform.files import fsync_dir
 from replica_platform.outbox.errors import (
     NotAnOutbox,
@@ -82,6 +83,8 @@ def create_or_open(
             if max_bytes is not None:
                 (page_bytes,) = connection.execute("pragma page_size").fetchone()
                 connection.execute(f"pragma max_page_count = {max(1, max_bytes // page_bytes)}")
+            if get_meta(connection, "max_bytes") != str(max_bytes or ""):
+                set_meta(connection, "max_bytes", str(max_bytes or ""))
             if is_new:
                 fsync_dir(path.parent)
         except BaseException:
@@ -126,25 +129,30 @@ def sentences(path: Path, action: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        said = f"{path}: cannot {action}: {error}"
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise OutboxFull(
-                f"{said}. Nothing already saved is touched. Free disk space, raise the file's "
-                "cap, or let a drain deliver and prune, then append again."
-            ) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise OutboxBusy(
-                f"{said}. Append again; if it stays so, find who holds the file."
-            ) from error
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            raise NotAnOutbox(
-                f"{said}. Check the path, its permissions and that it is an outbox."
-            ) from error
-        raise OutboxDamaged(
-            f"{said}. Keep the file, check its disk, and restore the last verified backup "
-            "beside it."
-        ) from error
+        raise in_words(error, path, action) from error
+
+
+def in_words(error: sqlite3.Error, path: Path, action: str) -> PlatformError:
+    """The outbox's own error for one of SQLite's."""
+    said = f"{path}: cannot {action}: {error}"
+    code = error_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        return OutboxFull(
+            f"{said}. Nothing already saved is touched. Free disk space, raise the file's "
+            "cap, or let a drain deliver and prune, then append again."
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return OutboxBusy(f"{said}. Append again; if it stays so, find who holds the file.")
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return NotAnOutbox(f"{said}. Check the path, its permissions and that it is an outbox.")
+    return OutboxDamaged(
+        f"{said}. Keep the file, check its disk, and restore the last verified backup beside it."
+    )
+
+
+def error_code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def get_meta(connection: sqlite3.Connection, key: str) -> str | None:
@@ -161,6 +169,12 @@ def set_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
 
 def file_uuid(connection: sqlite3.Connection) -> str:
     return get_meta(connection, "file_uuid") or ""
+
+
+def identities(connection: sqlite3.Connection) -> list[str]:
+    """The file's identity now and those it had before it was restored."""
+    now, former = get_meta(connection, "file_uuid"), get_meta(connection, "former")
+    return ([now] if now else []) + (former.split() if former else [])
 
 
 def mark(connection: sqlite3.Connection) -> int:
@@ -183,6 +197,8 @@ def pending(connection: sqlite3.Connection) -> int:
 def renew(connection: sqlite3.Connection) -> str:
     """Give the file a new identity, as a restored copy must have; returns it."""
     fresh = str(uuid4())
+    if former := identities(connection):
+        set_meta(connection, "former", " ".join(former))
     set_meta(connection, "file_uuid", fresh)
     return fresh
 

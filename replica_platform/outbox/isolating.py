@@ -78,7 +78,9 @@ def _commit(
         fill(delivery)
         delivery.rows.sort(key=lambda row: row.seq)
         if delivery.rows:
-            delivery.number = landing.write_ledger(connection, file_uuid, delivery.rows)
+            delivery.number = landing.write_ledger(
+                connection, file_uuid, delivery.rows, delivery.new
+            )
     return delivery
 
 

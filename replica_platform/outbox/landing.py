@@ -7,9 +7,11 @@ of another record and other content.
 
 import hashlib
 import json
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -29,8 +31,12 @@ create table if not exists outbox.record (
 );
 create table if not exists outbox.batch (
     file_uuid uuid not null, number bigint not null, first_seq bigint not null,
-    last_seq bigint not null, n bigint not null, digest bytea not null,
+    last_seq bigint not null, n bigint not null, landed bigint not null, digest bytea not null,
     landed_at timestamptz not null default now(), primary key (file_uuid, number)
+);
+create table if not exists outbox.file (
+    file_uuid uuid primary key, host text not null, path text not null,
+    seen_at timestamptz not null default now()
 );
 create table if not exists outbox.conflict (
     id uuid not null, payload_sha bytea not null, place text not null, file_uuid uuid not null,
@@ -81,11 +87,28 @@ on conflict (id, payload_sha, place) do nothing
 # The number is the target's own next one: a file restored from a backup, or a target that was
 # rolled back, can so not collide with what stands there.
 LEDGER = """
-insert into outbox.batch (file_uuid, number, first_seq, last_seq, n, digest)
-select %(file_uuid)s, coalesce(max(number), 0) + 1, %(first)s, %(last)s, %(n)s, %(digest)s
+insert into outbox.batch (file_uuid, number, first_seq, last_seq, n, landed, digest)
+select %(file_uuid)s, coalesce(max(number), 0) + 1, %(first)s, %(last)s, %(n)s, %(landed)s,
+    %(digest)s
 from outbox.batch where file_uuid = %(file_uuid)s
 on conflict (file_uuid, number) do nothing
 returning number
+"""
+
+LOCK = "select pg_try_advisory_lock(%s)"
+
+# Which files delivered, so that one that is taken away is missed.
+REMEMBER_FILE = """
+insert into outbox.file as known (file_uuid, host, path) values (%s, %s, %s)
+on conflict (file_uuid) do update set host = excluded.host, path = excluded.path, seen_at = now()
+where (known.host, known.path) is distinct from (excluded.host, excluded.path)
+   or known.seen_at < now() - interval '1 hour'
+"""
+
+KNOWN_FILES = """
+select file_uuid::text, path,
+    (select coalesce(sum(landed), 0) from outbox.batch as b where b.file_uuid = f.file_uuid)::int8
+from outbox.file as f where host = %s order by path
 """
 
 
@@ -116,7 +139,7 @@ def prepare(connection: psycopg.Connection, deadline_s: float) -> None:
             "idle_session_timeout",
         ):
             connection.execute("select set_config(%s, %s, false)", (name, limit))
-        found = connection.execute("select to_regclass('outbox.conflict')").fetchone()
+        found = connection.execute("select to_regclass('outbox.file')").fetchone()
         if found == (None,):
             connection.execute("select pg_advisory_xact_lock(%s)", (LOCK_OF_SCHEMA,))
             connection.execute(SCHEMA)
@@ -130,7 +153,7 @@ def only_drain(connection: psycopg.Connection, file_uuid: str, deadline_s: float
     """
     key = int.from_bytes(hashlib.sha256(file_uuid.encode()).digest()[:8], "big", signed=True)
     with deadline(connection, deadline_s):
-        row = connection.execute("select pg_try_advisory_lock(%s)", (key,)).fetchone()
+        row = connection.execute(LOCK, (key,)).fetchone()
     mine = row == (True,)
     try:
         yield mine
@@ -192,13 +215,19 @@ def _keep_conflicts(
     return [(row.seq, place) for row in rows]
 
 
-def write_ledger(connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row]) -> int:
-    """Write the batch's ledger row inside the caller's transaction; returns its number."""
+def write_ledger(
+    connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row], landed: int
+) -> int:
+    """Write the batch's ledger row inside the caller's transaction; returns its number.
+
+    `landed` is how many of the rows were new.
+    """
     values = {
         "file_uuid": file_uuid,
         "first": rows[0].seq,
         "last": rows[-1].seq,
         "n": len(rows),
+        "landed": landed,
         "digest": digest(rows),
     }
     while True:
@@ -217,6 +246,26 @@ def ledger_of(
         (list(file_uuids),),
     ).fetchall()
     return {(uuid, number): bytes(digest) for uuid, number, digest in rows}
+
+
+def remember_file(connection: psycopg.Connection, file_uuid: str, path: Path) -> None:
+    """Note that this file of this host delivers here."""
+    connection.execute(REMEMBER_FILE, (file_uuid, socket.gethostname(), str(path.resolve())))
+
+
+def known_files(connection: psycopg.Connection) -> list[tuple[str, Path, int]]:
+    """The files of this host that ever delivered here: (file_uuid, path, rows landed)."""
+    found = connection.execute(KNOWN_FILES, (socket.gethostname(),)).fetchall()
+    return [(file_uuid, Path(path), landed) for file_uuid, path, landed in found]
+
+
+def landed_rows(connection: psycopg.Connection, file_uuids: Sequence[str]) -> int:
+    """How many rows of a file the target took in all, by its ledger."""
+    row = connection.execute(
+        "select coalesce(sum(landed), 0)::int8 from outbox.batch where file_uuid = any(%s::uuid[])",
+        (list(file_uuids),),
+    ).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def highest_seq(connection: psycopg.Connection, file_uuid: str) -> int:

@@ -49,11 +49,12 @@ class KindTable:
     def differing(self) -> sql.Composed:
         """Of the records `%(ids)s`: those whose row in the table has other content.
 
-        Compared as jsonb, which has an equality for every type.
+        Compared as jsonb, which has an equality for every type, and only for records that land
+        in this transaction: later the table's owner may change its rows as they like.
         """
         return sql.SQL(
-            "select r.id::text from {records} and not exists (select from {table} as there "
-            "where {their_key} = {our_key} "
+            "select r.id::text from {records} and r.landed_at = now() "
+            "and not exists (select from {table} as there where {their_key} = {our_key} "
             "and jsonb_build_array({theirs}) = jsonb_build_array({ours}))"
         ).format(
             records=self._records(),

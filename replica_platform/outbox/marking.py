@@ -103,7 +103,7 @@ def _take(cursor: sqlite3.Cursor, max_bytes: int) -> list[Row]:
     taken = 0
     for values in cursor:
         row = Row(*values)
-        taken += len(row.payload)
+        taken += len(row.payload)  # characters, near enough to bytes
         if rows and taken > max_bytes:
             break
         rows.append(row)

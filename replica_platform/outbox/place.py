@@ -1,4 +1,4 @@
-"""Where an outbox file may live, and who may write it: its file system and its slot lock.
+"""Where outbox files live, and who may write one: folders, file systems and the slot lock.
 
 One file a worker slot: eight processes on one file waited up to 2.5 s for each other, with a
 file each 18 ms. The lock is on a file beside; one on the database itself would be SQLite's.
@@ -6,6 +6,7 @@ file each 18 ms. The lock is on a file beside; one on the database itself would 
 
 import fcntl
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from replica_platform.outbox.errors import NetworkFileSystem, SlotLocked
@@ -17,6 +18,14 @@ NETWORK_FILE_SYSTEMS = frozenset(
     )
 )
 VOLATILE_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+
+
+def outbox_files(paths: Sequence[Path]) -> list[Path]:
+    """The files meant by `paths`: a folder stands for the outboxes in it, sorted by name."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        files += sorted(path.glob("*.db")) if path.is_dir() else [path]
+    return files
 
 
 def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:

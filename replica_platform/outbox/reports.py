@@ -14,6 +14,7 @@ class FileDrain:
     sqlstate: str | None = None
     delivered: int = 0  # rows new in the target
     absorbed: int = 0  # rows sent again that the target had
+    landed: int = 0  # rows of this file in the target, by its ledger, all runs together
     conflicts: int = 0  # rows with a known id and other content, kept in outbox.conflict
     dead: int = 0  # rows set aside in this run
     reopened: int = 0  # rows to go again because the target had forgotten them
@@ -30,6 +31,11 @@ class FileDrain:
         return self.state == "unreachable"
 
     @property
+    def trouble(self) -> bool:
+        """Whether the delivery itself did not work; dead rows and conflicts are not that."""
+        return self.state in ("failed", "unreachable", "waiting")
+
+    @property
     def rows_per_s(self) -> float:
         return (self.delivered + self.absorbed) / self.seconds if self.seconds else 0.0
 
@@ -39,7 +45,8 @@ class FileDrain:
         return healthy and not self.dead_rows and not self.conflicts
 
     def as_dict(self) -> dict[str, Any]:
-        extra = {"unreachable": self.unreachable, "rows_per_s": self.rows_per_s, "ok": self.ok}
+        names = ("unreachable", "trouble", "rows_per_s", "ok")
+        extra = {name: getattr(self, name) for name in names}
         return asdict(self) | extra
 
 
@@ -60,6 +67,10 @@ class DrainReport:
     @property
     def absorbed(self) -> int:
         return self.total("absorbed")
+
+    @property
+    def landed(self) -> int:
+        return self.total("landed")
 
     @property
     def conflicts(self) -> int:
@@ -86,6 +97,10 @@ class DrainReport:
         return tuple(one.path for one in self.files if one.unreachable)
 
     @property
+    def trouble(self) -> bool:
+        return any(one.trouble for one in self.files)
+
+    @property
     def ok(self) -> bool:
         return all(one.ok for one in self.files)
 
@@ -101,8 +116,8 @@ class DrainReport:
         totals = {
             name: getattr(self, name)
             for name in (
-                "delivered", "absorbed", "conflicts", "dead", "dead_rows", "pending", "seconds",
-                "rows_per_s", "ok", "sentence",
+                "delivered", "absorbed", "landed", "conflicts", "dead", "dead_rows", "pending",
+                "seconds", "rows_per_s", "trouble", "ok", "sentence",
             )
         }  # fmt: skip
         return totals | {

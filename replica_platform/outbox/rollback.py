@@ -14,6 +14,7 @@ from replica_platform import postgres
 from replica_platform.errors import PlatformError
 from replica_platform.outbox import file, landing, marking
 from replica_platform.outbox.failures import classify
+from replica_platform.outbox.place import outbox_files
 from replica_platform.outbox.reports import FileReconciliation, Reconciliation
 from replica_platform.sqlite import sqlite3
 
@@ -51,19 +52,23 @@ def reconcile(
     First by ledger and digest, then every delivered row still in the file by id and content.
     With `reopen` what is missing goes again with the next drain; without, nothing is changed.
     """
-    from replica_platform.outbox.draining import outbox_files
+    known: set[str] = set()
+    found = [
+        _reconcile_file(path, target, reopen, deadline_s, known) for path in outbox_files(paths)
+    ]
+    return Reconciliation((*found, *_taken_away(paths, target, deadline_s, known)))
 
-    return Reconciliation(
-        tuple(_reconcile_file(path, target, reopen, deadline_s) for path in outbox_files(paths))
-    )
 
-
-def _reconcile_file(path: Path, target: str, reopen: bool, deadline_s: float) -> FileReconciliation:
+def _reconcile_file(
+    path: Path, target: str, reopen: bool, deadline_s: float, known: set[str]
+) -> FileReconciliation:
+    """Look at one file; its identities are added to `known`."""
     try:
         with (
             closing(file.open_existing(path, read_only=not reopen)) as local,
             closing(postgres.connect(target, autocommit=True)) as there,
         ):
+            known.update(file.identities(local))
             with postgres.deadline(there, deadline_s):
                 landing.prepare(there, deadline_s)
                 missing = _missing_batches(local, there)
@@ -75,6 +80,36 @@ def _reconcile_file(path: Path, target: str, reopen: bool, deadline_s: float) ->
     return FileReconciliation(
         str(path), int(batches), len(missing), checked, len(lacking), reopened
     )
+
+
+def _taken_away(
+    paths: Sequence[Path], target: str, deadline_s: float, known: set[str]
+) -> list[FileReconciliation]:
+    """Files that delivered from one of these folders and are not there any more.
+
+    What they had acknowledged and not delivered is gone with them, and no count would show it.
+    """
+    folders = {Path(path).resolve() for path in paths if Path(path).is_dir()}
+    files = {Path(path).resolve() for path in paths}
+    try:
+        with (
+            closing(postgres.connect(target, autocommit=True)) as there,
+            postgres.deadline(there, deadline_s),
+        ):
+            landing.prepare(there, deadline_s)
+            delivered = landing.known_files(there)
+    except (psycopg.Error, PlatformError):
+        return []  # each file's own line says that the target cannot be asked
+    return [
+        FileReconciliation(
+            str(path),
+            why=f"the outbox that delivered {landed} rows from here was taken away or replaced; "
+            "put it back, or, if it was retired empty, delete its row of outbox.file "
+            f"({file_uuid})",
+        )
+        for file_uuid, path, landed in delivered
+        if file_uuid not in known and (path in files or path.parent in folders)
+    ]
 
 
 def _missing_batches(

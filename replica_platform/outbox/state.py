@@ -10,7 +10,7 @@ from pathlib import Path
 
 from replica_platform.errors import PlatformError
 from replica_platform.outbox import breaker, file, marking
-from replica_platform.outbox.draining import outbox_files
+from replica_platform.outbox.place import outbox_files
 from replica_platform.outbox.reports import Backlog, DeadRow, FileBacklog
 from replica_platform.sqlite import sqlite3
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from replica_platform.outbox.draining import drain, outbox_files
+from replica_platform.outbox.draining import drain
+from replica_platform.outbox.place import outbox_files
 from replica_platform.outbox.reports import DrainReport
 
 LOOK_S = 0.2

@@ -99,7 +99,7 @@ class Purpose:
 
 def load_purposes(path: Path | str) -> list[Purpose]:
     """The purposes in a YAML file: a mapping of names to what `Purpose.from_dict` takes."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     with Path(path).open() as file:
         written = yaml.safe_load(file) or {}

@@ -3,8 +3,8 @@
 Statements that write rows belong here; they run in the caller's transaction, with the mark.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
@@ -34,6 +34,8 @@ class Shape:
     key: Sequence[str]
     fixed: frozenset[str] = frozenset()
     """Columns that an UPDATE may not set."""
+    casts: Mapping[str, str] = field(default_factory=dict)
+    """Columns that are wider in the target, with its types: images of different types differ."""
 
 
 _LOW32_DIFFERS = sql.SQL(
@@ -55,7 +57,7 @@ def merge(connection: psycopg.Connection, shape: Shape, *, trust_xmin: bool | No
         compared = [name for name in shape.columns if name not in (XMIN, "source_ctid")]
         # *<> compares images: it needs no equality operator and tells 1.0 from 1.00.
         guard = sql.SQL("({} or row({})::record *<> row({})::record)").format(
-            guard, columns_sql(compared, "t"), columns_sql(compared, "s")
+            guard, columns_sql(compared, "t"), _staged(compared, shape.casts)
         )
     new = connection.execute(
         sql.SQL(
@@ -86,7 +88,7 @@ def merge(connection: psycopg.Connection, shape: Shape, *, trust_xmin: bool | No
     return Written(inserted=inserted, updated=merged.rowcount - inserted)
 
 
-def replace(connection: psycopg.Connection, shape: Shape) -> Written:
+def replace_all(connection: psycopg.Connection, shape: Shape) -> Written:
     """Make the target's rows those that are staged; readers see the old rows or the new ones.
 
     In place and in one transaction rather than by a new table under the old name: grants,
@@ -119,6 +121,16 @@ def _content(connection: psycopg.Connection, table: TableName, shape: Shape) -> 
             columns_sql(list(shape.columns)), table.sql
         )
     ).fetchone()
+
+
+def _staged(columns: Sequence[str], casts: Mapping[str, str]) -> sql.Composed:
+    parts: list[sql.Composable] = []
+    for name in columns:
+        column: sql.Composable = sql.Identifier("s", name)
+        if name in casts:
+            column = sql.SQL("{}::{}").format(column, sql.SQL(casts[name]))
+        parts.append(column)
+    return sql.SQL(", ").join(parts)
 
 
 def _on(shape: Shape) -> sql.Composed:

@@ -6,13 +6,14 @@ so that `format_type` spells every type that is not built in with its schema.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
-from replica_platform.xmin.names import TableName
+from replica_platform.xmin.names import TableName, columns_sql
 
 FIRST_USER_OID = 16384
 
@@ -27,10 +28,14 @@ class Column:
     """As `format_type` spells it, with its modifier."""
     binary: bool
     """Whether its binary form means the same on another server."""
+    built_in: bool
+    """Whether every server has the type."""
     missing: str | None
     """The constant that rows older than the column have (`attmissingval`)."""
+    generated: str
+    """How a generated column is computed; empty for others."""
     definition: str
-    """What else changes values in place: generation, enum labels, domain and composite parts."""
+    """What else changes values in place: enum labels, composite parts."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,29 @@ class Table:
         """Whether every row lies in a heap: views, foreign tables and others know no xmin."""
         return self.kind in "rpm" and all(leaf.heap for leaf in self.leaves)
 
+    def rows(self, columns: Sequence[str], *, system: bool = False) -> sql.Composable:
+        """All its rows as a FROM item, with `system` also their xmin.
+
+        Leaf by leaf, never through the parent: a leaf that is attached meanwhile would show
+        there, whatever the snapshot. Tables that inherit are tables of their own.
+        """
+        listed = columns_sql(list(columns)) if columns else sql.SQL("null as nothing")
+        if not self.has_xmin:
+            return sql.SQL("(select {} from {}) s").format(listed, self.name.sql)
+        if system:
+            listed += sql.SQL(", xmin as version")
+        leaves = [
+            sql.SQL("select {} from only {}").format(listed, leaf.name.sql) for leaf in self.leaves
+        ]
+        if not leaves:
+            leaves = [sql.SQL("select {} from {} where false").format(listed, self.name.sql)]
+        return sql.SQL("({}) s").format(sql.SQL(" union all ").join(leaves))
+
+    @property
+    def built_in(self) -> bool:
+        """Whether every server knows the types of all columns."""
+        return all(column.built_in for column in self.columns)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The columns' names in order."""
@@ -83,8 +111,7 @@ class Table:
         return {
             "oid": self.oid,
             "columns": [
-                [column.attnum, column.name, column.type, column.missing, column.definition]
-                for column in self.columns
+                [c.attnum, c.name, c.type, c.generated, c.definition] for c in self.columns
             ],
             "key": list(self.key),
             "policies": self.policies,
@@ -129,9 +156,11 @@ with recursive base as (
 select a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
        t.oid < %(user)s and t.typsend <> 0 and t.typreceive <> 0 and t.typtype in ('b', 'r', 'm')
        or t.typtype = 'e',
-       case when a.atthasmissing then a.attmissingval::text end,
-       concat_ws(' ', nullif(a.attgenerated, ''),
-           case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) end,
+       a.atttypid < %(user)s,
+       case when a.atthasmissing then (a.attmissingval::text::text[])[1] end,
+       case when a.attgenerated <> '' then a.attgenerated::text || pg_get_expr(d.adbin, d.adrelid)
+            else '' end,
+       concat_ws(' ',
            (select string_agg(quote_literal(e.enumlabel), ',' order by e.enumsortorder)
             from pg_enum e where e.enumtypid in (t.oid, t.typelem)),
            (select string_agg(quote_ident(f.attname) || ' ' || format_type(f.atttypid, f.atttypmod),

@@ -49,14 +49,14 @@ def compare(
 ) -> Difference:
     """Compare under the leader's snapshot and the target's open transaction."""
     source = leader.connection
-    place = sql.SQL("only {}").format(table.name.sql) if table.kind == "r" else table.name.sql
     columns = [name for name in table.names if name in found.columns]
     xmin = table.has_xmin and known.mode != "timestamp" and bool(key)
     if not key:
-        return _unkeyed(source, home, place, target, columns)
+        return _unkeyed(source, home, table.rows(columns), target, columns)
     # The version of a row: its xmin where there is one, else a hash of all of it.
     image = sql.SQL("hashtextextended(row({})::text, 0)").format(columns_sql(columns))
-    theirs = sql.SQL("(xmin::text::bigint)") if xmin else image
+    theirs = sql.SQL("(version::text::bigint)") if xmin else image
+    place = table.rows(key if xmin else columns, system=table.has_xmin)
     ours = sql.SQL("(coalesce(source_xmin, -1) & 4294967295)") if xmin else image
     types = {column.name: column.type for column in table.columns}
     rows = _count(home, target.sql)
@@ -69,7 +69,7 @@ def compare(
         target_rows=sum(count for count, _ in here.values()),
         keyed=True,
         coverage=1.0,
-        source_ages=_ages(source, place, "age(xmin)::bigint") if table.has_xmin else None,
+        source_ages=_ages(source, place, "age(version)::bigint") if table.has_xmin else None,
         target_ages=_ages(home, target.sql, f"{leader.snapshot.next} - source_xmin")
         if table.has_xmin
         else None,
@@ -86,11 +86,12 @@ def compare(
         source,
         sql.SQL("copy (select {}, {}, {} from {} where {}) to stdout").format(
             columns_sql(key), theirs,
-            full_xid(leader.snapshot) if table.has_xmin else sql.SQL("null::bigint"),
+            full_xid(leader.snapshot, "version") if table.has_xmin else sql.SQL("null::bigint"),
             place, keys.within(differing),
         ),
         home,
         sql.SQL("copy replica_compare from stdin"),
+        str(table.name),
     )  # fmt: skip
     return _name(home, base, target, key, keys.within(differing), ours, known, named)
 

@@ -4,9 +4,11 @@ Pure: it looks at the mark, the snapshot and the catalog, and touches no connect
 changed blocks will take its place between `scan` and `nothing to do`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from replica_platform.xmin.catalog import Table, same
+from replica_platform.xmin.catalog import Column, Table, same
+from replica_platform.xmin.drift import drift
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.mark import Mark
 from replica_platform.xmin.source import LOW32, Snapshot
@@ -28,6 +30,8 @@ class Plan:
     delivered: tuple[int, ...] = ()
     """... but not those of these xids (low 32 bits)."""
     since: str | None = None
+    added: tuple[Column, ...] = ()
+    """New columns that need no row to be read: old rows have a constant there."""
 
 
 def decide(
@@ -39,8 +43,13 @@ def decide(
     timestamp_column: str | None,
     key: tuple[str, ...],
     deletes: str,
+    target_columns: Collection[str] = (),
+    distrust: str = "",
 ) -> Plan:
-    """Choose how to read. Errors: `CannotSync` where the asked mode cannot work."""
+    """Choose how to read. Errors: `CannotSync` where the asked mode cannot work.
+
+    `distrust` says why the target is not believed to hold what its mark says.
+    """
     if mode not in MODES:
         raise CannotSync(f"There is no mode {mode!r}; choose one of {', '.join(MODES)}.")
     if mode == "timestamp" or (mode == "auto" and timestamp_column and not table.has_xmin):
@@ -62,7 +71,7 @@ def decide(
         if mode == "scan":
             raise CannotSync(f"{why} Give it one, or use mode full.")
         return Plan("full", why)
-    reason = full_reason(table, snapshot, mark)
+    reason = distrust or full_reason(table, snapshot, mark, target_columns)
     if reason or mark is None:
         return Plan("full", reason)
     if _idle(table, snapshot, mark, deletes):
@@ -70,7 +79,9 @@ def decide(
     return _scan(table, snapshot, mark)
 
 
-def full_reason(table: Table, snapshot: Snapshot, mark: Mark | None) -> str:
+def full_reason(
+    table: Table, snapshot: Snapshot, mark: Mark | None, target_columns: Collection[str] = ()
+) -> str:
     """Why xmin cannot carry on from this mark; empty where it can."""
     if mark is None:
         return "There is no mark of an earlier sync."
@@ -90,9 +101,11 @@ def full_reason(table: Table, snapshot: Snapshot, mark: Mark | None) -> str:
             f"{snapshot.next - mark.w:,} xids have passed since the mark, too many for a 32-bit "
             "xmin to tell new rows from old."
         )
-    if not same(mark.fingerprint, table.fingerprint):
-        return "The table's definition has changed in a way that leaves no xmin."
-    return ""
+    drifted = drift(mark.fingerprint, table)
+    kept = [column.name for column in drifted.added if column.name in target_columns]
+    if kept:
+        return f"The target has had a column {kept[0]} already; what it holds is not the new one's."
+    return drifted.whole
 
 
 def _scan(table: Table, snapshot: Snapshot, mark: Mark) -> Plan:
@@ -102,7 +115,8 @@ def _scan(table: Table, snapshot: Snapshot, mark: Mark) -> Plan:
     if fresh:
         why += f" {len(fresh)} leaf table(s) are new and are read whole."
     delivered = tuple(xid & LOW32 for xid in mark.delivered) if mark.complete else ()
-    return Plan("scan", why, fresh, mark.w, delivered)
+    added = drift(mark.fingerprint, table).added
+    return Plan("scan", why, fresh, mark.w, delivered, added=added)
 
 
 def _idle(table: Table, snapshot: Snapshot, mark: Mark, deletes: str) -> bool:
@@ -110,6 +124,7 @@ def _idle(table: Table, snapshot: Snapshot, mark: Mark, deletes: str) -> bool:
     return (
         mark.snapshot == snapshot.text
         and mark.deletes == deletes
+        and same(mark.fingerprint, table.fingerprint)
         and all(leaf.persistence == "p" for leaf in table.leaves)
         and mark.leaves == {str(leaf.oid): leaf.filenode for leaf in table.leaves}
     )

@@ -15,8 +15,9 @@ from replica_platform.xmin.names import columns_sql
 from replica_platform.xmin.plan import Plan
 from replica_platform.xmin.source import LOW32, Snapshot
 
-# A changed row is fetched by its tid where a range has at most so many of them.
-TIDS_CAP = 5_000
+# Changed rows are fetched by tid where they are few: in one range, and in all ranges together.
+TIDS_A_RANGE = 5_000
+TIDS_IN_ALL = 200_000
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,33 @@ def changed(plan: Plan) -> sql.Composable:
     return condition
 
 
-def full_xid(snapshot: Snapshot) -> sql.Composable:
+def full_xid(snapshot: Snapshot, column: str = "xmin") -> sql.Composable:
     """The row's xmin with its epoch; 0 to 2 stand for no transaction and stay."""
     return sql.SQL(
-        "case when xmin::text::bigint < 3 then xmin::text::bigint else "
-        "{next} - (({next} - xmin::text::bigint) & 4294967295) end"
-    ).format(next=sql.Literal(snapshot.next))
+        "case when {xid}::text::bigint < 3 then {xid}::text::bigint else "
+        "{next} - (({next} - {xid}::text::bigint) & 4294967295) end"
+    ).format(xid=sql.SQL(column), next=sql.Literal(snapshot.next))
 
 
-def select(
-    table: Table, snapshot: Snapshot, place: sql.Composable, where: sql.Composable
-) -> sql.Composed:
-    """The columns in order, then `source_xmin` and `source_ctid` where the table has them."""
-    extra = (
-        sql.SQL("{}, ctid").format(full_xid(snapshot))
-        if table.has_xmin
-        else sql.SQL("null::bigint, null::tid")
-    )
+@dataclass(frozen=True)
+class Part:
+    """What one COPY reads: a place and a condition."""
+
+    place: sql.Composable
+    where: sql.Composable
+
+
+def select(table: Table, snapshot: Snapshot, part: Part, *, raw: bool = False) -> sql.Composed:
+    """The columns in order, then `source_xmin` and `source_ctid` where the table has them.
+
+    `raw` leaves the xmin as it is, for a staging table that will add the epoch itself.
+    """
+    extra: sql.Composable = sql.SQL("null::bigint, null::tid")
+    if table.has_xmin:
+        xid = sql.SQL("xmin") if raw else full_xid(snapshot)
+        extra = sql.SQL("{}, ctid").format(xid)
     columns = columns_sql(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
-    return sql.SQL("select {}{} from {} where {}").format(columns, extra, place, where)
+    return sql.SQL("select {}{} from {} where {}").format(columns, extra, part.place, part.where)
 
 
 def copy_out(query: sql.Composable, binary: bool) -> sql.Composed:
@@ -104,29 +113,50 @@ class Found:
     """Where the changed rows lie; empty where there are too many to name."""
 
 
-def look(connection: psycopg.Connection, part: Range, plan: Plan) -> Found:
-    """One pass over a range that counts its live rows and names the changed ones.
+def look(connection: psycopg.Connection, part: Range, plan: Plan, parts: int) -> Found:
+    """One pass over one range of `parts`: count its live rows and name the changed ones.
 
     The count is what tells of deletes: see `deletes`.
     """
-    hit = sql.SQL("true") if part.leaf.oid in plan.whole else changed(plan)
-    row = connection.execute(
-        sql.SQL(
-            "select count(*), count(*) filter (where {hit}), "
-            "(array_agg(ctid) filter (where {hit}))[1:{cap}]::text[] from {leaf} where {part}"
-            if part.leaf.oid not in plan.whole
-            else "select count(*), count(*), null::text[] from {leaf} where {part}"
-        ).format(hit=hit, cap=sql.Literal(TIDS_CAP + 1), leaf=only(part.leaf), part=part.condition)
-    ).fetchone()
+    cap = min(TIDS_A_RANGE, TIDS_IN_ALL // parts)
+    if part.leaf.oid in plan.whole:
+        query = sql.SQL("select n, n, null::text[] from (select count(*) from {} where {}) c(n)")
+        row = connection.execute(query.format(only(part.leaf), part.condition)).fetchone()
+    else:
+        # One aggregate with the predicate, not two: it is what the time goes to.
+        query = sql.SQL(
+            "select n, coalesce(cardinality(tids), 0),"
+            " case when cardinality(tids) <= {cap} then tids::text[] end from"
+            " (select count(*), array_agg(ctid) filter (where {changed}) from {leaf} where {part})"
+            " c(n, tids)"
+        )
+        row = connection.execute(
+            query.format(
+                cap=sql.Literal(cap),
+                changed=changed(plan),
+                leaf=only(part.leaf),
+                part=part.condition,
+            )
+        ).fetchone()
     assert row is not None
     rows, count, tids = row
-    return Found(part, rows, count, tids if tids and count <= TIDS_CAP else [])
+    return Found(part, rows, count, tids or [])
 
 
-def condition_of(found: Found, plan: Plan) -> sql.Composable:
-    """The condition that selects the changed rows of a range that was looked at."""
-    if found.range.leaf.oid in plan.whole:
-        return found.range.condition
-    if found.tids:
-        return sql.SQL("ctid = any({}::tid[])").format(sql.Literal(list(found.tids)))
-    return sql.SQL("{} and {}").format(found.range.condition, changed(plan))
+def parts_of(hits: Sequence[Found], plan: Plan) -> list[Part]:
+    """What to copy of ranges that hold changed rows: named rows of a leaf in one go."""
+    parts: list[Part] = []
+    named: dict[Leaf, list[str]] = {}
+    for found in hits:
+        leaf, condition = found.range.leaf, found.range.condition
+        if found.tids:
+            named.setdefault(leaf, []).extend(found.tids)
+        elif leaf.oid in plan.whole:
+            parts.append(Part(only(leaf), condition))
+        else:
+            where = sql.SQL("{} and {}").format(condition, changed(plan))
+            parts.append(Part(only(leaf), where))
+    for leaf, tids in named.items():
+        where = sql.SQL("ctid = any({}::tid[])").format(sql.Literal(tids))
+        parts.append(Part(only(leaf), where))
+    return parts

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -199,7 +200,7 @@ def reader(dsn: str, snapshot: Snapshot) -> psycopg.Connection:
     return connection
 
 
-def _one(cursor: psycopg.Cursor) -> tuple:  # type: ignore[type-arg]
+def _one(cursor: psycopg.Cursor) -> tuple[Any, ...]:
     row = cursor.fetchone()
     assert row is not None
     return row

@@ -5,16 +5,17 @@ that a refused change leaves nothing behind.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
 from replica_platform.xmin.catalog import Column, Table
-from replica_platform.xmin.errors import CannotSync, MissingGrant, SchemaRefused
+from replica_platform.xmin.errors import CannotSync, SchemaRefused
 from replica_platform.xmin.mark import SCHEMA
 from replica_platform.xmin.names import TableName, columns_sql
+from replica_platform.xmin.session import may_create
 
 XMIN, CTID = "source_xmin", "source_ctid"
 OWN = {XMIN: "bigint", CTID: "tid"}
@@ -89,8 +90,13 @@ def staging_name(target: TableName) -> TableName:
     return TableName(SCHEMA, f"stage_{digest}")
 
 
-def make_staging(connection: psycopg.Connection, target: TableName, table: Table) -> TableName:
-    """An empty UNLOGGED table with the source's columns and our two."""
+def make_staging(
+    connection: psycopg.Connection, target: TableName, table: Table, *, raw: bool = False
+) -> TableName:
+    """An empty UNLOGGED table with the source's columns and our two.
+
+    With `raw` its `source_xmin` is of type xid, and gets its epoch in `adopt_staging`.
+    """
     clash = set(OWN) & set(table.names)
     if clash:
         raise CannotSync(
@@ -99,7 +105,8 @@ def make_staging(connection: psycopg.Connection, target: TableName, table: Table
         )
     name = staging_name(target)
     columns = [_definition(column.name, column.type) for column in table.columns]
-    columns += [_definition(own, kind) for own, kind in OWN.items()]
+    own = {**OWN, XMIN: "xid"} if raw else OWN
+    columns += [_definition(column, kind) for column, kind in own.items()]
     drop_staging(connection, target)
     connection.execute(
         sql.SQL("create unlogged table {} ({}) with (autovacuum_enabled = false)").format(
@@ -119,49 +126,63 @@ def make_schema(connection: psycopg.Connection, schema: str) -> None:
     row = connection.execute("select to_regnamespace(quote_ident(%s)) is null", [schema]).fetchone()
     if not (row and row[0]):
         return
-    try:
-        with connection.transaction():
-            connection.execute(
-                sql.SQL("create schema if not exists {}").format(sql.Identifier(schema))
-            )
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise MissingGrant(
-            f"The target has no schema {schema} and the role may not make it; run there: "
-            f"GRANT CREATE ON DATABASE {connection.info.dbname} TO {connection.info.user};"
-        ) from error
+    with may_create(connection, f"{schema!r}"), connection.transaction():
+        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
 
 
-def adopt_staging(connection: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> None:
-    """Make the loaded staging table the target table itself: logged, keyed, indexed."""
+def adopt_staging(
+    connection: psycopg.Connection, name: TableName, key: tuple[str, ...], epoch: sql.Composable
+) -> int:
+    """Make the loaded staging table the target table itself: logged, keyed, indexed; its oid.
+
+    `epoch` is the bigint that `source_xmin` becomes.
+    """
     run = connection.execute
+    run("select set_config('maintenance_work_mem', '256MB', true)")
     stage = staging_name(name)
     moved = TableName(name.schema, stage.table)
-    run(sql.SQL("alter table {} set logged").format(stage.sql))
-    run(sql.SQL("alter table {} reset (autovacuum_enabled)").format(stage.sql))
+    run(  # one rewrite for both
+        sql.SQL(
+            "alter table {} set logged, reset (autovacuum_enabled), "
+            "alter column source_xmin type bigint using {}"
+        ).format(stage.sql, epoch)
+    )
     run(sql.SQL("alter table {} set schema {}").format(stage.sql, sql.Identifier(name.schema)))
     run(sql.SQL("alter table {} rename to {}").format(moved.sql, sql.Identifier(name.table)))
     if key:
         run(sql.SQL("alter table {} add primary key ({})").format(name.sql, columns_sql(key)))
-    run(sql.SQL("create index on {} ({})").format(name.sql, sql.Identifier(XMIN)))
+    run(_index(name, (XMIN,)))
     run(sql.SQL("analyze {}").format(name.sql))
+    row = run("select %s::regclass::oid", [name.sql.as_string()]).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
-def keep_in_step(
-    connection: psycopg.Connection,
-    name: TableName,
-    found: Target,
-    table: Table,
-    key: tuple[str, ...],
-) -> list[str]:
-    """Bring the target's definition in step with the source's; say what was done.
+@dataclass(frozen=True)
+class Change:
+    """One change of the target's definition, and what it is in words (None: not worth a word)."""
 
-    New columns are added, wider types taken over, dropped columns kept. Errors: `SchemaRefused`.
+    statement: sql.SQL | sql.Composed
+    note: str | None = None
+
+
+def changes(
+    name: TableName, found: Target, table: Table, key: tuple[str, ...], added: Sequence[Column]
+) -> list[Change]:
+    """What brings the target's definition in step with the source's; nothing is done yet.
+
+    New columns are added (`added` are those that all old rows hold a constant of), wider types
+    taken over, dropped columns kept. Errors: `SchemaRefused`.
     """
     if found.kind not in "rp":
         raise SchemaRefused(f"{name} is in the way in the target: it is no table.")
     wanted = {column.name: column.type for column in table.columns}
-    added = {n: t for n, t in {**wanted, **OWN}.items() if n not in found.columns}
-    altered = {n: t for n, t in wanted.items() if n in found.columns and found.columns[n].type != t}
+    narrower = casts(table, found)
+    altered = {
+        n: t
+        for n, t in wanted.items()
+        if n in found.columns and found.columns[n].type != t and n not in narrower
+    }
     refused = [
         f"{n} is {found.columns[n].type} in the target and {t} in the source"
         for n, t in altered.items()
@@ -172,28 +193,46 @@ def keep_in_step(
             f"{name} cannot follow {table.name}: {'; '.join(refused)}. Nothing was changed; "
             "alter the column in the target by hand, or drop the target table to have it made anew."
         )
-    notes = []
-    alter = sql.SQL("alter table {} {}")
-    for column, kind in added.items():
-        change = sql.SQL("add column {}").format(_definition(column, kind))
-        connection.execute(alter.format(name.sql, change))
-        if column not in OWN:
-            notes.append(f"column {column} {kind} was added")
+    constants = {column.name: column.missing for column in added}
+    todo: list[Change] = []
+    for column, kind in {**wanted, **OWN}.items():
+        if column not in found.columns:
+            note = f"column {column} {kind} was added" if column not in OWN else None
+            todo += _add_column(name, column, kind, constants.get(column), note)
     for column, kind in altered.items():
-        change = sql.SQL("alter column {} type {}").format(sql.Identifier(column), _type(kind))
-        connection.execute(alter.format(name.sql, change))
-        notes.append(f"column {column} was widened to {kind}")
-    kept = [n for n in found.columns if n not in wanted and n not in OWN]
-    notes += [f"column {column} is no longer in the source and was kept" for column in kept]
-    if XMIN in added:
-        connection.execute(
-            sql.SQL("create index on {} ({})").format(name.sql, sql.Identifier(XMIN))
+        alter = sql.SQL("alter table {} alter column {} type {}").format(
+            name.sql, sql.Identifier(column), _type(kind)
         )
+        todo.append(Change(alter, f"column {column} was widened to {kind}"))
+    for column in found.columns:
+        if column not in wanted and column not in OWN:
+            note = f"column {column} is no longer in the source and was kept"
+            todo.append(Change(sql.SQL("select"), note))
+    if XMIN not in found.columns:
+        todo.append(Change(_index(name, (XMIN,))))
     if key and frozenset(key) not in found.unique_keys:
-        connection.execute(
-            sql.SQL("create unique index on {} ({})").format(name.sql, columns_sql(key))
-        )
-    return notes
+        todo.append(Change(_index(name, key, unique=True)))
+    return todo
+
+
+def _add_column(
+    name: TableName, column: str, kind: str, constant: str | None, note: str | None
+) -> list[Change]:
+    add = sql.SQL("alter table {} add column {}").format(name.sql, _definition(column, kind))
+    if constant is None:
+        return [Change(add, note)]
+    # With a default no row is touched, neither here nor when it was added to the source.
+    add += sql.SQL(" default {}").format(sql.Literal(constant))
+    drop = sql.SQL("alter table {} alter column {} drop default").format(
+        name.sql, sql.Identifier(column)
+    )
+    return [Change(add, note), Change(drop)]
+
+
+def _index(name: TableName, columns: Sequence[str], *, unique: bool = False) -> sql.Composed:
+    return sql.SQL("create {} index on {} ({})").format(
+        sql.SQL("unique" if unique else ""), name.sql, columns_sql(list(columns))
+    )
 
 
 def widens(old: str, new: str) -> bool:
@@ -230,6 +269,18 @@ def _type(kind: str) -> sql.SQL:
     return sql.SQL(kind)
 
 
+def casts(table: Table, found: Target | None) -> dict[str, str]:
+    """Columns that are wider in the target than in the source, which does no harm."""
+    there = found.columns if found else {}
+    return {
+        column.name: there[column.name].type
+        for column in table.columns
+        if column.name in there
+        and there[column.name].type != column.type
+        and widens(column.type, there[column.name].type)
+    }
+
+
 def columns_to_write(table: Table, found: Target | None) -> list[str]:
     """The columns that a write lists: never one that the target generates itself."""
     generated = {n for n, c in found.columns.items() if c.generated} if found else set()
@@ -239,8 +290,3 @@ def columns_to_write(table: Table, found: Target | None) -> list[str]:
 def never_set(found: Target | None) -> set[str]:
     """Columns that an UPDATE may not set: GENERATED ALWAYS AS IDENTITY."""
     return {n for n, c in found.columns.items() if c.always_identity} if found else set()
-
-
-def describe_columns(columns: Iterable[Column]) -> str:
-    """The columns with their types, for a sentence."""
-    return ", ".join(f"{column.name} {column.type}" for column in columns)

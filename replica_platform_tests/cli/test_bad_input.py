@@ -3,9 +3,7 @@
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from replica_platform_tests.cli.conftest import Cli
+from replica_platform_tests.conftest import Cli
 
 
 def assert_one_sentence(finished: subprocess.CompletedProcess[str], words: str) -> None:
@@ -43,18 +41,24 @@ def test_a_setting_that_is_not_valid(cli: Cli) -> None:
     assert_one_sentence(cli("status", REPLICA_PORT="99999999"), "REPLICA_PORT is not valid")
 
 
-@pytest.fixture
-def read_only(tmp_path: Path) -> Path:
-    """A folder nobody can write to, root included."""
-    folder = Path("/proc/sys/replica")
-    return folder
+def test_a_data_folder_that_cannot_be_written(cli: Cli) -> None:
+    # sysfs refuses new folders, root's too.
+    finished = cli("run", REPLICA_DATA_DIR="/sys/replica")
+    assert_one_sentence(finished, "/sys/replica: permission is missing")
 
 
-def test_a_data_folder_that_is_read_only(cli: Cli, read_only: Path) -> None:
-    finished = cli("run", REPLICA_DATA_DIR=str(read_only))
+def test_a_file_where_the_data_folder_should_be(cli: Cli, folder: Path) -> None:
+    (folder / "data").write_text("mine")
+    assert_one_sentence(cli("run"), "a file stands where a folder is needed")
+    assert (folder / "data").read_text() == "mine"
+
+
+def test_status_is_red_and_names_the_cause_when_the_target_is_away(cli: Cli) -> None:
+    finished = cli("status", REPLICA_TARGET_DSN="postgresql://u:secret@127.0.0.1:1/d")
     assert finished.returncode == 1
-    assert "Traceback" not in finished.stderr
-    assert "REPLICA_DATA_DIR" in finished.stderr
+    warehouse = next(line for line in finished.stdout.splitlines() if "warehouse" in line)
+    assert "RED" in warehouse
+    assert "Cannot connect to postgresql://u:***@127.0.0.1:1/d" in warehouse
 
 
 def test_a_master_that_is_not_there(cli: Cli, tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_replay_after_the_mend(box: Outbox, path: Path, target: str, refusing: A
     assert replay(path) == 1
     report = drain([path], target)
     assert (report.delivered, report.dead_rows, report.ok) == (1, 0, True)
+    assert report.absorbed == 0  # the mark did not go back with the old row
 
 
 def test_other_code_tries_dead_rows_by_itself(

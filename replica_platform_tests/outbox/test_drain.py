@@ -1,5 +1,6 @@
 """`drain`: what waits arrives once, in order, with its ledger."""
 
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -188,3 +189,29 @@ def test_reports_are_plain(box: Outbox, path: Path, target: str) -> None:
     box.append("note", {})
     assert json.loads(json.dumps(drain([path], target).as_dict()))["delivered"] == 1
     assert json.loads(json.dumps(backlog([path]).as_dict()))["pending"] == 0
+
+
+def test_what_landed_in_all_and_what_is_trouble(box: Outbox, path: Path, target: str) -> None:
+    one = box.append("note", {"n": 1})
+    drain([path], target)
+    box.append("note", {"n": 1}, id=one)
+    box.append("note", {"n": 2}, id=one)
+    box.append("note", {"n": 3})
+    report = drain([path], target)
+    assert (report.landed, report.delivered, report.absorbed, report.conflicts) == (2, 1, 1, 1)
+    assert (report.trouble, report.ok) == (False, False)
+    report = drain([path], "postgresql://u@127.0.0.1:1/x")
+    assert (report.landed, report.trouble) == (2, True)
+    assert drain([path, path.with_name("gone.db")], target, force=True).trouble
+
+
+def test_a_server_that_is_away_is_asked_once(tmp_path: Path) -> None:
+    for slot in range(3):
+        with Outbox(tmp_path / f"worker-{slot}.db") as box:
+            box.append("note", {})
+    # This address takes no connection and refuses none: each try waits for its timeout.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        port = deaf.getsockname()[1]
+        report = drain([tmp_path], f"postgresql://u@127.0.0.1:{port}/x?connect_timeout=2")
+    assert [one.state for one in report.files] == ["failed"] * 3
+    assert report.seconds < 5

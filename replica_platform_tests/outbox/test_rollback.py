@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replica_platform.outbox import Outbox, backlog, drain, reconcile
+from replica_platform.outbox import Outbox, backlog, dead, drain, reconcile
+from replica_platform.outbox.file import open_existing, renew
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -24,6 +25,20 @@ def test_a_rolled_back_target_gets_its_rows_again(
     assert (report.files[0].reopened, report.delivered, report.pending) == (10, 10, 0)
     assert ask("select count(*) from outbox.record") == [(20,)]
     assert drain([path], target).files[0].reopened == 0
+
+
+def test_a_dead_row_stays_dead_when_its_batch_goes_again(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    drain([path], target)
+    ask("alter table outbox.record add constraint no_bad check (kind <> 'bad')")
+    for kind in ("note", "bad", "note"):
+        box.append(kind, {})
+    assert drain([path], target).dead == 1
+    ask("truncate outbox.record, outbox.batch")
+    report = drain([path], target)
+    assert (report.files[0].reopened, report.delivered, report.dead) == (2, 2, 0)
+    assert [row.seq for row in dead(path)] == [2]
 
 
 def test_another_target_gets_everything(
@@ -81,3 +96,32 @@ def test_reconcile_names_what_it_cannot_read(path: Path, target: str) -> None:
     answer = reconcile([path], target)
     assert not answer.ok
     assert str(path) in answer.sentence
+
+
+def test_an_outbox_that_was_taken_away_is_missed(tmp_path: Path, target: str, ask: Ask) -> None:
+    folder = tmp_path / "outbox"
+    for _ in range(2):
+        with Outbox.claim(folder) as box, Outbox.claim(folder) as other:
+            box.append("note", {})
+            other.append("note", {})
+    drain([folder], target)
+    assert reconcile([folder], target).ok
+    (folder / "worker-2.db").unlink()
+    answer = reconcile([folder], target)
+    assert not answer.ok
+    assert "worker-2.db" in answer.sentence and "delivered 2 rows" in answer.sentence
+    with Outbox(folder / "worker-2.db"):
+        assert "replaced" in reconcile([folder], target).sentence
+        ask("delete from outbox.file where path like '%%worker-2.db'")
+        assert reconcile([folder], target).ok
+
+
+def test_a_restored_file_is_not_missed(path: Path, target: str) -> None:
+    with Outbox(path) as box:
+        box.append("note", {})
+        drain([path], target)
+        connection = open_existing(path)
+        renew(connection)
+        connection.close()
+        assert drain([path], target).files[0].landed == 1
+        assert reconcile([path], target).ok

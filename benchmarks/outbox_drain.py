@@ -1,0 +1,169 @@
+"""How fast a drain is: beside bare inserts of the same rows, small and large backlogs.
+
+    python benchmarks/outbox_drain.py [--target DSN] [--rows N] [--large N] [--folder DIR]
+
+Without a DSN the embedded Postgres is used. Bare are `jsonb_to_recordset`, `executemany` and
+row by row into a table like `outbox.record`, batches of 1,000 and commits at
+synchronous_commit=on, with nothing read from or written to a file. The large backlog shows
+whether the rate is flat in its size.
+"""
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import psycopg
+
+from replica_platform.embedded import running
+from replica_platform.outbox import Outbox, backlog, drain, landing
+from replica_platform.outbox.file import Row, open_existing
+from replica_platform.outbox.marking import next_batch
+
+BATCH_ROWS = 1000
+
+
+def fill(path: Path, rows: int) -> None:
+    with Outbox(path, max_bytes=None) as box:
+        for start in range(0, rows, 10_000):
+            box.append_many(
+                "conversation",
+                [
+                    {
+                        "n": start + n,
+                        "user_id": n % 100,
+                        "message": "hello " * 40,
+                        "response": "x" * 240,
+                    }
+                    for n in range(min(10_000, rows - start))
+                ],
+            )
+
+
+def rows_of(path: Path, limit: int) -> list[Row]:
+    connection = open_existing(path, read_only=True)
+    rows = next_batch(connection, limit, 10**12)
+    connection.close()
+    return rows
+
+
+def empty(connection: psycopg.Connection) -> None:
+    connection.execute("truncate outbox.record, outbox.batch, outbox.conflict")
+    connection.execute("checkpoint")
+
+
+def batches(rows: list[Row]) -> Iterator[list[Row]]:
+    for start in range(0, len(rows), BATCH_ROWS):
+        yield rows[start : start + BATCH_ROWS]
+
+
+def recordset(connection: psycopg.Connection, rows: list[Row]) -> None:
+    file_uuid = "00000000-0000-0000-0000-000000000000"
+    for batch in batches(rows):
+        with connection.transaction():
+            values = {"file_uuid": file_uuid, "rows": landing._as_json(batch)}
+            connection.execute(landing.LAND, values)
+
+
+INSERT = (
+    "insert into outbox.record (id, file_uuid, seq, kind, payload, payload_sha, created_at) "
+    "values (%s, %s, %s, %s, %s, %s, to_timestamp(%s)) on conflict (id) do nothing"
+)
+
+
+def values(row: Row) -> tuple[object, ...]:
+    nobody = "00000000-0000-0000-0000-000000000000"
+    return (row.id, nobody, row.seq, row.kind, row.payload, row.sha, row.created_at)
+
+
+def executemany(connection: psycopg.Connection, rows: list[Row]) -> None:
+    for batch in batches(rows):
+        with connection.transaction():
+            connection.cursor().executemany(INSERT, [values(row) for row in batch])
+
+
+def row_by_row(connection: psycopg.Connection, rows: list[Row]) -> None:
+    for row in rows[: len(rows) // 10]:
+        connection.execute(INSERT, values(row))
+
+
+def rate(rows: int, work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return rows / (time.perf_counter() - started)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--target", default=None)
+    arguments.add_argument("--folder", default=None)
+    arguments.add_argument("--rows", type=int, default=50_000)
+    arguments.add_argument("--large", type=int, default=0, help="such as 1000000")
+    given = arguments.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.folder)))
+        dsn = given.target
+        if dsn is None:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-")))
+            dsn = stack.enter_context(running(place / "pg")).dsn()
+        connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        landing.prepare(connection, 60)
+        connection.execute("set statement_timeout = 0")
+        connection.execute("set idle_session_timeout = 0")
+        fill(folder / "sample.db", given.rows)
+        sample = rows_of(folder / "sample.db", given.rows)
+        rates: dict[str, list[float]] = {}
+        for turn in range(3):
+            for name, work in (
+                ("bare jsonb_to_recordset", lambda: recordset(connection, sample)),
+                ("bare executemany", lambda: executemany(connection, sample)),
+                ("row by row (a tenth)", lambda: row_by_row(connection, sample)),
+            ):
+                empty(connection)
+                n = given.rows // 10 if name.startswith("row") else given.rows
+                rates.setdefault(name, []).append(rate(n, work))
+            path = folder / f"turn-{turn}.db"
+            fill(path, given.rows)
+            empty(connection)
+            rates.setdefault("drain", []).append(rate(given.rows, partial(drain, [path], dsn)))
+            report = drain([path], dsn)
+            assert report.ok and report.pending == 0, report.sentence
+            path.unlink()
+        for name, found in rates.items():
+            print(f"{name:26} {statistics.median(found):8.0f} rows/s  {[round(r) for r in found]}")
+        bare = statistics.median(rates["bare jsonb_to_recordset"])
+        ours = statistics.median(rates["drain"])
+        print(
+            f"drain is {ours / bare:.2f} of bare jsonb_to_recordset "
+            f"(target: {min(15_000, 0.35 * bare):.0f} rows/s)"
+        )
+        if given.large:
+            large(folder / "large.db", dsn, connection, given.large)
+
+
+def large(path: Path, dsn: str, connection: psycopg.Connection, rows: int) -> None:
+    """Drain a large backlog and show the rate of each tenth."""
+    fill(path, rows)
+    empty(connection)
+    started = time.perf_counter()
+    waiting = backlog([path]).pending
+    looked = time.perf_counter() - started
+    moments: list[tuple[int, float]] = [(0, time.perf_counter())]
+
+    def progress(done: int, total: int) -> None:
+        if done >= moments[-1][0] + rows // 10:
+            moments.append((done, time.perf_counter()))
+
+    report = drain([path], dsn, progress=progress)
+    tenths = [round((b[0] - a[0]) / (b[1] - a[1])) for a, b in pairwise(moments)]
+    print(f"backlog of {waiting} counted in {looked * 1000:.1f} ms")
+    print(f"{report.delivered} rows at {report.rows_per_s:.0f} rows/s; by tenths: {tenths}")
+
+
+if __name__ == "__main__":
+    main()

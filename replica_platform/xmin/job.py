@@ -1,0 +1,69 @@
+"""One table on its way through a sync: what is known of it so far.
+
+No step belongs here; `stage` and `settle` fill it in.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from replica_platform.xmin.catalog import Table
+from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.mark import Mark
+from replica_platform.xmin.names import TableName, parse_schema
+from replica_platform.xmin.plan import Plan
+from replica_platform.xmin.reports import SyncReport, TableSpec
+from replica_platform.xmin.target import Change, Target
+
+DELETES = ("auto", "keys", "never")
+
+
+class Diverged(Exception):
+    """The counts prove that the target lacks rows which the mark says it has."""
+
+
+@dataclass
+class Job:
+    """One table, from its spec to its report."""
+
+    spec: TableSpec
+    source: TableName
+    target: TableName
+    distrust: str = ""
+    """Why the target is not believed to hold what its mark says; then it is copied in full."""
+    before: Mark | None = None
+    found: Target | None = None
+    """The target table as it was found; None where there is none."""
+    table: Table | None = None
+    key: tuple[str, ...] = ()
+    plan: Plan | None = None
+    changes: list[Change] = field(default_factory=list)
+    staged: bool = False
+    source_rows: int | None = None
+    """Live rows under the snapshot, where they were counted."""
+    report: SyncReport | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By step, for the report."""
+    began: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def of(cls, spec: TableSpec, distrust: str = "") -> "Job":
+        """Read the names of a spec. Errors: `BadTableName`, `CannotSync`."""
+        if spec.deletes not in DELETES:
+            raise CannotSync(f"deletes is one of {', '.join(DELETES)}, not {spec.deletes!r}.")
+        source = TableName.parse(spec.table)
+        schema = parse_schema(spec.into) if spec.into else source.schema
+        return cls(spec, source, TableName(schema, source.table), distrust)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Take the time of a step."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+    def planned(self) -> tuple[Table, Plan, SyncReport]:
+        """Table, plan and report of a job that has been planned."""
+        assert self.table is not None and self.plan is not None and self.report is not None
+        return self.table, self.plan, self.report

@@ -1,0 +1,156 @@
+"""The power goes out: what `append` acknowledged at FULL is there; NORMAL and OFF must lose.
+
+The same for the target: with `synchronous_commit=off` a crash loses what a drain was told is
+safe, and the ledger brings it back.
+"""
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from replica_platform.embedded import Server, running
+from replica_platform.outbox import Outbox, drain, file, landing
+from replica_platform.sqlite import sqlite3
+from replica_platform_tests.faults.outbox_power import PowerDisk, after_cut
+
+
+def appended_on(
+    disk: PowerDisk, path: Path, durability: str, chance: random.Random, patch: pytest.MonkeyPatch
+) -> dict[str, int]:
+    """Append through the real `Outbox` on that disk; id → how many changes the disk had seen
+    when it was acknowledged."""
+
+    def connect(path: Path, mode: str, durability: file.Durability) -> object:
+        connection = disk.connect(path)
+        file._make_durable(connection, path, durability)  # type: ignore[arg-type]
+        connection.execute(f"pragma wal_autocheckpoint = {chance.choice([20, 100, 1000])}")
+        return connection
+
+    acknowledged = {}
+    with patch.context() as patched:
+        patched.setattr(file, "_connect", connect)
+        patched.setitem(file.SYNCHRONOUS, "off", 0)
+        Outbox(path).close()  # made safely, so that only the appends are at stake
+        with Outbox(path, durability=durability) as box:  # type: ignore[arg-type]
+            for n in range(chance.randint(30, 150)):
+                record = {"n": n, "text": "x" * chance.randint(10, 3000)}
+                if n % 10:
+                    ids = [box.append("note", record)]
+                else:
+                    ids = box.append_many("note", [record] * 3)
+                acknowledged |= dict.fromkeys(ids, len(disk.journal))
+            ending = len(disk.journal)
+    del disk.journal[ending:]  # the power is cut while it runs; nothing closes it
+    return acknowledged
+
+
+def found_in(folder: Path, name: str) -> tuple[list[str], str]:
+    """The ids in order that the engine finds after the cut, and what the check says."""
+    try:
+        with closing(sqlite3.connect(folder / name)) as connection:
+            ids = [id for (id,) in connection.execute("select id from record order by seq")]
+            (check,) = connection.execute("pragma integrity_check").fetchone()
+    except sqlite3.Error as error:
+        return [], str(error)
+    return ids, check
+
+
+def cuts(
+    durability: str, runs: int, cuts_a_run: int, folder: Path, patch: pytest.MonkeyPatch
+) -> Counter[str]:
+    done: Counter[str] = Counter()
+    for run in range(runs):
+        chance = random.Random(run)
+        disk = PowerDisk()
+        path = folder / f"{durability}-{run}.db"
+        acknowledged = appended_on(disk, path, durability, chance, patch)
+        order = list(acknowledged)
+        started = min(acknowledged.values())
+        for cut in range(cuts_a_run):
+            # One cut right after the last acknowledgement, the others anywhere, in mid-commit too.
+            moment = len(disk.journal) if cut == 0 else chance.randint(started, len(disk.journal))
+            with tempfile.TemporaryDirectory(dir=folder) as after:
+                after_cut(disk.journal, moment, Path(after), torn=cut % 2 == 1, chance=chance)
+                found, check = found_in(Path(after), path.name)
+            safe = [id for id in order if acknowledged[id] <= moment]
+            lost = len(set(safe) - set(found))
+            done["cuts"] += 1
+            done["acknowledged"] += len(safe)
+            done["lost"] += lost
+            done["cuts that lost"] += lost > 0
+            done["damaged"] += check != "ok"
+            done["out of order"] += check == "ok" and found != order[: len(found)]
+        disk.unregister()
+    return done
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("durability", ["full", "normal", "off"])
+def test_power_cuts(
+    durability: str, tmp_path: Path, torture: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = cuts(durability, 60 if torture else 8, 10, tmp_path, monkeypatch)
+    print(f"\nsynchronous={durability}: {dict(done)}")
+    assert done["acknowledged"] > 1000
+    if durability == "full":
+        assert (done["lost"], done["damaged"], done["out of order"]) == (0, 0, 0)
+    else:
+        assert done["cuts that lost"] > done["cuts"] // 4
+
+
+@pytest.fixture
+def forgetful(tmp_path: Path) -> Iterator[Server]:
+    """A Postgres that may be killed, and that writes its log late."""
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder, running(Path(folder) / "pg") as one:
+        with psycopg.connect(one.dsn(), autocommit=True) as admin:
+            admin.execute("alter system set wal_writer_delay = '10s'")
+            admin.execute("alter system set wal_writer_flush_after = '1GB'")
+            admin.execute("alter database postgres set synchronous_commit = off")
+        one.stop()
+        one.start()
+        yield one
+
+
+def crash(server: Server) -> int:
+    """Kill Postgres at once; how many records are there when it is back."""
+    server.stop("immediate")
+    server.start()
+    with psycopg.connect(server.dsn()) as connection:
+        row = connection.execute("select count(*) from outbox.record").fetchone()
+    return -1 if row is None else int(row[0])
+
+
+def test_a_target_that_forgets(
+    forgetful: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "worker-1.db"
+    prepare = landing.prepare
+
+    def left_as_it_is(connection: psycopg.Connection, deadline_s: float) -> None:
+        prepare(connection, deadline_s)
+        connection.execute("set synchronous_commit = off")
+
+    with Outbox(path) as box:
+        box.append_many("note", [{"n": n} for n in range(1000)])
+        assert drain([path], forgetful.dsn()).delivered == 1000
+        honest = crash(forgetful)
+        box.append_many("note", [{"n": n} for n in range(1000, 2000)])
+        with monkeypatch.context() as patch:
+            patch.setattr(landing, "prepare", left_as_it_is)
+            assert drain([path], forgetful.dsn()).delivered == 1000
+        forgot = 2000 - crash(forgetful)
+    report = drain([path], forgetful.dsn())
+    print(
+        f"\nsynchronous_commit=on: lost {1000 - honest} of 1000; off: lost {forgot} of 1000; "
+        f"after the next drain: {report.files[0].reopened} went again"
+    )
+    assert honest == 1000
+    assert forgot > 0
+    assert (report.files[0].reopened, report.delivered) == (forgot, forgot)
+    assert crash(forgetful) == 2000

@@ -1,0 +1,97 @@
+"""A full disk, a file at its cap: said to the caller, nothing dropped, and drained empty again."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replica_platform.outbox import Outbox, drain
+from replica_platform.outbox.errors import OutboxFull
+from replica_platform.outbox.reserve import reserve_of
+
+Ask = Callable[..., list[tuple[Any, ...]]]
+RECORD = {"text": "x" * 2000}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 20 MB; only root can mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
+    if subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(box: Outbox) -> list[str]:
+    ids = []
+    try:
+        while True:
+            ids.append(box.append("note", RECORD))
+    except OutboxFull:
+        return ids
+
+
+def test_a_full_disk_is_said_and_drained(small_disk: Path, target: str, ask: Ask) -> None:
+    path = small_disk / "worker-1.db"
+    with Outbox(path) as box:
+        assert reserve_of(path).stat().st_size == 1024**2
+        ids = fill(box)
+        assert len(ids) > 1000
+        with pytest.raises(OutboxFull, match="not saved"):
+            box.append("note", RECORD)
+        report = drain([path], target)
+        assert (report.delivered, report.pending, report.ok) == (len(ids), 0, True)
+        assert report.files[0].pruned == len(ids)
+        ids.append(box.append("note", RECORD))
+        assert drain([path], target).delivered == 1
+    arrived = {id for (id,) in ask("select id::text from outbox.record")}
+    print(f"\nfull disk: {len(ids)} acknowledged, lost {len(set(ids) - arrived)}")
+    assert arrived == set(ids)
+
+
+def test_without_the_reserve_a_full_disk_stops_the_drain(small_disk: Path, target: str) -> None:
+    """The negative control: delivered, but nowhere to note it, so nothing can be pruned."""
+    path = small_disk / "worker-1.db"
+    with Outbox(path) as box:
+        reserve_of(path).unlink()
+        ids = fill(box)
+        report = drain([path], target)
+    assert report.files[0].state == "failed"
+    assert 0 < report.pending <= len(ids)
+
+
+def test_a_file_at_its_cap_takes_more_after_a_drain(path: Path, target: str, ask: Ask) -> None:
+    with Outbox(path, max_bytes=1_000_000) as box:
+        first = fill(box)
+        assert drain([path], target).files[0].pruned == len(first)
+        second = fill(box)
+        assert len(second) > len(first) // 2
+        drain([path], target)
+    assert ask("select count(*) from outbox.record") == [(len(first) + len(second),)]
+
+
+def test_without_pressure_delivered_rows_stay(path: Path, target: str) -> None:
+    with Outbox(path, max_bytes=1_000_000) as box:
+        box.append_many("note", [RECORD] * 100)
+        assert drain([path], target).files[0].pruned == 0
+
+
+def test_a_damaged_file_is_named_and_does_not_hold_the_others(
+    tmp_path: Path, target: str, ask: Ask
+) -> None:
+    for name in ("worker-1.db", "worker-2.db"):
+        with Outbox(tmp_path / name) as box:
+            box.append_many("note", [{**RECORD, "n": n} for n in range(300)])
+    damaged = tmp_path / "worker-1.db"
+    content = bytearray(damaged.read_bytes())
+    content[100_000:400_000] = b"\xff" * 300_000
+    damaged.write_bytes(content)
+    report = drain([tmp_path], target)
+    assert report.files[1].delivered == 300
+    assert not report.files[0].ok
+    assert "worker-1.db" in report.sentence

@@ -1,0 +1,127 @@
+"""Poison: what SQLite would take and Postgres refuses is found at the door."""
+
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replica_platform.outbox import Outbox, backlog, dead, drain
+from replica_platform.outbox.encoding import encode
+from replica_platform.outbox.errors import NotStorable
+from replica_platform.sqlite import sqlite3
+
+Ask = Callable[..., list[tuple[Any, ...]]]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for _ in range(depth):
+        record = {"a": record}
+    return record
+
+
+CIRCLE: dict[str, Any] = {}
+CIRCLE["self"] = CIRCLE
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"text": "a\x00b"}, "NUL"),
+        ({"a\x00": 1}, "NUL"),
+        ({"text": "\ud83d"}, "surrogate"),
+        ({"n": float("nan")}, "poison='escape'"),
+        ({"n": float("inf")}, "poison='escape'"),
+        ({"n": [{"x": -float("inf")}]}, "poison='escape'"),
+        ({1: "a", "1": "b"}, "key 1 "),
+        ({"deep": [{"er": {None: 1}}]}, "key None in deep.er"),
+        ({"raw": b"bytes"}, "bytes"),
+        ({"what": object()}, "object"),
+        ({"big": 10**5000}, "digits"),
+        (nested(5000), "deep"),
+        (CIRCLE, "deep|[Cc]ircular"),
+        ("just text", "mapping"),
+        (None, "mapping"),
+    ],
+)
+def test_refused_at_the_door(box: Outbox, path: Path, record: Any, words: str) -> None:
+    with pytest.raises(NotStorable, match=words):
+        box.append("note", record)
+    assert backlog([path]).pending == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "arrives"),
+    [
+        ({"text": "a\x00b"}, {"text": "a\\u0000b"}),
+        ({"a\x00": "\ud83d!"}, {"a\\u0000": "\\ud83d!"}),
+        ({"n": [float("nan"), {"x": -float("inf")}]}, {"n": ["nan", {"x": "-inf"}]}),
+        ({"ok": 1}, {"ok": 1}),
+    ],
+)
+def test_escaped_where_the_caller_asked(
+    path: Path, target: str, ask: Ask, record: Any, arrives: Any
+) -> None:
+    with Outbox(path, poison="escape") as box:
+        box.append("note", record)
+    assert drain([path], target).ok
+    assert ask("select payload from outbox.record") == [(arrives,)]
+
+
+def test_a_backslash_before_u0000_is_no_nul(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    texts = ["\\u0000", "\\\\u0000", "x\\\\\\u0000y"]
+    box.append("note", {"texts": texts})
+    assert drain([path], target).ok
+    assert ask("select payload -> 'texts' from outbox.record") == [(texts,)]
+
+
+def test_dates_ids_and_decimals_become_their_text() -> None:
+    one = uuid.uuid4()
+    moment = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+    text, data = encode({"m": moment, "d": decimal.Decimal("1.10"), "u": one, "t": (1, 2)})
+    assert text == f'{{"d":"1.10","m":"2026-01-02T03:04:05+00:00","t":[1,2],"u":"{one}"}}'
+    assert data == text.encode()
+
+
+def test_the_same_content_has_one_form() -> None:
+    assert encode({"a": 1, "b": {"d": 1, "c": 2}}) == encode({"b": {"c": 2, "d": 1}, "a": 1})
+
+
+def test_ten_megabytes_arrive(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    box.append_many("note", [{"n": 1}, {"text": "ä" * 5_000_000}, {"n": 2}])
+    report = drain([path], target)
+    assert (report.delivered, report.files[0].batches, report.ok) == (3, 3, True)
+    assert ask("select max(octet_length(payload ->> 'text')) from outbox.record") == [(10_000_000,)]
+
+
+def test_what_the_door_cannot_see_is_dead_alone(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    """Rows as another program, or a door with a gap, might leave them in the file."""
+    deep = '{"a":' * 50_000 + "1" + "}" * 50_000
+    payloads = ['{"n":1}', '{"t":"\\u0000"}', '{"t":"\\ud83d"}', '{"n":NaN}', "{", deep, '{"n":2}']
+    box.append_many("note", [{}] * len(payloads))
+    connection = sqlite3.connect(path)
+    for seq, payload in enumerate(payloads, 1):
+        connection.execute("update record set payload = ? where seq = ?", (payload, seq))
+    connection.commit()
+    connection.close()
+    report = drain([path], target)
+    assert (report.delivered, report.dead, report.pending) == (2, 5, 0)
+    assert [row.sqlstate for row in dead(path)] == ["22P05", "22P02", "22P02", "22P02", "54001"]
+    assert ask("select array_agg(seq order by seq) from outbox.record") == [([1, 7],)]
+
+
+def test_a_nul_that_the_client_refuses_is_dead_alone(box: Outbox, path: Path, target: str) -> None:
+    box.append_many("note", [{"n": 1}, {"n": 2}, {"n": 3}])
+    connection = sqlite3.connect(path)
+    connection.execute("update record set payload = '{\"n\":\"' || char(0) || '\"}' where seq = 2")
+    connection.commit()
+    connection.close()
+    report = drain([path], target)
+    assert (report.delivered, report.dead) == (2, 1)
+    assert dead(path)[0].sqlstate is None

@@ -1,0 +1,154 @@
+"""Many threads, forks and processes: each append is in the file when it returns."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from replica_platform.outbox import Outbox
+from replica_platform.outbox.errors import ForkedOutbox, NetworkFileSystem, OutboxFull
+from replica_platform.outbox.file import open_existing
+from replica_platform.outbox.place import file_system_of, refuse_network
+
+
+def ids_in(path: Path) -> list[str]:
+    connection = open_existing(path, read_only=True)
+    rows = [id for (id,) in connection.execute("select id from record order by seq")]
+    connection.close()
+    return rows
+
+
+def test_threads_share_commits_and_each_row_is_there(box: Outbox, path: Path) -> None:
+    acknowledged: list[str] = []
+    commits = 0
+    write = box._write
+
+    def counting(rows: list[tuple[object, ...]]) -> None:
+        nonlocal commits
+        commits += 1
+        write(rows)
+
+    box._write = counting  # type: ignore[method-assign, assignment]
+
+    def work() -> None:
+        for n in range(25):
+            acknowledged.append(box.append("note", {"n": n}))
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(acknowledged) == sorted(ids_in(path))
+    assert len(acknowledged) == 400
+    assert commits < 300  # a group is one transaction; alone it would be 400
+
+
+def test_one_threads_huge_record_does_not_refuse_the_others(path: Path) -> None:
+    with Outbox(path, max_bytes=400_000) as box:
+        results: dict[int, object] = {}
+
+        def work(n: int) -> None:
+            try:
+                results[n] = box.append("note", {"text": "x" * (10_000_000 if n == 3 else 10)})
+            except OutboxFull as error:
+                results[n] = error
+
+        box._pen.acquire()  # so that all wait and are written as one group
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        while len(box._waiting) < 8:
+            pass
+        box._put_down_pen()
+        for thread in threads:
+            thread.join()
+    assert isinstance(results[3], OutboxFull)
+    assert sorted(r for r in results.values() if isinstance(r, str)) == sorted(ids_in(path))
+
+
+def test_a_fork_appends_and_outlives_its_parent(path: Path) -> None:
+    """The child writes on while the parent closes: with an inherited connection SQLite would
+    believe that nobody else has the file and delete the log that the child writes to."""
+    box = Outbox(path)
+    ids = [box.append("note", {"by": "parent"})]
+    reader, writer = os.pipe()
+    go_reader, go_writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        first = box.append("note", {"by": "child"})
+        os.write(writer, first.encode())
+        os.read(go_reader, 1)
+        os.write(writer, box.append("note", {"by": "child, alone"}).encode())
+        os._exit(0)
+    ids.append(os.read(reader, 36).decode())
+    ids.append(box.append("note", {"by": "parent, after"}))
+    box.close()
+    os.write(go_writer, b"x")
+    ids.append(os.read(reader, 36).decode())
+    assert os.waitpid(child, 0)[1] == 0
+    assert ids_in(path) == ids
+
+
+def _work(box: Outbox, n: int, answers: "multiprocessing.Queue[list[str]]") -> None:
+    answers.put([box.append("note", {"n": n}) for _ in range(20)])
+
+
+def test_a_forked_pool_shares_one_file(box: Outbox, path: Path) -> None:
+    box.append("note", {"by": "parent"})
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    workers = [context.Process(target=_work, args=(box, n, answers)) for n in range(4)]
+    for worker in workers:
+        worker.start()
+    acknowledged = [id for _ in workers for id in answers.get(timeout=30)]
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert set(acknowledged) < set(ids_in(path))
+    assert len(ids_in(path)) == 81
+
+
+def test_a_fork_that_python_was_not_told_of_is_refused(box: Outbox, path: Path) -> None:
+    box.append("note", {})
+    box._process -= 1
+    with pytest.raises(ForkedOutbox, match="not saved"):
+        box.append("note", {})
+    assert len(ids_in(path)) == 1
+
+
+def test_a_killed_writer_frees_its_slot_and_keeps_what_it_acknowledged(path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from replica_platform.outbox import Outbox\n"
+        "box = Outbox(sys.argv[1])\n"
+        "print(box.append('note', {}), flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True
+    )
+    with Outbox(path) as box:
+        second = box.append("note", {})
+    assert ids_in(path) == [answer.stdout.strip(), second]
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
+def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        f"1 0 0:1 / /other rw shared:1 - ext4 /dev/x rw\n"
+        f"2 0 {os.major(device)}:{os.minor(device)} / /data rw - {kind} host:/x rw\n"
+    )
+    with pytest.raises(NetworkFileSystem, match=kind):
+        refuse_network(tmp_path, mounts)
+
+
+def test_the_file_system_here_is_known_and_taken(tmp_path: Path) -> None:
+    assert file_system_of(tmp_path)
+    refuse_network(tmp_path)

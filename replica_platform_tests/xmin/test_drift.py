@@ -1,0 +1,154 @@
+"""The target's definition follows the source's, or the sync refuses and changes nothing."""
+
+import pytest
+
+from replica_platform.xmin import sync
+from replica_platform.xmin.errors import SchemaRefused
+from replica_platform.xmin.target import widens
+from replica_platform_tests.xmin.helpers import execute, rows
+
+
+@pytest.fixture
+def table(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, v varchar(5))",
+        "insert into t select i, 'v' || i from generate_series(1, 100) i",
+    )
+    sync(source, target, "t")
+
+
+def test_a_new_column_with_a_default_is_filled_without_reading(
+    source: str, target: str, table: None
+) -> None:
+    execute(
+        source,
+        "alter table t add column n int not null default 7",
+        "alter table t add column e text",
+        "alter table t add column w text default 'it''s'",
+        "insert into t values (101, 'v', 8, 'e', 'w')",
+    )
+    report = sync(source, target, "t")
+    assert report.mode == "scan"
+    assert report.rows_read == 1
+    assert report.notes == (
+        "column n integer was added",
+        "column e text was added",
+        "column w text was added",
+    )
+    query = "select id, v, n, e, w from t order by id"
+    assert rows(source, query) == rows(target, query)
+    assert rows(target, "select count(*) from pg_attrdef where adrelid = 't'::regclass") == [(0,)]
+
+
+def test_a_column_dropped_and_made_anew_is_read_whole(
+    source: str, target: str, table: None
+) -> None:
+    execute(
+        source,
+        "alter table t drop column v",
+        "alter table t add column v varchar(5) default 'new'",
+    )
+    report = sync(source, target, "t")
+    assert report.mode == "full"
+    assert "dropped and made anew" in report.why
+    assert rows(target, "select distinct v from t") == [("new",)]
+
+
+def test_a_dropped_column_is_kept_and_reported(source: str, target: str, table: None) -> None:
+    execute(source, "alter table t drop column v", "insert into t values (101)")
+    report = sync(source, target, "t")
+    assert report.notes == ("column v is no longer in the source and was kept",)
+    assert rows(target, "select v from t where id in (100, 101) order by id") == [
+        ("v100",),
+        (None,),
+    ]
+
+
+def test_a_widened_type_is_altered(source: str, target: str, table: None) -> None:
+    execute(
+        source,
+        "alter table t alter id type bigint, alter v type varchar(500)",
+        "update t set v = repeat('x', 300) where id = 1",
+    )
+    report = sync(source, target, "t")
+    assert report.mode == "full"
+    assert set(report.notes) == {
+        "column id was widened to bigint",
+        "column v was widened to character varying(500)",
+    }
+    assert rows(target, "select id, v from t order by id") == rows(
+        source, "select * from t order by id"
+    )
+
+
+def test_anything_else_is_refused_and_nothing_changes(
+    source: str, target: str, table: None
+) -> None:
+    before = rows(target, "select * from t order by id")
+    execute(
+        source,
+        "alter table t alter v type int using 1",
+        "alter table t add column more int",
+    )
+    with pytest.raises(SchemaRefused, match=r"v is character varying\(5\) in the target and int"):
+        sync(source, target, "t")
+    assert rows(target, "select * from t order by id") == before
+
+
+def test_a_renamed_table_under_the_same_name_is_copied_whole(
+    source: str, target: str, table: None
+) -> None:
+    execute(
+        source,
+        "alter table t rename to old",
+        "create table t (id int primary key, v varchar(5))",
+        "insert into t values (1, 'other')",
+    )
+    report = sync(source, target, "t")
+    assert report.mode == "full"
+    assert "another one under the same name" in report.why
+    assert rows(target, "select id, v from t") == [(1, "other")]
+
+
+def test_a_target_table_without_our_columns_gets_them(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, v text)",
+        "insert into t values (1, 'a'), (2, 'b')",
+    )
+    execute(
+        target,
+        "create table t (id int generated always as identity, v text, own int, "
+        "twice text generated always as (v || v) stored)",
+        "insert into t overriding system value values (1, 'old', 5), (9, 'gone', 6)",
+    )
+    report = sync(source, target, "t")
+    assert (report.rows_inserted, report.rows_updated, report.rows_deleted) == (1, 1, 1)
+    assert rows(target, "select id, v, own, twice, source_xmin > 0 from t order by 1") == [
+        (1, "a", 5, "aa", True),
+        (2, "b", None, "bb", True),
+    ]
+    execute(source, "update t set v = 'c' where id = 2")
+    assert sync(source, target, "t").rows_updated == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fits"),
+    [
+        ("integer", "bigint", True),
+        ("bigint", "integer", False),
+        ("character varying(5)", "character varying(6)", True),
+        ("character varying(5)", "character varying(4)", False),
+        ("character varying(5)", "text", True),
+        ("text", "character varying(5)", False),
+        ("numeric(10,2)", "numeric(12,2)", True),
+        ("numeric(10,2)", "numeric(10,3)", False),
+        ("numeric(10,2)", "numeric", True),
+        ("integer[]", "bigint[]", True),
+        ("timestamp(3) without time zone", "timestamp without time zone", True),
+        ("timestamp without time zone", "timestamp with time zone", False),
+    ],
+)
+def test_which_types_are_wider(old: str, new: str, fits: bool) -> None:
+    assert widens(old, new) is fits

@@ -1,0 +1,62 @@
+"""Partitioned tables go leaf by leaf: attached rows arrive, detached ones leave."""
+
+import pytest
+
+from replica_platform.xmin import sync, validate
+from replica_platform_tests.xmin.helpers import execute, rows
+
+
+@pytest.fixture
+def parted(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table p (id int primary key, x text) partition by range (id)",
+        "create table p0 partition of p for values from (0) to (10)",
+        "create table p1 partition of p for values from (10) to (20) partition by range (id)",
+        "create table p1a partition of p1 for values from (10) to (15)",
+        "insert into p values (1, 'a'), (11, 'b')",
+        # The columns in another order, the rows older than the attaching.
+        "create table late (x text, gone int, id int not null)",
+        "alter table late drop column gone",
+        "insert into late select 'l' || i, i from generate_series(20, 24) i",
+    )
+    assert sync(source, target, "p").rows == 2
+
+
+QUERY = "select id, x from p order by id"
+
+
+def test_an_attached_leaf_is_read_whole(source: str, target: str, parted: None) -> None:
+    sync(source, target, "p")
+    execute(source, "alter table p attach partition late for values from (20) to (30)")
+    report = sync(source, target, "p")
+    assert report.mode == "scan"
+    assert "1 leaf table(s) are new and are read whole" in report.why
+    assert report.rows_inserted == 5
+    assert rows(source, QUERY) == rows(target, QUERY)
+
+
+def test_a_detached_leaf_is_deleted_and_comes_back(source: str, target: str, parted: None) -> None:
+    execute(source, "alter table p detach partition p0", "insert into p values (12, 'c')")
+    report = sync(source, target, "p")
+    assert (report.rows_inserted, report.rows_deleted) == (1, 1)
+    assert rows(source, QUERY) == rows(target, QUERY)
+    execute(source, "alter table p attach partition p0 for values from (0) to (10)")
+    assert sync(source, target, "p").rows_inserted == 1
+    assert validate(source, target, "p").in_sync
+
+
+def test_a_row_that_moves_to_another_leaf_is_no_orphan(
+    source: str, target: str, parted: None
+) -> None:
+    execute(source, "update p set id = 13 where id = 1", "update p set x = 'd' where id = 11")
+    sync(source, target, "p")
+    assert rows(source, QUERY) == rows(target, QUERY)
+
+
+def test_truncate_vacuum_full_and_cluster(source: str, target: str, parted: None) -> None:
+    execute(source, "vacuum full p0", "cluster p0 using p0_pkey")
+    assert sync(source, target, "p").rows_read == 0  # xmin survives both
+    execute(source, "truncate p0")
+    assert sync(source, target, "p").rows_deleted == 1
+    assert rows(source, QUERY) == rows(target, QUERY)
