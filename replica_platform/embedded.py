@@ -27,6 +27,8 @@ SYSTEM_USER = "pgserver"
 # sun_path holds 108 bytes; Postgres adds "/.s.PGSQL.5432.lock" to the folder.
 LONGEST_SOCKET_DIR = 85
 START_TIMEOUT_S = 60
+# A fresh cluster takes 40 MiB, its first WAL segments and three databases as much again.
+FRESH_CLUSTER_BYTES = 128 << 20
 
 CONFIGURATION = """
 listen_addresses = ''
@@ -66,8 +68,8 @@ class Server:
 
     @property
     def binaries(self) -> Path:
-        """The folder of `psql`, `pg_ctl`, `pg_basebackup` and their like."""
-        return _binaries(self.version)
+        """The folder of this version's programs."""
+        return binaries(self.version)
 
     @property
     def is_running(self) -> bool:
@@ -92,6 +94,8 @@ class Server:
     def _run(
         self, program: str, *arguments: str, check: bool = True, log: Path | None = None
     ) -> int:
+        # Each time, since somebody may have closed a folder above to others since.
+        _make_way(self.folder)
         return _run(self.version, program, *arguments, check=check, log=log)
 
 
@@ -144,6 +148,13 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _initialise(server: Server) -> None:
     """initdb into a folder beside, then rename: a killed initdb leaves no half cluster."""
+    free = shutil.disk_usage(server.folder.parent).free
+    if free < FRESH_CLUSTER_BYTES:
+        raise EmbeddedPostgresFailed(
+            f"The embedded Postgres needs {FRESH_CLUSTER_BYTES >> 20} MiB and "
+            f"{server.folder.parent} has {free >> 20} MiB free; make room, or set "
+            "REPLICA_DATA_DIR to a folder on another disk."
+        )
     making = server.folder.parent / f".{server.folder.name}.making"
     shutil.rmtree(making, ignore_errors=True)
     _own(making)
@@ -160,13 +171,19 @@ def _initialise(server: Server) -> None:
 
 
 def _own(folder: Path) -> None:
-    """Make `folder` private to the user that Postgres runs as, and reachable for it."""
+    """Make `folder` and give it to the user that Postgres runs as, and to nobody else."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     user = _system_user()
-    if user is None:
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        _make_way(folder)
+
+
+def _make_way(folder: Path) -> None:
+    """Let the user that Postgres runs as pass through to `folder` and to the programs."""
+    if _system_user() is None:
         return
-    os.chown(folder, user.pw_uid, user.pw_gid)
-    for parent in [*folder.absolute().parents, *_binaries(18).parents]:
+    for parent in [*folder.absolute().parents, *binaries().parents]:
         mode = parent.stat().st_mode
         if not mode & 0o001:
             parent.chmod(mode | 0o001)  # search only: nothing in it becomes readable
@@ -187,7 +204,8 @@ def _system_user() -> pwd.struct_passwd | None:
         return pwd.getpwnam(SYSTEM_USER)
 
 
-def _binaries(version: int) -> Path:
+def binaries(version: int = 18) -> Path:
+    """The folder of `psql`, `pg_ctl`, `pg_basebackup` and their like in the wheel."""
     # Looked up without importing the package: its import writes a lock file and warns.
     import importlib.util
 
@@ -208,7 +226,7 @@ def _run(
     # Files, not pipes: a server started by pg_ctl would keep a pipe open for ever.
     with tempfile.TemporaryFile("w+") as output:
         finished = subprocess.run(
-            [str(_binaries(version) / program), *arguments],
+            [str(binaries(version) / program), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from replica_platform.embedded import running
+from replica_platform.embedded import binaries, running
 from replica_platform.errors import TerminalError
 from replica_platform.postgres import connect
 from replica_platform.settings import Settings
@@ -44,7 +44,7 @@ def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[Non
 
     Errors: `CannotConnect` for a configured database that does not answer, if it must.
     """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(settings.environment())
     for given in settings.databases.values():
         if given is not None and must_answer:
@@ -95,7 +95,6 @@ def serve(settings: Settings) -> int:
         str(Path(sys.executable).parent / "dg"), "dev",
         "--host", "127.0.0.1", "--port", str(settings.port), "--log-level", "warning",
     ]  # fmt: skip
-    environment = os.environ | settings.environment() | {"DAGSTER_HOME": str(project_dir())}
     with _only_one(settings):
         _assert_port_free(settings.port)
         stop = threading.Event()
@@ -104,7 +103,7 @@ def serve(settings: Settings) -> int:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: stop.set())
         dg_dev = subprocess.Popen(
-            command, cwd=project_dir(), env=environment, start_new_session=True
+            command, cwd=project_dir(), env=_environment(), start_new_session=True
         )
         try:
             while dg_dev.poll() is None and not stop.wait(0.2):
@@ -116,11 +115,20 @@ def serve(settings: Settings) -> int:
 
 def run_command(command: Sequence[str]) -> int:
     """Run another program with the platform up; its exit code. Errors: `NoSuchCommand`."""
-    environment = os.environ | {"DAGSTER_HOME": str(project_dir())}
     try:
-        return subprocess.run(command, env=environment, check=False).returncode
+        return subprocess.run(command, env=_environment(), check=False).returncode
     except FileNotFoundError:
         raise NoSuchCommand(f"There is no command {command[0]!r}; check its name.") from None
+
+
+def _environment() -> dict[str, str]:
+    """Ours, and what commands look for: Dagster's instance, `dg`, and `psql` if there is none."""
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), str(binaries())]
+    return os.environ | {
+        "DAGSTER_HOME": str(project_dir()),
+        "VIRTUAL_ENV": sys.prefix,
+        "PATH": os.pathsep.join(path),
+    }
 
 
 @contextmanager

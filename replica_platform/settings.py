@@ -40,6 +40,10 @@ class Settings(BaseSettings):
     keep_generations: int = Field(
         default=3, ge=2, description="How many generations of the replica are kept."
     )
+    block_store: str | None = Field(
+        default=None,
+        description="A folder or s3://bucket/prefix that keeps every generation's blocks.",
+    )
     xmin_workers: int | None = Field(
         default=None,
         alias="XMIN_WORKERS",

@@ -101,7 +101,8 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield advance
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _cell(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from psycopg import sql
 
 from replica_platform.embedded import Server, running
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +63,27 @@ def source(database: Callable[[str], str]) -> str:
 def target(database: Callable[[str], str]) -> str:
     """The DSN of an empty target database."""
     return database("target")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Call `replica` with arguments; no setting of the tester's own is seen."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLICA_")}
+    environment = {
+        **kept,
+        "REPLICA_DATA_DIR": str(tmp_path / "data"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "COLUMNS": "200",
+    }
+
+    def call(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "replica_platform.cli", *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment | settings,
+            input=settings.pop("stdin", None),
+            capture_output=True,
+            text=True,
+        )
+
+    return call

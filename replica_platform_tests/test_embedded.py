@@ -52,6 +52,13 @@ def test_a_killed_user_is_not_counted(folder: Path) -> None:
     assert not server_at(folder).is_running
 
 
+def test_a_folder_above_that_is_closed_meanwhile(folder: Path) -> None:
+    with running(folder):
+        folder.parent.chmod(0o700)
+        with running(folder) as server:
+            assert server.is_running
+
+
 def test_a_long_path_gets_a_short_socket(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 120) / "pg"
     with running(folder) as server, psycopg.connect(server.dsn()) as connection:

@@ -38,12 +38,10 @@ def backup(
     `NameTaken`; then the folder is as it was.
     """
     began = time.perf_counter()
-    taken_at = now or datetime.now(UTC)
-    name = file.stem
+    to, name = to.absolute(), file.stem
     source = _source(file)
     with at_work(to, name):
-        target = to / f"{name}_backup_{taken_at:%Y%m%d_%H%M%S}.db"
-        _must_be_free(target)
+        taken_at, target = _free_name(to, name, now)
         _must_fit(source, to)
         mode = source.stat().st_mode & 0o644  # whoever may not read the source, not its copy
         try:
@@ -98,11 +96,18 @@ def _source(file: Path) -> Path:
     return file.resolve()
 
 
-def _must_be_free(target: Path) -> None:
-    if target.exists() or manifest_of(target).exists():
-        raise NameTaken(
-            f"{target} is there already and is never overwritten; try again in a second."
-        )
+def _free_name(to: Path, name: str, now: datetime | None) -> tuple[datetime, Path]:
+    """The moment of a backup and its name; without a given moment, the next free second."""
+    while True:
+        taken_at = now or datetime.now(UTC)
+        target = to / f"{name}_backup_{taken_at:%Y%m%d_%H%M%S}.db"
+        if not target.exists() and not manifest_of(target).exists():
+            return taken_at, target
+        if now:
+            raise NameTaken(
+                f"{target} is there already and is never overwritten; give another time."
+            )
+        time.sleep(0.05)
 
 
 def _must_fit(source: Path, to: Path) -> None:

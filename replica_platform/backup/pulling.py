@@ -63,6 +63,11 @@ class Pulled:
     seconds: float
     sentence: str
 
+    @property
+    def ok(self) -> bool:
+        """Verified, or nothing was asked to be brought; a pull that is not whole raises."""
+        return self.verified or self.file is None
+
     def as_dict(self) -> dict[str, Any]:
         """The same in plain JSON types."""
         return {**asdict(self), "file": str(self.file) if self.file else None}
@@ -98,6 +103,7 @@ def pull(
     `Unsaved` or `Damaged`; then `to` is as it was.
     """
     began = time.perf_counter()
+    to = to.absolute()
     where = parse(url)
     if method not in ("query", "scp"):
         raise TerminalError(f"There is no method {method!r}; choose query or scp.")
@@ -201,9 +207,11 @@ def _by_query(
             with _moment(far, info["journal_mode"]) as still:
                 if far.ask("schema") != schema:
                     raise Busy("The tables over there were changed during the pull; try again.")
-                for table in schema["tables"]:
-                    bring_level(db, far, table, count)
                 proof = _compare(far, db, schema)
+                if proof.differing:
+                    for table in schema["tables"]:
+                        bring_level(db, far, table, count)
+                    proof = _compare(far, db, schema)
                 if still():
                     _must_agree(proof)
                     break

@@ -34,6 +34,11 @@ class Restored:
     seconds: float
     sentence: str
 
+    @property
+    def ok(self) -> bool:
+        """Always: a restore that is not whole raises instead."""
+        return True
+
     def as_dict(self) -> dict[str, Any]:
         """The same in plain JSON types."""
         paths = {"file": str(self.file), "backup": str(self.backup)}
@@ -48,6 +53,7 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
     because its sequence goes on from the past; the journal mode is that of the source.
     """
     began = time.perf_counter()
+    backup, to = backup.absolute(), to.absolute()
     known = read_manifest(manifest_of(backup))
     if known is None:
         raise Unreadable(

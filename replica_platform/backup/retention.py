@@ -27,6 +27,7 @@ def cleanup(
             f"Keeping {keep_count} backups for {keep_days} days would leave none; "
             "give --keep-count 1 or more and --keep-days 0 or more."
         )
+    to = to.absolute()
     before = in_utc(now or datetime.now(UTC)) - timedelta(days=keep_days)
     deleted: list[Path] = []
     with at_work(to, name):

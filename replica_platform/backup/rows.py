@@ -78,12 +78,8 @@ def bring_level(
 
 def bounds_of(db: sqlite3.Connection, table: Table) -> list[Key]:
     """The local keys that cut a table into ranges of `RANGE_ROWS` rows."""
-    bounds: list[Key] = []
-    number = 0
-    for number, row in enumerate(rows_after(db, table, None, None), start=1):
-        if number % RANGE_ROWS == 0:
-            bounds.append(key_of(table, row))
-    return bounds
+    keys = rows_after(db, {**table, "columns": table["key"]}, None, None)
+    return [list(key) for number, key in enumerate(keys, start=1) if number % RANGE_ROWS == 0]
 
 
 def _fetch(

@@ -51,6 +51,7 @@ def backups(to: Path, name: str | None = None) -> list[Backup]:
 
     A backup whose file is gone is still listed, as not `sound`.
     """
+    to = to.absolute()
     found = (read_manifest(path) for path in to.glob(f"*.db{SUFFIX}"))
     wanted = [backup for backup in found if backup and name in (None, backup.name)]
     return sorted(wanted, key=lambda backup: (backup.taken_at, backup.file.name), reverse=True)
@@ -58,6 +59,7 @@ def backups(to: Path, name: str | None = None) -> list[Backup]:
 
 def stats(to: Path, name: str | None = None, *, now: datetime | None = None) -> Stats:
     """Count what a folder holds and say in one sentence whether it would help today."""
+    to = to.absolute()
     listed = backups(to, name)
     vouched = {backup.file.name for backup in backups(to)}
     unlisted = [

@@ -37,6 +37,7 @@ def verify(backup: Path, *, progress: Progress | None = None) -> Verification:
     The outcome is noted in the manifest where the folder can be written; retention and
     `stats` go by it. Raises `Unreadable` where there is no manifest to compare with.
     """
+    backup = backup.absolute()
     known = read_manifest(manifest_of(backup))
     if known is None:
         raise Unreadable(

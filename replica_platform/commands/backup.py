@@ -57,14 +57,30 @@ def restore(file: Path, to: Path, as_json: bool) -> int:
 @click.argument("url", metavar="ssh://user@host:port/path.db")
 @click.option("--to", type=PATH, required=True, help="The file to make.")
 @click.option("--method", type=click.Choice(["query", "scp"]), default="scp", show_default=True)
+@click.option("--known-hosts", type=FOUND, help="Host keys to trust; ~/.ssh/known_hosts otherwise.")
+@click.option("--client-key", "client_keys", type=FOUND, multiple=True, help="A private key.")
 @click.option("--info-only", is_flag=True, help="Bring nothing; say what is there.")
 @as_json_option
 def pull(
-    url: str, to: Path, method: Literal["query", "scp"], info_only: bool, as_json: bool
+    url: str,
+    to: Path,
+    method: Literal["query", "scp"],
+    known_hosts: Path | None,
+    client_keys: tuple[Path, ...],
+    info_only: bool,
+    as_json: bool,
 ) -> int:
     """Bring a SQLite file of another host home, verified."""
     from replica_platform import backup as engine
 
     with bar("pulling") as progress:
-        pulled = engine.pull(url, to, method=method, info_only=info_only, progress=progress)
+        pulled = engine.pull(
+            url,
+            to,
+            method=method,
+            known_hosts=known_hosts,
+            client_keys=client_keys or None,
+            info_only=info_only,
+            progress=progress,
+        )
     return print_sentence(pulled, as_json)

@@ -65,7 +65,8 @@ def drain(outboxes: tuple[Path, ...], target: str, watch: bool, as_json: bool) -
         drain_for_ever(outboxes, target, stop=stop, on_report=lambda r: _print_report(r, as_json))
         return 0
     with bar("draining") as progress:
-        report = drain_once(outboxes, target, stop=stop, progress=progress)
+        # A person who asks is not kept waiting by the breaker: it is for schedules and agents.
+        report = drain_once(outboxes, target, stop=stop, force=True, progress=progress)
     return print_sentence(report, as_json)
 
 

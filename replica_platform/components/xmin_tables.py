@@ -6,7 +6,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
-from replica_platform.metadata import described, markdown_rows
+from replica_platform.metadata import described, markdown_rows, table_schema
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
@@ -170,6 +170,7 @@ def _figures(report: SyncReport) -> dict[str, Any]:
         ),
         "dagster/row_count": report.rows,
         "dagster/table_name": report.target_table,
+        "dagster/column_schema": table_schema(report.columns),
         "mode": report.mode,
         "why": report.why,
         "rows_read": report.rows_read,

@@ -1,17 +1,17 @@
-"""When things run by themselves: schedules, sensors, and what watches a failure."""
+"""When things run by themselves: schedules, sensors, and what watches a failure.
+
+A component brings its own: see `worker_outboxes` for the drain.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
 
 import dagster as dg
 
-from replica_platform.defs.outbox.assets import conversations
 from replica_platform.defs.replica.assets import market_replica
 from replica_platform.market.sessions import TIME_ZONE, is_trading_day
-from replica_platform.outbox import backlog
 from replica_platform.replica import status
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.outboxes import Outboxes
 from replica_platform.resources.store import ReplicaStore
 
 RUNNING = dg.DefaultScheduleStatus.RUNNING
@@ -22,9 +22,10 @@ RUNNING = dg.DefaultScheduleStatus.RUNNING
     cron_schedule="30 16 * * 1-5",
     execution_timezone=TIME_ZONE,
     default_status=RUNNING,
+    description="The market's tables, half an hour after the close of each trading day.",
 )
 def nasdaq_daily_pipeline(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """The market's tables, half an hour after the close of each trading day."""
+    """Skips holidays, which cron does not know."""
     day = context.scheduled_execution_time.date()
     if not is_trading_day(day):
         return dg.SkipReason(f"{day} is not a trading day.")
@@ -39,14 +40,6 @@ warehouse_sync = dg.ScheduleDefinition(
     description="Every table of the source, by xmin, every 5 minutes.",
 )
 
-outbox_drain = dg.ScheduleDefinition(
-    name="outbox_drain",
-    target=dg.AssetSelection.assets(conversations),
-    cron_schedule="*/5 * * * *",
-    default_status=RUNNING,
-    description="Whatever waits in an outbox, every 5 minutes.",
-)
-
 nightly_backups = dg.ScheduleDefinition(
     name="nightly_backups",
     target=dg.AssetSelection.groups("backups"),
@@ -57,36 +50,15 @@ nightly_backups = dg.ScheduleDefinition(
 
 
 @dg.sensor(
-    target=dg.AssetSelection.assets(conversations),
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-)
-def outbox_backlog(
-    context: dg.SensorEvaluationContext, outboxes: Outboxes
-) -> dg.SensorResult | dg.SkipReason:
-    """Asks for a drain when records wait that no run was asked for yet.
-
-    A drain that fails is asked for again by the schedule, not here.
-    """
-    found = backlog(outboxes.paths())
-    if not found.pending:
-        return dg.SkipReason("Every record is delivered.")
-    # Another delivery or another number of records is another reason to ask.
-    reason = f"{found.pending} since {found.last_delivery}"
-    if reason == context.cursor:
-        return dg.SkipReason("A drain is already asked for; the schedule tries again.")
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=reason)], cursor=reason)
-
-
-@dg.sensor(
     target=dg.AssetSelection.assets(market_replica),
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks for a publication when the replica is missing, corrupt or behind its master.",
 )
 def replica_repair(
     context: dg.SensorEvaluationContext, master: MasterDuckDB, store: ReplicaStore
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Asks for a publication when the replica is missing, corrupt or behind its master."""
+    """Looks by lineage and manifest; bytes are read by the asset's blocking check."""
     if not master.path.exists():
         yield dg.SkipReason("There is no master yet.")
         return
@@ -100,7 +72,10 @@ def replica_repair(
     yield dg.RunRequest(run_key=f"repair-{found.generation}-{slot}")
 
 
-@dg.run_failure_sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.run_failure_sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
     """Says in the daemon's log which run failed, and why, in one line."""
     steps = [event.step_key for event in context.get_step_failure_events()]

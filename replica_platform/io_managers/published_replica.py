@@ -18,9 +18,14 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
     store: dg.ResourceDependency[ReplicaStore]
 
     def handle_output(self, context: dg.OutputContext, obj: Candidate) -> None:
-        """Move the pointer to the candidate; an unchanged master only re-stamps freshness."""
+        """Move the pointer to the candidate, then send its blocks where a block store is set.
+
+        An unchanged master only re-stamps freshness.
+        """
+        blocks = self.store.block_store(context.asset_key)
         with plain_failures():
             publication = obj.release()
+            pushed = blocks.push(obj.store) if blocks else None
         manifest = publication.manifest
         context.add_output_metadata(
             {
@@ -35,9 +40,10 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
                 "blocks_written": publication.blocks_written,
                 "publication_seconds": publication.seconds,
                 "digest": publication.digest,
+                **({"pushed_bytes": pushed.bytes_sent} if pushed else {}),
             }
         )
 
     def load_input(self, context: dg.InputContext) -> ReplicaReader:
         """A reader that always has an answer; the caller closes it."""
-        return ReplicaReader(self.store.path)
+        return ReplicaReader(self.store.path_of(context.asset_key))

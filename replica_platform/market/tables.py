@@ -6,7 +6,7 @@ and readers need no new generation.
 """
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import duckdb
@@ -93,6 +93,12 @@ def newest_day(connection: duckdb.DuckDBPyConnection) -> date | None:
     """The last trading day in the table of bars, None while it is empty."""
     row = connection.execute("select max(day) from ohlcv").fetchone()
     return row[0] if row else None
+
+
+def data_as_of(connection: duckdb.DuckDBPyConnection) -> datetime | None:
+    """The moment that the bars speak of: their newest day at midnight UTC; None without any."""
+    newest = newest_day(connection)
+    return datetime.combine(newest, time(), UTC) if newest else None
 
 
 def _write(

@@ -5,6 +5,7 @@
 after the store.
 """
 
+from replica_platform.replica.blockstore import BlockStore, BlockStoreVerification, Pushed
 from replica_platform.replica.candidate import Candidate, Publication
 from replica_platform.replica.errors import ReplicaUnavailable
 from replica_platform.replica.health import (
@@ -18,22 +19,31 @@ from replica_platform.replica.health import (
 from replica_platform.replica.manifest import Manifest
 from replica_platform.replica.master import STORAGE_VERSION, Master
 from replica_platform.replica.publish import prepare, publish
+from replica_platform.replica.purpose import Part, Purpose, load_purposes
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
+from replica_platform.replica.repair import repair
 
 __all__ = [
     "STORAGE_VERSION",
+    "BlockStore",
+    "BlockStoreVerification",
     "Candidate",
     "Manifest",
     "Master",
+    "Part",
     "Publication",
+    "Purpose",
+    "Pushed",
     "Reader",
     "ReaderStatus",
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
     "Verification",
+    "load_purposes",
     "prepare",
     "publish",
+    "repair",
     "rollback",
     "status",
     "verify",

@@ -35,7 +35,7 @@ Step = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Publication:
-    """What was published: `how` is reflink, patch, copy or unchanged; `seconds` by step."""
+    """What was published: `how` is reflink, patch, copy, build, pull or unchanged."""
 
     generation: int
     file: Path
@@ -47,9 +47,24 @@ class Publication:
     steps: dict[str, float]
     manifest: Manifest = field(repr=False)
 
+    @classmethod
+    def unchanged(cls, file: Path, manifest: Manifest, seconds: float = 0.0) -> "Publication":
+        """What to say where nothing was written: readers were only pointed at `manifest`."""
+        return cls(
+            manifest.generation,
+            file,
+            manifest.bytes,
+            manifest.digest,
+            "unchanged",
+            0,
+            seconds,
+            {},
+            manifest,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able fields."""
-        fields = asdict(replace(self, manifest=self.manifest))
+        fields = asdict(self)
         return {**fields, "file": str(self.file), "manifest": self.manifest.as_dict()}
 
 
@@ -67,6 +82,7 @@ class Candidate:
     steps: dict[str, float]
     keep: int
     min_age_s: float
+    built_on: int | None
 
     @property
     def generation(self) -> int:
@@ -103,12 +119,12 @@ class Candidate:
         with publishing(layout):
             self._assert_there()
             current = layout.latest()
-            if (current.generation if current else None) != self.expected_parent:
+            if (current.generation if current else None) != self.built_on:
                 self._forget()
                 raise CandidateGone(
                     f"Generation {self.generation} was overtaken: generation "
                     f"{current.generation if current else 'none'} is current and it was built upon "
-                    f"{self.expected_parent}; publish again."
+                    f"{self.built_on}; publish again."
                 )
             manifest = self.manifest if self.unchanged else self._settle(layout, step)
             step("pointer")
@@ -135,15 +151,10 @@ class Candidate:
         with publishing(Layout(self.store)):
             self._forget()
 
-    @property
-    def expected_parent(self) -> int | None:
-        """The generation that must still be current when this one is released."""
-        return self.manifest.generation if self.unchanged else self.manifest.parent
-
     def save(self) -> None:
         """Write it down, so that another process finds it by `load`."""
         fields = {name: getattr(self, name) for name in ("how", "blocks_written", "steps")}
-        fields |= {"keep": self.keep, "min_age_s": self.min_age_s}
+        fields |= {"keep": self.keep, "min_age_s": self.min_age_s, "built_on": self.built_on}
         layout = Layout(self.store)
         write_atomically(self._description(layout), json.dumps(fields).encode())
         write_atomically(self._described(layout), self.manifest.to_json())
@@ -199,8 +210,10 @@ class Candidate:
             self.path.replace(target)
             fsync_dir(layout.generations)
             # The rename itself changes the inode's time, so the seal is taken after it.
-            manifest = replace(self.manifest, published_at=now(), seal=Seal.of(target))
-            manifest = replace(manifest, confirmed_at=manifest.published_at)
+            manifest = replace(self.manifest, seal=Seal.of(target))
+            if self.how != "pull":  # that was published elsewhere, and confirmed there
+                moment = now()
+                manifest = replace(manifest, published_at=moment, confirmed_at=moment)
             step("manifest")
             write_atomically(layout.manifest_path(manifest), manifest.to_json())
         return manifest

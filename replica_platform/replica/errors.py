@@ -44,6 +44,10 @@ class StoreDenied(TerminalError):
     """The operating system does not permit what the store needs."""
 
 
+class PurposeWrong(TerminalError):
+    """A purpose replica asks for what the master does not have, or is written wrongly."""
+
+
 class CandidateDamaged(TransientError):
     """The copy is not what the master was; it was thrown away and readers kept their generation."""
 
@@ -58,6 +62,18 @@ class NothingPublished(TerminalError):
 
 class GenerationDamaged(TerminalError):
     """A published generation's file is not what its manifest says."""
+
+
+class BlockStoreUnavailable(TransientError):
+    """The folder or bucket of blocks does not answer, or refuses."""
+
+
+class BlockStoreDamaged(TerminalError):
+    """A block or a manifest there is missing or not what its name says."""
+
+
+class PointerMoved(TransientError):
+    """Somebody else moved the block store's pointer at the same time."""
 
 
 class ReplicaUnavailable(TransientError):

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,7 @@ def rollback(store: Path | str, to: int | None = None) -> Publication:
         withheld = current.lineage if current.generation != manifest.generation else None
         manifest = replace(manifest, confirmed_at=now(), withheld=withheld)
         point(layout, manifest)
-    return Publication(
-        generation=manifest.generation,
-        file=layout.data(manifest),
-        bytes=manifest.bytes,
-        digest=manifest.digest,
-        how="unchanged",
-        blocks_written=0,
-        seconds=time.monotonic() - started,
-        steps={},
-        manifest=manifest,
-    )
+    return Publication.unchanged(layout.data(manifest), manifest, time.monotonic() - started)
 
 
 def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus:
@@ -158,8 +149,13 @@ def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus
         )
     elif size != current.bytes:
         problem = f"Generation {current.generation} has {size} bytes instead of {current.bytes}"
-    problem = f"{problem}; publish again." if problem else master_problem
     moment = now()
+    data_age_s = _age(moment, current.data_as_of) if current else None
+    publication_age_s = _age(moment, current.confirmed_at) if current else None
+    if problem:
+        problem = f"{problem}; publish again."
+    else:
+        problem = master_problem or _stale(current, data_age_s, publication_age_s)
     return ReplicaStatus(
         ok=problem is None,
         sentence=problem or _well(current, in_sync),
@@ -170,10 +166,8 @@ def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus
         replica_bytes=size,
         generation=current.generation if current else None,
         in_sync=in_sync,
-        data_age_s=(moment - current.data_as_of).total_seconds()
-        if current and current.data_as_of
-        else None,
-        publication_age_s=(moment - current.confirmed_at).total_seconds() if current else None,
+        data_age_s=data_age_s,
+        publication_age_s=publication_age_s,
         readers=[
             Reader(pid, kept.generation)
             for kept in layout.kept()
@@ -203,6 +197,25 @@ def _compare(master: Path | None, current: Manifest | None) -> tuple[bool | None
     if current.withheld and header.iteration == current.withheld.iteration:
         return False, None  # rolled back on purpose
     return False, f"The master has data that generation {current.generation} lacks; publish it."
+
+
+def _age(moment: datetime, since: datetime | None) -> float | None:
+    # A clock that jumped back would make an age negative; it is at least not old.
+    return None if since is None else max(0.0, (moment - since).total_seconds())
+
+
+def _stale(
+    current: Manifest | None, data_age_s: float | None, publication_age_s: float | None
+) -> str | None:
+    """Both ages count: of the data, and of the last word of a publisher, which may hang."""
+    limit_s = current.max_age_s if current else None
+    for what, age_s, then in (
+        ("The data", data_age_s, "run the batch, and publish"),
+        ("The last publication", publication_age_s, "see whether the publisher still runs"),
+    ):
+        if limit_s is not None and age_s is not None and age_s > limit_s:
+            return f"{what} is {age_s:,.0f} s old and may be {limit_s:,.0f} s at most; {then}."
+    return None
 
 
 def _well(current: Manifest | None, in_sync: bool | None) -> str:

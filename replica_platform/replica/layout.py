@@ -49,11 +49,12 @@ class Layout:
             return None
 
     def latest(self) -> Manifest | None:
-        """The current generation, or the newest kept where the pointer is damaged."""
+        """The current generation, or the newest kept where the pointer is damaged or lost."""
         try:
-            return self.current()
+            current = self.current()
         except NotAManifest:
-            return next(iter(self.kept()), None)
+            current = None
+        return current or next(iter(self.kept()), None)
 
     def kept(self) -> list[Manifest]:
         """Every generation with a sound manifest, newest first, whether its file is good or not."""

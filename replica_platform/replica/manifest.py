@@ -58,7 +58,8 @@ class Seal:
 class Manifest:
     """One generation. `digests` holds a 128-bit digest, 32 hex characters, a block; the first is
     that of the 12288 bytes of header, each other of 256 KiB. `digest` is the digest of those.
-    `confirmed_at` is when a publisher last found that the master had nothing newer.
+    `confirmed_at` is when a publisher last found that the master had nothing newer; `recipe` is
+    the digest of the purpose's definition; older than `max_age_s` the data counts as stale.
     """
 
     generation: int
@@ -76,6 +77,8 @@ class Manifest:
     data_as_of: datetime | None = None
     run_id: str | None = None
     purpose: str | None = None
+    recipe: str | None = None
+    max_age_s: float | None = None
     withheld: Lineage | None = None
     seal: Seal | None = None
 

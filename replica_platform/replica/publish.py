@@ -34,10 +34,11 @@ from replica_platform.replica.errors import (
     explaining,
 )
 from replica_platform.replica.generation import Unusable, check
-from replica_platform.replica.header import Header
+from replica_platform.replica.header import BLOCK_BYTES, Header
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
-from replica_platform.replica.master import PATIENCE_S, Master, Settled
+from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
+from replica_platform.replica.purpose import Purpose, build
 
 KEEP = 3
 MIN_AGE_S = 60.0
@@ -52,23 +53,27 @@ def publish(
     master: Path | str,
     store: Path | str,
     *,
-    keep: int = KEEP,
-    min_age_s: float = MIN_AGE_S,
+    keep: int | None = None,
+    min_age_s: float | None = None,
     data_as_of: datetime | None = None,
     run_id: str | None = None,
     progress: Progress | None = None,
     patience_s: float = PATIENCE_S,
     new_lineage: bool = False,
     required: tuple[str, ...] = (),
+    purpose: Purpose | None = None,
+    max_age_s: float | None = None,
     step: Step | None = None,
 ) -> Publication:
     """Publish `master` into `store` as a new generation, made if absent; readers notice.
 
-    keep, min_age_s: how many generations stay, and for how long one does at least.
+    keep, min_age_s: how many generations stay (3), and for how long one does at least (60 s).
     data_as_of: the moment the data speaks of; only the caller knows it.
     new_lineage: accept a master that is not the database the last generation came from.
     required: tables that must be there and are read to the end first, `*` for all of them; every
         block's checksum is compared in any case.
+    purpose: build this part of the master instead of copying it; its own retention counts then.
+    max_age_s: when the data counts as stale for `status`.
     progress: told (blocks or bytes done, total) while copying. step: told each step's name.
     Errors: those of `errors`; after any of them readers have what they had.
     """
@@ -83,6 +88,8 @@ def publish(
         patience_s=patience_s,
         new_lineage=new_lineage,
         required=required,
+        purpose=purpose,
+        max_age_s=max_age_s,
         step=step,
     )
     return candidate.release(step)
@@ -92,33 +99,37 @@ def prepare(
     master: Path | str,
     store: Path | str,
     *,
-    keep: int = KEEP,
-    min_age_s: float = MIN_AGE_S,
+    keep: int | None = None,
+    min_age_s: float | None = None,
     data_as_of: datetime | None = None,
     run_id: str | None = None,
     progress: Progress | None = None,
     patience_s: float = PATIENCE_S,
     new_lineage: bool = False,
     required: tuple[str, ...] = (),
+    purpose: Purpose | None = None,
+    max_age_s: float | None = None,
     step: Step | None = None,
 ) -> Candidate:
     """Build and verify the next generation without showing it; see `publish` for the arguments.
 
     A candidate that still waits from before is thrown away.
     """
+    if keep is None:
+        keep = purpose.keep if purpose else KEEP
+    if min_age_s is None:
+        min_age_s = purpose.min_age_s if purpose else MIN_AGE_S
     layout = Layout(store)
     steps = _Steps(step)
     steps("lock")
-    with explaining(layout.root):
-        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
-            folder.mkdir(parents=True, exist_ok=True)
+    make_folders(layout)
     with publishing(layout), explaining(layout.root):
         steps("clear")
         clear_orphans(layout)
         current = layout.latest()
         temporary = layout.candidates / ".tmp-building.duckdb"
         source = Master(master, patience_s=patience_s)
-        taken = _take(source, layout, current, temporary, new_lineage, steps, progress)
+        taken = _take(source, layout, current, temporary, purpose, new_lineage, steps, progress)
         if taken is None and current is not None:
             manifest = replace(
                 current,
@@ -128,8 +139,13 @@ def prepare(
             )
             how, written = "unchanged", 0
         elif taken is not None:
-            tables = _verify(temporary, taken.copied.survey, required, steps)
-            manifest = _describe(layout, taken, tables, current, data_as_of, run_id)
+            tables = verify_copy(temporary, taken.copied.survey, required, steps)
+            manifest = replace(
+                _describe(layout, taken, tables, current, data_as_of, run_id),
+                purpose=purpose.name if purpose else None,
+                recipe=purpose.recipe if purpose else None,
+                max_age_s=purpose.max_age_s if purpose else max_age_s,
+            )
             how, written = taken.copied.how, taken.copied.blocks_written
             steps("name")
             path = layout.candidates / manifest.file
@@ -137,7 +153,14 @@ def prepare(
             fsync_dir(layout.candidates)
             manifest = replace(manifest, seal=Seal.of(path))
         candidate = Candidate(
-            layout.root, manifest, how, written, steps.finish(), keep=keep, min_age_s=min_age_s
+            layout.root,
+            manifest,
+            how,
+            written,
+            steps.finish(),
+            keep=keep,
+            min_age_s=min_age_s,
+            built_on=current.generation if current else None,
         )
         candidate.save()
     return candidate
@@ -158,6 +181,7 @@ def _take(
     layout: Layout,
     current: Manifest | None,
     temporary: Path,
+    purpose: Purpose | None,
     new_lineage: bool,
     steps: "_Steps",
     progress: Progress | None,
@@ -169,12 +193,15 @@ def _take(
             lineage = _lineage(settled)
             if not new_lineage:
                 _assert_same_lineage(current, lineage, settled)
-            if _is_shown(layout, current, lineage):
+            if _is_shown(layout, current, lineage, purpose):
                 return None
             try:
-                copied = _copy(settled, layout, temporary, steps, progress)
+                if purpose:
+                    copied = _build(purpose, settled, temporary, steps)
+                else:
+                    copied = _copy(settled, layout, temporary, steps, progress)
                 settled.assert_unchanged()
-                return _Taken(settled.header, lineage, settled.bytes, copied)
+                return _Taken(settled.header, lineage, temporary.stat().st_size, copied)
             except (MasterChanging, EOFError):
                 temporary.unlink(missing_ok=True)
                 if attempt == ATTEMPTS - 1:
@@ -192,18 +219,25 @@ def _copy(
     block_bytes = settled.header.block_bytes
     copied = copying.reflink(settled.fd, target, block_bytes)
     if copied is None and (known := retention.take_spare(layout, target)) is not None:
-        _assert_room(layout, settled.bytes - target.stat().st_size)
+        assert_room(layout, settled.bytes - target.stat().st_size)
         steps("patch")
         copied = copying.patch(settled.fd, target, known, block_bytes, progress)
     if copied is None:
-        _assert_room(layout, settled.bytes)
+        assert_room(layout, settled.bytes)
         steps("copy")
         copied = copying.full(settled.fd, target, block_bytes, progress)
     return copied
 
 
-def _verify(
-    path: Path, survey: blocks.Survey, required: tuple[str, ...], steps: "_Steps"
+def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") -> copying.Copied:
+    steps("build")
+    build(purpose, settled.path, target, STORAGE_VERSION)
+    survey = blocks.survey(target, duckdb_block_bytes=BLOCK_BYTES)
+    return copying.Copied("build", survey, len(survey.digests))
+
+
+def verify_copy(
+    path: Path, survey: blocks.Survey, required: tuple[str, ...], step: Step = lambda _: None
 ) -> dict[str, Table]:
     """Compare every byte with what the master's were, and open it in a child process.
 
@@ -215,12 +249,12 @@ def _verify(
         # reading everything tells.
         scan = ["*"] if survey.unsound else list(required)
         with ThreadPoolExecutor(3, "verify") as pool:
-            steps("fsync")
+            step("fsync")
             synced = pool.submit(fsync_file, path)
             copied = pool.submit(blocks.digests, path)
             probed = pool.submit(_probe, path, scan)
             synced.result()
-            steps("verify")
+            step("verify")
             if copied.result() != survey.digests:
                 raise CandidateDamaged(
                     f"The copy at {path} differs from the master it was made from; it was thrown "
@@ -301,9 +335,13 @@ def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Sett
     )
 
 
-def _is_shown(layout: Layout, current: Manifest | None, found: Lineage) -> bool:
+def _is_shown(
+    layout: Layout, current: Manifest | None, found: Lineage, purpose: Purpose | None
+) -> bool:
     """Whether readers have this already, or were rolled back from it on purpose."""
     if current is None or found not in (current.lineage, current.withheld):
+        return False
+    if current.recipe != (purpose.recipe if purpose else None):
         return False
     try:
         check(layout.data(current), current)
@@ -312,7 +350,15 @@ def _is_shown(layout: Layout, current: Manifest | None, found: Lineage) -> bool:
     return True
 
 
-def _assert_room(layout: Layout, needed: int) -> None:
+def make_folders(layout: Layout) -> None:
+    """Make the store's folders. Errors: `StoreDenied`."""
+    with explaining(layout.root):
+        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def assert_room(layout: Layout, needed: int) -> None:
+    """Errors: `StoreFull`, before anything is written."""
     disk = os.statvfs(layout.root)
     free = disk.f_bavail * disk.f_frsize
     if free < needed + MARGIN_BYTES:

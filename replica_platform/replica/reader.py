@@ -187,7 +187,7 @@ class ReplicaReader:
     def _answer(
         self,
         shape: str,
-        fetch: Callable[[duckdb.DuckDBPyConnection], Any],
+        fetch: Callable[[duckdb.DuckDBPyConnection, str, Any], Any],
         sql: str,
         params: Any,
         default: Any,
@@ -200,7 +200,7 @@ class ReplicaReader:
             if serving is None:
                 break
             try:
-                answer = fetch(self._cursor(serving).execute(sql, params))
+                answer = fetch(self._cursor(serving), sql, params)
             except QUERY_ERRORS:
                 raise
             except duckdb.Error as error:
@@ -266,8 +266,12 @@ class ReplicaReader:
         path = self._layout.data(serving.manifest)
         try:
             found = identity(path)
-            if found != serving.identity:
-                check(path, serving.manifest, distrustful=True)
+            if found == serving.identity:
+                return
+            check(path, serving.manifest, distrustful=True)
+            if found[0] != serving.identity[0]:
+                self._leave()  # another file took its place: what we have open may be damaged
+            else:
                 serving.identity = found
         except FileNotFoundError:
             return  # what is open stays readable
@@ -347,6 +351,9 @@ class ReplicaReader:
             serving.lease.release()
 
     def _enter(self) -> _Serving | None:
+        if self._serving is None and not self._stop.is_set():
+            with self._looking:
+                self._look()  # with nothing to serve there is nothing to wait for
         with self._state:
             serving = self._serving
             if serving:
@@ -391,20 +398,17 @@ class ReplicaReader:
         self._error = " ".join(words.split())
 
 
-def _rows(executed: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-    return executed.fetchall()
+def _rows(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> list[tuple[Any, ...]]:
+    return cursor.execute(sql, params).fetchall()
 
 
-def _arrow(executed: duckdb.DuckDBPyConnection) -> Any:
-    return (
-        executed.to_arrow_table()
-        if hasattr(executed, "to_arrow_table")
-        else executed.fetch_arrow_table()
-    )
+def _arrow(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
+    # As a relation: DuckDB 2.0 copies the rows once more when they come from `execute`.
+    return cursor.sql(sql, params=params).to_arrow_table()
 
 
-def _df(executed: duckdb.DuckDBPyConnection) -> Any:
-    return executed.df()
+def _df(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
+    return cursor.sql(sql, params=params).df()
 
 
 def _age(moment: datetime, since: datetime | None) -> float | None:

@@ -4,6 +4,8 @@ No step belongs here; `stage` and `settle` fill it in.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from replica_platform.xmin.catalog import Table
@@ -41,6 +43,8 @@ class Job:
     source_rows: int | None = None
     """Live rows under the snapshot, where they were counted."""
     report: SyncReport | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By step, for the report."""
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -51,6 +55,13 @@ class Job:
         source = TableName.parse(spec.table)
         schema = parse_schema(spec.into) if spec.into else source.schema
         return cls(spec, source, TableName(schema, source.table), distrust)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Take the time of a step."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
     def planned(self) -> tuple[Table, Plan, SyncReport]:
         """Table, plan and report of a job that has been planned."""

@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.xmin.names import columns_sql
+from replica_platform.xmin.session import may_create
 from replica_platform.xmin.source import Identity
 
 SCHEMA = "replica_platform"
@@ -93,7 +94,7 @@ def prepare(connection: psycopg.Connection) -> None:
     found = connection.execute(f"select to_regclass('{SCHEMA}.mark') is not null").fetchone()
     if found and found[0]:
         return
-    with connection.transaction():
+    with may_create(connection, "the marks"), connection.transaction():
         # CREATE … IF NOT EXISTS is no match for a twin that does the same at the same time.
         connection.execute("select pg_advisory_xact_lock(%s, 0)", [LOCK_SPACE])
         connection.execute(_SETUP)

@@ -56,12 +56,16 @@ def _pieces(
 ) -> int:
     total = 0
     piece = bytearray()
+    get = out.get_copy_data  # the loop runs once a row: every lookup counts
     while True:
-        size, data = out.get_copy_data(1)
+        size, data = get(1)
         if size > 0:
             piece += data
             if len(piece) < PIECE_BYTES:
                 continue
+        elif size == 0:
+            _wait(out)
+            continue
         if piece:
             with in_words("target", name):
                 _put(into, piece)
@@ -70,8 +74,6 @@ def _pieces(
             piece = bytearray()
         if size < 0:
             break
-        if size == 0:
-            _wait(out)
     _finish(out)
     return total
 

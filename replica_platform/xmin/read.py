@@ -76,13 +76,15 @@ class Part:
     where: sql.Composable
 
 
-def select(table: Table, snapshot: Snapshot, part: Part) -> sql.Composed:
-    """The columns in order, then `source_xmin` and `source_ctid` where the table has them."""
-    extra = (
-        sql.SQL("{}, ctid").format(full_xid(snapshot))
-        if table.has_xmin
-        else sql.SQL("null::bigint, null::tid")
-    )
+def select(table: Table, snapshot: Snapshot, part: Part, *, raw: bool = False) -> sql.Composed:
+    """The columns in order, then `source_xmin` and `source_ctid` where the table has them.
+
+    `raw` leaves the xmin as it is, for a staging table that will add the epoch itself.
+    """
+    extra: sql.Composable = sql.SQL("null::bigint, null::tid")
+    if table.has_xmin:
+        xid = sql.SQL("xmin") if raw else full_xid(snapshot)
+        extra = sql.SQL("{}, ctid").format(xid)
     columns = columns_sql(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
     return sql.SQL("select {}{} from {} where {}").format(columns, extra, part.place, part.where)
 
@@ -117,18 +119,28 @@ def look(connection: psycopg.Connection, part: Range, plan: Plan, parts: int) ->
     The count is what tells of deletes: see `deletes`.
     """
     cap = min(TIDS_A_RANGE, TIDS_IN_ALL // parts)
-    hit = sql.SQL("true") if part.leaf.oid in plan.whole else changed(plan)
-    row = connection.execute(
-        sql.SQL(
-            "select count(*), count(*) filter (where {hit}), "
-            "(array_agg(ctid) filter (where {hit}))[1:{cap}]::text[] from {leaf} where {part}"
-            if part.leaf.oid not in plan.whole
-            else "select count(*), count(*), null::text[] from {leaf} where {part}"
-        ).format(hit=hit, cap=sql.Literal(cap + 1), leaf=only(part.leaf), part=part.condition)
-    ).fetchone()
+    if part.leaf.oid in plan.whole:
+        query = sql.SQL("select n, n, null::text[] from (select count(*) from {} where {}) c(n)")
+        row = connection.execute(query.format(only(part.leaf), part.condition)).fetchone()
+    else:
+        # One aggregate with the predicate, not two: it is what the time goes to.
+        query = sql.SQL(
+            "select n, coalesce(cardinality(tids), 0),"
+            " case when cardinality(tids) <= {cap} then tids::text[] end from"
+            " (select count(*), array_agg(ctid) filter (where {changed}) from {leaf} where {part})"
+            " c(n, tids)"
+        )
+        row = connection.execute(
+            query.format(
+                cap=sql.Literal(cap),
+                changed=changed(plan),
+                leaf=only(part.leaf),
+                part=part.condition,
+            )
+        ).fetchone()
     assert row is not None
     rows, count, tids = row
-    return Found(part, rows, count, tids if tids and count <= cap else [])
+    return Found(part, rows, count, tids or [])
 
 
 def parts_of(hits: Sequence[Found], plan: Plan) -> list[Part]:

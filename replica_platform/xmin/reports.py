@@ -43,6 +43,8 @@ class SyncReport:
     """W of the new mark: every transaction below it has been delivered."""
     lag_xids: int = 0
     """How many xids W lies behind the source's next one."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """The data columns, each with its type."""
     notes: tuple[str, ...] = ()
     """What else is worth knowing: columns added or kept, who holds W back."""
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg import sql
 
 from replica_platform.errors import PlatformError
 from replica_platform.postgres import connect
@@ -67,6 +68,19 @@ def in_words(side: str, table: str) -> Iterator[None]:
         raise
     except psycopg.Error as error:
         raise translate(error, side, table) from error
+
+
+@contextmanager
+def may_create(target: psycopg.Connection, what: str) -> Iterator[None]:
+    """Name the GRANT when the role may not make a schema."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        database, role = sql.Identifier(target.info.dbname), sql.Identifier(target.info.user)
+        raise MissingGrant(
+            f"The target role may not make the schema of {what}; run there: GRANT CREATE ON "
+            f"DATABASE {database.as_string()} TO {role.as_string()};"
+        ) from error
 
 
 def translate(error: psycopg.Error, side: str, table: str) -> PlatformError:

@@ -17,6 +17,7 @@ from replica_platform.xmin.errors import TooManyDeletes
 from replica_platform.xmin.job import Diverged, Job
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import Plan
+from replica_platform.xmin.read import full_xid
 from replica_platform.xmin.source import Leader
 
 
@@ -35,13 +36,18 @@ class Settle:
         table, plan, report = job.planned()
         staging = targets.staging_name(job.target)
         read = _count(self._home, staging) if job.staged else 0
-        delivered, complete = self._delivered(job, table, plan, staging)
         oid = job.found.oid if job.found else None
         if oid is None:
             targets.make_schema(self._home, job.target.schema)
-            oid = targets.adopt_staging(self._home, job.target, job.key)
+            with job.step("adopt"):
+                epoch = full_xid(self._leader.snapshot, "source_xmin")
+                if not table.has_xmin:
+                    epoch = sql.SQL("source_xmin")
+                oid = targets.adopt_staging(self._home, job.target, job.key, epoch)
+            delivered, complete = self._delivered(job, table, plan, job.target)
             written, rows = apply.Written(inserted=read), read
         else:
+            delivered, complete = self._delivered(job, table, plan, staging)
             for change in job.changes:
                 self._home.execute(change.statement)
             written, rows = self._write(job, table, plan, staging)
@@ -58,6 +64,7 @@ class Settle:
             w=self._leader.snapshot.w,
             notes=tuple(change.note for change in job.changes if change.note),
             seconds=time.monotonic() - job.began,
+            seconds_by_step=job.seconds,
         )
 
     def _write(
@@ -76,16 +83,19 @@ class Settle:
         if whole and (job.spec.deletes != "never" or not job.key):
             if plan.mode == "full":
                 rows = _count(self._home, job.target)  # a full copy believes no mark
-            written = apply.replace_all(self._home, shape)
+            with job.step("replace"):
+                written = apply.replace_all(self._home, shape)
             if job.key:
                 self._check_deletes(job, table, written.deleted, rows)
             return written, rows + written.inserted - written.deleted
         written = apply.Written()
         if job.staged:
             trust = plan.mode == "scan"
-            written = apply.merge(self._home, shape, trust_xmin=trust)
+            with job.step("merge"):
+                written = apply.merge(self._home, shape, trust_xmin=trust)
         rows += written.inserted
-        gone = self._delete(job, table, rows)
+        with job.step("deletes"):
+            gone = self._delete(job, table, rows)
         if plan.mode == "scan":
             _agree(job, rows - gone)
         return replace(written, deleted=gone), rows - gone
@@ -119,7 +129,7 @@ class Settle:
         deletes.check_fraction(gone, rows, job.target, self._max_fraction)
 
     def _delivered(
-        self, job: Job, table: Table, plan: Plan, staging: TableName
+        self, job: Job, table: Table, plan: Plan, rows: TableName
     ) -> tuple[tuple[int, ...], bool]:
         """The xids at or above the new W that the target has now: they need no second read.
 
@@ -134,7 +144,7 @@ class Settle:
         if job.staged:
             query = sql.SQL("select distinct source_xmin from {} where source_xmin >= {} limit {}")
             limits = sql.Literal(snapshot.w), sql.Literal(mark.DELIVERED_CAP + 1)
-            seen |= {xid for (xid,) in self._home.execute(query.format(staging.sql, *limits))}
+            seen |= {xid for (xid,) in self._home.execute(query.format(rows.sql, *limits))}
         if len(seen) > mark.DELIVERED_CAP:
             return (), False
         return tuple(sorted(seen)), True

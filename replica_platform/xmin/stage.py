@@ -88,6 +88,7 @@ class Stage:
         job.report = SyncReport(
             str(job.source), str(job.target), plan.mode, plan.why,
             lag_xids=snapshot.next - snapshot.w,
+            columns=tuple((column.name, column.type) for column in table.columns),
         )  # fmt: skip
         if plan.mode == "none" and job.before:
             job.report = replace(job.report, rows=job.before.rows, w=job.before.w)
@@ -99,11 +100,12 @@ class Stage:
     def _changed(self, job: Job, table: Table, plan: Plan) -> None:
         pieces = self._ranges(table)
 
-        def see(pair: Pair, part: Range) -> Found:
-            with in_words("source", str(job.source)), pair[0].transaction():
-                return look(pair[0], part, plan, len(pieces))
+        def see(source: psycopg.Connection, part: Range) -> Found:
+            with in_words("source", str(job.source)), source.transaction():
+                return look(source, part, plan, len(pieces))
 
-        looks = self._crew.each(see, pieces)
+        with job.step("scan"):
+            looks = self._crew.look(see, pieces)
         job.source_rows = sum(found.rows for found in looks)
         hits = [found for found in looks if found.changed]
         if hits:
@@ -130,7 +132,9 @@ class Stage:
         """Bring parts of the table into a new staging table, side by side."""
         snapshot = self._leader.snapshot
         with in_words("target", str(job.target)):
-            staging = targets.make_staging(self._home, job.target, table)
+            # A new target adds the epoch when it is rewritten as a logged table anyway.
+            raw = job.found is None and table.has_xmin
+            staging = targets.make_staging(self._home, job.target, table, raw=raw)
         job.staged = True
         into = sql.SQL("copy {} ({}) from stdin (format {})").format(
             staging.sql,
@@ -147,10 +151,11 @@ class Stage:
                 self._progress(done, max(expected, done))
 
         def move(pair: Pair, part: Part) -> int:
-            query = copy_out(select(table, snapshot, part), table.binary)
+            query = copy_out(select(table, snapshot, part, raw=raw), table.binary)
             with in_words("source", str(job.source)), pair[0].transaction():
                 return relay(pair[0], query, pair[1], into, str(job.source), moved)
 
-        total = sum(self._crew.each(move, parts))
+        with job.step("copy"):
+            total = sum(self._crew.move(move, parts))
         assert job.report is not None
         job.report = replace(job.report, bytes=total)

@@ -12,9 +12,10 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.xmin.catalog import Column, Table
-from replica_platform.xmin.errors import CannotSync, MissingGrant, SchemaRefused
+from replica_platform.xmin.errors import CannotSync, SchemaRefused
 from replica_platform.xmin.mark import SCHEMA
 from replica_platform.xmin.names import TableName, columns_sql
+from replica_platform.xmin.session import may_create
 
 XMIN, CTID = "source_xmin", "source_ctid"
 OWN = {XMIN: "bigint", CTID: "tid"}
@@ -89,8 +90,13 @@ def staging_name(target: TableName) -> TableName:
     return TableName(SCHEMA, f"stage_{digest}")
 
 
-def make_staging(connection: psycopg.Connection, target: TableName, table: Table) -> TableName:
-    """An empty UNLOGGED table with the source's columns and our two."""
+def make_staging(
+    connection: psycopg.Connection, target: TableName, table: Table, *, raw: bool = False
+) -> TableName:
+    """An empty UNLOGGED table with the source's columns and our two.
+
+    With `raw` its `source_xmin` is of type xid, and gets its epoch in `adopt_staging`.
+    """
     clash = set(OWN) & set(table.names)
     if clash:
         raise CannotSync(
@@ -99,7 +105,8 @@ def make_staging(connection: psycopg.Connection, target: TableName, table: Table
         )
     name = staging_name(target)
     columns = [_definition(column.name, column.type) for column in table.columns]
-    columns += [_definition(own, kind) for own, kind in OWN.items()]
+    own = {**OWN, XMIN: "xid"} if raw else OWN
+    columns += [_definition(column, kind) for column, kind in own.items()]
     drop_staging(connection, target)
     connection.execute(
         sql.SQL("create unlogged table {} ({}) with (autovacuum_enabled = false)").format(
@@ -119,25 +126,27 @@ def make_schema(connection: psycopg.Connection, schema: str) -> None:
     row = connection.execute("select to_regnamespace(quote_ident(%s)) is null", [schema]).fetchone()
     if not (row and row[0]):
         return
-    try:
-        with connection.transaction():
-            connection.execute(
-                sql.SQL("create schema if not exists {}").format(sql.Identifier(schema))
-            )
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise MissingGrant(
-            f"The target has no schema {schema} and the role may not make it; run there: "
-            f"GRANT CREATE ON DATABASE {connection.info.dbname} TO {connection.info.user};"
-        ) from error
+    with may_create(connection, f"{schema!r}"), connection.transaction():
+        connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
 
 
-def adopt_staging(connection: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> int:
-    """Make the loaded staging table the target table itself: logged, keyed, indexed; its oid."""
+def adopt_staging(
+    connection: psycopg.Connection, name: TableName, key: tuple[str, ...], epoch: sql.Composable
+) -> int:
+    """Make the loaded staging table the target table itself: logged, keyed, indexed; its oid.
+
+    `epoch` is the bigint that `source_xmin` becomes.
+    """
     run = connection.execute
+    run("select set_config('maintenance_work_mem', '256MB', true)")
     stage = staging_name(name)
     moved = TableName(name.schema, stage.table)
-    run(sql.SQL("alter table {} set logged").format(stage.sql))
-    run(sql.SQL("alter table {} reset (autovacuum_enabled)").format(stage.sql))
+    run(  # one rewrite for both
+        sql.SQL(
+            "alter table {} set logged, reset (autovacuum_enabled), "
+            "alter column source_xmin type bigint using {}"
+        ).format(stage.sql, epoch)
+    )
     run(sql.SQL("alter table {} set schema {}").format(stage.sql, sql.Identifier(name.schema)))
     run(sql.SQL("alter table {} rename to {}").format(moved.sql, sql.Identifier(name.table)))
     if key:

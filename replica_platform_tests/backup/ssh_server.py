@@ -62,13 +62,31 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
         # Pumps of our own: asyncssh's redirect reads a pipe twice at once when a client is slow.
         feeding = asyncio.create_task(pump(process.stdin, child.stdin))
         complaining = asyncio.create_task(pump(child.stderr, process.stderr))
-        await pump(child.stdout, process.stdout)
-        await asyncio.wait({complaining}, timeout=1)
+        try:
+            await pump(child.stdout, process.stdout)
+            await asyncio.wait({complaining}, timeout=1)
+        finally:
+            feeding.cancel()
+            complaining.cancel()
+            ending = loop.create_task(end(child))  # its own, as a lost client cancels this one
+            endings.append(ending)
+        process.exit(await asyncio.shield(ending))
+
+    async def end(child: asyncio.subprocess.Process) -> int:
         for descriptor in range(3):  # as sshd does: a program that still writes gets EPIPE
             child._transport.get_pipe_transport(descriptor).close()
-        process.exit(await child.wait())
-        feeding.cancel()
+        try:
+            return await asyncio.wait_for(child.wait(), 5)
+        finally:
+            child._transport.close()
 
+    async def stop() -> None:
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0.05)
+        await asyncio.gather(*endings)
+
+    endings: list[asyncio.Task[int]] = []
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -93,8 +111,7 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
         yield Host(port, folder / "known_hosts", folder / "client")
     finally:
-        server.close()
-        do(server.wait_closed())
+        do(stop())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -89,7 +89,7 @@ def test_everything_comes_while_the_program_has_it_open(
         host.url(there), here, method=method, progress=lambda *at: seen.append(at), **host.access
     )
     assert contents_of(here) == contents(far)
-    assert got.verified and got.ranges >= 6
+    assert got.ok and got.verified and got.ranges >= 6
     assert got.tables["member"] == 4999 and got.tables['odd "table'] == 1
     assert got.newest["member.joined_at"] == "2026-01-28"
     assert got.far_wal_bytes > 0 and got.bytes == here.stat().st_size

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import Backup, backup, restore
+from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify
 from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
 from replica_platform.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import make, rows_of
@@ -118,3 +118,16 @@ def test_copies_of_killed_restores_are_cleared(taken: Backup, tmp_path: Path) ->
         target.with_name(f".tmp-app.db-{pid}-00ff").touch()
     restore(taken.file, target)
     assert sorted(path.name for path in target.parent.iterdir()) == [".tmp-app.db-1-00ff", "app.db"]
+
+
+def test_relative_paths_from_any_folder(
+    app: Path, live: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    taken = backup(Path("../app.db"), Path("bk"))
+    relative = Path("bk") / taken.file.name
+    assert verify(relative).ok and stats(Path("bk")).ok
+    done = restore(relative, Path("again.db"))
+    assert done.ok and rows_of(tmp_path / "cwd" / "again.db") == ["a", "b"]
+    assert cleanup(Path("bk"), "app", keep_days=0, keep_count=1) == []

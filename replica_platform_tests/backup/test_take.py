@@ -78,9 +78,11 @@ def test_the_manifest_tells_what_is_in_the_file(
 def test_a_name_that_exists_is_never_overwritten(app: Path, shelf: Path) -> None:
     first = backup(app, shelf, now=datetime(2026, 1, 1, 3))
     content = first.file.read_bytes()
-    with pytest.raises(NameTaken, match="try again in a second"):
+    with pytest.raises(NameTaken, match="never overwritten"):
         backup(app, shelf, now=day(1))
     assert first.file.read_bytes() == content
+    soon = [backup(app, shelf) for _ in range(2)]  # in one second, perhaps: the next is taken
+    assert len({first.file, *(taken.file for taken in soon)}) == 3
     assert verify(first.file).ok
 
 

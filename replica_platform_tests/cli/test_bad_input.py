@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from replica_platform_tests.cli.conftest import Cli
+from replica_platform_tests.conftest import Cli
 
 
 def assert_one_sentence(finished: subprocess.CompletedProcess[str], words: str) -> None:

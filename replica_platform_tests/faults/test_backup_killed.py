@@ -83,13 +83,16 @@ def test_a_backup_killed_while_it_copies(tmp_path: Path, torture: bool) -> None:
     backup_writer.make(app)
     kills = 60 if torture else 4
     caller = (
-        "import sys; from pathlib import Path; from replica_platform.backup import backup\n"
-        "print('on', flush=True); backup(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "import sys; from datetime import datetime; from pathlib import Path\n"
+        "from replica_platform.backup.making import backup\n"
+        "app, to, now = sys.argv[1:]; print('on', flush=True)\n"
+        "backup(Path(app), Path(to), now=datetime.fromisoformat(now))"
     )
     seen_half_done = 0
     for number in range(kills):
         with subprocess.Popen(
-            [sys.executable, "-c", caller, app, shelf], stdout=subprocess.PIPE
+            [sys.executable, "-c", caller, app, shelf, at(number + 1).isoformat()],
+            stdout=subprocess.PIPE,
         ) as process:
             assert process.stdout and process.stdout.readline()
             time.sleep(0.10 + 0.25 * number / kills)

@@ -9,6 +9,9 @@ import pytest
 
 from replica_platform.backup.sample import sample_gym_system
 from replica_platform.definitions import defs
+from replica_platform.definitions import resources as resources_of
+from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
+from replica_platform.resources.store import ReplicaStore
 from replica_platform.sample.prepare import append_conversations, fill_source
 from replica_platform.settings import Settings
 
@@ -29,6 +32,19 @@ class Platform:
             else dg.AssetSelection.all()
         )
         return self._run(selection)
+
+    def set_store(self, store: ReplicaStore) -> None:
+        """Publish to another store from now on."""
+        resources = resources_of(self.settings) | {
+            "store": store,
+            "published_replica": PublishedReplicaIOManager(store=store),
+        }
+        self.definitions = dg.Definitions(
+            assets=self.definitions.assets,
+            asset_checks=self.definitions.asset_checks,
+            resources=resources,
+            executor=dg.in_process_executor,
+        )
 
     def run_only(self, asset: str) -> dg.ExecuteInProcessResult:
         """Materialise an asset on what its parents are now."""

@@ -12,6 +12,7 @@ GRAPH = {
     "watchlist": ["ohlcv", "symbols"],
     "market_replica": ["indicators", "ohlcv", "symbols", "watchlist"],
     "watchlist_prices": ["market_replica"],
+    "purposes/quotes": ["indicators", "ohlcv", "symbols", "watchlist"],
     "raw_data/sym_v1_sym_ticker_exchange": ["source/fds/sym_v1_sym_ticker_exchange"],
     "raw_data/prices": ["source/fds/prices"],
     "conversations": ["worker_outboxes"],

@@ -3,13 +3,16 @@
 A CREATE DATABASE a test would take longer than the tests themselves.
 """
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from replica_platform.embedded import Server
+from replica_platform.embedded import Server, running
+from replica_platform_tests.xmin.helpers import execute
 
 _EMPTY = """
 select nspname from pg_namespace
@@ -47,3 +50,14 @@ def _empty(dsn: str) -> None:
         for (schema,) in connection.execute(_EMPTY).fetchall():
             connection.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
         connection.execute("create schema public")
+
+
+@pytest.fixture(scope="session")
+def sixteen() -> Iterator[Server]:
+    """A Postgres 16 with the databases source and target."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rp-") as folder,
+        running(Path(folder) / "pg", 16) as old,
+    ):
+        execute(old.dsn(), "create database source", "create database target")
+        yield old

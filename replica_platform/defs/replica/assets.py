@@ -1,17 +1,17 @@
 """The published replica of the master: audited before readers get it."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, time
 
 import dagster as dg
 
 from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
+from replica_platform.errors import PlatformError
 from replica_platform.market.checks import RULES, broken_rules
-from replica_platform.market.tables import newest_day
+from replica_platform.market.tables import data_as_of
 from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
-from replica_platform.replica import Candidate, prepare
+from replica_platform.replica import Candidate, prepare, repair, status
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.store import ReplicaStore
+from replica_platform.resources.store import MARKET_REPLICA, ReplicaStore
 
 AUDIT = dg.AssetCheckSpec(
     "candidate_is_sound",
@@ -46,16 +46,17 @@ def market_replica(
     config: Publishing,
     master: MasterDuckDB,
     store: ReplicaStore,
-) -> Iterator[dg.AssetCheckResult | dg.Output[Candidate]]:
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Candidate]]:
     """The generation of the master that any number of readers query, whatever the batch does."""
     with plain_failures():
         with master.read() as connection:
-            newest = newest_day(connection)
+            as_of = data_as_of(connection)
+        _mend(context, store)
         candidate = prepare(
             master.path,
             store.path,
             keep=store.keep,
-            data_as_of=datetime.combine(newest, time(), UTC) if newest else None,
+            data_as_of=as_of,
             run_id=context.run.run_id,
             new_lineage=config.new_lineage,
         )
@@ -76,7 +77,23 @@ def market_replica(
         raise dg.Failure(
             f"Not published: the candidate breaks {', '.join(broken)}.", allow_retries=False
         )
-    yield dg.Output(candidate)
+    yield dg.MaterializeResult(
+        value=candidate, data_version=dg.DataVersion(str(candidate.generation))
+    )
+
+
+def _mend(context: dg.AssetExecutionContext, store: ReplicaStore) -> None:
+    """Fetch what is damaged or gone from the block store: sooner there than published anew."""
+    blocks = store.block_store(MARKET_REPLICA)
+    if blocks is None or status(store.path).generation is None:
+        return
+    try:
+        mended = repair(store.path, blocks=blocks, distrustful=False)
+    except PlatformError as error:
+        context.log.warning(f"Not mended from the block store, so it is published anew: {error}")
+        return
+    if mended:
+        context.log.info(f"Generation {mended.generation} was mended from the block store.")
 
 
 def _audit(candidate: Candidate) -> list[str]:

@@ -1,0 +1,70 @@
+"""How long it takes to bring a database home: by rows, by rows again, and as a file.
+
+    python benchmarks/backup_pull.py [--members 200000]
+
+Both ends are this machine, with asyncssh's own server between them, so the network's speed is
+not in it; bytes moved are what a network would carry. The peer is `cp` of the same file.
+"""
+
+import argparse
+import subprocess
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+from replica_platform.backup import Pulled, pull
+from replica_platform.sqlite import sqlite3
+from replica_platform_tests.backup.ssh_server import serving
+
+
+def make(file: Path, members: int) -> None:
+    """A table of members and one of their visits, in WAL mode."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("pragma journal_mode=wal")
+        db.execute("create table member (id integer primary key, name text, joined_at text)")
+        db.execute("create table visit (member_id int, at text, note text)")
+        db.execute("create index visit_by_member on visit (member_id)")
+        numbers = "with recursive n (i) as (select 1 union all select i + 1 from n where i < ?) "
+        names = "insert into member select i, 'member ' || i, '2026-01-01' from n"
+        db.execute(numbers + names, (members,))
+        visits = "insert into visit select i, '2026-01-01', hex(randomblob(20)) from n"
+        db.execute(numbers + visits, (members,))
+        db.execute("pragma wal_checkpoint(truncate)")
+
+
+def show(what: str, got: Pulled) -> None:
+    """One line of the table."""
+    print(
+        f"{what:24} {got.seconds:6.2f} s {got.rows_moved:9,} rows and {got.bytes_moved:12,} bytes"
+        f" moved, {got.ranges} ranges compared"
+    )
+
+
+def main() -> None:
+    """Make the file, bring it home in each way, print the table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--members", type=int, default=200_000)
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
+        folder = Path(name)
+        there = folder / "far.db"
+        make(there, given.members)
+        print(f"{there.stat().st_size / 1e6:.0f} MB, {2 * given.members:,} rows")
+        began = time.perf_counter()
+        subprocess.run(["cp", there, folder / "cp.db"], check=True)
+        print(f"{'cp, same machine':24} {time.perf_counter() - began:6.2f} s")
+        with serving(folder) as host:
+            url, rows, file = host.url(there), folder / "rows.db", folder / "file.db"
+            show("query, first time", pull(url, rows, method="query", **host.access))
+            with closing(sqlite3.connect(there, isolation_level=None)) as db:
+                db.execute("delete from visit where rowid = 1000")
+                db.execute("update member set name = 'another' where id in (7, 90000)")
+                db.execute("insert into visit values (1, '2026-02-01', 'new')")
+            show("query, after 4 changes", pull(url, rows, method="query", **host.access))
+            show("query, after none", pull(url, rows, method="query", **host.access))
+            show("scp", pull(url, file, method="scp", **host.access))
+
+
+if __name__ == "__main__":
+    main()

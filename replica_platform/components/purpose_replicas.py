@@ -1,0 +1,111 @@
+"""Purpose replicas of the master, listed in a `defs.yaml`: a part of it, masked, for one use."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster.components import Component, ComponentLoadContext, Model, Resolvable
+
+from replica_platform.market.tables import data_as_of
+from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
+from replica_platform.replica import Candidate, Purpose, prepare, status, verify
+from replica_platform.resources.master import MasterDuckDB
+from replica_platform.resources.store import ReplicaStore
+
+
+class PurposeReplicas(Component, Model, Resolvable):
+    """An asset a purpose: some tables, columns and rows of the master, in a file of its own.
+
+    `purposes` maps a name to its tables (each with columns, where, mask), keep, min_age_s,
+    max_age_s and salt_env. What is left out or masked is nowhere in the file's bytes.
+    """
+
+    purposes: Mapping[str, Mapping[str, Any]]
+
+    def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
+        """An asset and its two checks for each purpose."""
+        purposes = [Purpose.from_dict(name, given) for name, given in self.purposes.items()]
+        return dg.Definitions(
+            assets=[_asset(purpose) for purpose in purposes],
+            asset_checks=[_checks(purpose) for purpose in purposes],
+        )
+
+
+def _key(purpose: Purpose) -> dg.AssetKey:
+    return dg.AssetKey(["purposes", purpose.name])
+
+
+def _asset(purpose: Purpose) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=_key(purpose),
+        deps=["symbols", "ohlcv", "indicators", "watchlist"],
+        group_name="replica",
+        kinds={"duckdb"},
+        owners=["team:market"],
+        io_manager_key="published_replica",
+        pool=MASTER_POOL,
+        retry_policy=TRANSIENT,
+        freshness_policy=EACH_SESSION,
+        automation_condition=dg.AutomationCondition.eager()
+        & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+        description=f"A replica for {purpose.name}: {', '.join(purpose.tables)}, and no more.",
+    )
+    def replica(
+        context: dg.AssetExecutionContext, master: MasterDuckDB, store: ReplicaStore
+    ) -> dg.MaterializeResult[Candidate]:
+        with plain_failures():
+            with master.read() as connection:
+                as_of = data_as_of(connection)
+            candidate = prepare(
+                master.path,
+                store.path_of(_key(purpose)),
+                purpose=purpose,
+                data_as_of=as_of,
+                run_id=context.run.run_id,
+            )
+        return dg.MaterializeResult(
+            value=candidate, data_version=dg.DataVersion(str(candidate.generation))
+        )
+
+    return replica
+
+
+def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(
+            "published_bytes_are_intact",
+            asset=_key(purpose),
+            blocking=True,
+            description="Every byte is what its manifest says, and every table reads.",
+        ),
+        dg.AssetCheckSpec(
+            "replica_is_fresh",
+            asset=_key(purpose),
+            description="The generation shows the master as it is, within the purpose's max_age_s.",
+        ),
+    ]
+
+    @dg.multi_asset_check(
+        name=f"{purpose.name}_checks", specs=specs, can_subset=True, pool=MASTER_POOL
+    )
+    def checks(master: MasterDuckDB, store: ReplicaStore) -> Iterator[dg.AssetCheckResult]:
+        path = store.path_of(_key(purpose))
+        with plain_failures():
+            verification = verify(path)
+            found = status(path, master.path)
+        yield dg.AssetCheckResult(
+            asset_key=_key(purpose),
+            check_name="published_bytes_are_intact",
+            passed=verification.ok,
+            description=verification.sentence,
+        )
+        yield dg.AssetCheckResult(
+            asset_key=_key(purpose),
+            check_name="replica_is_fresh",
+            passed=found.ok,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=found.sentence,
+            metadata={"publication_age_seconds": found.publication_age_s},
+        )
+
+    return checks

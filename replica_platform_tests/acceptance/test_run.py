@@ -1,0 +1,83 @@
+"""`replica run` and `replica status` as a newcomer meets them, on the embedded default."""
+
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from replica_platform.embedded import running
+from replica_platform_tests.conftest import Cli
+
+
+def red(cli: Cli) -> dict[str, str]:
+    """The pillars that `replica status` finds red, with its sentences."""
+    finished = cli("status", "--json")
+    pillars = json.loads(finished.stdout)
+    assert finished.returncode == int(not all(pillar["ok"] for pillar in pillars))
+    return {pillar["pillar"]: pillar["sentence"] for pillar in pillars if not pillar["ok"]}
+
+
+@pytest.mark.timeout(240)
+def test_run_twice_then_lose_things(cli: Cli, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert set(red(cli)) == {"replica", "warehouse", "outbox", "backups"}
+
+    first = cli("run")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "12,154 rows written" in first.stdout
+    assert "make dev" in first.stdout
+    assert first.stderr == ""
+    assert red(cli) == {}
+
+    second = cli("run")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "Nothing had changed; no row was moved." in second.stdout
+
+    (generation,) = (data / "replica" / "generations").glob("*.duckdb")
+    generation.unlink()
+    assert set(red(cli)) == {"replica"}
+    assert "missing" in red(cli)["replica"]
+
+    (data / "outbox").rename(tmp_path / "away")
+    assert "There is no outbox" in red(cli)["outbox"]
+    (tmp_path / "away").rename(data / "outbox")
+
+    with running(data / "postgres") as server, psycopg.connect(server.dsn("warehouse")) as target:
+        target.execute("drop table raw_data.prices")
+    assert "raw_data.prices is gone from the target" in red(cli)["warehouse"]
+
+    repaired = cli("run")
+    assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+    assert red(cli) == {}
+
+
+def test_databases_of_ones_own_take_the_embedded_ones_place(
+    cli: Cli, source: str, target: str, database: object, tmp_path: Path
+) -> None:
+    assert callable(database)
+    dagster = database("dagster")
+    finished = cli(
+        "run",
+        "--json",
+        REPLICA_SOURCE_DSN=source,
+        REPLICA_TARGET_DSN=target,
+        REPLICA_DAGSTER_DSN=dagster,
+    )
+    # The tables that the sample lists are not there, and nobody makes them.
+    assert finished.returncode == 1
+    assets = {one["asset"]: one for one in json.loads(finished.stdout)}
+    assert "fds.prices" in " ".join(assets["raw_data/prices"]["problems"])
+    assert assets["market_replica"]["ok"]
+    assert not (tmp_path / "data" / "postgres").exists()
+    with psycopg.connect(source) as connection:
+        assert connection.execute("select to_regnamespace('fds')").fetchone() == (None,)
+
+
+def test_env_masks_and_runs_commands(cli: Cli, tmp_path: Path) -> None:
+    shown = cli("env", REPLICA_TARGET_DSN="postgresql://u:secret@h/d")
+    assert "REPLICA_TARGET_DSN=postgresql://u:***@h/d" in shown.stdout
+    assert "secret" not in shown.stdout
+    ran = cli("env", "sh", "-c", 'psql -Atc "select 40 + 2" "$REPLICA_TARGET_DSN"; exit 3')
+    assert ran.stdout.strip() == "42"
+    assert ran.returncode == 3

@@ -1,0 +1,418 @@
+"""What the system refuses or does behind our back: full disk, no permission, clocks, intruders.
+
+Each ends in a sentence, with readers on the generation they had and nothing left behind.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from replica_platform.replica import Master, ReplicaReader, manifest, publish, status, verify
+from replica_platform.replica.errors import (
+    MasterBusy,
+    MasterChanging,
+    MasterOpenHere,
+    StoreBusy,
+    StoreFull,
+)
+from replica_platform.replica.layout import Layout
+
+COUNT = "select count(*) from t"
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that another user may enter, as pytest's own may not be."""
+    with tempfile.TemporaryDirectory(prefix="rp-") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+@pytest.fixture
+def master(folder: Path) -> Master:
+    master = Master(folder / "master.duckdb", patience_s=0.2)
+    fill(master)
+    return master
+
+
+def fill(master: Master, rows: int = 100_000) -> None:
+    with master.write() as connection:
+        connection.execute(
+            "create or replace table t as select range i, hash(range + ?)::varchar s from range(?)",
+            [rows, rows],
+        )
+
+
+def child(program: str, *arguments: object) -> str:
+    """Run a program that prints one line: what it got or the error that it met."""
+    prelude = (
+        "import sys, os, resource, duckdb\n"
+        "from pathlib import Path\n"
+        "from replica_platform.replica import Master, ReplicaReader, publish\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", prelude + program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    return (finished.stdout + finished.stderr).strip()
+
+
+def as_nobody(work: Callable[[], object]) -> str:
+    """What `work` returns or raises in a fork of this process that is no longer root."""
+    import numpy  # noqa: F401 - nobody may not read the folder that it is imported from
+    import xxhash  # noqa: F401
+
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__} {error}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as pipe:
+        return pipe.read()
+
+
+def ask(store: Path) -> tuple[object, str | None]:
+    with ReplicaReader(store) as reader:
+        return reader.query(COUNT), reader.status().rung
+
+
+def leftovers(store: Path) -> list[Path]:
+    layout = Layout(store)
+    return [*layout.candidates.iterdir(), *store.rglob(".tmp-*")]
+
+
+PUBLISH = """
+try:
+    print(publish(sys.argv[1], sys.argv[2]).generation)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_file_size_limit_is_a_sentence(master: Master, folder: Path) -> None:
+    store = folder / "store"
+    publish(master.path, store)
+    fill(master, 200_000)
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 20}, {1 << 20}))\n"
+    said = child(limit + PUBLISH, master.path, store)
+    assert said.startswith("StoreFull No room for another generation")
+    assert leftovers(store) == []
+    with ReplicaReader(store) as reader:
+        assert reader.query(COUNT) == [(100_000,)]
+    assert publish(master.path, store).generation == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs takes root")
+def test_a_full_disk_is_a_sentence(master: Master, folder: Path) -> None:
+    small = folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], check=True)
+    try:
+        store = small / "store"
+        filler = small / "filler"
+        publish(master.path, store)
+        fill(master, 150_000)
+
+        def fill_up(step: str) -> None:
+            if step == "copy":
+                filler.write_bytes(bytes(shutil.disk_usage(small).free - (1 << 20)))
+
+        # Past our own look at the room, the disk fills up under the copy.
+        with pytest.raises(StoreFull, match="No room for another generation"):
+            publish(master.path, store, step=fill_up)
+        with pytest.raises(StoreFull, match="bytes free and a generation needs"):
+            publish(master.path, store)
+        assert leftovers(store) == []
+        filler.unlink()
+        with ReplicaReader(store) as reader:
+            assert reader.query(COUNT) == [(100_000,)]
+        assert publish(master.path, store).generation == 2
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_no_permission_is_a_sentence(master: Master, folder: Path) -> None:
+    store = folder / "store"
+    publish(master.path, store)
+    fill(master, 5)
+    for path in (master.path, master.lock_path, folder):
+        shutil.chown(path, NOBODY)
+    said = as_nobody(lambda: publish(master.path, store))
+    assert said.startswith("StoreDenied")
+    assert "Give the publisher write permission" in said
+    # Reading needs no permission but to read.
+    assert as_nobody(lambda: ask(store)) == "([(100000,)], 'current')"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_a_generation_that_may_not_be_read_gives_the_previous(master: Master, folder: Path) -> None:
+    store = folder / "store"
+    publish(master.path, store)
+    fill(master, 5)
+    publish(master.path, store).file.chmod(0o000)
+    assert as_nobody(lambda: ask(store)) == "([(100000,)], 'previous')"
+
+
+def test_clock_jumps_hide_nothing(
+    master: Master, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = folder / "store"
+    jump = timedelta()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Clock":
+            moment = datetime.now(UTC) + jump
+            return cls.fromisoformat(moment.isoformat())
+
+    monkeypatch.setattr(manifest, "datetime", Clock)
+    generations = []
+    with ReplicaReader(store, poll_s=0.01) as reader:
+        for rows, days in ((1, 0), (2, 9000), (3, -9000), (4, 0), (5, 9000), (6, 0)):
+            jump = timedelta(days=days)
+            fill(master, rows)
+            generations.append(publish(master.path, store, keep=2, min_age_s=0).generation)
+            deadline = time.monotonic() + 5
+            while reader.query(COUNT) != [(rows,)]:
+                assert time.monotonic() < deadline
+            found = reader.status()
+            assert found.publication_age_s is not None
+            assert found.publication_age_s >= 0
+    assert generations == [1, 2, 3, 4, 5, 6]
+    assert status(store).kept == [6, 5]
+
+
+def test_readers_of_any_kind_keep_their_generation(master: Master, folder: Path) -> None:
+    """Ours by lease, any other DuckDB client by its lock; released, they go."""
+    store = folder / "store"
+    publish(master.path, store)
+    hold = (
+        "c = duckdb.connect(sys.argv[1], read_only=True)\n"
+        "print(flush=True); input()\n"
+        f"print(c.execute('{COUNT}').fetchone()[0])"
+    )
+    ours = (
+        "c = ReplicaReader(sys.argv[1], poll_s=600)\n"
+        f"c.query('{COUNT}')\n"
+        "print(flush=True); input()\n"
+        f"print(c.query('{COUNT}')[0][0])"
+    )
+    prelude = "import sys, duckdb\nfrom replica_platform.replica import ReplicaReader\n"
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", prelude + program, str(argument)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for program, argument in ((hold, store / "stock_data_replica.db"), (ours, store))
+    ]
+    for holder in holders:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+    for rows in (10, 20, 30, 40):
+        fill(master, rows)
+        publish(master.path, store, keep=1, min_age_s=0)
+        assert 1 in status(store).kept
+    found = status(store)
+    assert {reader.pid for reader in found.readers if reader.generation == 1} == {
+        holder.pid for holder in holders
+    }
+    said = [holder.communicate("\n")[0].strip() for holder in holders]
+    assert said == ["100000", "100000"]
+    fill(master, 50)
+    publish(master.path, store, keep=1, min_age_s=0)
+    assert status(store).kept == [6]
+
+
+def test_a_held_spare_is_not_patched(master: Master, folder: Path) -> None:
+    """A client that opened a generation in the instant before it retired keeps its rows."""
+    store = folder / "store"
+    publish(master.path, store)
+    fill(master, 10)
+    publish(master.path, store, keep=1, min_age_s=0)
+    spare = next((store / "spare").glob("*.duckdb"))
+    with duckdb.connect(str(spare), read_only=True) as connection:
+        fill(master, 20)
+        assert publish(master.path, store, keep=1, min_age_s=0).how == "copy"
+        assert connection.execute("select count(*), bit_xor(hash(s)) from t").fetchone() is not None
+    fill(master, 30)
+    assert publish(master.path, store, keep=1, min_age_s=0).how == "patch"
+
+
+def test_retention_races_with_opening_readers(master: Master, folder: Path, torture: bool) -> None:
+    """One generation kept, and readers that open all the time: not one goes without."""
+    store = folder / "store"
+    fill(master, 100)
+    publish(master.path, store)
+    stop = threading.Event()
+    opened: list[int] = []
+    failures: list[BaseException] = []
+
+    def open_again_and_again() -> None:
+        while not stop.is_set():
+            try:
+                with ReplicaReader(store) as reader:
+                    opened.append(reader.query(COUNT)[0][0])
+            except BaseException as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=open_again_and_again) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for rows in range(101, 161 if torture else 108):
+        fill(master, rows)
+        publish(master.path, store, keep=1, min_age_s=0)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    print(f"\nopened {len(opened)} readers, {len(failures)} failed: {failures[:2]}")
+    assert failures == []
+    assert len(opened) > 20
+
+
+def test_an_intruder_is_refused_while_the_master_is_copied(master: Master, folder: Path) -> None:
+    write = (
+        "try:\n"
+        "    duckdb.connect(sys.argv[1]).execute('delete from t')\n"
+        "    print('wrote')\n"
+        "except duckdb.Error as error:\n"
+        "    print(type(error).__name__)\n"
+    )
+    said = []
+    publish(
+        master.path,
+        folder / "store",
+        step=lambda step: said.append(child(write, master.path)) if step == "copy" else None,
+    )
+    assert said == ["IOException"]
+
+
+def test_an_intruder_that_no_lock_stops_is_noticed(master: Master, folder: Path) -> None:
+    """In this very process POSIX locks hold nobody back; the header tells, we copy anew."""
+    intrusions: list[int] = []
+
+    def intrude(step: str) -> None:
+        if step == "copy" and len(intrusions) < limit:
+            intrusions.append(1)
+            with duckdb.connect(str(master.path)) as connection:
+                connection.execute("insert into t values (-1, 'intruder')")
+
+    limit = 1
+    publication = publish(master.path, folder / "store", step=intrude)
+    assert publication.manifest.tables["t"].rows == 100_001
+    assert publication.file.read_bytes() == master.path.read_bytes()
+    limit = 99
+    fill(master, 10)
+    with pytest.raises(MasterChanging, match="thrown away"):
+        publish(master.path, folder / "store", step=intrude)
+    assert leftovers(folder / "store") == []
+    assert verify(folder / "store").ok
+
+
+def test_a_second_writer_is_told_by_whom(master: Master, folder: Path) -> None:
+    try_to_write = (
+        "try:\n"
+        "    with Master(sys.argv[1], patience_s=0.1).write(): print('wrote')\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    with master.write():
+        said = child(try_to_write, master.path)
+    assert said.startswith("MasterBusy")
+    assert f"PID {os.getpid()}" in said
+    with duckdb.connect(str(master.path)):  # a writer that knows nothing of our lock
+        said = child(try_to_write, master.path)
+    assert said.startswith("MasterBusy")
+    assert f"PID {os.getpid()}" in said
+
+
+def test_batch_and_publication_exclude_each_other(master: Master, folder: Path) -> None:
+    with master.write() as connection:
+        connection.execute("delete from t")
+        with pytest.raises(MasterBusy, match=f"PID {os.getpid()}"):
+            publish(master.path, folder / "store", patience_s=0.1)
+
+
+def test_two_publishers_exclude_each_other(
+    master: Master, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from replica_platform.replica import candidate
+
+    monkeypatch.setattr(candidate, "STORE_PATIENCE_S", 0.1)
+    refused: list[str] = []
+
+    def publish_too(step: str) -> None:
+        if step == "copy":
+            with pytest.raises(StoreBusy) as caught:
+                publish(master.path, folder / "store")
+            refused.append(str(caught.value))
+
+    publish(master.path, folder / "store", step=publish_too)
+    assert f"PID {os.getpid()}" in refused[0]
+
+
+WRITE_ONE_MORE = """
+try:
+    connection = duckdb.connect(sys.argv[1])
+    connection.execute("insert into t values (-7, 'the second writer')")
+    connection.close()
+    print('wrote')
+except duckdb.Error as error:
+    print(type(error).__name__)
+"""
+
+
+def lost_rows(master: Master, copy: Callable[[], object]) -> tuple[str, int]:
+    """Hold the master open, `copy` it, let another write: what that was told, what is lost."""
+    connection = duckdb.connect(str(master.path))
+    connection.execute("insert into t values (-1, 'the first writer')")
+    connection.execute("checkpoint")
+    copy()
+    said = child(WRITE_ONE_MORE, master.path)
+    connection.execute("insert into t select range, 'more' from range(1000)")
+    connection.execute("checkpoint")
+    connection.close()
+    with duckdb.connect(str(master.path), read_only=True) as connection:
+        row = connection.execute("select count(*) from t where i = -7").fetchone()
+    return said, (1 if said == "wrote" else 0) - (row[0] if row else 0)
+
+
+def test_a_copy_in_the_writers_process_loses_rows(master: Master, folder: Path) -> None:
+    """The control: the common way drops DuckDB's lock, and the second writer's row is lost."""
+    said, lost = lost_rows(master, lambda: shutil.copy2(master.path, folder / "copy.db"))
+    print(f"\ncopy2 in the writer's process: the second writer {said}, rows lost {lost}")
+    assert (said, lost) == ("wrote", 1)
+
+
+def test_ours_refuses_and_loses_none(master: Master, folder: Path) -> None:
+    def copy() -> None:
+        with pytest.raises(MasterOpenHere):
+            publish(master.path, folder / "store")
+
+    said, lost = lost_rows(master, copy)
+    print(f"\nours: the second writer {said}, rows lost {lost}")
+    assert (said, lost) == ("IOException", 0)

@@ -1,0 +1,81 @@
+"""A standby is read by xmin; promoted, it is another history, and the target follows it."""
+
+import time
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from replica_platform.embedded import Server
+from replica_platform.xmin import sync, validate
+from replica_platform_tests.faults.xmin_servers import own_server, standby_of
+from replica_platform_tests.xmin.helpers import execute, rows
+
+QUERY = "select id, x from t order by id"
+
+
+def catch_up(primary: str, standby: str) -> None:
+    """Wait until the standby has replayed what the primary has written."""
+    lsn = rows(primary, "select pg_current_wal_flush_lsn()::text")[0][0]
+    for _ in range(500):
+        if rows(standby, f"select pg_last_wal_replay_lsn() >= '{lsn}'::pg_lsn")[0][0]:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the standby does not catch up")
+
+
+@pytest.mark.timeout(120)
+def test_read_and_promoted(database: Callable[[str], str]) -> None:
+    target = database("standby_target")
+    with own_server() as primary:
+        execute(
+            primary.dsn("src"),
+            "create table t (id int primary key, x text)",
+            "insert into t select i, 'old' from generate_series(1, 500) i",
+        )
+        with standby_of(primary) as standby:
+            _reads(primary, standby, target)
+            _promoted(primary, standby, target)
+
+
+def _reads(primary: Server, standby: Server, target: str) -> None:
+    source, replica = primary.dsn("src"), standby.dsn("src")
+    catch_up(source, replica)
+    assert sync(replica, target, "t").mode == "full"
+    with psycopg.connect(source) as slow:
+        slow.execute("insert into t values (1001, 'slow')")
+        execute(source, "insert into t values (1002, 'fast')", "delete from t where id = 7")
+        catch_up(source, replica)
+        report = sync(replica, target, "t")
+        assert (report.mode, report.rows_inserted, report.rows_deleted) == ("scan", 1, 1)
+    catch_up(source, replica)
+    assert sync(replica, target, "t").rows_inserted == 1
+    assert rows(replica, QUERY) == rows(target, QUERY)
+    assert validate(replica, target, "t").in_sync
+
+
+def _promoted(primary: Server, standby: Server, target: str) -> None:
+    source, replica = primary.dsn("src"), standby.dsn("src")
+    # The standby hears no more; what the primary does from here on is lost with it.
+    execute(replica, "alter system set primary_conninfo = ''", "select pg_reload_conf()")
+    while rows(replica, "select count(*) from pg_stat_wal_receiver")[0][0]:
+        time.sleep(0.05)
+    for i in range(20):
+        execute(source, f"insert into t values ({2000 + i}, 'only on the old primary')")
+    sync(source, target, "t")
+    old_w = rows(target, "select w from replica_platform.mark")[0][0]
+    primary.stop("immediate")
+    execute(replica, "select pg_promote(false)")
+    while rows(replica, "select pg_is_in_recovery()")[0][0]:
+        time.sleep(0.05)
+    for i in range(40):
+        execute(replica, f"insert into t values ({2010 + i}, 'on the new primary')")
+    naive = rows(replica, f"select count(*) from t where xmin::text::bigint >= {old_w}")[0][0]
+    report = sync(replica, target, "t")
+    print(f"\nby W alone {naive} of the 40 rows of the new primary; the engine: {report.why}")
+    assert naive < 40  # the control: their xids were given out again, below W
+    assert report.mode == "full"
+    assert "another server, timeline or database" in report.why
+    assert rows(replica, QUERY) == rows(target, QUERY)
+    assert sync(replica, target, "t").mode in ("scan", "none")
+    primary.start()

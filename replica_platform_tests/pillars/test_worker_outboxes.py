@@ -1,0 +1,126 @@
+"""Outboxes of several nodes in one asset, typed tables beside the landing table, the sensor."""
+
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+
+from replica_platform.components import WorkerOutboxes
+from replica_platform.outbox import Outbox
+from replica_platform.resources.postgres import PostgresDatabase
+
+CONVERSATION = {
+    "conversation": {
+        "table": "public.conversations",
+        "key": "id",
+        "columns": ["id", "user_id", "message", "response"],
+    }
+}
+
+
+def definitions(target: str, **attributes: object) -> dg.Definitions:
+    outboxes = WorkerOutboxes(**attributes).build_defs(None)  # type: ignore[arg-type]
+    resources = {"target": PostgresDatabase(dsn=target)}
+    return dg.Definitions.merge(
+        outboxes, dg.Definitions(resources=resources, executor=dg.in_process_executor)
+    )
+
+
+def drain(
+    found: dg.Definitions, instance: dg.DagsterInstance, node: str | None = None
+) -> dg.ExecuteInProcessResult:
+    return found.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, partition_key=node, raise_on_error=False
+    )
+
+
+def rows(dsn: str, query: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(query).fetchall()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> dict[str, str]:
+    for node in ("east", "west"):
+        (tmp_path / node).mkdir()
+        with Outbox(tmp_path / node / "worker-1.db") as outbox:
+            outbox.append("note", {"from": node})
+    return {"east": str(tmp_path / "east"), "west": str(tmp_path / "west")}
+
+
+def test_a_partition_a_node(target: str, nodes: dict[str, str]) -> None:
+    found = definitions(target, nodes=nodes)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert drain(found, instance, "west").success
+        assert rows(target, "select payload->>'from' from outbox.record") == [("west",)]
+        assert drain(found, instance, "east").success
+        assert rows(target, "select count(*) from outbox.record") == [(2,)]
+        latest = instance.get_latest_materialization_events([dg.AssetKey("conversations")])
+        assert latest
+        partitions = instance.get_materialized_partitions(dg.AssetKey("conversations"))
+        assert partitions == {"east", "west"}
+
+
+def test_a_node_that_cannot_be_reached_is_named(target: str, nodes: dict[str, str]) -> None:
+    found = definitions(target, nodes=nodes | {"north": "/nowhere/north"})
+    with dg.DagsterInstance.ephemeral() as instance:
+        east = drain(found, instance, "east")
+        north = drain(found, instance, "north")
+    # What could be reached was delivered; what could not is named, by the check too.
+    assert rows(target, "select payload->>'from' from outbox.record") == [("east",)]
+    checks = {one.check_name: one for one in east.get_asset_check_evaluations()}
+    assert not checks["nothing_is_missing"].passed
+    assert "/nowhere/north" in str(checks["nothing_is_missing"].description)
+    (failure,) = (event for event in north.all_events if event.is_step_failure)
+    assert "/nowhere/north" in str(failure.step_failure_data.user_failure_data.description)
+
+
+def test_without_a_partition_every_node_is_drained(target: str, nodes: dict[str, str]) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert drain(definitions(target, nodes=nodes), instance).success
+    assert rows(target, "select count(*) from outbox.record") == [(2,)]
+
+
+def test_a_mapping_that_fails_loses_nothing(target: str, tmp_path: Path) -> None:
+    found = definitions(target, nodes={"local": str(tmp_path)}, mappings=CONVERSATION)
+    with Outbox(tmp_path / "worker-1.db") as outbox:
+        outbox.append_many(
+            "conversation",
+            [{"id": n, "user_id": "ada", "message": "?", "response": "!"} for n in range(200)],
+        )
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert not drain(found, instance).success  # the bug: there is no such table
+        with psycopg.connect(target) as connection:
+            connection.execute(
+                "create table public.conversations"
+                " (id int primary key, user_id text, message text, response text)"
+            )
+        assert drain(found, instance).success
+    assert rows(target, "select count(*) from public.conversations") == [(200,)]
+    assert rows(target, "select count(*) from outbox.record") == [(200,)]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_record_that_waits_is_asked_for_once(tmp_path: Path, several: bool) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    nodes = {"here": str(here), **({"there": str(there)} if several else {})}
+    found = WorkerOutboxes(nodes=nodes).build_defs(None)  # type: ignore[arg-type]
+    (sensor,) = found.sensors or []
+
+    def tick(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
+        (answer,) = sensor(dg.build_sensor_context(cursor=cursor))  # type: ignore[operator]
+        return answer
+
+    with Outbox(here / "worker-1.db") as outbox:
+        assert tick(None) == dg.SkipReason("Every record is delivered.")
+        outbox.append("note", {"n": 1})
+        first = tick(None)
+        assert isinstance(first, dg.SensorResult)
+        (request,) = first.run_requests or []
+        assert request.partition_key == ("here" if several else None)
+        assert isinstance(tick(first.cursor), dg.SkipReason)
+        outbox.append("note", {"n": 2})
+        assert isinstance(tick(first.cursor), dg.SensorResult)

@@ -1,0 +1,168 @@
+"""Purpose replicas: some tables, columns and rows, masked, and nothing else in the bytes."""
+
+from pathlib import Path
+
+import pytest
+
+from replica_platform.replica import (
+    Master,
+    Part,
+    Purpose,
+    ReplicaReader,
+    load_purposes,
+    publish,
+    status,
+)
+from replica_platform.replica.errors import PurposeWrong
+
+SALT = "a secret of this deployment"
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Master:
+    """A master with customers, of whom some were deleted, and a table nobody should have."""
+    master = Master(tmp_path / "people.duckdb")
+    with master.write() as connection:
+        connection.execute(
+            "create table customer as select range id, 'NAME-' || md5(range::varchar) as name, "
+            "'CARD-' || md5((range + 1)::varchar) as card, range % 2 = 0 as active from range(5000)"
+        )
+        connection.execute(
+            "create table audit as select 'AUDIT-' || range as line from range(5000)"
+        )
+    with master.write() as connection:
+        connection.execute("delete from customer where id >= 4000")
+    return master
+
+
+def test_a_subset_is_published_and_read(people: Master, tmp_path: Path) -> None:
+    purpose = Purpose("crm", {"customer": Part(columns=("id", "name"), where="active")})
+    publication = publish(people.path, tmp_path / "crm", purpose=purpose)
+    assert publication.how == "build"
+    assert set(publication.manifest.tables) == {"customer"}
+    with ReplicaReader(tmp_path / "crm") as reader:
+        assert reader.query("select count(*), max(id) from customer") == [(2000, 3998)]
+        assert reader.query("select * from customer where id = 0")[0][0] == 0
+        assert len(reader.query("select * from customer limit 1")[0]) == 2
+
+
+def test_what_was_left_out_deleted_or_masked_is_nowhere_in_the_bytes(
+    people: Master, tmp_path: Path
+) -> None:
+    raw = publish(people.path, tmp_path / "raw").file.read_bytes()
+    # The control: a copy of the file has it all, even the deleted row.
+    assert b"CARD-" in raw
+    assert b"AUDIT-" in raw
+    deleted = people_name(4500)
+    purpose = Purpose(
+        "crm",
+        {"customer": Part(where="active", mask={"card": "null", "name": "hash"})},
+        salt=SALT,
+    )
+    published = publish(people.path, tmp_path / "crm", purpose=purpose).file.read_bytes()
+    for secret in (b"CARD-", b"NAME-", b"AUDIT-", deleted, SALT.encode()):
+        assert secret not in published
+
+
+def people_name(number: int) -> bytes:
+    import hashlib
+
+    return b"NAME-" + hashlib.md5(str(number).encode()).hexdigest().encode()
+
+
+def test_masks(people: Master, tmp_path: Path) -> None:
+    purpose = Purpose(
+        "masked",
+        {
+            "customer": Part(
+                where="id < 2", mask={"card": "redact", "name": "hash", "active": "null"}
+            )
+        },
+        salt=SALT,
+    )
+    publish(people.path, tmp_path / "masked", purpose=purpose)
+    with ReplicaReader(tmp_path / "masked") as reader:
+        (first, second) = reader.query("select name, card, active from customer order by id")
+    assert first[1:] == ("***", None)
+    assert len(first[0]) == 64
+    assert first[0] != second[0]
+
+
+def test_star_is_every_table_without_what_was_deleted(people: Master, tmp_path: Path) -> None:
+    publication = publish(people.path, tmp_path / "all", purpose=Purpose("all", {"*": Part()}))
+    assert {name: table.rows for name, table in publication.manifest.tables.items()} == {
+        "audit": 5000,
+        "customer": 4000,
+    }
+
+
+def test_a_changed_purpose_is_published_though_the_master_is_not(
+    people: Master, tmp_path: Path
+) -> None:
+    store = tmp_path / "crm"
+    first = Purpose("crm", {"customer": Part(columns=("id",))})
+    assert publish(people.path, store, purpose=first).how == "build"
+    assert publish(people.path, store, purpose=first).how == "unchanged"
+    second = Purpose("crm", {"customer": Part(columns=("id", "name"))})
+    assert publish(people.path, store, purpose=second).generation == 2
+    assert status(store, people.path).in_sync
+
+
+def test_read_from_yaml(people: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRM_SALT", SALT)
+    (tmp_path / "purposes.yaml").write_text(
+        """
+crm:
+  keep: 1
+  max_age_s: 3600
+  salt_env: CRM_SALT
+  tables:
+    customer:
+      columns: [id, name]
+      where: active
+      mask: {name: hash}
+    audit:
+"""
+    )
+    (purpose,) = load_purposes(tmp_path / "purposes.yaml")
+    assert (purpose.keep, purpose.max_age_s, purpose.salt) == (1, 3600, SALT)
+    assert SALT not in repr(purpose)
+    publication = publish(people.path, tmp_path / "crm", purpose=purpose)
+    assert publication.manifest.tables["audit"].rows == 5000
+    assert publication.manifest.max_age_s == 3600
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"absent": Part()}, "no table main.absent"),
+        ({"customer": Part(columns=("id", "absent"))}, "no column absent"),
+        ({"customer": Part(columns=("id",), mask={"card": "null"})}, "not among the columns"),
+        ({"customer": Part(where="absent > 1")}, "cannot be built"),
+    ],
+)
+def test_a_wrong_purpose_is_a_sentence(
+    people: Master, tmp_path: Path, tables: dict[str, Part], said: str
+) -> None:
+    with pytest.raises(PurposeWrong, match=said):
+        publish(people.path, tmp_path / "store", purpose=Purpose("wrong", tables))
+    assert status(tmp_path / "store").generation is None
+
+
+def test_hash_needs_a_salt() -> None:
+    with pytest.raises(PurposeWrong, match="needs a salt"):
+        Purpose("crm", {"customer": Part(mask={"name": "hash"})})
+    with pytest.raises(PurposeWrong, match="use one of null, redact, hash"):
+        Purpose("crm", {"customer": Part(mask={"name": "blur"})})
+
+
+def test_stale_data_shows(people: Master, tmp_path: Path) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    purpose = Purpose("crm", {"customer": Part()}, max_age_s=3600)
+    store = tmp_path / "crm"
+    publish(people.path, store, purpose=purpose, data_as_of=datetime.now(UTC))
+    assert status(store).ok
+    publish(people.path, store, purpose=purpose, data_as_of=datetime.now(UTC) - timedelta(hours=2))
+    assert not status(store).ok
+    assert "may be 3,600 s at most" in status(store).sentence

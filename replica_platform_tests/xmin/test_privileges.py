@@ -1,0 +1,95 @@
+"""A source role with SELECT and nothing else is enough; what is missing is named."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from replica_platform.embedded import Server
+from replica_platform.xmin import TableSpec, sync, sync_group, validate
+from replica_platform.xmin.errors import CannotSync, MissingGrant
+from replica_platform_tests.xmin.helpers import execute, rows
+
+
+@pytest.fixture
+def reader(server: Server, source: str) -> Iterator[str]:
+    """The DSN of a role that may do nothing."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute('drop role if exists "Odd reader"')
+        admin.execute('create role "Odd reader" login')
+        execute(source, 'grant usage on schema public to "Odd reader"')
+        yield source.replace("postgres@", "Odd%20reader@")
+    execute(source, 'drop owned by "Odd reader"')
+    execute(server.dsn(), 'drop role "Odd reader"')
+
+
+def test_select_is_enough(source: str, target: str, reader: str) -> None:
+    execute(
+        source,
+        "create schema s",
+        "create table s.t (id int primary key, x text)",
+        "insert into s.t select i, 'x' from generate_series(1, 100) i",
+        'grant usage on schema s to "Odd reader"',
+        'grant select on s.t to "Odd reader"',
+    )
+    assert sync(reader, target, "s.t").rows == 100
+    with psycopg.connect(source) as slow:
+        slow.execute("insert into s.t values (101, 'slow')")
+        execute(source, "delete from s.t where id = 1", "update s.t set x = 'y' where id = 2")
+        report = sync(reader, target, "s.t")
+        assert (report.mode, report.rows_updated, report.rows_deleted) == ("scan", 1, 1)
+        assert "holds W back" in str(validate(reader, target, "s.t").culprit)
+    sync(reader, target, "s.t")
+    assert validate(reader, target, "s.t").in_sync
+
+
+def test_the_missing_grant_is_named(source: str, target: str, reader: str) -> None:
+    execute(source, "create schema s", 'create table s."T x" (id int primary key)')
+    with pytest.raises(MissingGrant, match='GRANT USAGE ON SCHEMA "s" TO "Odd reader"'):
+        sync(reader, target, 's."T x"')
+    execute(source, 'grant usage on schema s to "Odd reader"')
+    with pytest.raises(MissingGrant, match=r'GRANT SELECT ON TABLE "s"\."T x" TO "Odd reader"'):
+        sync(reader, target, 's."T x"')
+    execute(source, 'grant select on s."T x" to "Odd reader"')
+    assert sync(reader, target, 's."T x"').rows == 0
+
+
+def test_a_group_goes_on_without_what_it_may_not_read(
+    source: str, target: str, reader: str
+) -> None:
+    execute(
+        source,
+        "create table a (id int primary key)",
+        "create table b (id int primary key)",
+        'grant select on a to "Odd reader"',
+    )
+    group = sync_group(reader, target, [TableSpec("b"), TableSpec("a")])
+    assert list(group.reports) == ["a"]
+    assert "GRANT SELECT" in group.failures["b"]
+
+
+def test_rows_hidden_by_a_policy_are_no_deletes(source: str, target: str, reader: str) -> None:
+    """Row security would filter silently: the sync fails instead."""
+    execute(
+        source,
+        "create table t (id int primary key)",
+        "insert into t values (1), (2)",
+        'grant select on t to "Odd reader"',
+    )
+    sync(reader, target, "t")
+    execute(
+        source,
+        "alter table t enable row level security",
+        "create policy one on t using (id = 1)",
+    )
+    with pytest.raises((MissingGrant, CannotSync), match="row-level security"):
+        sync(reader, target, "t")
+    assert rows(target, "select count(*) from t") == [(2,)]
+
+
+def test_a_target_role_without_create_is_told(
+    source: str, target: str, server: Server, reader: str
+) -> None:
+    execute(source, "create table t (id int primary key)")
+    with pytest.raises(MissingGrant, match="GRANT CREATE ON DATABASE"):
+        sync(source, target.replace("postgres@", "Odd%20reader@"), "t")
