@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, backlog, drain, file
+from replica_platform.outbox import Outbox, backlog, conflicts, drain, file, settle
 from replica_platform.outbox.breaker import Breaker, keep
 from replica_platform.outbox.landing import digest
 from replica_platform.outbox.marking import next_batch
@@ -113,6 +113,21 @@ def test_the_same_id_with_other_content_is_kept_and_shown(
     assert ask("select payload from outbox.record") == [({"n": 1},)]
     assert ask("select id::text, payload from outbox.conflict") == [(one, {"n": 2})]
     assert backlog([path]).conflicts == 1
+    assert [(row.seq, row.id, row.place) for row in conflicts(path)] == [(2, one, "outbox.record")]
+
+
+def test_a_conflict_is_shown_until_somebody_settles_it(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    one = box.append("note", {"n": 1})
+    box.append("note", {"n": 2}, id=one)
+    drain([path], target)
+    assert not backlog([path]).ok
+    assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
+    assert settle(path) == 1
+    assert (backlog([path]).ok, conflicts(path)) == (True, [])
+    assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
+    assert ask("select count(*) from outbox.conflict") == [(1,)]
 
 
 def test_another_unique_index_does_not_swallow_rows(
