@@ -22,6 +22,7 @@ from replica_platform.outbox.encoding import encode
 from replica_platform.outbox.errors import (
     ForkedOutbox,
     NotStorable,
+    OutboxBusy,
     OutboxClosed,
     SlotLocked,
 )
@@ -79,6 +80,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._pen = threading.Lock()
         self._waiting: deque[_Ticket] = deque()
+        self._writer: int | None = None  # the thread that holds the pen
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._closed = False
@@ -139,7 +141,10 @@ class Outbox:
 
     def close(self) -> None:
         """Let go of the file and the slot; what was appended stays. Twice is fine."""
-        self._pen.acquire()
+        # A thread that a signal ended may have kept the pen: the process's end then does the rest.
+        if not self._pen.acquire(timeout=file.BUSY_TIMEOUT_S):
+            self._closed = True
+            return
         try:
             if not self._closed:
                 self._closed = True
@@ -179,6 +184,11 @@ class Outbox:
             finally:
                 self._put_down_pen()
             return
+        if self._writer == threading.get_ident():
+            raise OutboxBusy(
+                f"{self.path}: append was called by a signal handler while its own thread was "
+                "appending; set a flag in the handler and append after it. The record is not saved."
+            )
         ticket = _Ticket(rows)
         self._waiting.append(ticket)
         while not ticket.done:
@@ -196,6 +206,7 @@ class Outbox:
 
     def _put_down_pen(self) -> None:
         """Let go of the pen and wake somebody who may have come while it was held."""
+        self._writer = None
         self._pen.release()
         with contextlib.suppress(IndexError):
             self._waiting[0].wake()
@@ -235,7 +246,10 @@ class Outbox:
                 ticket.error = error
 
     def _write(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        connection = self._connection or self._open()
+        self._writer = threading.get_ident()
+        connection = self._connection
+        if connection is None or self._closed:
+            connection = self._open()
         if self._process != os.getpid():
             raise ForkedOutbox(
                 f"{self.path} was open when this process was forked by something that did not "
