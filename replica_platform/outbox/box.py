@@ -191,23 +191,36 @@ class Outbox:
             )
         ticket = _Ticket(rows)
         self._waiting.append(ticket)
-        while not ticket.done:
-            if self._pen.acquire(blocking=False):
-                try:
-                    if not ticket.done:
-                        self._write_waiting(ticket)
-                finally:
-                    self._put_down_pen()
-            else:
-                # Asleep on a lock of its own: all through one lock was half as fast.
-                ticket.wait()
+        try:
+            while not ticket.done:
+                self._write_or_wait(ticket)
+        except BaseException:
+            # A signal ended this thread's wait: what was to wake it must wake another.
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(ticket)
+            self._wake_one()
+            raise
         if ticket.error is not None:
             raise ticket.error
+
+    def _write_or_wait(self, ticket: _Ticket) -> None:
+        if not self._pen.acquire(blocking=False):
+            # Asleep on a lock of its own: all through one lock was half as fast.
+            ticket.wait()
+            return
+        try:
+            if not ticket.done:
+                self._write_waiting(ticket)
+        finally:
+            self._put_down_pen()
 
     def _put_down_pen(self) -> None:
         """Let go of the pen and wake somebody who may have come while it was held."""
         self._writer = None
         self._pen.release()
+        self._wake_one()
+
+    def _wake_one(self) -> None:
         with contextlib.suppress(IndexError):
             self._waiting[0].wake()
 

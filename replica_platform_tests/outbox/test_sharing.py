@@ -106,6 +106,34 @@ def test_an_append_from_a_signal_handler_is_refused_and_not_waited_for(
     assert "signal handler" in said[0]
 
 
+def test_a_wait_that_a_signal_ends_leaves_nobody_asleep(box: Outbox, path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Stop
+
+    acknowledged: list[str] = []
+    box._pen.acquire()
+    before = signal.signal(signal.SIGUSR1, handler)
+    main = threading.main_thread().ident
+    assert main is not None
+    try:
+        other = threading.Thread(target=lambda: acknowledged.append(box.append("note", {})))
+        killer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGUSR1))
+        killer.start()
+        with pytest.raises(Stop):
+            threading.Timer(0.1, other.start).start()
+            box.append("note", {"by": "the one that is interrupted"})
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(box._waiting) == 1
+    box._put_down_pen()
+    other.join(10)
+    assert not other.is_alive()
+    assert ids_in(path) == acknowledged
+
+
 def test_a_pen_that_was_never_put_down_does_not_hang_the_close(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
