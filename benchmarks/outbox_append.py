@@ -101,6 +101,41 @@ def threads(box: Outbox, rows_each: int) -> float:
     return THREADS * rows_each / (time.perf_counter() - started)
 
 
+SLOT = """
+import json, sys, time
+from replica_platform.outbox import file
+from replica_platform.outbox.box import INSERT
+from pathlib import Path
+connection = file.create_or_open(Path(sys.argv[1]))
+row = ("id", "conversation", sys.argv[3], b"x" * 32, 0.0)
+print("ready", flush=True); sys.stdin.readline()
+took = []
+for _ in range(int(sys.argv[2])):
+    started = time.perf_counter()
+    connection.execute(INSERT, row)
+    took.append(time.perf_counter() - started)
+print(json.dumps(took))
+"""
+
+
+def processes(paths: list[Path], rows: int) -> list[float]:
+    """Append from a process a path, all at once; no slot lock, so that they may share a file."""
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOT, str(path), str(rows), json.dumps(RECORD)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for path in paths
+    ]  # fmt: skip
+    for one in running:
+        assert one.stdout is not None and one.stdout.readline() == "ready\n"
+    for one in running:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    return [moment for one in running for moment in json.loads(one.communicate()[0])]
+
+
 def import_ms() -> float:
     program = (
         "import time; s = time.perf_counter()\n"
@@ -168,6 +203,16 @@ def main() -> None:
         box.append_many("conversation", [RECORD] * 10_000)
         print(f"append_many of 10,000: {10_000 / (time.perf_counter() - started):.0f} rows/s")
         box.close()
+        for name, paths in (
+            ("8 processes, one file", [folder / "shared.db"] * 8),
+            ("8 processes, a file each", [folder / f"slot-{n}.db" for n in range(8)]),
+        ):
+            waits = sorted(processes(paths, 500))
+            p50, p99 = waits[len(waits) // 2], waits[len(waits) * 99 // 100]
+            print(
+                f"{name:34} p50 {p50 * 1e6:7.0f} us   p99 {p99 * 1e6:7.0f} us   "
+                f"worst {waits[-1] * 1e3:6.0f} ms"
+            )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -82,8 +82,12 @@ def deadline(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
         with lock:
             if state == "running" and not connection.closed:
                 state = "cut"
-                # A duplicate, so that closing it leaves libpq's own descriptor alone.
-                with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+                # A duplicate, so that closing it leaves libpq's own descriptor alone. The wire may
+                # be gone in this very moment: then there is nothing left to cut.
+                with (
+                    suppress(OSError, psycopg.Error),
+                    socket.socket(fileno=os.dup(connection.fileno())) as wire,
+                ):
                     wire.shutdown(socket.SHUT_RDWR)
 
     watchdog = threading.Timer(seconds, cut)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from replica_platform.outbox.draining import drain
     from replica_platform.outbox.reports import (
         Backlog,
+        ConflictRow,
         DeadRow,
         DrainReport,
         FileBacklog,
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
         Reconciliation,
     )
     from replica_platform.outbox.rollback import reconcile
-    from replica_platform.outbox.state import backlog, dead, replay
+    from replica_platform.outbox.state import backlog, conflicts, dead, replay, settle
     from replica_platform.outbox.watching import watch
 
 _LAZY = {
     "Backlog": "reports",
+    "ConflictRow": "reports",
     "DeadRow": "reports",
     "DrainReport": "reports",
     "FileBacklog": "reports",
@@ -36,11 +38,13 @@ _LAZY = {
     "Finding": "reports",
     "Reconciliation": "reports",
     "backlog": "state",
+    "conflicts": "state",
     "dead": "state",
     "doctor": "diagnosis",
     "drain": "draining",
     "reconcile": "rollback",
     "replay": "state",
+    "settle": "state",
     "watch": "watching",
 }
 
@@ -53,6 +57,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Backlog",
+    "ConflictRow",
     "DeadRow",
     "DrainReport",
     "FileBacklog",
@@ -62,10 +67,12 @@ __all__ = [
     "Outbox",
     "Reconciliation",
     "backlog",
+    "conflicts",
     "dead",
     "doctor",
     "drain",
     "reconcile",
     "replay",
+    "settle",
     "watch",
 ]

@@ -22,6 +22,7 @@ from replica_platform.outbox.encoding import encode
 from replica_platform.outbox.errors import (
     ForkedOutbox,
     NotStorable,
+    OutboxBusy,
     OutboxClosed,
     SlotLocked,
 )
@@ -79,6 +80,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._pen = threading.Lock()
         self._waiting: deque[_Ticket] = deque()
+        self._writer: int | None = None  # the thread that holds the pen
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._closed = False
@@ -139,7 +141,10 @@ class Outbox:
 
     def close(self) -> None:
         """Let go of the file and the slot; what was appended stays. Twice is fine."""
-        self._pen.acquire()
+        # A thread that a signal ended may have kept the pen: the process's end then does the rest.
+        if not self._pen.acquire(timeout=file.BUSY_TIMEOUT_S):
+            self._closed = True
+            return
         try:
             if not self._closed:
                 self._closed = True
@@ -179,24 +184,43 @@ class Outbox:
             finally:
                 self._put_down_pen()
             return
+        if self._writer == threading.get_ident():
+            raise OutboxBusy(
+                f"{self.path}: append was called by a signal handler while its own thread was "
+                "appending; set a flag in the handler and append after it. The record is not saved."
+            )
         ticket = _Ticket(rows)
         self._waiting.append(ticket)
-        while not ticket.done:
-            if self._pen.acquire(blocking=False):
-                try:
-                    if not ticket.done:
-                        self._write_waiting(ticket)
-                finally:
-                    self._put_down_pen()
-            else:
-                # Asleep on a lock of its own: all through one lock was half as fast.
-                ticket.wait()
+        try:
+            while not ticket.done:
+                self._write_or_wait(ticket)
+        except BaseException:
+            # A signal ended this thread's wait: what was to wake it must wake another.
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(ticket)
+            self._wake_one()
+            raise
         if ticket.error is not None:
             raise ticket.error
 
+    def _write_or_wait(self, ticket: _Ticket) -> None:
+        if not self._pen.acquire(blocking=False):
+            # Asleep on a lock of its own: all through one lock was half as fast.
+            ticket.wait()
+            return
+        try:
+            if not ticket.done:
+                self._write_waiting(ticket)
+        finally:
+            self._put_down_pen()
+
     def _put_down_pen(self) -> None:
         """Let go of the pen and wake somebody who may have come while it was held."""
+        self._writer = None
         self._pen.release()
+        self._wake_one()
+
+    def _wake_one(self) -> None:
         with contextlib.suppress(IndexError):
             self._waiting[0].wake()
 
@@ -235,7 +259,10 @@ class Outbox:
                 ticket.error = error
 
     def _write(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        connection = self._connection or self._open()
+        self._writer = threading.get_ident()
+        connection = self._connection
+        if connection is None or self._closed:
+            connection = self._open()
         if self._process != os.getpid():
             raise ForkedOutbox(
                 f"{self.path} was open when this process was forked by something that did not "

@@ -202,14 +202,18 @@ class _FileRun:
                 counts["reopened"] += reopen_forgotten(local, connection)
                 landing.remember_file(connection, file.file_uuid(local), self._path)
             counts["revived"] += marking.revive(local, other_than=limits.code_version)
-            total = file.pending(local)
+            # What comes while this goes on waits for the next drain: one busy worker's file would
+            # otherwise keep the others waiting for ever.
+            until, total = file.last_seq(local), file.pending(local)
             limits.progress(0, total)
-            # What failed as a large batch, for time or memory, may go through as a smaller one.
+            # What failed as a large batch, for time or memory, may go through as a smaller one;
+            # each success doubles it, or an outage's backlog would go row by row.
             batch_rows = max(1, limits.batch_rows >> min(self._breaker.failures, 10))
-            while rows := marking.next_batch(local, batch_rows, limits.batch_bytes):
+            while rows := marking.next_batch(local, batch_rows, limits.batch_bytes, until):
                 if ended := limits.over():
                     return ended, f"{ended}; the rest waits for the next drain"
                 self._deliver_batch(connection, rows)
+                batch_rows = min(limits.batch_rows, batch_rows * 2)
                 done = sum(counts[name] for name in ("delivered", "absorbed", "conflicts", "dead"))
                 limits.progress(done, max(done, total))
             self._tidy(connection)

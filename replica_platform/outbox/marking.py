@@ -12,13 +12,16 @@ from replica_platform.outbox.file import Row
 from replica_platform.outbox.isolating import Delivery
 from replica_platform.sqlite import sqlite3
 
+MAX_SEQ = 2**63 - 1
 _COLUMNS = "seq, id, kind, payload, sha, created_at"
 
 
-def next_batch(connection: sqlite3.Connection, max_rows: int, max_bytes: int) -> list[Row]:
+def next_batch(
+    connection: sqlite3.Connection, max_rows: int, max_bytes: int, until: int = MAX_SEQ
+) -> list[Row]:
     """The oldest rows that wait, in order: first those that go again, then those above the mark.
 
-    At least one where any waits, however large it is.
+    At least one where any waits up to the `seq` `until`, however large it is.
     """
     again = connection.execute(
         f"select {_COLUMNS} from again join record using (seq) order by seq limit ?",
@@ -28,8 +31,8 @@ def next_batch(connection: sqlite3.Connection, max_rows: int, max_bytes: int) ->
     if rows:
         return rows
     waiting = connection.execute(
-        f"select {_COLUMNS} from record where seq > ? order by seq limit ?",
-        (file.mark(connection), max_rows),
+        f"select {_COLUMNS} from record where seq > ? and seq <= ? order by seq limit ?",
+        (file.mark(connection), until, max_rows),
     )
     return _take(waiting, max_bytes)
 

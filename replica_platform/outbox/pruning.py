@@ -31,7 +31,7 @@ def prune(
         rows = local.execute(
             "select seq, id, sha from record where seq > ? and seq <= ? "
             "and seq not in (select seq from again) and seq not in (select seq from dead) "
-            "order by seq limit ?",
+            "and seq not in (select seq from conflict) order by seq limit ?",
             (after, limit, ROWS_A_STEP),
         ).fetchall()
         if not rows:

@@ -234,6 +234,22 @@ class DeadRow:
 
 
 @dataclass(frozen=True)
+class ConflictRow:
+    """A row whose id, or whose key in its kind's table, the target has with other content."""
+
+    path: str
+    seq: int
+    id: str
+    kind: str
+    place: str  # the table that holds the other content
+    found_at: float  # seconds since 1970
+    age_s: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class FileReconciliation:
     """What the target lacks of what a file says was delivered."""
 

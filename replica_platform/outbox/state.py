@@ -1,4 +1,4 @@
-"""How outbox files stand: backlog and dead rows, read without touching them; `replay`.
+"""How outbox files stand: backlog, dead rows and conflicts; `replay` and `settle`.
 
 A file that is not there is never made, and a file that cannot be read is named.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from replica_platform.errors import PlatformError
 from replica_platform.outbox import breaker, file, marking
 from replica_platform.outbox.place import outbox_files
-from replica_platform.outbox.reports import Backlog, DeadRow, FileBacklog
+from replica_platform.outbox.reports import Backlog, ConflictRow, DeadRow, FileBacklog
 from replica_platform.sqlite import sqlite3
 
 
@@ -38,6 +38,32 @@ def replay(path: Path) -> int:
     """Let the dead rows of a file go again with the next drain; returns how many."""
     with closing(file.open_existing(Path(path))) as local:
         return marking.revive(local)
+
+
+def conflicts(path: Path) -> list[ConflictRow]:
+    """The rows of a file that came with a known id or key and other content, oldest first.
+
+    Each is kept whole in the target's `outbox.conflict`. Errors: `NotAnOutbox`.
+    """
+    now = time.time()
+    with closing(file.open_existing(Path(path), read_only=True)) as local:
+        rows = local.execute(
+            "select seq, id, kind, place, found_at "
+            "from conflict join record using (seq) order by seq"
+        ).fetchall()
+    return [
+        ConflictRow(str(path), seq, id, kind, place, found_at, max(0.0, now - found_at))
+        for seq, id, kind, place, found_at in rows
+    ]
+
+
+def settle(path: Path) -> int:
+    """Somebody has looked at the conflicts of a file: show them no more; returns how many.
+
+    What was kept of them in the target stays there.
+    """
+    with closing(file.open_existing(Path(path))) as local, file.writing(local):
+        return int(local.execute("delete from conflict").rowcount)
 
 
 def _file_backlog(path: Path) -> FileBacklog:

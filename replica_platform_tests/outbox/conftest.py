@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from replica_platform.embedded import Server
 from replica_platform.outbox import Outbox
 
 
@@ -19,6 +20,28 @@ def path(tmp_path: Path) -> Path:
 def box(path: Path) -> Iterator[Outbox]:
     with Outbox(path) as outbox:
         yield outbox
+
+
+@pytest.fixture(scope="session")
+def emptied(server: Server) -> str:
+    """The name of one database for this folder: emptying one is ten times as fast as making one."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute("create database outbox_tests")
+    return "outbox_tests"
+
+
+@pytest.fixture
+def target(server: Server, emptied: str) -> str:
+    """The DSN of an empty target database."""
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        admin.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [emptied]
+        )
+        admin.execute(f"alter database {emptied} reset all")
+    with psycopg.connect(server.dsn(emptied)) as connection:
+        connection.execute("drop schema if exists outbox, public cascade")
+        connection.execute("create schema public")
+    return server.dsn(emptied)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, backlog, drain, file
+from replica_platform.outbox import Outbox, backlog, conflicts, drain, file, settle
+from replica_platform.outbox.breaker import Breaker, keep
 from replica_platform.outbox.landing import digest
 from replica_platform.outbox.marking import next_batch
 
@@ -112,6 +113,21 @@ def test_the_same_id_with_other_content_is_kept_and_shown(
     assert ask("select payload from outbox.record") == [({"n": 1},)]
     assert ask("select id::text, payload from outbox.conflict") == [(one, {"n": 2})]
     assert backlog([path]).conflicts == 1
+    assert [(row.seq, row.id, row.place) for row in conflicts(path)] == [(2, one, "outbox.record")]
+
+
+def test_a_conflict_is_shown_until_somebody_settles_it(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    one = box.append("note", {"n": 1})
+    box.append("note", {"n": 2}, id=one)
+    drain([path], target)
+    assert not backlog([path]).ok
+    assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
+    assert settle(path) == 1
+    assert (backlog([path]).ok, conflicts(path)) == (True, [])
+    assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
+    assert ask("select count(*) from outbox.conflict") == [(1,)]
 
 
 def test_another_unique_index_does_not_swallow_rows(
@@ -203,6 +219,34 @@ def test_what_landed_in_all_and_what_is_trouble(box: Outbox, path: Path, target:
     report = drain([path], "postgresql://u@127.0.0.1:1/x")
     assert (report.landed, report.trouble) == (2, True)
     assert drain([path, path.with_name("gone.db")], target, force=True).trouble
+
+
+def test_a_busy_worker_does_not_keep_the_others_waiting(tmp_path: Path, target: str) -> None:
+    with Outbox(tmp_path / "busy.db") as busy, Outbox(tmp_path / "calm.db") as calm:
+        busy.append_many("note", [{"n": n} for n in range(10)])
+        calm.append("note", {})
+        # As fast as it is drained, it writes; without a limit this would not end.
+        report = drain(
+            [tmp_path],
+            target,
+            batch_rows=2,
+            progress=lambda *_: busy.append_many("note", [{}, {}]) and None,
+        )
+    assert [one.delivered for one in report.files] == [10, 1]
+    assert report.pending > 0
+
+
+def test_a_batch_that_failed_is_halved_and_grows_again(
+    box: Outbox, path: Path, target: str
+) -> None:
+    box.append_many("note", [{"n": n} for n in range(3000)])
+    connection = file.open_existing(path)
+    keep(connection, Breaker("waiting", 8, 0.0, 0.0, None, "it was slow"))
+    connection.close()
+    done: list[int] = []
+    drain([path], target, progress=lambda rows, _: done.append(rows))
+    assert done[:4] == [0, 3, 9, 21]
+    assert len(done) == 12
 
 
 def test_a_server_that_is_away_is_asked_once(tmp_path: Path) -> None:

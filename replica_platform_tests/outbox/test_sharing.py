@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.outbox import Outbox
-from replica_platform.outbox.errors import ForkedOutbox, NetworkFileSystem, OutboxFull
+from replica_platform.outbox import Outbox, file
+from replica_platform.outbox.errors import (
+    ForkedOutbox,
+    NetworkFileSystem,
+    OutboxBusy,
+    OutboxClosed,
+    OutboxFull,
+)
 from replica_platform.outbox.file import open_existing
 from replica_platform.outbox.place import file_system_of, refuse_network
 
@@ -69,6 +76,76 @@ def test_one_threads_huge_record_does_not_refuse_the_others(path: Path) -> None:
             thread.join()
     assert isinstance(results[3], OutboxFull)
     assert sorted(r for r in results.values() if isinstance(r, str)) == sorted(ids_in(path))
+
+
+def test_an_append_from_a_signal_handler_is_refused_and_not_waited_for(
+    box: Outbox, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own thread's append nobody else could ever finish what it waits for."""
+    said: list[str] = []
+
+    def handler(*_: object) -> None:
+        try:
+            box.append("note", {"by": "handler"})
+        except OutboxBusy as error:
+            said.append(str(error))
+
+    write = box._write
+
+    def interrupted(rows: list[tuple[object, ...]]) -> None:
+        write(rows)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        monkeypatch.setattr(box, "_write", interrupted)
+        one = box.append("note", {})
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ids_in(path) == [one]
+    assert "signal handler" in said[0]
+
+
+def test_a_wait_that_a_signal_ends_leaves_nobody_asleep(box: Outbox, path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Stop
+
+    acknowledged: list[str] = []
+    box._pen.acquire()
+    before = signal.signal(signal.SIGUSR1, handler)
+    main = threading.main_thread().ident
+    assert main is not None
+    try:
+        other = threading.Thread(target=lambda: acknowledged.append(box.append("note", {})))
+        killer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGUSR1))
+        killer.start()
+        with pytest.raises(Stop):
+            threading.Timer(0.1, other.start).start()
+            box.append("note", {"by": "the one that is interrupted"})
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(box._waiting) == 1
+    box._put_down_pen()
+    other.join(10)
+    assert not other.is_alive()
+    assert ids_in(path) == acknowledged
+
+
+def test_a_pen_that_was_never_put_down_does_not_hang_the_close(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Outbox(path)
+    box._pen.acquire()
+    monkeypatch.setattr(file, "BUSY_TIMEOUT_S", 0.05)
+    box.close()
+    box._put_down_pen()
+    with pytest.raises(OutboxClosed):
+        box.append("note", {})
+    box._closed = False
+    box.close()
 
 
 def test_a_fork_appends_and_outlives_its_parent(path: Path) -> None:
