@@ -76,7 +76,8 @@ def _what_became(definitions: dg.Definitions, result: dg.ExecuteInProcessResult)
     """The events of a run as one line an asset, by pillar and then in the order of the graph."""
     graph = definitions.resolve_asset_graph()
     keys = [key for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys]
-    keys.sort(key=lambda key: PILLARS.index(graph.get(key).group_name))
+    order = {pillar: number for number, pillar in enumerate(PILLARS)}
+    keys.sort(key=lambda key: order.get(graph.get(key).group_name, len(order)))
     assets = {key: AssetDone(key.to_user_string()) for key in keys}
     steps = {
         step.op.name: {*step.keys, *(check.asset_key for check in step.check_keys)}
@@ -103,8 +104,8 @@ def _what_became(definitions: dg.Definitions, result: dg.ExecuteInProcessResult)
         }
         asset = assets[materialization.asset_key]
         asset.rows = metadata.get("dagster/row_count")
-        asset.done = metadata["done"]
-        asset.changed = metadata["changed"]
+        asset.done = metadata.get("done", "materialised")
+        asset.changed = metadata.get("changed", True)
         asset.seconds = seconds.get(event.step_key, 0.0)
     return list(assets.values())
 

@@ -78,6 +78,17 @@ def readable_age(seconds: float | None) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
+def readable(name: str, value: Any) -> str:
+    """A figure and its name, in words: a name ends in `_bytes` or `_s` where it has a unit."""
+    for suffix, show in (("_bytes", readable_bytes), ("_age_s", readable_age)):
+        if name.endswith(suffix):
+            text = "none" if value is None else show(value)
+            return f"{name.removesuffix('_s').replace('_', ' ')} {text}".replace(" bytes", "")
+    if isinstance(value, list):
+        value = ", ".join(map(str, value)) or "none"
+    return f"{name.replace('_', ' ')} {_cell(value)}"
+
+
 @contextmanager
 def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield `progress(done, total)`, which draws a bar on a terminal after `BAR_AFTER_S`."""

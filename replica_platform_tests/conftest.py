@@ -23,6 +23,16 @@ def torture() -> bool:
     return os.environ.get("REPLICA_TORTURE") == "1"
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for an embedded Postgres of the test's own.
+
+    Not under pytest's: each session closes that one to others, and as root Postgres is another.
+    """
+    with tempfile.TemporaryDirectory(prefix="rp-") as path:
+        yield Path(path)
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The embedded Postgres 18, started once and stopped at the end."""
@@ -66,12 +76,12 @@ def target(database: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
-    """Call `replica` with arguments; no setting of the tester's own is seen."""
+def cli(tmp_path: Path, folder: Path) -> Cli:
+    """Call `replica` with arguments on a data folder `folder / "data"`, and no other setting."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLICA_")}
     environment = {
         **kept,
-        "REPLICA_DATA_DIR": str(tmp_path / "data"),
+        "REPLICA_DATA_DIR": str(folder / "data"),
         "PYTHONPATH": os.pathsep.join(sys.path),
         "COLUMNS": "200",
     }

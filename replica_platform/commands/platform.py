@@ -5,7 +5,7 @@ import click
 from replica_platform.commands.common import as_json_option
 from replica_platform.postgres import mask_dsn
 from replica_platform.settings import Settings
-from replica_platform.terminal import bar, err, out, plain, print_json, print_table, verdict
+from replica_platform.terminal import bar, err, out, plain, print_json, print_table, readable
 
 
 @click.command()
@@ -75,7 +75,11 @@ def status(as_json: bool) -> int:
         print_json(pillars)
     else:
         for pillar in pillars:
-            out.print(f"{verdict(pillar.ok):<20} {pillar.pillar:<10} {plain(pillar.sentence)}")
+            mark = "[green]ok [/]" if pillar.ok else "[bold red]RED[/]"
+            out.print(f"{mark} {pillar.pillar:<10} {plain(pillar.sentence)}")
+            figures = ", ".join(readable(name, value) for name, value in pillar.facts.items())
+            if figures:
+                out.print(f"    [dim]{plain(figures)}[/]")
     return int(not all(pillar.ok for pillar in pillars))
 
 

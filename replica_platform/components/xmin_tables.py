@@ -25,9 +25,9 @@ class Table(Model, Resolvable):
 class XminTables(Component, Model, Resolvable):
     """A group of tables of one source: an asset a table, synced in one step on one snapshot.
 
-    `tables` names them as `schema.table`; they arrive as `into.table`. A table whose integrity
-    score is below `threshold` blocks what depends on it; one whose last sync is older than
-    `fresh_within_s` warns.
+    `tables` names them as `schema.table`; they arrive as `into.table`, by `cron_schedule`. A
+    table whose integrity score is below `threshold` blocks what depends on it; one whose last
+    sync is older than `fresh_within_s` warns.
     """
 
     tables: Sequence[Table]
@@ -35,9 +35,10 @@ class XminTables(Component, Model, Resolvable):
     name: str = "fds"
     threshold: float = 0.9
     fresh_within_s: int = 1800
+    cron_schedule: str = "*/5 * * * *"
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """The external source tables, the synced assets, and a check each for both promises."""
+        """The external source tables, the synced assets, two checks each, and the schedule."""
         external = [
             dg.AssetSpec(
                 self._source_key(table),
@@ -47,8 +48,19 @@ class XminTables(Component, Model, Resolvable):
             )
             for table in self.tables
         ]
-        checks = [self._integrity_check(table) for table in self.tables]
-        return dg.Definitions(assets=[*external, self._sync()], asset_checks=checks)
+        sync = self._sync()
+        schedule = dg.ScheduleDefinition(
+            name=f"{self.name}_sync",
+            target=dg.AssetSelection.assets(sync),
+            cron_schedule=self.cron_schedule,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=f"Every table of {self.name}, by xmin.",
+        )
+        return dg.Definitions(
+            assets=[*external, sync],
+            asset_checks=[self._integrity_check(table) for table in self.tables],
+            schedules=[schedule],
+        )
 
     def _source_key(self, table: Table) -> dg.AssetKey:
         name = TableName.parse(table.table)

@@ -1,6 +1,6 @@
 """When things run by themselves: schedules, sensors, and what watches a failure.
 
-A component brings its own: see `worker_outboxes` for the drain.
+What a component lists runs by the component's own: see `xmin_tables` and `worker_outboxes`.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,6 @@ def nasdaq_daily_pipeline(context: dg.ScheduleEvaluationContext) -> dg.RunReques
         return dg.SkipReason(f"{day} is not a trading day.")
     return dg.RunRequest(run_key=f"nasdaq-{day}")
 
-
-warehouse_sync = dg.ScheduleDefinition(
-    name="warehouse_sync",
-    target=dg.AssetSelection.key_prefixes("raw_data"),
-    cron_schedule="*/5 * * * *",
-    default_status=RUNNING,
-    description="Every table of the source, by xmin, every 5 minutes.",
-)
 
 nightly_backups = dg.ScheduleDefinition(
     name="nightly_backups",

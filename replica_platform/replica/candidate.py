@@ -6,6 +6,7 @@ pointer moves, last of all. How its bytes come about is in `publish`.
 
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -261,13 +262,18 @@ def _is_intact(path: Path, manifest: Manifest) -> bool:
     )
 
 
+def building_path(layout: Layout) -> Path:
+    """Where the next candidate is built: a new name, for a killed builder's child may live on."""
+    return layout.candidates / f".tmp-building-{secrets.token_hex(4)}.duckdb"
+
+
 def clear_orphans(layout: Layout) -> None:
     """Remove what a killed publisher left: temporary files, candidates, half-released files."""
     for folder in (layout.root, layout.generations, layout.spares):
         for path in folder.glob(".tmp-*"):
             path.unlink()
     shutil.rmtree(layout.candidates, ignore_errors=True)
-    layout.candidates.mkdir()
+    layout.candidates.mkdir(exist_ok=True)
     current = layout.latest()
     for path in layout.generations.glob("*.duckdb"):
         pointed_at = current is not None and path.name == current.file

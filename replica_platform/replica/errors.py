@@ -24,6 +24,10 @@ class MasterMissing(TerminalError):
     """There is no master file."""
 
 
+class MasterDenied(TerminalError):
+    """The operating system does not permit this user to read or write the master."""
+
+
 class MasterDamaged(TerminalError):
     """The master is not a sound DuckDB file, or its write-ahead log cannot be taken in."""
 

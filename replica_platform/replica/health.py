@@ -1,5 +1,6 @@
 """What state a store is in, and the two acts that follow: verify a generation, go back to one."""
 
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -183,8 +184,9 @@ def _compare(master: Path | None, current: Manifest | None) -> tuple[bool | None
         return None, None
     if not master.exists():
         return None, f"There is no master at {master}; run the batch that fills it."
-    if any(holder.exclusive for holder in locks.holders(master)):
-        return None, None  # a batch is at work: its file says nothing yet
+    if any(holder.exclusive or holder.pid == os.getpid() for holder in locks.holders(master)):
+        # A batch is at work, or this process reads it: to look would drop DuckDB's lock.
+        return None, None
     if current is None:
         return False, None
     try:

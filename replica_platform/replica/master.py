@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -21,11 +21,12 @@ from replica_platform.replica.errors import (
     MasterBusy,
     MasterChanging,
     MasterDamaged,
+    MasterDenied,
     MasterMissing,
     MasterOpenHere,
     explaining,
 )
-from replica_platform.replica.header import Header, NotDuckDB, read_header
+from replica_platform.replica.header import HEADER_BYTES, Header, NotDuckDB, parse_header
 
 # Before v1.4.0 a log does not know its database, and a foreign one is silently replayed;
 # DuckDB 2.0's own default cannot be read by 1.5.
@@ -126,6 +127,9 @@ class Master:
                 return duckdb.connect(str(self.path), read_only=read_only)
             except duckdb.Error as error:
                 words = " ".join(str(error).split())
+                self._assert_not_open_here()
+                if "Permission denied" in words:
+                    raise self._denied() from error
                 if "lock" not in words:
                     raise MasterDamaged(
                         f"The master {self.path} cannot be opened: {words}. Restore it "
@@ -144,14 +148,25 @@ class Master:
             "Wait for it to finish, or stop it, and run this again."
         )
 
+    def _denied(self) -> MasterDenied:
+        return MasterDenied(
+            f"This user may not use the master {self.path} or its lock {self.lock_path.name}; "
+            "nothing was changed. Give it read and write permission on both and their folder."
+        )
+
     @contextmanager
     def _locked(self, *, shared: bool = False) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with locks.flocked(self.lock_path, shared=shared, patience_s=self.patience_s):
-                yield
-        except locks.Held:
-            raise self._busy() from None
+        with ExitStack() as held:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(
+                    locks.flocked(self.lock_path, shared=shared, patience_s=self.patience_s)
+                )
+            except locks.Held:
+                raise self._busy() from None
+            except PermissionError:
+                raise self._denied() from None
+            yield
 
     def _assert_exists(self) -> None:
         if not self.path.exists():
@@ -218,8 +233,6 @@ class Settled:
             )
 
     def _look(self) -> tuple[Header, bytes]:
-        from replica_platform.replica.header import HEADER_BYTES, parse_header
-
         raw = os.pread(self.fd, HEADER_BYTES, 0)
         try:
             return parse_header(raw), raw
@@ -237,8 +250,3 @@ def _commit(connection: duckdb.DuckDBPyConnection) -> None:
         # Whoever ended our transaction inside the block has committed or rolled back already.
         if "no transaction is active" not in str(error):
             raise
-
-
-def lineage_header(path: Path) -> Header:
-    """The master's header, for a look from outside. Errors: `NotDuckDB`, `OSError`."""
-    return read_header(path)

@@ -22,6 +22,7 @@ from replica_platform.replica.candidate import (
     Candidate,
     Publication,
     Step,
+    building_path,
     clear_orphans,
     publishing,
 )
@@ -127,7 +128,7 @@ def prepare(
         steps("clear")
         clear_orphans(layout)
         current = layout.latest()
-        temporary = layout.candidates / ".tmp-building.duckdb"
+        temporary = building_path(layout)
         source = Master(master, patience_s=patience_s)
         taken = _take(source, layout, current, temporary, purpose, new_lineage, steps, progress)
         if taken is None and current is not None:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 from replica_platform.files import fsync_dir
 from replica_platform.replica import blocks, retention
-from replica_platform.replica.candidate import Candidate, clear_orphans, publishing
+from replica_platform.replica.candidate import (
+    Candidate,
+    building_path,
+    clear_orphans,
+    publishing,
+)
 from replica_platform.replica.errors import explaining
 from replica_platform.replica.generation import Unusable, check
 from replica_platform.replica.header import BLOCK_BYTES
@@ -45,7 +50,7 @@ def pulled(
             # The same bytes; only what was confirmed elsewhere since is news.
             manifest, how, written = replace(manifest, seal=current.seal), "unchanged", 0
         else:
-            temporary = layout.candidates / ".tmp-building.duckdb"
+            temporary = building_path(layout)
             written = _assemble(layout, manifest, temporary, fetch, progress)
             survey = blocks.Survey(manifest.blocks, [])
             verify_copy(temporary, survey, required=())

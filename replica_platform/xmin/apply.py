@@ -59,33 +59,45 @@ def merge(connection: psycopg.Connection, shape: Shape, *, trust_xmin: bool | No
         guard = sql.SQL("({} or row({})::record *<> row({})::record)").format(
             guard, columns_sql(compared, "t"), _staged(compared, shape.casts)
         )
+    statement = _merge(shape, guard)
+    if connection.info.server_version >= 170000:
+        counted = sql.SQL(
+            "with merged as ({} returning merge_action() as did) "
+            "select count(*) filter (where did = 'INSERT'), count(*) filter (where did = 'UPDATE') "
+            "from merged"
+        )
+        row = connection.execute(counted.format(statement)).fetchone()
+        assert row is not None
+        return Written(inserted=row[0], updated=row[1])
+    # An older MERGE tells one number only: the new keys are counted before.
     new = connection.execute(
         sql.SQL(
             "select count(*) from {staging} s where not exists (select from {target} t where {on})"
         ).format(staging=shape.staging.sql, target=shape.target.sql, on=_on(shape))
     ).fetchone()
     inserted = int(new[0]) if new else 0
+    return Written(inserted=inserted, updated=connection.execute(statement).rowcount - inserted)
+
+
+def _merge(shape: Shape, guard: sql.Composable) -> sql.Composed:
     settable = [name for name in shape.columns if name not in shape.fixed]
     assignments = sql.SQL(", ").join(
         sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name))
         for name in settable
     )
-    merged = connection.execute(
-        sql.SQL(
-            "merge into {target} t using {staging} s on {on} "
-            "when matched and {guard} then update set {assignments} "
-            "when not matched then insert ({columns}) overriding system value values ({values})"
-        ).format(
-            target=shape.target.sql,
-            staging=shape.staging.sql,
-            on=_on(shape),
-            guard=guard,
-            assignments=assignments,
-            columns=columns_sql(list(shape.columns)),
-            values=columns_sql(list(shape.columns), "s"),
-        )
+    return sql.SQL(
+        "merge into {target} t using {staging} s on {on} "
+        "when matched and {guard} then update set {assignments} "
+        "when not matched then insert ({columns}) overriding system value values ({values})"
+    ).format(
+        target=shape.target.sql,
+        staging=shape.staging.sql,
+        on=_on(shape),
+        guard=guard,
+        assignments=assignments,
+        columns=columns_sql(list(shape.columns)),
+        values=columns_sql(list(shape.columns), "s"),
     )
-    return Written(inserted=inserted, updated=merged.rowcount - inserted)
 
 
 def replace_all(connection: psycopg.Connection, shape: Shape) -> Written:

@@ -40,6 +40,11 @@ class Job:
     plan: Plan | None = None
     changes: list[Change] = field(default_factory=list)
     staged: bool = False
+    """Whether rows wait in the staging table to be merged."""
+    loaded: bool = False
+    """Whether a first copy waits to become the target table."""
+    rest: Plan | None = None
+    """For a first copy that was interrupted: what was merged over it."""
     source_rows: int | None = None
     """Live rows under the snapshot, where they were counted."""
     report: SyncReport | None = None

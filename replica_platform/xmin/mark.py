@@ -71,6 +71,9 @@ create table if not exists {SCHEMA}.mark (
     history jsonb not null default '[]',
     synced_at timestamptz not null default clock_timestamp()
 );
+create unlogged table if not exists {SCHEMA}.first_copy (
+    target_table text, part text, state jsonb not null, primary key (target_table, part)
+);
 comment on table {SCHEMA}.mark is
     'What each finished sync remembers of its source; written by replica_platform, not by hand.';
 """
@@ -91,7 +94,7 @@ _NAMES = {
 
 def prepare(connection: psycopg.Connection) -> None:
     """Make the schema and the table of marks when they are absent."""
-    found = connection.execute(f"select to_regclass('{SCHEMA}.mark') is not null").fetchone()
+    found = connection.execute(f"select to_regclass('{SCHEMA}.first_copy') is not null").fetchone()
     if found and found[0]:
         return
     with may_create(connection, "the marks"), connection.transaction():

@@ -10,7 +10,7 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin import apply, deletes, mark
+from replica_platform.xmin import apply, deletes, mark, resume
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.errors import TooManyDeletes
@@ -19,6 +19,9 @@ from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import Plan
 from replica_platform.xmin.read import full_xid
 from replica_platform.xmin.source import Leader
+
+# Below, the planner's guess from the table's size is good enough, and quicker than the truth.
+ANALYZE_FROM = 10_000
 
 
 class Settle:
@@ -36,23 +39,19 @@ class Settle:
         table, plan, report = job.planned()
         staging = targets.staging_name(job.target)
         read = _count(self._home, staging) if job.staged else 0
-        oid = job.found.oid if job.found else None
-        if oid is None:
-            targets.make_schema(self._home, job.target.schema)
-            with job.step("adopt"):
-                epoch = full_xid(self._leader.snapshot, "source_xmin")
-                if not table.has_xmin:
-                    epoch = sql.SQL("source_xmin")
-                oid = targets.adopt_staging(self._home, job.target, job.key, epoch)
+        if job.loaded:
+            read += _count(self._home, targets.load_name(job.target))
+            oid, written, rows = self._load(job, table, plan)
             delivered, complete = self._delivered(job, table, plan, job.target)
-            written, rows = apply.Written(inserted=read), read
         else:
+            assert job.found is not None
+            oid = job.found.oid
             delivered, complete = self._delivered(job, table, plan, staging)
             for change in job.changes:
                 self._home.execute(change.statement)
             written, rows = self._write(job, table, plan, staging)
-            if job.staged:
-                targets.drop_staging(self._home, job.target)
+        if job.staged:
+            targets.drop(self._home, staging)
         mark.write(self._home, self._mark(job, table, plan, delivered, complete, rows, oid))
         job.report = replace(
             report,
@@ -62,10 +61,27 @@ class Settle:
             rows_deleted=written.deleted,
             rows=rows,
             w=self._leader.snapshot.w,
-            notes=tuple(change.note for change in job.changes if change.note),
+            notes=report.notes + tuple(change.note for change in job.changes if change.note),
             seconds=time.monotonic() - job.began,
             seconds_by_step=job.seconds,
         )
+
+    def _load(self, job: Job, table: Table, plan: Plan) -> tuple[int, apply.Written, int]:
+        """Make a first copy the target table; then merge what an interrupted one had missed."""
+        targets.make_schema(self._home, job.target.schema)
+        with job.step("adopt"):
+            epoch: sql.Composable = sql.SQL("source_xmin")
+            if table.has_xmin:
+                epoch = full_xid(self._leader.snapshot, "source_xmin")
+            oid = targets.adopt(self._home, job.target, job.key, epoch)
+        resume.clear(self._home, job.target)
+        rows = _count(self._home, job.target)
+        if job.rest is None:
+            return oid, apply.Written(inserted=rows), rows
+        job.found = targets.look(self._home, [job.target])[job.target]
+        staging = targets.staging_name(job.target)
+        _, rows = self._write(job, table, job.rest, staging)
+        return oid, apply.Written(inserted=rows), rows
 
     def _write(
         self, job: Job, table: Table, plan: Plan, staging: TableName
@@ -74,7 +90,7 @@ class Settle:
         fixed = frozenset(targets.never_set(job.found))
         casts = targets.casts(table, job.found)
         shape = apply.Shape(job.target, staging, columns, job.key, fixed, casts)
-        if job.staged:
+        if job.staged and _count(self._home, staging) > ANALYZE_FROM:
             self._home.execute(sql.SQL("analyze {}").format(staging.sql))
         rows = job.before.rows if job.before else None
         if rows is None:

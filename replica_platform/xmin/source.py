@@ -16,7 +16,7 @@ from psycopg import sql
 from replica_platform.xmin.catalog import Table, describe
 from replica_platform.xmin.errors import MissingGrant, NoSuchTable, NotFlushed
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.session import open_source
+from replica_platform.xmin.session import open_source, translate
 from replica_platform.xmin.timestamp import next_start
 
 FLUSH_TIMEOUT_S = 30
@@ -115,11 +115,8 @@ class Leader:
         run = self.connection.execute
         # Before the snapshot: a transaction that ends in between would be seen by neither.
         self.running_since = next_start(self.connection)
-        run("begin isolation level repeatable read read only")
-        lockable = [name for name, (_, kind) in oids.items() if kind in "rpv"]
-        if lockable:
-            tables = sql.SQL(", ").join(name.sql for name in lockable)
-            run(sql.SQL("lock table {} in access share mode").format(tables))
+        self._lock([name for name, (_, kind) in oids.items() if kind in "rpv"])
+        oids = {name: found for name, found in oids.items() if name not in self.failures}
         text, w, upper, exported, recovery, system, database, now = _one(run(_SNAPSHOT))
         timeline, lsn = _one(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
         identity = Identity(system, timeline, database)
@@ -130,6 +127,26 @@ class Leader:
                 self.tables[name] = described[oid]
             else:
                 self.failures[name] = NoSuchTable(f"{name} vanished from the source; try again.")
+
+    def _lock(self, names: list[TableName]) -> None:
+        """Begin, and lock all at once; where that fails one by one, so that the rest goes on."""
+        begin = "begin isolation level repeatable read read only"
+        lock = sql.SQL("lock table {} in access share mode")
+        self.connection.execute(begin)
+        try:
+            if names:
+                tables = sql.SQL(", ").join(name.sql for name in names)
+                self.connection.execute(lock.format(tables))
+            return
+        except psycopg.Error:
+            self.connection.execute("rollback")
+        self.connection.execute(begin)
+        for name in names:
+            try:
+                with self.connection.transaction():
+                    self.connection.execute(lock.format(name.sql))
+            except psycopg.Error as error:
+                self.failures[name] = translate(error, "source", str(name))
 
     def _resolve(self, names: list[TableName]) -> dict[TableName, tuple[int, str]]:
         rows = self.connection.execute(

@@ -11,18 +11,19 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.errors import PlatformError
+from replica_platform.xmin import culprit, resume, types
 from replica_platform.xmin import target as targets
-from replica_platform.xmin import types
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.crew import Crew, Pair
 from replica_platform.xmin.job import Job
-from replica_platform.xmin.names import columns_sql
+from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.plan import Plan, decide
 from replica_platform.xmin.pump import relay
 from replica_platform.xmin.read import (
     Found,
     Part,
     Range,
+    changed,
     copy_out,
     look,
     only,
@@ -90,6 +91,9 @@ class Stage:
             lag_xids=snapshot.next - snapshot.w,
             columns=tuple((column.name, column.type) for column in table.columns),
         )  # fmt: skip
+        if job.before and job.before.w == snapshot.w and not snapshot.quiet:
+            holder = culprit.of(self._leader.connection, snapshot)
+            job.report = replace(job.report, notes=(holder,) if holder else ())
         if plan.mode == "none" and job.before:
             job.report = replace(job.report, rows=job.before.rows, w=job.before.w)
         elif job.found is not None:
@@ -115,27 +119,82 @@ class Stage:
         where: sql.Composable = sql.SQL("true")
         if plan.since and job.spec.timestamp_column:
             where = since_condition(job.spec.timestamp_column, plan.since)
-        if not table.has_xmin:
+        if job.found is None and table.has_xmin:
+            self._first(job, table)
+        elif table.has_xmin:
+            self._copy(job, table, [_part(part, where) for part in self._ranges(table)])
+        else:
             self._copy(job, table, [Part(table.name.sql, where)])
-            return
-        both = sql.SQL("{} and {}")
-        parts = [
-            Part(only(part.leaf), both.format(part.condition, where))
-            for part in self._ranges(table)
-        ]
-        self._copy(job, table, parts)
+
+    def _first(self, job: Job, table: Table) -> None:
+        """A first copy, or what an interrupted one still lacks."""
+        load = targets.load_name(job.target)
+        snapshot = self._leader.snapshot
+        found = None
+        if job.key and not job.distrust:
+            found = resume.find(self._home, job.target, table, snapshot)
+        where: sql.Composable = sql.SQL("true")
+        todo = self._ranges(table)
+        if found is None:
+            half = resume.begun(table, snapshot, self._batch_blocks)
+            with in_words("target", str(job.target)), self._home.transaction():
+                # A new target adds the epoch when it is rewritten as a logged table anyway.
+                targets.make_staging(self._home, load, table, raw=True)
+                resume.write_head(self._home, job.target, half)
+        else:
+            half, done = found
+            job.rest = Plan("scan", "", w=half.w)
+            where = sql.SQL("not ({})").format(changed(job.rest))
+            blocks = half.heap_blocks
+            leaves = [replace(leaf, blocks=blocks[str(leaf.oid)]) for leaf in table.leaves]
+            cut = [part for leaf in leaves for part in ranges(leaf, half.range_blocks)]
+            todo = [part for part in cut if resume.key_of(part) not in done]
+            assert job.report is not None
+            note = f"an interrupted copy went on: {len(done)} of {len(cut)} ranges had arrived"
+            job.report = replace(job.report, notes=(note,))
+        job.loaded = True
+        self._move(job, table, load, todo, where)
+        if job.rest is not None:
+            self._changed(job, table, job.rest)
 
     def _ranges(self, table: Table) -> list[Range]:
         return [part for leaf in table.leaves for part in ranges(leaf, self._batch_blocks)]
 
     def _copy(self, job: Job, table: Table, parts: Sequence[Part]) -> None:
-        """Bring parts of the table into a new staging table, side by side."""
-        snapshot = self._leader.snapshot
+        """Bring parts of the table into a new staging table, to be merged from there."""
+        loads = job.found is None and job.rest is None
+        staging = targets.load_name(job.target) if loads else targets.staging_name(job.target)
         with in_words("target", str(job.target)):
-            # A new target adds the epoch when it is rewritten as a logged table anyway.
-            raw = job.found is None and table.has_xmin
-            staging = targets.make_staging(self._home, job.target, table, raw=raw)
-        job.staged = True
+            targets.make_staging(self._home, staging, table)
+        job.loaded, job.staged = job.loaded or loads, not loads
+        relays = self._relays(job, table, staging)
+        with job.step("copy"):
+            self._count(job, sum(self._crew.move(relays, parts)))
+
+    def _move(
+        self,
+        job: Job,
+        table: Table,
+        load: TableName,
+        todo: Sequence[Range],
+        where: sql.Composable,
+    ) -> None:
+        """Bring ranges into the table of a first copy, each with its line in the ledger."""
+        relays = self._relays(job, table, load, raw=True)
+
+        def move(pair: Pair, part: Range) -> int:
+            with pair[1].transaction():
+                size = relays(pair, _part(part, where))
+                resume.write_range(pair[1], job.target, part)
+            return size
+
+        with job.step("copy"):
+            self._count(job, sum(self._crew.move(move, todo)))
+
+    def _relays(
+        self, job: Job, table: Table, staging: TableName, *, raw: bool = False
+    ) -> Callable[[Pair, Part], int]:
+        """What moves one part of the table into a staging table, and returns its bytes."""
         into = sql.SQL("copy {} ({}) from stdin (format {})").format(
             staging.sql,
             columns_sql([*table.names, *targets.OWN]),
@@ -151,11 +210,17 @@ class Stage:
                 self._progress(done, max(expected, done))
 
         def move(pair: Pair, part: Part) -> int:
-            query = copy_out(select(table, snapshot, part, raw=raw), table.binary)
+            query = copy_out(select(table, self._leader.snapshot, part, raw=raw), table.binary)
             with in_words("source", str(job.source)), pair[0].transaction():
                 return relay(pair[0], query, pair[1], into, str(job.source), moved)
 
-        with job.step("copy"):
-            total = sum(self._crew.move(move, parts))
+        return move
+
+    def _count(self, job: Job, size: int) -> None:
         assert job.report is not None
-        job.report = replace(job.report, bytes=total)
+        job.report = replace(job.report, bytes=job.report.bytes + size)
+
+
+def _part(part: Range, where: sql.Composable) -> Part:
+    both = sql.SQL("{} and {}").format(part.condition, where)
+    return Part(only(part.leaf), both)

@@ -132,7 +132,14 @@ class _Run:
                     stage(job)
             diverged = self._settle(leader, home, self._alive(jobs))
         done = [job for job in self._alive(jobs) if job.spec.table not in diverged]
-        return {job.spec.table: job.report for job in done if job.report}, diverged
+        reports = {job.spec.table: job.report for job in done if job.report}
+        for name, report in reports.items():
+            log.info(
+                "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
+                report.rows_read, report.rows_inserted, report.rows_updated, report.rows_deleted,
+                report.seconds,
+            )  # fmt: skip
+        return reports, diverged
 
     def _alive(self, jobs: list[Job]) -> list[Job]:
         return [job for job in jobs if job.spec.table not in self.errors]
@@ -149,7 +156,8 @@ class _Run:
     def _take(self, home: psycopg.Connection, jobs: list[Job]) -> None:
         """Hold each target table, and only then read its mark: whoever waits sees the newest."""
         until = time.monotonic() + LOCK_TIMEOUT_S
-        for job in jobs:
+        # In one order, so that two groups never wait for each other.
+        for job in sorted(jobs, key=lambda job: job.target):
             while not mark.lock(home, str(job.target)):
                 if time.monotonic() > until:
                     self.errors[job.spec.table] = TableBusy(

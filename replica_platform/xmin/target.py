@@ -84,18 +84,23 @@ def look(connection: psycopg.Connection, names: Iterable[TableName]) -> dict[Tab
     return found
 
 
-def staging_name(target: TableName) -> TableName:
+def staging_name(target: TableName, kind: str = "stage") -> TableName:
     """Where the rows for a target table wait; the same name each time, so that leftovers go."""
     digest = hashlib.sha256(str(target).encode()).hexdigest()[:16]
-    return TableName(SCHEMA, f"stage_{digest}")
+    return TableName(SCHEMA, f"{kind}_{digest}")
+
+
+def load_name(target: TableName) -> TableName:
+    """What a first copy fills, and what then becomes the target table itself."""
+    return staging_name(target, "load")
 
 
 def make_staging(
-    connection: psycopg.Connection, target: TableName, table: Table, *, raw: bool = False
-) -> TableName:
+    connection: psycopg.Connection, name: TableName, table: Table, *, raw: bool = False
+) -> None:
     """An empty UNLOGGED table with the source's columns and our two.
 
-    With `raw` its `source_xmin` is of type xid, and gets its epoch in `adopt_staging`.
+    With `raw` its `source_xmin` is of type xid, and gets its epoch in `adopt`.
     """
     clash = set(OWN) & set(table.names)
     if clash:
@@ -103,22 +108,20 @@ def make_staging(
             f"{table.name} has a column {min(clash)} of its own, which the sync needs; "
             "rename it in the source or sync a view without it."
         )
-    name = staging_name(target)
     columns = [_definition(column.name, column.type) for column in table.columns]
     own = {**OWN, XMIN: "xid"} if raw else OWN
     columns += [_definition(column, kind) for column, kind in own.items()]
-    drop_staging(connection, target)
+    drop(connection, name)
     connection.execute(
         sql.SQL("create unlogged table {} ({}) with (autovacuum_enabled = false)").format(
             name.sql, sql.SQL(", ").join(columns)
         )
     )
-    return name
 
 
-def drop_staging(connection: psycopg.Connection, target: TableName) -> None:
-    """Remove the staging table of a target table, left over or done with."""
-    connection.execute(sql.SQL("drop table if exists {}").format(staging_name(target).sql))
+def drop(connection: psycopg.Connection, name: TableName) -> None:
+    """Remove a staging table, left over or done with."""
+    connection.execute(sql.SQL("drop table if exists {}").format(name.sql))
 
 
 def make_schema(connection: psycopg.Connection, schema: str) -> None:
@@ -130,7 +133,7 @@ def make_schema(connection: psycopg.Connection, schema: str) -> None:
         connection.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
 
 
-def adopt_staging(
+def adopt(
     connection: psycopg.Connection, name: TableName, key: tuple[str, ...], epoch: sql.Composable
 ) -> int:
     """Make the loaded staging table the target table itself: logged, keyed, indexed; its oid.
@@ -139,7 +142,7 @@ def adopt_staging(
     """
     run = connection.execute
     run("select set_config('maintenance_work_mem', '256MB', true)")
-    stage = staging_name(name)
+    stage = load_name(name)
     moved = TableName(name.schema, stage.table)
     run(  # one rewrite for both
         sql.SQL(

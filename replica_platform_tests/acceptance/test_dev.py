@@ -91,16 +91,16 @@ def port() -> int:
 
 
 @pytest.fixture
-def pages(port: int, tmp_path: Path) -> Iterator[Pages]:
-    pages = Pages(port, tmp_path)
+def pages(port: int, folder: Path) -> Iterator[Pages]:
+    pages = Pages(port, folder)
     yield pages
-    for process in of_this_platform(tmp_path):
+    for process in of_this_platform(folder):
         process.kill()
     pages.process.communicate()
 
 
 @pytest.mark.timeout(240)
-def test_dev_serves_materialises_and_ends(pages: Pages, port: int, tmp_path: Path) -> None:
+def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path) -> None:
     repository = pages.repository()
     states = [schedule["scheduleState"]["status"] for schedule in repository["schedules"]]
     states += [sensor["sensorState"]["status"] for sensor in repository["sensors"]]
@@ -129,7 +129,7 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, tmp_path: Pat
 
     second = subprocess.run(
         [sys.executable, "-m", "replica_platform.cli", "dev", "--port", str(port)],
-        env=environment(tmp_path),
+        env=environment(folder),
         capture_output=True,
         text=True,
     )
@@ -139,19 +139,19 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, tmp_path: Pat
     pages.process.send_signal(signal.SIGTERM)
     _, words = pages.process.communicate(timeout=60)
     assert pages.process.returncode == 0, words
-    assert of_this_platform(tmp_path) == []
+    assert of_this_platform(folder) == []
 
 
-def test_a_taken_port_is_one_clear_sentence(port: int, tmp_path: Path) -> None:
+def test_a_taken_port_is_one_clear_sentence(port: int, folder: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()
         finished = subprocess.run(
             [sys.executable, "-m", "replica_platform.cli", "dev", "--port", str(port)],
-            env=environment(tmp_path),
+            env=environment(folder),
             capture_output=True,
             text=True,
         )
     assert finished.returncode == 1
     assert f"Port {port} is taken" in finished.stderr
-    assert of_this_platform(tmp_path) == []
+    assert of_this_platform(folder) == []

@@ -19,8 +19,8 @@ def red(cli: Cli) -> dict[str, str]:
 
 
 @pytest.mark.timeout(240)
-def test_run_twice_then_lose_things(cli: Cli, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_run_twice_then_lose_things(cli: Cli, folder: Path) -> None:
+    data = folder / "data"
     assert set(red(cli)) == {"replica", "warehouse", "outbox", "backups"}
 
     first = cli("run")
@@ -39,9 +39,9 @@ def test_run_twice_then_lose_things(cli: Cli, tmp_path: Path) -> None:
     assert set(red(cli)) == {"replica"}
     assert "missing" in red(cli)["replica"]
 
-    (data / "outbox").rename(tmp_path / "away")
+    (data / "outbox").rename(folder / "away")
     assert "There is no outbox" in red(cli)["outbox"]
-    (tmp_path / "away").rename(data / "outbox")
+    (folder / "away").rename(data / "outbox")
 
     with running(data / "postgres") as server, psycopg.connect(server.dsn("warehouse")) as target:
         target.execute("drop table raw_data.prices")
@@ -53,7 +53,7 @@ def test_run_twice_then_lose_things(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_databases_of_ones_own_take_the_embedded_ones_place(
-    cli: Cli, source: str, target: str, database: object, tmp_path: Path
+    cli: Cli, source: str, target: str, database: object, folder: Path
 ) -> None:
     assert callable(database)
     dagster = database("dagster")
@@ -69,12 +69,12 @@ def test_databases_of_ones_own_take_the_embedded_ones_place(
     assets = {one["asset"]: one for one in json.loads(finished.stdout)}
     assert "fds.prices" in " ".join(assets["raw_data/prices"]["problems"])
     assert assets["market_replica"]["ok"]
-    assert not (tmp_path / "data" / "postgres").exists()
+    assert not (folder / "data" / "postgres").exists()
     with psycopg.connect(source) as connection:
         assert connection.execute("select to_regnamespace('fds')").fetchone() == (None,)
 
 
-def test_env_masks_and_runs_commands(cli: Cli, tmp_path: Path) -> None:
+def test_env_masks_and_runs_commands(cli: Cli) -> None:
     shown = cli("env", REPLICA_TARGET_DSN="postgresql://u:secret@h/d")
     assert "REPLICA_TARGET_DSN=postgresql://u:***@h/d" in shown.stdout
     assert "secret" not in shown.stdout

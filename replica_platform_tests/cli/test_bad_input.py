@@ -47,10 +47,10 @@ def test_a_data_folder_that_cannot_be_written(cli: Cli) -> None:
     assert_one_sentence(finished, "/sys/replica: permission is missing")
 
 
-def test_a_file_where_the_data_folder_should_be(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("mine")
+def test_a_file_where_the_data_folder_should_be(cli: Cli, folder: Path) -> None:
+    (folder / "data").write_text("mine")
     assert_one_sentence(cli("run"), "a file stands where a folder is needed")
-    assert (tmp_path / "data").read_text() == "mine"
+    assert (folder / "data").read_text() == "mine"
 
 
 def test_status_is_red_and_names_the_cause_when_the_target_is_away(cli: Cli) -> None:

@@ -163,10 +163,10 @@ def test_damaged_under_an_open_reader_it_is_left(
     with ReplicaReader(folder / "store", poll_s=60) as reader:
         assert reader.query(SUMS) == second
         damaged(swap_words, 1)
-        reader._look()
+        reader._serving.look()
         assert reader.query(SUMS) == first
         damaged(lambda raw, dice: None, 1)  # repaired
-        reader._look()
+        reader._serving.look()
         assert reader.query(SUMS) == second
         assert reader.status().rung == "current"
 

@@ -168,6 +168,17 @@ def test_no_permission_is_a_sentence(master: Master, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_a_master_that_may_not_be_written_is_a_sentence(master: Master, folder: Path) -> None:
+    def write() -> None:
+        with master.write():
+            pass
+
+    assert as_nobody(write).startswith("MasterDenied This user may not use the master")
+    shutil.chown(master.lock_path, NOBODY)
+    assert as_nobody(write).startswith("MasterDenied This user may not use the master")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
 def test_a_generation_that_may_not_be_read_gives_the_previous(master: Master, folder: Path) -> None:
     store = folder / "store"
     publish(master.path, store)

@@ -70,7 +70,7 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
     status |= {s.name: s.default_status.value for s in repository.sensor_defs}
     assert status == dict.fromkeys(
         [
-            "nasdaq_daily_pipeline", "warehouse_sync", "outbox_drain", "nightly_backups",
+            "nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups",
             "outbox_backlog", "replica_repair", "failed_runs", "declarative_automation",
         ],
         "RUNNING",

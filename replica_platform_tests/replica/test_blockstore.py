@@ -166,7 +166,7 @@ def test_a_damaged_generation_is_repaired_from_blocks(
         repaired = repair(store, blocks=blocks)
         assert repaired is not None
         assert (repaired.generation, repaired.how, repaired.blocks_written) == (2, "pull", 1)
-        reader._look()
+        reader._serving.look()
         assert reader.query(COUNT) == [(5,)]
     assert verify(store).ok
 

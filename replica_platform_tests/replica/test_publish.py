@@ -8,9 +8,24 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from replica_platform.replica import Master, Publication, publish, status, verify
-from replica_platform.replica.errors import MasterMissing, MasterOpenHere, WrongLineage
+from replica_platform.replica import (
+    Master,
+    Publication,
+    ReplicaReader,
+    publish,
+    rollback,
+    status,
+    verify,
+)
+from replica_platform.replica.errors import (
+    CandidateDamaged,
+    MasterDamaged,
+    MasterMissing,
+    MasterOpenHere,
+    WrongLineage,
+)
 from replica_platform.replica.layout import Layout
+from replica_platform_tests.replica.conftest import damage
 
 
 def test_a_generation_is_the_master_byte_for_byte(master: Master, store: Path) -> None:
@@ -114,3 +129,68 @@ def test_nothing_temporary_stays(again: Callable[..., Publication], store: Path)
     layout = Layout(store)
     assert list(layout.candidates.iterdir()) == []
     assert [path for path in store.rglob("*") if ".tmp" in path.name] == []
+
+
+def test_a_hard_link_is_never_patched(again: Callable[..., Publication], store: Path) -> None:
+    again(3, keep=1)
+    again(4, keep=1)
+    spare = next((store / "spare").glob("*.duckdb"))
+    other_name = store / "somebody-elses-name.duckdb"
+    other_name.hardlink_to(spare)
+    before = other_name.read_bytes()
+    assert again(5, keep=1).how == "copy"
+    assert other_name.read_bytes() == before
+
+
+def test_a_damaged_spare_is_noticed_and_replaced(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    """The spare is taken for what its manifest says; the digest afterwards tells."""
+    again(3, keep=1)
+    again(4, keep=1)
+    damage(next((store / "spare").glob("*.duckdb")), 1_000_000, b"\xff\x00\xff\x00")
+    with pytest.raises(CandidateDamaged, match="differs from the master"):
+        again(5, keep=1)
+    publication = publish(master.path, store)
+    assert publication.how == "copy"
+    assert verify(store).ok
+
+
+def test_the_generation_counts_up_and_never_by_the_clock(
+    again: Callable[..., Publication], store: Path
+) -> None:
+    assert [again(day).generation for day in (3, 4)] == [1, 2]
+    assert rollback(store).generation == 1
+    third = again(5)
+    assert (third.generation, third.manifest.parent) == (3, 1)
+
+
+def test_what_was_rolled_back_from_is_not_published_again(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    again(3)
+    again(4)
+    rollback(store)
+    assert publish(master.path, store).how == "unchanged"
+    assert status(store, master.path).generation == 1
+    assert again(5).generation == 3
+
+
+def test_a_required_table_must_be_there(master: Master, store: Path) -> None:
+    with pytest.raises(MasterDamaged, match="required table absent"):
+        publish(master.path, store, required=("absent",))
+    assert publish(master.path, store, required=("bars",)).generation == 1
+
+
+def test_everything_asked_for_is_plain_json(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    import json
+
+    publication = again()
+    with ReplicaReader(store) as reader:
+        found = reader.status().as_dict()
+    for fields in (
+        publication.as_dict(), found, status(store, master.path).as_dict(), verify(store).as_dict()
+    ):  # fmt: skip
+        assert json.loads(json.dumps(fields)) == fields

@@ -1,5 +1,7 @@
 """ReplicaReader: rows, swaps, and each rung of the ladder."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from replica_platform.replica import (
     ReplicaUnavailable,
     publish,
     rollback,
+    status,
 )
 from replica_platform_tests.replica.conftest import damage
 
@@ -83,7 +86,7 @@ def test_memory_then_default_then_an_error(again: Callable[..., Publication], st
     published = again()
     with ReplicaReader(store, poll_s=0.01) as reader:
         assert reader.query(COUNT) == [(4,)]
-        reader._leave()  # as if DuckDB had failed
+        reader._serving._leave()  # as if DuckDB had failed
         published.file.unlink()
         assert reader.query(COUNT, default=[]) == [(4,)]
         assert reader.status().rung == "memory"
@@ -133,4 +136,65 @@ def test_threads_share_it(again: Callable[..., Publication], reader: ReplicaRead
         thread.join()
     assert failures == []
     assert set(counts) <= set(range(4, 9))
-    assert counts[-1] == 8
+    assert reader.query(COUNT) == [(8,)]
+
+
+def test_it_needs_nothing_but_duckdb(master: Master, store: Path) -> None:
+    """In a process where everything else that the platform imports is not to be had."""
+    publish(master.path, store)
+    program = (
+        "import sys\n"
+        "for name in ('xxhash', 'numpy', 'pandas', 'pyarrow', 'zstandard', 'obstore', 'psycopg',\n"
+        "             'pydantic', 'pydantic_settings', 'dagster', 'yaml', 'click', 'rich'):\n"
+        "    sys.modules[name] = None\n"
+        "from replica_platform.replica import ReplicaReader\n"
+        "with ReplicaReader(sys.argv[1]) as reader:\n"
+        "    print(reader.query('select count(*) from bars'), reader.status().rung)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program, str(store)], capture_output=True, text=True
+    )
+    assert said.stdout.strip() == "[(3,)] current", said.stderr
+
+
+def test_a_query_that_fails_in_the_file_is_answered_from_the_previous(
+    again: Callable[..., Publication], store: Path
+) -> None:
+    """DuckDB meets the damage before we look: its poisoned instance is dropped with the file."""
+    again()
+    second = again(4)
+    with ReplicaReader(store, poll_s=600) as reader:
+        assert reader.query(COUNT) == [(5,)]
+        whole = second.file.read_bytes()
+        damage(second.file, 12_288 + 4096, bytes(len(whole) - 12_288 - 4096))
+        hashes = reader.query("select bit_xor(hash(s)) from pad")
+        assert reader.status().rung == "previous"
+        assert "failed a query" in str(reader.status().last_error) or reader.status().refused
+        assert reader.query(COUNT) == [(4,)]
+    with ReplicaReader(store) as reader:
+        assert reader.query("select bit_xor(hash(s)) from pad") == hashes
+
+
+def test_several_questions_of_one_generation(
+    again: Callable[..., Publication], store: Path
+) -> None:
+    again()
+    with ReplicaReader(store, poll_s=0.01) as reader, reader.snapshot() as snapshot:
+        again(4)
+        until(lambda: reader.generation == 2)
+        assert reader.query(COUNT) == [(5,)]
+        assert snapshot.generation == 1
+        assert snapshot.query(COUNT) == [(4,)]
+        assert snapshot.query("select max(day) from bars") == [(3,)]
+
+
+def test_closed_it_lets_go(again: Callable[..., Publication], store: Path) -> None:
+    first = again()
+    reader = ReplicaReader(store)
+    reader.query(COUNT)
+    assert [found.generation for found in status(store).readers] == [1]
+    reader.close()
+    assert status(store).readers == []
+    assert first.file.exists()
+    with pytest.raises(ReplicaUnavailable):
+        reader.query("select 1")

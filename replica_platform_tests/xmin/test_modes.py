@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import psycopg
 import pytest
 
-from replica_platform.xmin import TableSpec, sync, sync_group
+from replica_platform.xmin import TableSpec, session, sync, sync_group
 from replica_platform.xmin.errors import CannotSync, NoSuchTable
 from replica_platform_tests.xmin.helpers import execute, rows
 
@@ -70,3 +71,15 @@ def test_an_atomic_group_is_all_or_nothing(source: str, target: str) -> None:
     report = sync_group(source, target, [TableSpec("a"), TableSpec("absent")], atomic=True)
     assert not report.reports
     assert rows(target, "select to_regclass('a') is null") == [(True,)]
+
+
+def test_a_locked_table_fails_alone(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(session._PINNED, "lock_timeout", "200ms")
+    execute(source, "create table a (id int primary key)", "create table b (id int primary key)")
+    with psycopg.connect(source) as other:
+        other.execute("lock table a in access exclusive mode")
+        group = sync_group(source, target, [TableSpec("a"), TableSpec("b")])
+    assert list(group.reports) == ["b"]
+    assert "stayed locked on the source" in group.failures["a"]

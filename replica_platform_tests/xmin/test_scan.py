@@ -53,6 +53,8 @@ def test_a_transaction_that_commits_late_is_not_lost(
         assert first.lag_xids >= 2
         again = sync(source, target, "person")
         assert again.rows_read == 0  # 5001 lies above W but has been delivered
+        assert f"pid {slow.info.backend_pid}" in again.notes[0]
+        assert "holds W back" in again.notes[0]
     last = sync(source, target, "person")
     assert (last.rows_read, last.rows_inserted) == (1, 1)
     assert rows(target, "select id from person where id >= 5000 order by 1") == [(5000,), (5001,)]

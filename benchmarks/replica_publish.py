@@ -1,0 +1,129 @@
+"""What a publication costs beside `cp` and fsync of the same file, in one run, turn about.
+
+    python benchmarks/replica_publish.py [--mb 1000] [--rounds 5] [--folder DIR] [--json]
+
+A master of about that size; full publications into fresh stores against `cp` + fsync; then one
+per cent of rows appended and published where a retired generation can be patched. Verification
+(own digest, DuckDB's checksums, the child's look) runs while the file is written out; what it
+takes beyond that is counted apart.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from replica_platform.replica import Master, Publication, publish
+
+ROWS_PER_MB = 40_000
+
+
+def make_master(path: Path, mb: int) -> Master:
+    """Ticks of six columns, about `mb` megabytes, and a small table beside them."""
+    master = Master(path)
+    with master.write() as connection:
+        connection.execute(
+            "create table ticks as select i id, (hash(i) % 100000)::int customer, "
+            "(hash(i + 1) % 1000000) / 100.0 amount, "
+            "timestamp '2026-01-01' + to_seconds(i) moment, 'merchant-' || (hash(i + 2) % 5000) m, "
+            "md5(i::varchar) reference from range(?) r(i)",
+            [mb * ROWS_PER_MB],
+        )
+        connection.execute(
+            "create table watchlist as select 'C' || i id, i % 5 as grade from range(20000) r(i)"
+        )
+    return master
+
+
+def append(master: Master, share: float) -> int:
+    with master.write() as connection:
+        row = connection.execute("select count(*) from ticks").fetchone()
+        rows = int((row[0] if row else 0) * share)
+        connection.execute(
+            "insert into ticks select id + (select max(id) + 1 from ticks), customer, amount, "
+            "moment, m, reference from (from ticks limit ?)",
+            [rows],
+        )
+    return rows
+
+
+def cp_and_fsync(source: Path, target: Path) -> float:
+    started = time.perf_counter()
+    subprocess.run(["cp", "--reflink=never", source, target], check=True)
+    fd = os.open(target, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    took = time.perf_counter() - started
+    target.unlink()
+    return took
+
+
+def timed(master: Master, store: Path) -> tuple[float, Publication]:
+    started = time.perf_counter()
+    publication = publish(master.path, store, keep=1, min_age_s=0)
+    return time.perf_counter() - started, publication
+
+
+def run(folder: Path, mb: int, rounds: int) -> dict[str, object]:
+    master = make_master(folder / "master.duckdb", mb)
+    gigabytes = master.path.stat().st_size / 1e9
+    peers, fulls, verifications = [], [], []
+    for number in range(rounds):
+        os.sync()
+        peers.append(cp_and_fsync(master.path, folder / "peer.duckdb"))
+        os.sync()
+        store = folder / f"store-{number}"
+        took, publication = timed(master, store)
+        assert publication.how in ("copy", "reflink"), publication.how
+        fulls.append(took - publication.steps["verify"])
+        verifications.append(publication.steps["verify"])
+        shutil.rmtree(store)
+    store = folder / "store"
+    patches, written = [], []
+    for number in range(rounds + 2):
+        append(master, 0.01)
+        os.sync()
+        took, publication = timed(master, store)
+        if number >= 2:
+            assert publication.how == "patch", publication.how
+            patches.append(took)
+            written.append(publication.blocks_written)
+    whole = statistics.median(f + v for f, v in zip(fulls, verifications, strict=True))
+    peer, full = statistics.median(peers), statistics.median(fulls)
+    return {
+        "gigabytes": round(gigabytes, 3),
+        "cp_fsync_s": [round(s, 2) for s in peers],
+        "full_s": [round(s, 2) for s in fulls],
+        "verify_s": [round(s, 2) for s in verifications],
+        "patch_s": [round(s, 2) for s in patches],
+        "patch_blocks": written,
+        "full_to_cp": round(full / peer, 2),
+        "verify_s_per_gb": round(statistics.median(verifications) / gigabytes, 2),
+        "patch_to_full": round(statistics.median(patches) / whole, 2),
+        "targets": {"full_to_cp": 1.25, "verify_s_per_gb": 0.3, "patch_to_full": 0.25},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mb", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rp-bench-", dir=arguments.folder) as folder:
+        found = run(Path(folder), arguments.mb, arguments.rounds)
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    for name, value in found.items():
+        print(f"{name:18} {value}")
+
+
+if __name__ == "__main__":
+    main()

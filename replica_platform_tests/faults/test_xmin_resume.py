@@ -1,0 +1,80 @@
+"""A first copy that is killed goes on where it was, and still arrives at the newest state."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from replica_platform.xmin import sync, validate
+from replica_platform_tests.xmin.helpers import execute, rows
+
+QUERY = "select id, x from t order by id"
+
+
+def killed_once_half_is_there(source: str, target: str, ranges: int) -> None:
+    """Kill a first copy when so many of its ranges have arrived."""
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            sync(source, target, "t", batch_bytes=65536)
+        os._exit(0)
+    ledger = "select count(*) from replica_platform.first_copy"
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        with suppress(Exception):
+            if rows(target, ledger)[0][0] > ranges:
+                break
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_it_goes_on(database: Callable[[str], str]) -> None:
+    source, target = database("resume_source"), database("resume_target")
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "insert into t select i, repeat('x', 300) from generate_series(1, 60000) i",
+    )
+    killed_once_half_is_there(source, target, 40)
+    arrived = rows(target, "select count(*) from replica_platform.first_copy")[0][0] - 1
+    assert arrived >= 40
+    assert rows(target, "select to_regclass('t') is null") == [(True,)]
+    dice = random.Random(3)
+    for _ in range(300):  # in ranges that had arrived and in others
+        key = dice.randrange(1, 60000)
+        execute(
+            source,
+            f"update t set x = 'changed' where id = {key}",
+            f"delete from t where id = {dice.randrange(1, 60000)}",
+            f"update t set id = id + 100000 where id = {dice.randrange(1, 60000)}",
+        )
+    report = sync(source, target, "t", batch_bytes=65536)
+    print(f"\n{arrived} ranges had arrived; {report.notes}, {report.bytes:,} bytes moved")
+    assert report.notes[0].startswith("an interrupted copy went on")
+    assert report.bytes < 60000 * 320 * 0.95
+    assert rows(source, QUERY) == rows(target, QUERY)
+    assert validate(source, target, "t").in_sync
+    assert rows(target, "select count(*) from replica_platform.first_copy") == [(0,)]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_rewritten_table_starts_over(database: Callable[[str], str]) -> None:
+    """VACUUM FULL moves rows from ranges that have not been read to ranges that have."""
+    source, target = database("rewrite_source"), database("rewrite_target")
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "insert into t select i, repeat('x', 300) from generate_series(1, 40000) i",
+        "delete from t where id < 8000",
+    )
+    killed_once_half_is_there(source, target, 10)
+    execute(source, "vacuum full t")
+    assert sync(source, target, "t", batch_bytes=65536).notes == ()
+    assert rows(source, QUERY) == rows(target, QUERY)

@@ -1,0 +1,72 @@
+"""The master: one transaction at a time, committed or not, and no log left beside it."""
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from replica_platform.replica import Master, status
+from replica_platform.replica.errors import MasterDamaged, MasterOpenHere
+from replica_platform.replica.header import read_header
+
+
+def test_made_with_pinned_storage(master: Master) -> None:
+    header = read_header(master.path)
+    assert header.storage == 68
+    assert header.has_identity
+
+
+def test_an_error_rolls_everything_back(master: Master) -> None:
+    before = read_header(master.path)
+    with pytest.raises(ZeroDivisionError), master.write() as connection:
+        connection.execute("delete from bars")
+        raise ZeroDivisionError
+    with master.read() as connection:
+        assert connection.execute("select count(*) from bars").fetchone() == (3,)
+    assert read_header(master.path) == before
+    assert master.sidecars == []
+
+
+def test_each_batch_counts_up(master: Master) -> None:
+    before = read_header(master.path)
+    with master.write() as connection:
+        connection.execute("delete from bars where day = 2")
+    after = read_header(master.path)
+    assert after.db_id == before.db_id
+    assert after.iteration > before.iteration
+
+
+def test_reading_is_read_only(master: Master) -> None:
+    with master.read() as connection, pytest.raises(duckdb.Error, match="read-only"):
+        connection.execute("delete from bars")
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "master.duckdb"
+    path.write_bytes(b"no database" * 2000)
+    with (
+        pytest.raises(MasterDamaged, match="Restore it from a backup"),
+        Master(path, patience_s=0).write(),
+    ):
+        pass
+
+
+def test_open_here_with_another_configuration_is_named(master: Master) -> None:
+    with (
+        duckdb.connect(str(master.path), config={"threads": 1}),
+        pytest.raises(MasterOpenHere),
+        master.write(),
+    ):
+        pass
+
+
+def test_status_leaves_an_open_master_its_lock(master: Master, store: Path) -> None:
+    """A look at the file from the process that has it open would drop DuckDB's lock."""
+    from replica_platform.replica.locks import holders
+
+    with duckdb.connect(str(master.path)) as connection:
+        connection.execute("select 1")
+        before = holders(master.path)
+        status(store, master.path)
+        assert before != []
+        assert holders(master.path) == before

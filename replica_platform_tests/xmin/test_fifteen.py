@@ -1,0 +1,64 @@
+"""The oldest supported server, where the machine has one: as source, as target, as both."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from replica_platform import embedded
+from replica_platform.embedded import Server, server_at
+from replica_platform.xmin import sync, validate
+from replica_platform_tests.xmin.helpers import execute
+from replica_platform_tests.xmin.test_zoo import check_zoo
+
+BINARIES = Path("/usr/lib/postgresql/15/bin")
+
+
+@pytest.fixture
+def fifteen() -> Iterator[Server]:
+    """A Postgres 15 with the databases source and target."""
+    if not BINARIES.exists():
+        pytest.skip("no Postgres 15 on this machine")
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder:
+        data = Path(folder) / "pg15"
+        embedded._own(data)
+        run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
+            "--locale=C.UTF-8")  # fmt: skip
+        options = f"-k {data} -c listen_addresses='' -c fsync=off"
+        run("pg_ctl", "start", "-w", "-s", "-D", data, "-l", data / "log", "-o", options)
+        try:
+            server = server_at(data)
+            execute(server.dsn(), "create database source", "create database target")
+            yield server
+        finally:
+            run("pg_ctl", "stop", "-w", "-s", "-D", data, "-m", "immediate")
+
+
+def run(program: str, *arguments: object) -> None:
+    """Run one of its programs, as the user that Postgres runs as."""
+    user = embedded._system_user()
+    subprocess.run(
+        [str(BINARIES / program), *map(str, arguments)],
+        check=True,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        user=user.pw_name if user else None,
+        group=user.pw_gid if user else None,
+        extra_groups=[] if user else None,
+    )
+
+
+def test_fifteen(fifteen: Server, source: str, target: str) -> None:
+    check_zoo(fifteen.dsn("source"), target)
+    check_zoo(source, fifteen.dsn("target"))
+    old = fifteen.dsn("source")
+    execute(old, "delete from zoo where id = 2", "insert into zoo (id) values (9)")
+    report = sync(old, target, "zoo")
+    assert (report.mode, report.rows_inserted, report.rows_deleted) == ("scan", 1, 1)
+    assert validate(old, target, "zoo").in_sync
+    execute(fifteen.dsn("target"), "drop table zoo")
+    sync(old, fifteen.dsn("target"), "zoo")
+    assert validate(old, fifteen.dsn("target"), "zoo").in_sync
