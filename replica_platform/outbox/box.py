@@ -221,8 +221,9 @@ class Outbox:
         self._wake_one()
 
     def _wake_one(self) -> None:
-        with contextlib.suppress(IndexError):
-            self._waiting[0].wake()
+        if self._waiting:
+            with contextlib.suppress(IndexError):  # somebody took it in between
+                self._waiting[0].wake()
 
     def _write_waiting(self, mine: _Ticket) -> None:
         group = [mine]

@@ -154,7 +154,7 @@ def _fsync_s(folder: Path) -> float:
         for _ in range(FSYNCS):
             os.write(descriptor, b"x" * 4096)
             started = time.perf_counter()
-            os.fdatasync(descriptor)
+            os.fsync(descriptor)
             took.append(time.perf_counter() - started)
     finally:
         os.close(descriptor)

@@ -66,7 +66,7 @@ def patch(
     `target` must be a file that nobody else can see or holds.
     """
     size = os.fstat(source).st_size
-    survey = blocks.survey_of(source, size, block_bytes)
+    survey = blocks.survey_of(source, size, block_bytes, known=known)
     wanted = survey.digests
     changed = [i for i, digest in enumerate(wanted) if i >= len(known) or known[i] != digest]
     made = os.open(target, os.O_RDWR | os.O_CLOEXEC)

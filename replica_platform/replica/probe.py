@@ -1,6 +1,6 @@
 """The look inside a candidate, run as a program of its own: a corrupt file can kill DuckDB.
 
-    python probe.py FILE [TABLE…]
+    python probe.py    with ["FILE", ["TABLE", …]] on its standard input
 
 Opens FILE read-only, reads the tables named to the end (`*` for all; the first rows of every
 other), and prints all tables as JSON. It imports nothing of this package, and yields to others.
@@ -61,6 +61,6 @@ if __name__ == "__main__":
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     try:
-        json.dump(probe(sys.argv[1], sys.argv[2:]), sys.stdout)
+        json.dump(probe(*json.load(sys.stdin)), sys.stdout)
     except (duckdb.Error, LookupError) as problem:
         sys.exit(" ".join(str(problem).split()))

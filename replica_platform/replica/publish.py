@@ -5,19 +5,17 @@ verify every byte and open it in a child process; then, in `candidate`, rename, 
 pointer, link. Killed anywhere, readers keep what they have and the next publication clears up.
 """
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from replica_platform.files import fsync_dir, fsync_file
-from replica_platform.replica import blocks, copying, probe, retention
+from replica_platform.replica import blocks, copying, retention
 from replica_platform.replica.candidate import (
     Candidate,
     Publication,
@@ -29,7 +27,6 @@ from replica_platform.replica.candidate import (
 from replica_platform.replica.errors import (
     CandidateDamaged,
     MasterChanging,
-    MasterDamaged,
     StoreFull,
     WrongLineage,
     explaining,
@@ -39,6 +36,7 @@ from replica_platform.replica.header import BLOCK_BYTES, Header
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
 from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
+from replica_platform.replica.probing import Probe
 from replica_platform.replica.purpose import Purpose, build
 
 KEEP = 3
@@ -124,13 +122,15 @@ def prepare(
     steps = _Steps(step)
     steps("lock")
     make_folders(layout)
-    with publishing(layout), explaining(layout.root):
+    with publishing(layout), explaining(layout.root), ExitStack() as children:
         steps("clear")
         clear_orphans(layout)
         current = layout.latest()
         temporary = building_path(layout)
         source = Master(master, patience_s=patience_s)
-        taken = _take(source, layout, current, temporary, purpose, new_lineage, steps, progress)
+        taken = _take(
+            source, layout, current, temporary, purpose, new_lineage, steps, progress, children
+        )
         if taken is None and current is not None:
             manifest = replace(
                 current,
@@ -140,7 +140,7 @@ def prepare(
             )
             how, written = "unchanged", 0
         elif taken is not None:
-            tables = verify_copy(temporary, taken.copied.survey, required, steps)
+            tables = verify_copy(temporary, taken.copied.survey, taken.probe, required, steps)
             manifest = replace(
                 _describe(layout, taken, tables, current, data_as_of, run_id),
                 purpose=purpose.name if purpose else None,
@@ -175,6 +175,7 @@ class _Taken:
     lineage: Lineage
     bytes: int
     copied: copying.Copied
+    probe: Probe
 
 
 def _take(
@@ -186,6 +187,7 @@ def _take(
     new_lineage: bool,
     steps: "_Steps",
     progress: Progress | None,
+    children: ExitStack,
 ) -> _Taken | None:
     """Copy the master at rest; None when the current generation shows it already."""
     for attempt in range(ATTEMPTS):
@@ -197,12 +199,13 @@ def _take(
             if _is_shown(layout, current, lineage, purpose):
                 return None
             try:
+                probe = children.enter_context(Probe())
                 if purpose:
                     copied = _build(purpose, settled, temporary, steps)
                 else:
                     copied = _copy(settled, layout, temporary, steps, progress)
                 settled.assert_unchanged()
-                return _Taken(settled.header, lineage, temporary.stat().st_size, copied)
+                return _Taken(settled.header, lineage, temporary.stat().st_size, copied, probe)
             except (MasterChanging, EOFError):
                 temporary.unlink(missing_ok=True)
                 if attempt == ATTEMPTS - 1:
@@ -238,7 +241,11 @@ def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") ->
 
 
 def verify_copy(
-    path: Path, survey: blocks.Survey, required: tuple[str, ...], step: Step = lambda _: None
+    path: Path,
+    survey: blocks.Survey,
+    probe: Probe,
+    required: tuple[str, ...] = (),
+    step: Step = lambda _: None,
 ) -> dict[str, Table]:
     """Compare every byte with what the master's were, and open it in a child process.
 
@@ -253,7 +260,7 @@ def verify_copy(
             step("fsync")
             synced = pool.submit(fsync_file, path)
             copied = pool.submit(blocks.digests, path)
-            probed = pool.submit(_probe, path, scan)
+            probed = pool.submit(probe.look, path, scan)
             synced.result()
             step("verify")
             if copied.result() != survey.digests:
@@ -266,20 +273,6 @@ def verify_copy(
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def _probe(path: Path, scan: list[str]) -> dict[str, Table]:
-    # By its path, not as a module: the child must not import this package, only DuckDB.
-    finished = subprocess.run(
-        [sys.executable, "-I", probe.__file__, str(path), *scan], capture_output=True, text=True
-    )
-    if finished.returncode != 0:
-        said = " ".join(finished.stderr.split()) or f"it died with code {finished.returncode}"
-        raise MasterDamaged(
-            f"The master cannot be read to the end ({said}); nothing was published and readers "
-            "keep their generation. Repair or restore the master, and publish again."
-        )
-    return {name: Table(**table) for name, table in json.loads(finished.stdout).items()}
 
 
 def _describe(

@@ -24,6 +24,7 @@ from replica_platform.replica.generation import Unusable, check
 from replica_platform.replica.header import BLOCK_BYTES
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, Seal
+from replica_platform.replica.probing import Probe
 from replica_platform.replica.publish import assert_room, make_folders, verify_copy
 
 CONNECTIONS = 8
@@ -51,9 +52,9 @@ def pulled(
             manifest, how, written = replace(manifest, seal=current.seal), "unchanged", 0
         else:
             temporary = building_path(layout)
-            written = _assemble(layout, manifest, temporary, fetch, progress)
-            survey = blocks.Survey(manifest.blocks, [])
-            verify_copy(temporary, survey, required=())
+            with Probe() as probe:
+                written = _assemble(layout, manifest, temporary, fetch, progress)
+                verify_copy(temporary, blocks.Survey(manifest.blocks, []), probe)
             path = layout.candidates / manifest.file
             temporary.replace(path)
             fsync_dir(layout.candidates)

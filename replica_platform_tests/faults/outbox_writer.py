@@ -17,6 +17,7 @@ from replica_platform.outbox import Outbox
 def main() -> None:
     path, acknowledged, pause_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
     log = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    name = uuid.uuid4().hex  # a process id comes again in a long run
     stopping = False
 
     def stop(*_: object) -> None:
@@ -28,7 +29,7 @@ def main() -> None:
         n = 0
         while not stopping:
             n += 1
-            records = [{"n": n, "part": part, "by": os.getpid()} for part in range(n % 3 + 1)]
+            records = [{"n": n, "part": part, "by": name} for part in range(n % 3 + 1)]
             ids = [str(uuid.uuid4()) for _ in records]
             if len(records) == 1:
                 box.append("conversation", records[0], id=ids[0])

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 HEAVY = {"psycopg", "dagster", "pandas", "duckdb", "pydantic", "numpy", "click", "rich", "yaml"}
 
@@ -25,3 +26,11 @@ def test_the_public_names_are_there() -> None:
 
     for name in outbox.__all__:
         assert getattr(outbox, name).__name__ == name
+
+
+def test_the_page_imports_what_is_there() -> None:
+    page = Path(__file__).parents[2] / "docs" / "outbox.md"
+    lines = [line for line in page.read_text().splitlines() if line.startswith("from replica_")]
+    assert len(lines) == 2
+    for line in lines:
+        exec(line, {})
