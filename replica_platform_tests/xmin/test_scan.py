@@ -3,7 +3,8 @@
 import psycopg
 import pytest
 
-from replica_platform.xmin import sync
+from replica_platform.embedded import Server
+from replica_platform.xmin import TableSpec, sync, sync_group
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
@@ -58,3 +59,21 @@ def test_a_transaction_that_commits_late_is_not_lost(
     last = sync(source, target, "person")
     assert (last.rows_read, last.rows_inserted) == (1, 1)
     assert rows(target, "select id from person where id >= 5000 order by 1") == [(5000,), (5001,)]
+
+
+def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Server) -> None:
+    """On another server than the target's: there, nobody's commits are our own."""
+    execute(
+        source,
+        "create table a (id int primary key)",
+        "create table b (id int primary key)",
+        "insert into a select generate_series(1, 100)",
+    )
+    elsewhere, specs = sixteen.dsn("target"), [TableSpec("a", into="i"), TableSpec("b", into="i")]
+    sync_group(source, elsewhere, specs)
+    # An autovacuum may use an xid in between, hence three looks.
+    groups = [sync_group(source, elsewhere, specs) for _ in range(3)]
+    assert "none" in {group.reports["a"].mode for group in groups}
+    execute(source, "insert into b values (1)")
+    last = sync_group(source, elsewhere, specs)
+    assert (last.reports["b"].mode, last.reports["b"].rows_inserted) == ("scan", 1)
