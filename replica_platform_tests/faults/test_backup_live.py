@@ -15,7 +15,6 @@ from replica_platform.backup import backup
 from replica_platform.sqlite import sqlite3
 from replica_platform_tests.faults import backup_writer
 
-
 PORTION_PAGES = 100
 
 
