@@ -15,6 +15,8 @@ from replica_platform.backup import backup
 from replica_platform.sqlite import sqlite3
 from replica_platform_tests.faults import backup_writer
 
+PORTION_PAGES = 100
+
 
 def with_backup(live: Path, folder: Path) -> Path:
     return backup(live, folder).file
@@ -90,29 +92,36 @@ def test_copies_under_a_writer_at_full_speed(
 
 
 def test_in_pages_it_never_ends_and_in_one_step_it_does(live: Path, tmp_path: Path) -> None:
-    """Why `pages=-1`: a foreign commit sends a copy in portions back to its first page."""
-    limit_s = 1.0
+    """Why `pages=-1`: a commit by another sends a copy in portions back to its first page."""
     with backup_writer.writing(live):
         began = time.monotonic()
         backup(live, tmp_path)
         one_step_s = time.monotonic() - began
 
-        class GivenUp(Exception):
-            pass
+    class GivenUp(Exception):
+        pass
 
-        def watch(status: int, remaining: int, total: int) -> None:
-            if time.monotonic() - began > limit_s:
+    portions = 0
+    finished = False
+    with (
+        closing(sqlite3.connect(live)) as source,
+        closing(sqlite3.connect(live)) as writer,
+        closing(sqlite3.connect(tmp_path / "portions.db")) as copy,
+        suppress(GivenUp),
+    ):
+        writer.execute("create table noise (n)")
+
+        def commit_between(status: int, remaining: int, total: int) -> None:
+            nonlocal portions
+            portions += 1
+            if portions * PORTION_PAGES > 5 * total:
                 raise GivenUp
+            writer.execute("insert into noise values (1)")
+            writer.commit()
 
-        began = time.monotonic()
-        finished = False
-        with (
-            closing(sqlite3.connect(live)) as source,
-            closing(sqlite3.connect(tmp_path / "portions.db")) as copy,
-            suppress(GivenUp),
-        ):
-            source.backup(copy, pages=500, progress=watch, sleep=0.01)
-            finished = True
-    print(f"one step: {one_step_s:.2f} s; 500 pages at a time: not done after {limit_s} s")
+        writer.commit()
+        source.backup(copy, pages=PORTION_PAGES, progress=commit_between, sleep=0)
+        finished = True
+    print(f"one step: {one_step_s:.2f} s; in portions: not done after {portions} of them")
     assert not finished
     assert one_step_s < 30
