@@ -48,7 +48,7 @@ def test_kill_9_of_the_sync(database: Callable[[str], str], torture: bool) -> No
             for _ in range(30):
                 with suppress(psycopg.errors.IntegrityError):
                     change(writer, dice)
-        killed += killed_after(dice.random() * 0.25, source, target)
+        killed += killed_after(dice.random() * 0.12, source, target)
         # What readers see is some committed sync's whole work, never a part of one.
         if rows(target, "select to_regclass('replica_platform.mark') is not null")[0][0]:
             for name, count in rows(target, "select target_table, rows from replica_platform.mark"):
@@ -58,7 +58,7 @@ def test_kill_9_of_the_sync(database: Callable[[str], str], torture: bool) -> No
     found = {table: differences(source, target, table) for table in TABLES}
     left = rows(target, "select relname from pg_class where relname like 'stage_%'")
     print(f"\n{times} syncs, {killed} killed, {whole} tables seen whole between, then {found}")
-    assert killed >= times / 3
+    assert killed >= times / 5
     assert not any(any(counts.values()) for counts in found.values())
     assert left == []
 
