@@ -147,7 +147,7 @@ def test_any_story_ends_well(database: Callable[[str], str], torture: bool) -> N
     run_state_machine_as_test(
         Story,
         settings=settings(
-            max_examples=400 if torture else 50,
+            max_examples=400 if torture else 35,
             stateful_step_count=20,
             deadline=None,
             database=None,

@@ -142,7 +142,7 @@ def rows_of(dsn: str) -> tuple[dict[str, str], int]:
 def test_what_was_acknowledged_arrives_once(
     own_server: Server, tmp_path: Path, torture: bool
 ) -> None:
-    seconds = 600.0 if torture else 25.0
+    seconds = 600.0 if torture else 20.0
     (tmp_path / "outbox").mkdir()
     dsn = own_server.dsn("target")
     with psycopg.connect(own_server.dsn(), autocommit=True) as admin:
