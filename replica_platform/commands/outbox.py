@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import click
 
@@ -47,7 +48,11 @@ def append(outbox: Path, kind: str) -> int:
 
 
 def _given_id(record: Any) -> str | None:
-    return record.get("id") if isinstance(record, dict) else None
+    """The record's own id where it is a UUID, so that the same line twice is one record."""
+    try:
+        return str(UUID(record["id"]))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 @click.command()
@@ -79,30 +84,42 @@ def _print_report(report: "DrainReport", as_json: bool) -> None:
 @click.command()
 @click.option("--outbox", type=FOUND, required=True)
 @click.option("--replay", is_flag=True, help="Try the dead rows again at the next drain.")
+@click.option(
+    "--settle", is_flag=True, help="Take the conflicts as seen; the target keeps its own."
+)
 @as_json_option
-def dead(outbox: Path, replay: bool, as_json: bool) -> int:
-    """List records that cannot be delivered as they are, and why."""
-    from replica_platform.outbox import dead as dead_rows
-    from replica_platform.outbox import replay as replay_dead
+def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
+    """List records that cannot be delivered as they are, and those that came with other content."""
+    from replica_platform import outbox as engine
 
-    if replay:
-        count = replay_dead(outbox)
+    if replay or settle:
+        done = {}
+        if replay:
+            done["replayed"] = engine.replay(outbox)
+        if settle:
+            done["settled"] = engine.settle(outbox)
         if as_json:
-            print_json({"replayed": count})
+            print_json(done)
         else:
-            out.print(f"{count:,} dead rows will be tried again at the next drain.")
+            out.print(", ".join(f"{count:,} {what}" for what, count in done.items()) + ".")
         return 0
-    rows = dead_rows(outbox)
+    rows, conflicts = engine.dead(outbox), engine.conflicts(outbox)
     if as_json:
-        print_json(rows)
-    elif rows:
+        print_json({"dead": rows, "conflicts": conflicts})
+        return int(bool(rows or conflicts))
+    if rows:
         print_table(
             ("seq", "id", "kind", "since", "attempts", "error"),
             [(r.seq, r.id, r.kind, readable_age(r.age_s), r.attempts, r.error) for r in rows],
         )
-    else:
-        out.print("No row is dead.")
-    return int(bool(rows))
+    if conflicts:
+        print_table(
+            ("seq", "id", "kind", "other content is in"),
+            [(c.seq, c.id, c.kind, c.place) for c in conflicts],
+        )
+    if not rows and not conflicts:
+        out.print("No row is dead, none is in conflict.")
+    return int(bool(rows or conflicts))
 
 
 @click.command()
