@@ -59,6 +59,7 @@ def compare(
     place = table.rows(key if xmin else columns, system=table.has_xmin)
     ours = sql.SQL("(coalesce(source_xmin, -1) & 4294967295)") if xmin else image
     types = {column.name: column.type for column in table.columns}
+    ages, next_xid = table.has_xmin, leader.snapshot.next
     rows = _count(home, target.sql)
     keys = Keys(key, [types[name] for name in key], rows)
     here = keys.sums(home, target.sql, ours)
@@ -69,10 +70,8 @@ def compare(
         target_rows=sum(count for count, _ in here.values()),
         keyed=True,
         coverage=1.0,
-        source_ages=_ages(source, place, "age(version)::bigint") if table.has_xmin else None,
-        target_ages=_ages(home, target.sql, f"{leader.snapshot.next} - source_xmin")
-        if table.has_xmin
-        else None,
+        source_ages=_ages(source, place, "version::text::bigint", next_xid) if ages else None,
+        target_ages=_ages(home, target.sql, "source_xmin", next_xid) if ages else None,
     )
     if not differing:
         return base
@@ -165,7 +164,15 @@ def _unkeyed(
     return Difference(there[0], here[0], False, 1.0, pending_count=differ)
 
 
-def _ages(connection: psycopg.Connection, place: sql.Composable, age: str) -> dict[int, int]:
+def _ages(
+    connection: psycopg.Connection, place: sql.Composable, xid: str, next_xid: int
+) -> dict[int, int]:
+    """Rows by floor(log2) of their age, counted on both sides from the same next xid.
+
+    Not by age(): that counts from the session's own next xid, so that on a busy source all
+    rows of one transaction could stand in another class there than here.
+    """
+    age = f"({next_xid} - {xid}) & 4294967295"
     rows = connection.execute(
         sql.SQL(
             "select floor(log(2, greatest(age, 1)))::int, sum(n)::bigint from "

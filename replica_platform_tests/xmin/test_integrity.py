@@ -1,6 +1,9 @@
 """`validate` names what is wrong, and a healthy table has the score 1."""
 
 import json
+import threading
+
+import psycopg
 
 from replica_platform.xmin import sync, validate
 from replica_platform_tests.xmin.helpers import execute
@@ -50,3 +53,25 @@ def test_what_came_after_the_mark_is_a_gap_and_no_divergence(source: str, target
     assert integrity.terms["proven equal"] == 1.0
     assert not integrity.in_sync
     assert integrity.gap_xids >= 1
+
+
+def test_ages_agree_though_the_source_never_rests(source: str, target: str) -> None:
+    execute(source, "create table t (id int primary key)")
+    execute(source, "insert into t select generate_series(1, 10)")
+    sync(source, target, "public.t")
+    over = threading.Event()
+
+    def burn() -> None:
+        with psycopg.connect(source, autocommit=True) as connection:
+            while not over.is_set():
+                connection.execute("select pg_current_xact_id()")
+
+    burner = threading.Thread(target=burn)
+    burner.start()
+    try:
+        # The rows' one age passes several powers of two meanwhile.
+        terms = [validate(source, target, "public.t").terms["xmin ages"] for _ in range(40)]
+    finally:
+        over.set()
+        burner.join()
+    assert terms == [1.0] * 40
