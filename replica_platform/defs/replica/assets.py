@@ -59,6 +59,7 @@ def market_replica(
             data_as_of=as_of,
             run_id=context.run.run_id,
             new_lineage=config.new_lineage,
+            required=tuple(RULES),  # read to the end before anybody may see them
         )
     broken = _audit(candidate)
     yield dg.AssetCheckResult(
