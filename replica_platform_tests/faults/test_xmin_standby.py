@@ -71,9 +71,11 @@ def _in_conflict(primary: Server, standby: Server, target: str) -> None:
         if not disturbed and done > 1_000_000:
             disturbed.append(done)
             execute(source, "delete from big where id % 3 = 0", "vacuum big")
+            # VACUUM's records wait for a commit, or the WAL writer, before they are sent.
+            execute(source, "create table after_vacuum ()")
             catch_up(source, replica)
 
-    report = sync(replica, target, "big", batch_bytes=65536, progress=disturb)
+    report = sync(replica, target, "big", workers=1, batch_bytes=65536, progress=disturb)
     print(f"\nrecovery conflict after {disturbed} bytes; {report.notes}")
     assert disturbed
     assert report.notes[0].startswith("an interrupted copy went on")
