@@ -21,6 +21,7 @@ from pathlib import Path
 import duckdb
 
 from replica_platform.replica import Master, ReplicaReader, publish
+from replica_platform.replica.layout import Layout
 
 ROWS = 3_000
 STEPS = (
@@ -76,6 +77,9 @@ def publisher(way: str, folder: Path, kills: int, seed: int) -> None:
         by_step = STEPS[(number // 2) % len(STEPS)] if number % 2 else None
         # Some live, and always the one before a kill while patching: it leaves what to patch.
         lives = number % 8 == 0 or STEPS[((number + 1) // 2) % len(STEPS)] == "patch"
+        if by_step == "copy":
+            # With a spare there to be patched nothing would be copied whole.
+            shutil.rmtree(Layout(folder / "store").spares, ignore_errors=True)
         child = os.fork()
         if child == 0:
             batch(way, folder, lambda step, by=by_step: step == by and os.kill(os.getpid(), 9))
