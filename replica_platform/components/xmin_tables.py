@@ -106,8 +106,10 @@ class XminTables(Component, Model, Resolvable):
                 context.log.info(f"{table}: {report.mode}. {report.why}")
                 yield dg.MaterializeResult(asset_key=wanted[table], metadata=_figures(report))
             if group.failures:
+                # The others are committed; the schedule tries the failed ones again.
                 raise dg.Failure(
-                    "; ".join(f"{table}: {why}" for table, why in group.failures.items())
+                    "; ".join(f"{table}: {why}" for table, why in group.failures.items()),
+                    allow_retries=False,
                 )
 
         return sync

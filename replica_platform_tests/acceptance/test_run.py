@@ -36,8 +36,9 @@ def test_run_twice_then_lose_things(cli: Cli, folder: Path) -> None:
 
     (generation,) = (data / "replica" / "generations").glob("*.duckdb")
     generation.unlink()
-    assert set(red(cli)) == {"replica"}
-    assert "missing" in red(cli)["replica"]
+    found = red(cli)
+    assert set(found) == {"replica"}
+    assert "missing" in found["replica"]
 
     (data / "outbox").rename(folder / "away")
     assert "There is no outbox" in red(cli)["outbox"]
