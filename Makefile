@@ -24,7 +24,7 @@ status: $(READY) ## every pillar's health on one screen
 	@$(BIN)/replica status
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
-	@$(BIN)/python -m pytest --ignore=replica_platform_tests/faults
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --ignore=replica_platform_tests/faults
 
 faults: $(DEV_READY) ## kills and corruptions, the short form
 	@$(BIN)/python -m pytest -s --timeout 600 replica_platform_tests/faults
