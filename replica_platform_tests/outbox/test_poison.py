@@ -2,12 +2,15 @@
 
 import datetime
 import decimal
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from replica_platform.outbox import Outbox, backlog, dead, drain
 from replica_platform.outbox.encoding import encode
@@ -89,6 +92,23 @@ def test_dates_ids_and_decimals_become_their_text() -> None:
 
 def test_the_same_content_has_one_form() -> None:
     assert encode({"a": 1, "b": {"d": 1, "c": 2}}) == encode({"b": {"c": 2, "d": 1}, "a": 1})
+
+
+STORABLE = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | STORABLE,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(STORABLE, inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.dictionaries(STORABLE, VALUES, max_size=5))
+def test_the_text_is_what_the_standard_encoder_writes(record: dict[str, Any]) -> None:
+    plainly = json.dumps(
+        record, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+    )
+    assert encode(record) == (plainly, plainly.encode())
 
 
 def test_ten_megabytes_arrive(box: Outbox, path: Path, target: str, ask: Ask) -> None:
