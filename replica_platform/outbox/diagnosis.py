@@ -115,12 +115,7 @@ def _folder(folder: Path) -> Iterator[Finding]:
     yield file_system(folder, file_system_of(folder))
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
-    yield Finding(
-        f"disk reserve of {folder}",
-        free >= RESERVE_BYTES,
-        f"{free / 1024**2:.0f} MB are free"
-        + ("." if free >= RESERVE_BYTES else ", too few for an outage; free some or move it."),
-    )
+    yield disk_reserve(folder, free)
     yield fsync_latency(folder, _fsync_s(folder))
 
 
@@ -132,6 +127,17 @@ def file_system(folder: Path, kind: str | None) -> Finding:
     if kind in VOLATILE_FILE_SYSTEMS:
         return Finding(name, False, f"{kind} lives in memory and is gone after a power cut.")
     return Finding(name, True, f"It is {kind or 'of a kind this system does not name'}.")
+
+
+def disk_reserve(folder: Path, free_bytes: int) -> Finding:
+    """Whether an outage's backlog finds room."""
+    ok = free_bytes >= RESERVE_BYTES
+    return Finding(
+        f"disk reserve of {folder}",
+        ok,
+        f"{free_bytes / 1024**2:.0f} MB are free"
+        + ("." if ok else ", too few for an outage; free some or move it."),
+    )
 
 
 def fsync_latency(folder: Path, seconds: float) -> Finding:

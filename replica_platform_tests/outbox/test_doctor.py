@@ -11,6 +11,7 @@ from psycopg import sql
 from replica_platform.outbox import Outbox, doctor, file
 from replica_platform.outbox.diagnosis import (
     clock_skew,
+    disk_reserve,
     file_system,
     fsync_latency,
     loaded_libraries,
@@ -80,6 +81,13 @@ def test_file_systems(tmp_path: Path) -> None:
     assert not file_system(tmp_path, "tmpfs").ok
     assert file_system(tmp_path, "ext4").ok
     assert not next(f for f in doctor([Path("/dev/shm")]) if "file system" in f.name).ok
+
+
+def test_too_small_a_disk(small_disk: Path) -> None:
+    found = {finding.name: finding for finding in doctor([small_disk])}
+    assert not found[f"disk reserve of {small_disk}"].ok
+    assert not found[f"file system of {small_disk}"].ok
+    assert disk_reserve(small_disk, 1024**3).ok
 
 
 def test_a_slow_disk_and_a_skewed_clock(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A full disk, a file at its cap: said to the caller, nothing dropped, and drained empty again."""
 
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,6 @@ from replica_platform.outbox.reserve import reserve_of
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 RECORD = {"text": "x" * 2000}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 20 MB; only root can mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
-    if subprocess.run(["mount", *options], capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(box: Outbox) -> list[str]:
