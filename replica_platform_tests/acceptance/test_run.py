@@ -1,6 +1,7 @@
 """`replica run` and `replica status` as a newcomer meets them, on the embedded default."""
 
 import json
+import sys
 from pathlib import Path
 
 import psycopg
@@ -75,10 +76,28 @@ def test_databases_of_ones_own_take_the_embedded_ones_place(
         assert connection.execute("select to_regnamespace('fds')").fetchone() == (None,)
 
 
+def test_a_dotenv_file_is_in_force_below_the_environment(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "REPLICA_SOURCE_DSN=postgresql://u:secret@one/s\n"
+        "REPLICA_TARGET_DSN=postgresql://u:secret@one/t\n"
+        "REPLICA_DAGSTER_DSN=postgresql://u:secret@one/d\n"
+    )
+    shown = cli("env", REPLICA_TARGET_DSN="postgresql://u:secret@two/t").stdout
+    assert "REPLICA_SOURCE_DSN=postgresql://u:***@one/s" in shown
+    assert "REPLICA_TARGET_DSN=postgresql://u:***@two/t" in shown
+    assert "secret" not in shown
+
+
 def test_env_masks_and_runs_commands(cli: Cli) -> None:
     shown = cli("env", REPLICA_TARGET_DSN="postgresql://u:secret@h/d")
     assert "REPLICA_TARGET_DSN=postgresql://u:***@h/d" in shown.stdout
     assert "secret" not in shown.stdout
-    ran = cli("env", "sh", "-c", 'psql -Atc "select 40 + 2" "$REPLICA_TARGET_DSN"; exit 3')
+    program = (
+        "import os, psycopg\n"
+        "with psycopg.connect(os.environ['REPLICA_TARGET_DSN']) as connection:\n"
+        "    print(*connection.execute('select 40 + 2').fetchone())\n"
+        "raise SystemExit(3)"
+    )
+    ran = cli("env", sys.executable, "-c", program)
     assert ran.stdout.strip() == "42"
     assert ran.returncode == 3

@@ -1,0 +1,50 @@
+"""What a person at a terminal sees, through a pseudo-terminal: a bar, and only where it helps."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys, time
+from replica_platform.terminal import bar
+with bar("copying") as progress:
+    for step in range(int(sys.argv[1])):
+        time.sleep(0.1)
+        progress(step + 1, int(sys.argv[1]))
+"""
+
+
+def shown(steps: int, *, terminal: bool) -> str:
+    """What a job of `steps` tenths of a second draws on its standard error."""
+    if not terminal:
+        command = [sys.executable, "-c", PROGRAM, str(steps)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(steps)], stderr=its, env=os.environ | {"TERM": "xterm"}
+    ) as process:
+        os.close(its)
+        pieces = []
+        while True:
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # the other side is closed
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+    os.close(ours)
+    assert process.returncode == 0
+    return b"".join(pieces).decode()
+
+
+@pytest.mark.parametrize(
+    ("steps", "terminal", "drawn"), [(28, True, True), (3, True, False), (28, False, False)]
+)
+def test_a_bar_for_a_person_who_waits(steps: int, terminal: bool, drawn: bool) -> None:
+    text = shown(steps, terminal=terminal)
+    assert ("copying" in text and "%" in text) is drawn
+    assert drawn or text == ""
