@@ -1,6 +1,7 @@
 """When things run by themselves: schedules, sensors, and what watches a failure.
 
-What a component lists runs by the component's own: see `xmin_tables` and `worker_outboxes`.
+What a component lists runs by the component's own: see `xmin_tables`,
+`worker_outboxes` and `sqlite_backups`.
 """
 
 from collections.abc import Iterator
@@ -30,15 +31,6 @@ def nasdaq_daily_pipeline(context: dg.ScheduleEvaluationContext) -> dg.RunReques
     if not is_trading_day(day):
         return dg.SkipReason(f"{day} is not a trading day.")
     return dg.RunRequest(run_key=f"nasdaq-{day}")
-
-
-nightly_backups = dg.ScheduleDefinition(
-    name="nightly_backups",
-    target=dg.AssetSelection.groups("backups"),
-    cron_schedule="0 3 * * *",
-    default_status=RUNNING,
-    description="A verified copy of every SQLite file, at 03:00.",
-)
 
 
 @dg.sensor(
