@@ -27,7 +27,14 @@ DISK_TROUBLE = {
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class InOrder(click.Group):
+    """Lists its commands as they are added, pillar by pillar, instead of by the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="replica-platform")
 def replica() -> None:
     """One writer, many readers, nothing lost."""

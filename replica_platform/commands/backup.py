@@ -22,7 +22,10 @@ def backup(
     file: Path, to: Path, skip_checkpoint: bool, cleanup: bool, keep_days: int, keep_count: int,
     stats_only: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    """Make a verified copy of a SQLite FILE, everything in its write-ahead log included."""
+    """Make a verified copy of a SQLite FILE.
+
+    Everything in its write-ahead log is in it, and the program that writes FILE goes on.
+    """
     from replica_platform import backup as engine
 
     if stats_only:

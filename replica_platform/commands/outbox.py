@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 @click.option("--outbox", type=PATH, required=True, help="The worker's file; made if absent.")
 @click.option("--kind", required=True, help="What the records are, such as `conversation`.")
 def append(outbox: Path, kind: str) -> int:
-    """Append JSON lines from stdin; print each id once its record is durable."""
+    """Append JSON lines from stdin.
+
+    Prints each id once its record is durable.
+    """
     from replica_platform.outbox import Outbox
 
     bad = 0
@@ -56,7 +59,14 @@ def _given_id(record: Any) -> str | None:
 
 
 @click.command()
-@click.option("--outbox", "outboxes", type=FOUND, multiple=True, required=True)
+@click.option(
+    "--outbox",
+    "outboxes",
+    type=FOUND,
+    multiple=True,
+    required=True,
+    help="A worker's file or a folder of them; may be repeated.",
+)
 @click.option("--target", required=True, help="DSN of the database to deliver to.")
 @click.option("--watch", is_flag=True, help="Go on as records come, until SIGTERM.")
 @as_json_option
@@ -82,14 +92,17 @@ def _print_report(report: "DrainReport", as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--outbox", type=FOUND, required=True)
+@click.option("--outbox", type=FOUND, required=True, help="The worker's file.")
 @click.option("--replay", is_flag=True, help="Try the dead rows again at the next drain.")
 @click.option(
     "--settle", is_flag=True, help="Take the conflicts as seen; the target keeps its own."
 )
 @as_json_option
 def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
-    """List records that cannot be delivered as they are, and those that came with other content."""
+    """List records that cannot be delivered.
+
+    Those that the target refuses as they are, and those that came again with other content.
+    """
     from replica_platform import outbox as engine
 
     if replay or settle:
@@ -123,11 +136,20 @@ def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
 
 
 @click.command()
-@click.option("--outbox", "outboxes", type=FOUND, multiple=True)
+@click.option(
+    "--outbox",
+    "outboxes",
+    type=FOUND,
+    multiple=True,
+    help="A worker's file or a folder of them; those in force otherwise.",
+)
 @click.option("--target", help="DSN of the target; the one in force otherwise.")
 @as_json_option
 def doctor(outboxes: tuple[Path, ...], target: str | None, as_json: bool) -> int:
-    """Examine what durability stands on: SQLite, disks, the target's settings, the clock."""
+    """Examine what durability stands on.
+
+    SQLite, the file system, the disk, the target's settings, the clocks.
+    """
     from replica_platform.launch import platform_up
     from replica_platform.outbox import doctor as examine
 
@@ -138,6 +160,8 @@ def doctor(outboxes: tuple[Path, ...], target: str | None, as_json: bool) -> int
     if as_json:
         print_json(findings)
     else:
+        width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            out.print(f"{verdict(finding.ok):<20} {finding.name:<18} {plain(finding.sentence)}")
+            mark = verdict(finding.ok) + " " * finding.ok  # as wide as RED
+            out.print(f"{mark} {plain(finding.name):<{width}}  {plain(finding.sentence)}")
     return int(not all(finding.ok for finding in findings))

@@ -11,7 +11,10 @@ from replica_platform.terminal import bar, err, out, plain, print_json, print_ta
 @click.command()
 @as_json_option
 def run(as_json: bool) -> int:
-    """Materialise everything once, on what is configured, else on the embedded default."""
+    """Materialise everything once.
+
+    On the databases that are configured, else on the embedded ones.
+    """
     settings = Settings()
     from replica_platform.launch import platform_up, prepare_sample
 
@@ -50,7 +53,10 @@ def run(as_json: bool) -> int:
     help="Where the pages are served; REPLICA_PORT otherwise.",
 )
 def dev(port: int | None) -> int:
-    """The same, with the Dagster UI, daemon, schedules and sensors, until Ctrl-C."""
+    """Serve the Dagster UI, with schedules and sensors.
+
+    Until Ctrl-C, which ends every process that this started.
+    """
     settings = Settings()
     settings.port = port or settings.port
     from replica_platform.launch import platform_up, prepare_sample, serve
@@ -87,7 +93,9 @@ def status(as_json: bool) -> int:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @as_json_option
 def env(command: tuple[str, ...], as_json: bool) -> int:
-    """Print what is in force, passwords masked; or run COMMAND with it, as `replica env dg dev`.
+    """Print what is in force, or run COMMAND with it.
+
+    Passwords are masked. `replica env dg dev` starts Dagster's own command on the same settings.
 
     With a COMMAND the embedded Postgres runs as long as the command does.
     """

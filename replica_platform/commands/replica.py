@@ -29,7 +29,10 @@ def publish(
     name: str | None,
     as_json: bool,
 ) -> int:
-    """Publish a generation of the master; readers see the old one or the new one."""
+    """Publish a generation of the master.
+
+    Readers see the old one or the new one, never half of it.
+    """
     from replica_platform.replica import publish as publish_generation
 
     purpose = _purpose(purposes, name)
@@ -50,7 +53,7 @@ def publish(
 @click.option("--generation", type=int, help="Which one; the current one otherwise.")
 @as_json_option
 def verify(store: Path, generation: int | None, as_json: bool) -> int:
-    """Read every byte of a generation again and compare it with its manifest."""
+    """Read a generation again, against its manifest."""
     from replica_platform.replica import verify as verify_generation
 
     return print_sentence(verify_generation(store, generation), as_json)
@@ -75,7 +78,10 @@ def rollback(store: Path, to: int | None, as_json: bool) -> int:
 @click.option("--anew", is_flag=True, help="Send every block again, to mend damaged ones.")
 @as_json_option
 def push(store: Path, blocks: str, generation: int | None, anew: bool, as_json: bool) -> int:
-    """Send a generation to a block store: the blocks that it lacks."""
+    """Send a generation to a block store.
+
+    Only the blocks that it lacks are sent.
+    """
     from replica_platform.replica import BlockStore
 
     with bar("pushing") as progress:
@@ -98,7 +104,10 @@ def push(store: Path, blocks: str, generation: int | None, anew: bool, as_json: 
 @click.option("--generation", type=int, help="Which one; the newest otherwise.")
 @as_json_option
 def pull_generation(store: Path, blocks: str, generation: int | None, as_json: bool) -> int:
-    """Bring a generation here from a block store: the blocks that are not here yet."""
+    """Bring a generation here from a block store.
+
+    Only the blocks that are not here yet are fetched.
+    """
     from replica_platform.replica import BlockStore
 
     with bar("pulling") as progress:
@@ -112,7 +121,7 @@ def pull_generation(store: Path, blocks: str, generation: int | None, as_json: b
 @click.option("--master", type=FOUND, help="The master to publish again from, if need be.")
 @as_json_option
 def repair(store: Path, blocks: str | None, master: Path | None, as_json: bool) -> int:
-    """Make good what readers are pointed at, if it is missing or damaged."""
+    """Make good a missing or damaged replica."""
     from replica_platform.replica import BlockStore
     from replica_platform.replica import repair as repair_store
 
@@ -133,7 +142,10 @@ def repair(store: Path, blocks: str | None, master: Path | None, as_json: bool) 
 @click.option("--every", "every_s", type=float, default=1.0, show_default=True, help="Seconds.")
 @click.option("--cycles", type=int, help="Stop after so many rounds; never otherwise.")
 def quotes(store: Path, brokers: str, topic: str, every_s: float, cycles: int | None) -> int:
-    """Send the watchlist's quotes to Kafka, whatever becomes of the replica."""
+    """Send the watchlist's quotes to Kafka.
+
+    Whatever becomes of the replica: it answers from the last good one.
+    """
     from replica_platform.market.quotes import Cycle, produce_quotes
 
     troubled = False

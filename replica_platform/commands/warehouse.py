@@ -59,7 +59,7 @@ def sync(
     max_delete_fraction: float,
     workers: int | None,
 ) -> int:
-    """Bring every committed change of TABLE… from the source to the target, once."""
+    """Bring every committed change of TABLE… over, once."""
     from replica_platform.xmin import TableSpec, sync_group
 
     settings = Settings()
@@ -105,7 +105,10 @@ def sync(
 def validate(
     tables: tuple[str, ...], source: str, target: str, into: str | None, as_json: bool
 ) -> int:
-    """Prove TABLE… equal in source and target, and score it from 0 to 1."""
+    """Prove TABLE… equal in source and target.
+
+    Scored from 0 to 1, with the keys that differ.
+    """
     from replica_platform.xmin import validate as validate_table
 
     with bar("validating") as progress:
@@ -141,7 +144,7 @@ def validate(
 @click.option("--target", help="DSN of the database to write; the one in force otherwise.")
 @as_json_option
 def tune(source: str | None, target: str | None, as_json: bool) -> int:
-    """Show how many workers and which batches suit this machine, and why."""
+    """Show which workers and batches suit this machine."""
     from replica_platform.launch import platform_up
     from replica_platform.xmin import tune as tune_sync
 
