@@ -106,7 +106,7 @@ class DrainReport:
 
     @property
     def sentence(self) -> str:
-        words = f"Delivered {self.delivered} rows from {len(self.files)} files"
+        words = f"Delivered {self.delivered} rows from {_files(len(self.files))}"
         words += f" in {self.seconds:.1f} s; {self.pending} wait, {self.dead_rows} are dead"
         words += f", {self.conflicts} conflicts." if self.conflicts else "."
         troubles = [f"{f.path}: {f.why}" for f in self.files if f.why and not f.ok]
@@ -191,7 +191,7 @@ class Backlog:
 
     @property
     def sentence(self) -> str:
-        words = f"{self.pending} rows wait in {len(self.files)} files"
+        words = f"{self.pending} rows wait in {_files(len(self.files))}"
         if self.pending:
             words += f", the oldest for {self.oldest_pending_age_s:.0f} s"
         words += f"; {self.dead} are dead, {self.conflicts} in conflict."
@@ -326,3 +326,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
