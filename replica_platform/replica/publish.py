@@ -38,6 +38,7 @@ from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, no
 from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
 from replica_platform.replica.probing import Probe
 from replica_platform.replica.purpose import Purpose, build
+from replica_platform.replica.yielding import half_the_cores
 
 KEEP = 3
 MIN_AGE_S = 60.0
@@ -200,10 +201,14 @@ def _take(
                 return None
             try:
                 probe = children.enter_context(Probe())
-                if purpose:
-                    copied = _build(purpose, settled, temporary, steps)
-                else:
-                    copied = _copy(settled, layout, temporary, steps, progress)
+                copied = None if purpose else _patch(settled, layout, temporary, steps, progress)
+                if copied is None:
+                    # A patch is over before a reader notices; a whole file is not.
+                    children.enter_context(half_the_cores(probe.pid))
+                    if purpose:
+                        copied = _build(purpose, settled, temporary, steps)
+                    else:
+                        copied = _copy(settled, layout, temporary, steps, progress)
                 settled.assert_unchanged()
                 return _Taken(settled.header, lineage, temporary.stat().st_size, copied, probe)
             except (MasterChanging, EOFError):
@@ -216,21 +221,28 @@ def _take(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def _patch(
+    settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
+) -> copying.Copied | None:
+    """Make the file of what is there already; None when all of it must be written."""
+    steps("room")
+    block_bytes = settled.header.block_bytes
+    if copied := copying.reflink(settled.fd, target, block_bytes):
+        return copied
+    known = retention.take_spare(layout, target)
+    if known is None:
+        return None
+    assert_room(layout, settled.bytes - target.stat().st_size)
+    steps("patch")
+    return copying.patch(settled.fd, target, known, block_bytes, progress)
+
+
 def _copy(
     settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
 ) -> copying.Copied:
-    steps("room")
-    block_bytes = settled.header.block_bytes
-    copied = copying.reflink(settled.fd, target, block_bytes)
-    if copied is None and (known := retention.take_spare(layout, target)) is not None:
-        assert_room(layout, settled.bytes - target.stat().st_size)
-        steps("patch")
-        copied = copying.patch(settled.fd, target, known, block_bytes, progress)
-    if copied is None:
-        assert_room(layout, settled.bytes)
-        steps("copy")
-        copied = copying.full(settled.fd, target, block_bytes, progress)
-    return copied
+    assert_room(layout, settled.bytes)
+    steps("copy")
+    return copying.full(settled.fd, target, settled.header.block_bytes, progress)
 
 
 def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") -> copying.Copied:

@@ -1,6 +1,8 @@
 """Publication: what a generation holds, what it costs, and what is left beside it."""
 
+import os
 import stat
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ from replica_platform.replica import (
     Master,
     Publication,
     ReplicaReader,
+    blocks,
     publish,
     rollback,
     status,
@@ -61,6 +64,25 @@ def test_a_retired_generation_is_patched_to_the_master_byte_for_byte(
     assert 0 < last.blocks_written < len(last.manifest.blocks)
     assert last.file.read_bytes() == master.path.read_bytes()
     assert verify(store).ok
+
+
+def test_a_whole_copy_leaves_half_of_the_cores_to_readers(
+    again: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, int] = {}
+    digest = blocks.digest
+
+    def noting(content: bytes) -> str:
+        if len(content) == blocks.BLOCK_BYTES:
+            seen[threading.current_thread().name.split("_")[0]] = len(os.sched_getaffinity(0))
+        return digest(content)
+
+    monkeypatch.setattr(blocks, "digest", noting)
+    before = os.sched_getaffinity(0)
+    for day, cores in ((3, (len(before) + 1) // 2), (4, (len(before) + 1) // 2), (5, len(before))):
+        again(day, keep=1)
+        assert seen == {"survey": cores}
+        assert os.sched_getaffinity(0) == before
 
 
 def test_a_log_left_by_a_crash_is_taken_in(master: Master, store: Path, tmp_path: Path) -> None:
