@@ -8,15 +8,14 @@ per cent of rows appended and published where a retired generation can be patche
 takes beyond that is counted apart.
 """
 
-import argparse
-import json
 import os
 import shutil
 import statistics
 import subprocess
-import tempfile
 import time
 from pathlib import Path
+
+from replicas import measure
 
 from replica_platform.replica import Master, Publication, publish
 
@@ -122,21 +121,5 @@ def run(folder: Path, mb: int, rounds: int) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mb", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="rp-bench-", dir=arguments.folder) as folder:
-        found = run(Path(folder), arguments.mb, arguments.rounds)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:18} {value}")
-
-
 if __name__ == "__main__":
-    main()
+    measure(__doc__, run, rounds=5)
