@@ -34,6 +34,7 @@ from replica_platform.replica.errors import (
 from replica_platform.replica.generation import Unusable, check
 from replica_platform.replica.header import BLOCK_BYTES, Header
 from replica_platform.replica.layout import Layout
+from replica_platform.replica.lineage import is_same, lineage_of
 from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
 from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
 from replica_platform.replica.probing import Probe
@@ -197,10 +198,11 @@ def _take(
     for attempt in range(ATTEMPTS):
         steps("settle")
         with master.settled() as settled:
-            lineage = _lineage(settled)
+            lineage = lineage_of(settled.header_bytes, Seal.of(settled.fd))
+            same = _is_known(layout, current, lineage, settled.fd)
             if not new_lineage:
-                _assert_same_lineage(current, lineage, settled)
-            if _is_shown(layout, current, lineage, purpose):
+                _assert_same_lineage(current, lineage, settled, same)
+            if same and _is_shown(layout, current, purpose):
                 return None
             try:
                 probe = children.enter_context(Probe())
@@ -320,12 +322,17 @@ def _describe(
     )
 
 
-def _lineage(settled: Settled) -> Lineage:
-    header = settled.header
-    return Lineage(header.db_id, header.iteration, blocks.digest(settled.header_bytes))
+def _is_known(layout: Layout, current: Manifest | None, found: Lineage, master: int) -> bool | None:
+    """Whether the master is as readers have it, or as they were rolled back from it on purpose."""
+    for known in (current.lineage, current.withheld) if current else ():
+        if known == found:
+            return is_same(layout, known, found, master)
+    return False
 
 
-def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Settled) -> None:
+def _assert_same_lineage(
+    current: Manifest | None, found: Lineage, settled: Settled, same: bool | None
+) -> None:
     """Errors: `WrongLineage`. Old storage has no identity, and then nothing can be told."""
     if current is None or not settled.header.has_identity:
         return
@@ -334,7 +341,7 @@ def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Sett
         wrong = "is another database than"
     elif found.iteration < known.iteration:
         wrong = "is older than"
-    elif found.iteration == known.iteration and found.header != known.header:
+    elif found.iteration == known.iteration and same is False:
         wrong = "has parted from"
     else:
         return
@@ -345,13 +352,9 @@ def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Sett
     )
 
 
-def _is_shown(
-    layout: Layout, current: Manifest | None, found: Lineage, purpose: Purpose | None
-) -> bool:
-    """Whether readers have this already, or were rolled back from it on purpose."""
-    if current is None or found not in (current.lineage, current.withheld):
-        return False
-    if current.recipe != (purpose.recipe if purpose else None):
+def _is_shown(layout: Layout, current: Manifest | None, purpose: Purpose | None) -> bool:
+    """Whether readers can have what is current, and it is what is asked for."""
+    if current is None or current.recipe != (purpose.recipe if purpose else None):
         return False
     try:
         check(layout.data(current), current)
