@@ -295,26 +295,25 @@ def test_what_no_checksum_knows_is_found_by_reading_to_the_end(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Swapped words and blocks of the master pass DuckDB's checksums; the control reads less."""
+    """Two blocks in each other's place pass DuckDB's checksums; the control reads less."""
     whole = (made[0] / "master.duckdb").read_bytes()
     publishing = importlib.import_module("replica_platform.replica.publish")
 
     def refused(read_to_the_end_bytes: int) -> int:
         monkeypatch.setattr(publishing, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
         found = 0
-        for seed in range(6):
-            for how in (swap_words, swap_blocks):
-                raw = bytearray(whole)
-                how(raw, random.Random(seed))
-                master, store = tmp_path / "master.duckdb", tmp_path / "store"
-                master.write_bytes(raw)
-                try:
-                    publish(master, store)
-                except MasterDamaged:
-                    found += 1
-                shutil.rmtree(store, ignore_errors=True)
+        for seed in range(10):
+            raw = bytearray(whole)
+            swap_blocks(raw, random.Random(seed))
+            master, store = tmp_path / "master.duckdb", tmp_path / "store"
+            master.write_bytes(raw)
+            try:
+                publish(master, store)
+            except MasterDamaged:
+                found += 1
+            shutil.rmtree(store, ignore_errors=True)
         return found
 
     all_rows, first_rows = refused(1 << 30), refused(0)
-    print(f"\nrefused of 12: reading all rows {all_rows}, the first rows {first_rows}")
+    print(f"\nrefused of 10: reading all rows {all_rows}, the first rows {first_rows}")
     assert all_rows > first_rows
