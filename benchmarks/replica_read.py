@@ -7,11 +7,8 @@ slowest hundredth of queries while generations of the large master are published
 process, beside the same in quiet times.
 """
 
-import argparse
-import json
 import multiprocessing
 import statistics
-import tempfile
 import threading
 import time
 from multiprocessing.synchronize import Event
@@ -19,6 +16,7 @@ from pathlib import Path
 
 import duckdb
 from replica_publish import append, make_master
+from replicas import measure
 
 from replica_platform.replica import Master, ReplicaReader, publish
 from replica_platform.replica.candidate import point
@@ -146,22 +144,6 @@ def run(folder: Path, mb: int, seconds: float) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--mb", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="rp-bench-", dir=arguments.folder) as folder:
-        found = run(Path(folder), arguments.mb, arguments.seconds)
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for name, value in found.items():
-        print(f"{name:18} {value}")
-
-
 if __name__ == "__main__":
     multiprocessing.set_start_method("spawn")
-    main()
+    measure(__doc__, run, seconds=20.0)

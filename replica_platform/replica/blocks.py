@@ -5,8 +5,6 @@ words nor the block's place, so two swapped words pass it. `xxhash` is imported 
 """
 
 import os
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,23 +12,24 @@ from pathlib import Path
 
 from replica_platform.replica.checksums import checker
 from replica_platform.replica.header import BLOCK_BYTES, HEADER_BYTES
+from replica_platform.replica.yielding import step_back
 
 # xxhash and numpy release the interpreter's lock over a block, so two threads work side by
 # side; more gain nothing, for memory is the limit.
 THREADS = 2
 CHUNK_BLOCKS = 64
-# Below whoever answers queries on the same machine: the readers' slowest queries are what counts.
-NICENESS = 15
-
 Progress = Callable[[int, int], None]
+Take = Callable[[int, memoryview], None]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Each block's digest, in order; `unsound` are those that fail DuckDB's own checksum."""
+    """Each block's digest, in order; `unsound` are those that fail DuckDB's own checksum, and
+    `changed` counts those that are not what was known before."""
 
     digests: list[str]
     unsound: list[int]
+    changed: int = 0
 
 
 def span(block: int, file_bytes: int) -> tuple[int, int]:
@@ -81,43 +80,45 @@ def survey_of(
     duckdb_block_bytes: int | None = None,
     progress: Progress | None = None,
     known: Sequence[str] = (),
+    take: Take | None = None,
 ) -> Survey:
     """The same for an open file of that size.
 
     known: digests by block of a file that was verified before; where they are equal, DuckDB's
-    checksum is not computed again.
+    checksum is not computed again. take: given where each other block begins, and its bytes,
+    by several threads and in no order.
     """
     total = count(file_bytes)
 
-    def some(first: int) -> tuple[list[str], list[int]]:
+    def some(first: int) -> Survey:
         buffer = bytearray(BLOCK_BYTES)
         is_sound = checker(duckdb_block_bytes) if duckdb_block_bytes else None
-        found, unsound = [], []
+        found, unsound, changed = [], [], 0
         for block in range(first, min(first + CHUNK_BLOCKS, total)):
             start, size = span(block, file_bytes)
             view = memoryview(buffer)[:size]
             _read_exactly(fd, view, start)
-            seen = digest(view)
-            found.append(seen)
-            is_new = block >= len(known) or known[block] != seen
-            if block and is_new and is_sound and not is_sound(view):
+            found.append(digest(view))
+            if block < len(known) and known[block] == found[-1]:
+                continue
+            changed += 1
+            if block and is_sound and not is_sound(view):
                 unsound.append(block)
-        return found, unsound
+            if take:
+                take(start, view)
+        return Survey(found, unsound, changed)
 
-    result, bad = [], []
+    parts: list[Survey] = []
     with ThreadPoolExecutor(THREADS, "survey", initializer=step_back) as pool:
-        for found, unsound in pool.map(some, range(0, total, CHUNK_BLOCKS)):
-            result += found
-            bad += unsound
+        for part in pool.map(some, range(0, total, CHUNK_BLOCKS)):
+            parts.append(part)
             if progress:
-                progress(len(result), total)
-    return Survey(result, bad)
-
-
-def step_back() -> None:
-    """Let others run before this thread."""
-    if sys.platform == "linux":  # elsewhere priorities belong to processes
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+                progress(min(len(parts) * CHUNK_BLOCKS, total), total)
+    return Survey(
+        [digest for part in parts for digest in part.digests],
+        [block for part in parts for block in part.unsound],
+        sum(part.changed for part in parts),
+    )
 
 
 def root(blocks: list[str]) -> str:

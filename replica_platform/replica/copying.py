@@ -1,22 +1,20 @@
 """One file made from another, block for block, by the cheapest way the file system has.
 
 In order: a reflink (shares the blocks, on XFS, btrfs and the like), a retired generation of
-which only the blocks that differ are written, a copy in the kernel. Each returns a survey of
-what the source was, for the candidate to be compared with. `block_bytes` is DuckDB's.
+which only the blocks that differ are written, the whole file. Each returns a survey of what the
+source was, for the candidate to be compared with. `block_bytes` is DuckDB's.
 """
 
 import errno
 import fcntl
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from replica_platform.replica import blocks
 
 FICLONE = 0x40049409
-CHUNK_BYTES = 16 * 1024 * 1024
 NO_REFLINK = (
     errno.EOPNOTSUPP,
     errno.ENOTTY,
@@ -57,7 +55,7 @@ def reflink(source: int, target: Path, block_bytes: int) -> Copied | None:
 def patch(
     source: int,
     target: Path,
-    known: list[str],
+    known: Sequence[str],
     block_bytes: int,
     progress: Progress | None = None,
 ) -> Copied:
@@ -65,54 +63,45 @@ def patch(
 
     `target` must be a file that nobody else can see or holds.
     """
-    size = os.fstat(source).st_size
-    survey = blocks.survey_of(source, size, block_bytes, known=known)
-    wanted = survey.digests
-    changed = [i for i, digest in enumerate(wanted) if i >= len(known) or known[i] != digest]
     made = os.open(target, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.ftruncate(made, size)
-        for done, block in enumerate(changed):
-            start, length = blocks.span(block, size)
-            _copy_range(source, made, start, length)
-            if progress:
-                progress(done + 1, len(changed))
-    finally:
-        os.close(made)
-    return Copied("patch", survey, len(changed))
+    return _write(source, made, known, "patch", block_bytes, progress)
 
 
 def full(source: int, target: Path, block_bytes: int, progress: Progress | None = None) -> Copied:
-    """Copy everything; the source is surveyed beside it, while its pages are at hand."""
-    size = os.fstat(source).st_size
-    made = _create(target)
-    try:
-        with ThreadPoolExecutor(1, "survey") as pool:
-            surveying = pool.submit(blocks.survey_of, source, size, block_bytes)
-            for start in range(0, size, CHUNK_BYTES):
-                _copy_range(source, made, start, min(CHUNK_BYTES, size - start))
-                if progress:
-                    progress(min(start + CHUNK_BYTES, size), size)
-            survey = surveying.result()
-    finally:
-        os.close(made)
-    return Copied("copy", survey, len(survey.digests))
+    """Copy every block into the new file `target`."""
+    return _write(source, _create(target), (), "copy", block_bytes, progress)
 
 
 def _create(target: Path) -> int:
     return os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
-def _copy_range(source: int, target: int, start: int, length: int) -> None:
+def _write(
+    source: int,
+    made: int,
+    known: Sequence[str],
+    how: str,
+    block_bytes: int,
+    progress: Progress | None,
+) -> Copied:
+    """Read the source once: what is digested is what is written, from the same memory."""
+    try:
+        size = os.fstat(source).st_size
+        os.ftruncate(made, size)
+        survey = blocks.survey_of(
+            source,
+            size,
+            block_bytes,
+            progress,
+            known,
+            lambda start, content: _write_at(made, content, start),
+        )
+    finally:
+        os.close(made)
+    return Copied(how, survey, survey.changed)
+
+
+def _write_at(file: int, content: memoryview, start: int) -> None:
     done = 0
-    while done < length:
-        at = start + done
-        try:
-            moved = os.copy_file_range(source, target, length - done, at, at)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                raise
-            moved = os.pwrite(target, os.pread(source, min(length - done, 1 << 20), at), at)
-        if moved == 0:
-            raise EOFError("The source became shorter while it was copied.")
-        done += moved
+    while done < len(content):
+        done += os.pwrite(file, content[done:], start + done)

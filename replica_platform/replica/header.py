@@ -8,7 +8,6 @@ the one with the higher iteration counts. Layout as in DuckDB's `main_header` an
 import struct
 from array import array
 from dataclasses import dataclass
-from pathlib import Path
 
 SECTOR = 4096
 HEADER_BYTES = 3 * SECTOR
@@ -44,18 +43,8 @@ class NotDuckDB(ValueError):
     """The bytes are no DuckDB header, or one that was torn or corrupted."""
 
 
-def read_header(path: Path) -> Header:
-    """Read `path`'s header. Errors: `NotDuckDB`, `OSError`.
-
-    Closing any handle of a file drops the locks that DuckDB holds on it in this process: never
-    call this for a file that is open in DuckDB here.
-    """
-    with path.open("rb", buffering=0) as file:
-        return parse_header(file.read(HEADER_BYTES))
-
-
 def parse_header(raw: bytes) -> Header:
-    """Parse the first 12288 bytes of a file."""
+    """Parse the first 12288 bytes of a file. Errors: `NotDuckDB`."""
     if len(raw) < HEADER_BYTES or raw[8:12] != MAGIC:
         raise NotDuckDB("it does not begin with DuckDB's header")
     sound = [_is_sound(raw[at : at + SECTOR]) for at in range(0, HEADER_BYTES, SECTOR)]

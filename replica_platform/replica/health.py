@@ -11,9 +11,10 @@ from replica_platform.replica import locks, retention
 from replica_platform.replica.candidate import Publication, point, publishing
 from replica_platform.replica.errors import GenerationDamaged, NothingPublished
 from replica_platform.replica.generation import Unusable, check
-from replica_platform.replica.header import NotDuckDB, read_header
+from replica_platform.replica.header import HEADER_BYTES, NotDuckDB
 from replica_platform.replica.layout import Layout
-from replica_platform.replica.manifest import Manifest, NotAManifest, now
+from replica_platform.replica.lineage import is_same, lineage_of
+from replica_platform.replica.manifest import Manifest, NotAManifest, Seal, now
 from replica_platform.replica.master import Master
 
 
@@ -141,15 +142,15 @@ def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus
     there = current is not None and layout.data(current).exists()
     size = layout.data(current).stat().st_size if current and there else None
     path = Path(master).absolute() if master else None
-    in_sync, master_problem = _compare(path, current)
+    in_sync, master_problem = _compare(path, layout, current)
     if current is None:
         problem = problem or f"Nothing is published in {layout.root}"
     elif not there:
         problem = (
             f"The file of generation {current.generation} is missing from {layout.generations}"
         )
-    elif size != current.bytes:
-        problem = f"Generation {current.generation} has {size} bytes instead of {current.bytes}"
+    elif damage := _damage(layout, current):
+        problem = f"Generation {current.generation} is damaged: {damage}"
     moment = now()
     data_age_s = _age(moment, current.data_as_of) if current else None
     publication_age_s = _age(moment, current.confirmed_at) if current else None
@@ -178,7 +179,18 @@ def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus
     )
 
 
-def _compare(master: Path | None, current: Manifest | None) -> tuple[bool | None, str | None]:
+def _damage(layout: Layout, current: Manifest) -> str | None:
+    """What is wrong with the file; its bytes are read only where its seal is broken."""
+    try:
+        check(layout.data(current), current)
+    except (Unusable, OSError) as error:
+        return str(error)
+    return None
+
+
+def _compare(
+    master: Path | None, layout: Layout, current: Manifest | None
+) -> tuple[bool | None, str | None]:
     """Whether the replica shows the master's last checkpoint, and what is wrong with the master."""
     if master is None:
         return None, None
@@ -190,15 +202,26 @@ def _compare(master: Path | None, current: Manifest | None) -> tuple[bool | None
     if current is None:
         return False, None
     try:
-        header = read_header(master)
+        same = _is_shown(master, layout, current)
     except NotDuckDB as error:
         return None, f"The master {master} is damaged: {error}; restore it from a backup."
-    same = (header.db_id, header.iteration) == (current.lineage.db_id, current.lineage.iteration)
+    if same is None:
+        return False, None  # rolled back on purpose
     if same and not Master(master).sidecars:
         return True, None
-    if current.withheld and header.iteration == current.withheld.iteration:
-        return False, None  # rolled back on purpose
     return False, f"The master has data that generation {current.generation} lacks; publish it."
+
+
+def _is_shown(master: Path, layout: Layout, current: Manifest) -> bool | None:
+    """Whether the current generation shows the master; None when that is withheld from readers."""
+    with master.open("rb", buffering=0) as file:
+        found = lineage_of(file.read(HEADER_BYTES), Seal.of(file.fileno()))
+        if is_same(layout, current.lineage, found, file.fileno()):
+            return True
+        withheld = current.withheld
+        if withheld and is_same(layout, withheld, found, file.fileno()):
+            return None
+    return False
 
 
 def _age(moment: datetime, since: datetime | None) -> float | None:

@@ -37,15 +37,23 @@ def holders(path: Path) -> list[Holder]:
         lines = PROC_LOCKS.read_text().splitlines()
     except OSError:
         return []
-    device = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
-    return [found for line in lines if (found := _holder(line.split(), device))]
+    return [found for line in lines if (found := _holder(line.split(), seen))]
 
 
-def _holder(fields: list[str], device: str) -> Holder | None:
+def _holder(fields: list[str], file: os.stat_result) -> Holder | None:
     # "12: POSIX ADVISORY READ 5193 fe:00:2385667 0 EOF"; a waiting one has "->" in second place.
-    if len(fields) < 6 or fields[1] == "->" or fields[5] != device:
+    if len(fields) < 6 or fields[1] == "->" or not _is_of(fields[5], file):
         return None
     return Holder(int(fields[4]), fields[1], fields[3] == "WRITE")
+
+
+def _is_of(place: str, file: os.stat_result) -> bool:
+    major, minor, inode = place.split(":")
+    device = os.major(file.st_dev), os.minor(file.st_dev)
+    found = int(major, 16), int(minor, 16)
+    # Devices of no disk have major number 0, and btrfs tells `stat` another minor number than the
+    # one in the list. Then the inode decides: better a holder too many than one too few.
+    return int(inode) == file.st_ino and (found == device or found[0] == device[0] == 0)
 
 
 @contextmanager

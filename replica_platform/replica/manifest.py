@@ -24,12 +24,31 @@ class NotAManifest(ValueError):
 
 
 @dataclass(frozen=True)
+class Seal:
+    """A file as the system knew it once it was verified or copied; any later write changes it."""
+
+    inode: int
+    bytes: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, file: Path | int) -> Self:
+        """The seal of a file by its path or handle. Errors: `OSError`."""
+        seen = os.fstat(file) if isinstance(file, int) else file.stat()
+        return cls(seen.st_ino, seen.st_size, seen.st_ctime_ns)
+
+
+@dataclass(frozen=True)
 class Lineage:
-    """The master's state that a generation shows: database, checkpoint count, header's digest."""
+    """The master's state that a generation shows: database, checkpoint count, header's digest.
+
+    Two are equal when those are; `seal` is the master's file as it was, see `lineage`.
+    """
 
     db_id: str
     iteration: int
     header: str
+    seal: Seal = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -38,20 +57,6 @@ class Table:
 
     rows: int
     schema: str
-
-
-@dataclass(frozen=True)
-class Seal:
-    """The file as the system knew it just after verification; any later write changes it."""
-
-    inode: int
-    bytes: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        seen = path.stat()
-        return cls(seen.st_ino, seen.st_size, seen.st_ctime_ns)
 
 
 @dataclass(frozen=True)
@@ -128,11 +133,15 @@ class Manifest:
     def _from_fields(cls, fields: dict[str, Any]) -> "Manifest":
         for name in ("published_at", "confirmed_at", "data_as_of"):
             fields[name] = datetime.fromisoformat(fields[name]) if fields[name] else None
-        fields["lineage"] = Lineage(**fields["lineage"])
-        fields["withheld"] = Lineage(**fields["withheld"]) if fields["withheld"] else None
+        for name in ("lineage", "withheld"):
+            fields[name] = _lineage(fields[name]) if fields[name] else None
         fields["seal"] = Seal(**fields["seal"]) if fields["seal"] else None
         fields["tables"] = {name: Table(**table) for name, table in fields["tables"].items()}
         return cls(**fields)
+
+
+def _lineage(fields: dict[str, Any]) -> Lineage:
+    return Lineage(**{**fields, "seal": Seal(**fields["seal"])})
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -28,6 +28,10 @@ class Probe:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def __enter__(self) -> Self:
         return self
 

@@ -34,16 +34,20 @@ from replica_platform.replica.errors import (
 from replica_platform.replica.generation import Unusable, check
 from replica_platform.replica.header import BLOCK_BYTES, Header
 from replica_platform.replica.layout import Layout
+from replica_platform.replica.lineage import is_same, lineage_of
 from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
 from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
 from replica_platform.replica.probing import Probe
 from replica_platform.replica.purpose import Purpose, build
+from replica_platform.replica.yielding import half_the_cores
 
 KEEP = 3
 MIN_AGE_S = 60.0
 ATTEMPTS = 3
 # Beside the copy itself: manifests, and what the file system keeps for itself.
 MARGIN_BYTES = 4 * 1024 * 1024
+# Reading every row takes some 2 s a gigabyte: of a file of this size as long as opening it.
+READ_TO_THE_END_BYTES = 32 * 1024 * 1024
 
 Progress = Callable[[int, int], None]
 
@@ -69,8 +73,9 @@ def publish(
     keep, min_age_s: how many generations stay (3), and for how long one does at least (60 s).
     data_as_of: the moment the data speaks of; only the caller knows it.
     new_lineage: accept a master that is not the database the last generation came from.
-    required: tables that must be there and are read to the end first, `*` for all of them; every
-        block's checksum is compared in any case.
+    required: tables that must be there and are read to the end first, `*` for all of them. A file
+        of at most 32 MiB is read to the end whatever is named; of larger ones, of each table its
+        first rows, and every block's checksum is compared in any case.
     purpose: build this part of the master instead of copying it; its own retention counts then.
     max_age_s: when the data counts as stale for `status`.
     progress: told (blocks or bytes done, total) while copying. step: told each step's name.
@@ -193,17 +198,22 @@ def _take(
     for attempt in range(ATTEMPTS):
         steps("settle")
         with master.settled() as settled:
-            lineage = _lineage(settled)
+            lineage = lineage_of(settled.header_bytes, Seal.of(settled.fd))
+            same = _is_known(layout, current, lineage, settled.fd)
             if not new_lineage:
-                _assert_same_lineage(current, lineage, settled)
-            if _is_shown(layout, current, lineage, purpose):
+                _assert_same_lineage(current, lineage, settled, same)
+            if same and _is_shown(layout, current, purpose):
                 return None
             try:
                 probe = children.enter_context(Probe())
-                if purpose:
-                    copied = _build(purpose, settled, temporary, steps)
-                else:
-                    copied = _copy(settled, layout, temporary, steps, progress)
+                copied = None if purpose else _patch(settled, layout, temporary, steps, progress)
+                if copied is None:
+                    # A patch is over before a reader notices; a whole file is not.
+                    children.enter_context(half_the_cores(probe.pid))
+                    if purpose:
+                        copied = _build(purpose, settled, temporary, steps)
+                    else:
+                        copied = _copy(settled, layout, temporary, steps, progress)
                 settled.assert_unchanged()
                 return _Taken(settled.header, lineage, temporary.stat().st_size, copied, probe)
             except (MasterChanging, EOFError):
@@ -216,21 +226,28 @@ def _take(
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def _patch(
+    settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
+) -> copying.Copied | None:
+    """Make the file of what is there already; None when all of it must be written."""
+    steps("room")
+    block_bytes = settled.header.block_bytes
+    if copied := copying.reflink(settled.fd, target, block_bytes):
+        return copied
+    known = retention.take_spare(layout, target)
+    if known is None:
+        return None
+    assert_room(layout, settled.bytes - target.stat().st_size)
+    steps("patch")
+    return copying.patch(settled.fd, target, known, block_bytes, progress)
+
+
 def _copy(
     settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
 ) -> copying.Copied:
-    steps("room")
-    block_bytes = settled.header.block_bytes
-    copied = copying.reflink(settled.fd, target, block_bytes)
-    if copied is None and (known := retention.take_spare(layout, target)) is not None:
-        assert_room(layout, settled.bytes - target.stat().st_size)
-        steps("patch")
-        copied = copying.patch(settled.fd, target, known, block_bytes, progress)
-    if copied is None:
-        assert_room(layout, settled.bytes)
-        steps("copy")
-        copied = copying.full(settled.fd, target, block_bytes, progress)
-    return copied
+    assert_room(layout, settled.bytes)
+    steps("copy")
+    return copying.full(settled.fd, target, settled.header.block_bytes, progress)
 
 
 def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") -> copying.Copied:
@@ -255,7 +272,8 @@ def verify_copy(
         path.chmod(0o444)
         # A block that fails DuckDB's checksum may be a free one, torn by a crash long ago: only
         # reading everything tells.
-        scan = ["*"] if survey.unsound else list(required)
+        small = path.stat().st_size <= READ_TO_THE_END_BYTES
+        scan = [*required, "*"] if survey.unsound or small else list(required)
         with ThreadPoolExecutor(3, "verify") as pool:
             step("fsync")
             synced = pool.submit(fsync_file, path)
@@ -304,12 +322,17 @@ def _describe(
     )
 
 
-def _lineage(settled: Settled) -> Lineage:
-    header = settled.header
-    return Lineage(header.db_id, header.iteration, blocks.digest(settled.header_bytes))
+def _is_known(layout: Layout, current: Manifest | None, found: Lineage, master: int) -> bool | None:
+    """Whether the master is as readers have it, or as they were rolled back from it on purpose."""
+    for known in (current.lineage, current.withheld) if current else ():
+        if known == found:
+            return is_same(layout, known, found, master)
+    return False
 
 
-def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Settled) -> None:
+def _assert_same_lineage(
+    current: Manifest | None, found: Lineage, settled: Settled, same: bool | None
+) -> None:
     """Errors: `WrongLineage`. Old storage has no identity, and then nothing can be told."""
     if current is None or not settled.header.has_identity:
         return
@@ -318,7 +341,7 @@ def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Sett
         wrong = "is another database than"
     elif found.iteration < known.iteration:
         wrong = "is older than"
-    elif found.iteration == known.iteration and found.header != known.header:
+    elif found.iteration == known.iteration and same is False:
         wrong = "has parted from"
     else:
         return
@@ -329,13 +352,9 @@ def _assert_same_lineage(current: Manifest | None, found: Lineage, settled: Sett
     )
 
 
-def _is_shown(
-    layout: Layout, current: Manifest | None, found: Lineage, purpose: Purpose | None
-) -> bool:
-    """Whether readers have this already, or were rolled back from it on purpose."""
-    if current is None or found not in (current.lineage, current.withheld):
-        return False
-    if current.recipe != (purpose.recipe if purpose else None):
+def _is_shown(layout: Layout, current: Manifest | None, purpose: Purpose | None) -> bool:
+    """Whether readers can have what is current, and it is what is asked for."""
+    if current is None or current.recipe != (purpose.recipe if purpose else None):
         return False
     try:
         check(layout.data(current), current)

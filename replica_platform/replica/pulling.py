@@ -26,6 +26,7 @@ from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, Seal
 from replica_platform.replica.probing import Probe
 from replica_platform.replica.publish import assert_room, make_folders, verify_copy
+from replica_platform.replica.yielding import half_the_cores
 
 CONNECTIONS = 8
 
@@ -52,7 +53,7 @@ def pulled(
             manifest, how, written = replace(manifest, seal=current.seal), "unchanged", 0
         else:
             temporary = building_path(layout)
-            with Probe() as probe:
+            with Probe() as probe, half_the_cores(probe.pid):
                 written = _assemble(layout, manifest, temporary, fetch, progress)
                 verify_copy(temporary, blocks.Survey(manifest.blocks, []), probe)
             path = layout.candidates / manifest.file

@@ -3,6 +3,7 @@
 Plain DuckDB on the same bytes runs beside it, in a child, for it answers wrongly or dies.
 """
 
+import importlib
 import json
 import random
 import shutil
@@ -287,3 +288,32 @@ def test_a_damaged_master_is_not_published(
     print(f"\n{how.__name__}: refused {refused}")
     assert refused > 0
     assert not (store / "current.json").exists()
+
+
+def test_what_no_checksum_knows_is_found_by_reading_to_the_end(
+    made: tuple[Path, list[Publication], list[object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two blocks in each other's place pass DuckDB's checksums; the control reads less."""
+    whole = (made[0] / "master.duckdb").read_bytes()
+    publishing = importlib.import_module("replica_platform.replica.publish")
+
+    def refused(read_to_the_end_bytes: int) -> int:
+        monkeypatch.setattr(publishing, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
+        found = 0
+        for seed in range(10):
+            raw = bytearray(whole)
+            swap_blocks(raw, random.Random(seed))
+            master, store = tmp_path / "master.duckdb", tmp_path / "store"
+            master.write_bytes(raw)
+            try:
+                publish(master, store)
+            except MasterDamaged:
+                found += 1
+            shutil.rmtree(store, ignore_errors=True)
+        return found
+
+    all_rows, first_rows = refused(1 << 30), refused(0)
+    print(f"\nrefused of 10: reading all rows {all_rows}, the first rows {first_rows}")
+    assert all_rows > first_rows

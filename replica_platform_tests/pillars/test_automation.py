@@ -1,5 +1,6 @@
 """What runs by itself asks for the right thing, once, and says why when it does not."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import dagster as dg
 import pytest
 
 from replica_platform.defs.automation import nasdaq_daily_pipeline, replica_repair
-from replica_platform.replica import status
+from replica_platform.replica import Master, status
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import ReplicaStore
 from replica_platform_tests.pillars.conftest import Platform
@@ -24,9 +25,27 @@ def test_the_pipeline_runs_on_trading_days_only() -> None:
     assert on(26) == dg.SkipReason("2026-11-26 is not a trading day.")  # Thanksgiving
 
 
+def lose(platform: Platform) -> None:
+    (platform.settings.store / "stock_data_replica.db").resolve().unlink()
+
+
+def corrupt(platform: Platform) -> None:
+    path = (platform.settings.store / "stock_data_replica.db").resolve()
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(raw)
+
+
+def outdate(platform: Platform) -> None:
+    with Master(platform.settings.master).write() as connection:
+        connection.execute("update symbols set name = name || ' Inc.' where symbol = 'IBM'")
+
+
 @pytest.mark.parametrize("with_blocks", [False, True])
-def test_a_replica_that_is_gone_is_repaired(
-    platform: Platform, tmp_path: Path, with_blocks: bool
+@pytest.mark.parametrize("damage", [lose, corrupt, outdate])
+def test_a_replica_that_is_gone_corrupt_or_stale_is_repaired(
+    platform: Platform, tmp_path: Path, damage: Callable[[Platform], None], with_blocks: bool
 ) -> None:
     master = MasterDuckDB(database=str(platform.settings.master))
     store = ReplicaStore(
@@ -42,9 +61,14 @@ def test_a_replica_that_is_gone_is_repaired(
     assert tick() == dg.SkipReason("There is no master yet.")
     assert platform.materialise("market_replica").success
     assert isinstance(tick(), dg.SkipReason)
-    (platform.settings.store / "stock_data_replica.db").resolve().unlink()
+    damage(platform)
     assert isinstance(tick(), dg.RunRequest)
-    assert platform.run_only("market_replica").success
+    repaired = platform.run_only("market_replica")
+    assert repaired.success
     assert isinstance(tick(), dg.SkipReason)
     # From the block store the same generation comes back; from the master a new one.
-    assert status(store.path).generation == (1 if with_blocks else 2)
+    generation = 1 if with_blocks and damage is not outdate else 2
+    assert status(store.path).generation == generation
+    (made,) = repaired.asset_materializations_for_node("market_replica")
+    assert made.tags is not None
+    assert made.tags["dagster/data_version"] == str(generation)

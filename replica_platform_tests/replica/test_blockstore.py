@@ -1,7 +1,9 @@
 """The block store, on a folder and on a bucket: push, pull, verify, go back, repair."""
 
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,66 @@ def test_the_pointer_moves_only_from_where_it_was_seen(
     blocks.point(1)
     with pytest.raises(PointerMoved, match="nothing is lost"):
         blocks._move_pointer(number, current)
+
+
+def test_of_many_that_move_the_pointer_at_once_one_does(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path
+) -> None:
+    """Eight at a time, eight times: each number is made once, and the losers are told."""
+    again()
+    blocks.push(store)
+    together = threading.Barrier(8)
+
+    def move(round_: int) -> str:
+        number, current = blocks._last_pointer()
+        assert (number, current is None) == (round_, False)
+        together.wait()
+        try:
+            blocks._move_pointer(number, current)
+        except PointerMoved:
+            return "told"
+        return "moved"
+
+    with ThreadPoolExecutor(8) as pool:
+        for round_ in range(1, 9):
+            said = sorted(pool.map(move, [round_] * 8))
+            assert said == ["moved"] + ["told"] * 7
+    assert len(blocks.objects.names("pointers")) == 9
+
+
+def test_two_that_push_at_once_lose_nothing(
+    master: Master, blocks: BlockStore, tmp_path: Path, elsewhere: Path
+) -> None:
+    """Both send their blocks; one pointer moves; the other is told, and pushes again."""
+    stores = [tmp_path / "one", tmp_path / "two"]
+    for day, store in enumerate(stores, 3):
+        with master.write() as connection:
+            connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
+        publish(master.path, store)
+    together = threading.Barrier(2)
+    seen = blocks._last_pointer
+
+    def push(store: Path) -> str:
+        mine = BlockStore.__new__(BlockStore)
+        mine.objects = blocks.objects
+
+        def look() -> object:
+            found = seen()
+            together.wait()  # both have seen the same pointer
+            return found
+
+        mine._last_pointer = look  # type: ignore[method-assign,assignment]
+        try:
+            mine.push(store)
+        except PointerMoved:
+            return "told"
+        return "moved"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(push, stores)) == ["moved", "told"]
+    for store, rows in zip(stores, (4, 5), strict=True):
+        blocks.push(store)
+        assert blocks.pull(elsewhere, min_age_s=0).manifest.tables["bars"].rows == rows
 
 
 def test_a_damaged_or_missing_block_is_never_served(

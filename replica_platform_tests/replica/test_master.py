@@ -7,31 +7,31 @@ import pytest
 
 from replica_platform.replica import Master, status
 from replica_platform.replica.errors import MasterDamaged, MasterOpenHere
-from replica_platform.replica.header import read_header
+from replica_platform.replica.header import parse_header
 
 
 def test_made_with_pinned_storage(master: Master) -> None:
-    header = read_header(master.path)
+    header = parse_header(master.path.read_bytes())
     assert header.storage == 68
     assert header.has_identity
 
 
 def test_an_error_rolls_everything_back(master: Master) -> None:
-    before = read_header(master.path)
+    before = parse_header(master.path.read_bytes())
     with pytest.raises(ZeroDivisionError), master.write() as connection:
         connection.execute("delete from bars")
         raise ZeroDivisionError
     with master.read() as connection:
         assert connection.execute("select count(*) from bars").fetchone() == (3,)
-    assert read_header(master.path) == before
+    assert parse_header(master.path.read_bytes()) == before
     assert master.sidecars == []
 
 
 def test_each_batch_counts_up(master: Master) -> None:
-    before = read_header(master.path)
+    before = parse_header(master.path.read_bytes())
     with master.write() as connection:
         connection.execute("delete from bars where day = 2")
-    after = read_header(master.path)
+    after = parse_header(master.path.read_bytes())
     assert after.db_id == before.db_id
     assert after.iteration > before.iteration
 

@@ -1,6 +1,11 @@
 """Publication: what a generation holds, what it costs, and what is left beside it."""
 
+import os
+import shutil
 import stat
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +17,7 @@ from replica_platform.replica import (
     Master,
     Publication,
     ReplicaReader,
+    blocks,
     publish,
     rollback,
     status,
@@ -25,6 +31,7 @@ from replica_platform.replica.errors import (
     WrongLineage,
 )
 from replica_platform.replica.layout import Layout
+from replica_platform.replica.probing import Probe
 from replica_platform_tests.replica.conftest import damage
 
 
@@ -63,10 +70,26 @@ def test_a_retired_generation_is_patched_to_the_master_byte_for_byte(
     assert verify(store).ok
 
 
-def test_a_log_left_by_a_crash_is_taken_in(master: Master, store: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def test_a_whole_copy_leaves_half_of_the_cores_to_readers(
+    again: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, int] = {}
+    digest = blocks.digest
 
+    def noting(content: bytes) -> str:
+        if len(content) == blocks.BLOCK_BYTES:
+            seen[threading.current_thread().name.split("_")[0]] = len(os.sched_getaffinity(0))
+        return digest(content)
+
+    monkeypatch.setattr(blocks, "digest", noting)
+    before = os.sched_getaffinity(0)
+    for day, cores in ((3, (len(before) + 1) // 2), (4, (len(before) + 1) // 2), (5, len(before))):
+        again(day, keep=1)
+        assert seen == {"survey": cores}
+        assert os.sched_getaffinity(0) == before
+
+
+def test_a_log_left_by_a_crash_is_taken_in(master: Master, store: Path, tmp_path: Path) -> None:
     program = (
         "import duckdb, os, sys\n"
         "connection = duckdb.connect(sys.argv[1])\n"
@@ -102,6 +125,113 @@ def test_another_database_is_refused(master: Master, store: Path, tmp_path: Path
     with pytest.raises(WrongLineage, match="another database"):
         publish(other.path, store)
     assert publish(other.path, store, new_lineage=True).generation == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda master, before: master.path.write_bytes(before), "is older than"),
+        (
+            lambda master, before: (master.path.write_bytes(before), one_more(master, 77)),
+            "has parted from",
+        ),
+    ],
+)
+def test_a_master_that_went_back_is_refused(
+    again: Callable[..., Publication],
+    master: Master,
+    store: Path,
+    change: Callable[[Master, bytes], object],
+    said: str,
+) -> None:
+    """Restored from a backup, or restored and written since."""
+    again()
+    before = master.path.read_bytes()
+    again(4)
+    change(master, before)
+    with pytest.raises(WrongLineage, match=said):
+        publish(master.path, store)
+    assert status(store).generation == 2
+    assert publish(master.path, store, new_lineage=True).generation == 3
+
+
+def one_more(master: Master, day: int) -> None:
+    with master.write() as connection:
+        connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
+
+
+def test_every_step_in_its_order_and_the_pointer_last(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    again()
+    one_more(master, 4)
+    seen: dict[str, int | None] = {}
+    second = publish(
+        master.path, store, step=lambda name: seen.update({name: status(store).generation})
+    )
+    assert " ".join(seen) == (
+        "lock clear settle room copy fsync verify name lease rename manifest pointer forget retire"
+    )
+    assert [name for name, generation in seen.items() if generation == 2] == ["forget", "retire"]
+    assert second.generation == 2
+
+
+def test_a_copy_that_changed_before_it_was_verified_is_thrown_away(
+    master: Master, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte that changes after it was written: what a bad disk or another process does."""
+    verified = Probe.look
+
+    def late(self: Probe, path: Path, scan: list[str]) -> object:
+        damage(path, 400_000, b"\xff\x00\xff\x00")
+        return verified(self, path, scan)
+
+    monkeypatch.setattr(Probe, "look", late)
+    with pytest.raises((CandidateDamaged, MasterDamaged), match="readers"):
+        publish(master.path, store)
+    assert status(store).generation is None
+    assert list((store / "candidates").iterdir()) == []
+
+
+def test_a_generation_stays_for_its_minimum_age(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    again()
+    for day in (4, 5):
+        one_more(master, day)
+        publish(master.path, store, keep=1, min_age_s=60)
+    assert status(store).kept == [3, 2, 1]
+    one_more(master, 6)
+    publish(master.path, store, keep=1, min_age_s=0)
+    assert status(store).kept == [4]
+
+
+def test_a_bulk_load_that_bypassed_the_log_is_taken_in(master: Master, store: Path) -> None:
+    """The control: a copy of the file without its small log lacks them all."""
+    program = (
+        "import duckdb, os, sys\n"
+        "connection = duckdb.connect(sys.argv[1])\n"
+        "connection.execute('pragma disable_checkpoint_on_shutdown')\n"
+        "connection.execute(\"set checkpoint_threshold = '1TB'\")\n"
+        "connection.execute('create table bulk as select range i from range(1000000)')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(master.path)], check=False)
+    (log,) = master.sidecars
+    assert log.stat().st_size < 100_000
+    copy = store.with_name("copy.duckdb")
+    shutil.copy2(master.path, copy)
+    with duckdb.connect(str(copy), read_only=True) as connection, pytest.raises(duckdb.Error):
+        connection.execute("select count(*) from bulk")
+    assert publish(master.path, store).manifest.tables["bulk"].rows == 1_000_000
+
+
+def test_a_log_that_stays_after_a_checkpoint_is_refused(master: Master, store: Path) -> None:
+    stray = master.path.with_name(f"{master.path.name}.wal.recovery")
+    stray.write_bytes(b"what a crash in mid-recovery left")
+    with pytest.raises(MasterDamaged):
+        publish(master.path, store)
+    assert status(store).generation is None
 
 
 def test_status_knows_by_lineage_whether_it_is_in_sync(

@@ -1,7 +1,10 @@
 """Purpose replicas: some tables, columns and rows, masked, and nothing else in the bytes."""
 
+import hashlib
+import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from replica_platform.replica import (
@@ -46,28 +49,88 @@ def test_a_subset_is_published_and_read(people: Master, tmp_path: Path) -> None:
         assert len(reader.query("select * from customer limit 1")[0]) == 2
 
 
-def test_what_was_left_out_deleted_or_masked_is_nowhere_in_the_bytes(
-    people: Master, tmp_path: Path
-) -> None:
-    raw = publish(people.path, tmp_path / "raw").file.read_bytes()
-    # The control: a copy of the file has it all, even the deleted row.
-    assert b"CARD-" in raw
-    assert b"AUDIT-" in raw
-    deleted = people_name(4500)
-    purpose = Purpose(
-        "crm",
-        {"customer": Part(where="active", mask={"card": "null", "name": "hash"})},
-        salt=SALT,
+# What must be gone, by the column it is in and the rows: five of each, deep inside the file.
+HIDDEN = {
+    "deleted": ("name", range(4100, 4105)),
+    "left out by a condition": ("name", range(1101, 1111, 2)),
+    "of a column left out": ("card", range(1100, 1110, 2)),
+    "masked by null": ("phone", range(1100, 1110, 2)),
+    "masked by hash": ("mail", range(1100, 1110, 2)),
+    "of a table left out": ("line", range(1100, 1105)),
+}
+SHOWN = ("name", range(1100, 1110, 2))
+SCRUBBED = Purpose(
+    "crm",
+    {
+        "customer": Part(
+            columns=("id", "name", "phone", "mail"),
+            where="active",
+            mask={"phone": "null", "mail": "hash"},
+        )
+    },
+    salt=SALT,
+)
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Master:
+    """A master whose values are random bytes, so that no compression hides one from a search."""
+    master = Master(tmp_path / "secrets.duckdb")
+    columns = ", ".join(
+        f"unhex(md5('{column}' || range)) as {column}"
+        for column in ("name", "card", "phone", "mail")
     )
-    published = publish(people.path, tmp_path / "crm", purpose=purpose).file.read_bytes()
-    for secret in (b"CARD-", b"NAME-", b"AUDIT-", deleted, SALT.encode()):
-        assert secret not in published
+    with master.write() as connection:
+        connection.execute(
+            f"create table customer as select range id, range % 2 = 0 as active, {columns} "
+            "from range(5000)"
+        )
+        connection.execute(
+            "create table audit as select unhex(md5('line' || range)) as line from range(5000)"
+        )
+    with master.write() as connection:
+        connection.execute("delete from customer where id >= 4000")
+    return master
 
 
-def people_name(number: int) -> bytes:
-    import hashlib
+def secret(column: str, row: int) -> bytes:
+    return hashlib.md5(f"{column}{row}".encode()).digest()
 
-    return b"NAME-" + hashlib.md5(str(number).encode()).hexdigest().encode()
+
+def found_in(file: Path) -> dict[str, int]:
+    """How many values of each kind the file's bytes hold."""
+    content = file.read_bytes()
+    return {
+        kind: sum(secret(column, row) in content for row in rows)
+        for kind, (column, rows) in {**HIDDEN, "shown": SHOWN}.items()
+    }
+
+
+def test_what_was_left_out_deleted_or_masked_is_nowhere_in_the_bytes(
+    secrets: Master, tmp_path: Path
+) -> None:
+    published = publish(secrets.path, tmp_path / "crm", purpose=SCRUBBED)
+    # That the shown ones are found says that the search would have found the others.
+    assert found_in(published.file) == {**dict.fromkeys(HIDDEN, 0), "shown": 5}
+    assert SALT.encode() not in published.file.read_bytes()
+
+
+def test_a_raw_copy_shows_them_all(secrets: Master, tmp_path: Path) -> None:
+    """The control, in the same harness: the file as it is, with deleted rows in its bytes."""
+    raw = publish(secrets.path, tmp_path / "raw").file
+    with duckdb.connect(str(raw), read_only=True) as connection:
+        assert connection.execute("select max(id) from customer").fetchone() == (3999,)
+    assert found_in(raw) == dict.fromkeys([*HIDDEN, "shown"], 5)
+
+
+def test_views_over_a_raw_copy_show_them_all(secrets: Master, tmp_path: Path) -> None:
+    """The other common way: views that hide, over a copy that does not."""
+    copy = tmp_path / "copy.duckdb"
+    shutil.copy(secrets.path, copy)
+    with duckdb.connect(str(copy)) as connection:
+        connection.execute("create view crm as select id, name from customer where active")
+        connection.execute("drop table audit")
+    assert sum(found_in(copy).values()) > 20
 
 
 def test_masks(people: Master, tmp_path: Path) -> None:

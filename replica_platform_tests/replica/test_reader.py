@@ -10,15 +10,19 @@ from pathlib import Path
 import duckdb
 import pytest
 
+import replica_platform
 from replica_platform.replica import (
     Master,
     Publication,
     ReplicaReader,
     ReplicaUnavailable,
+    generation,
     publish,
     rollback,
+    serving,
     status,
 )
+from replica_platform.replica.manifest import Manifest
 from replica_platform_tests.replica.conftest import damage
 
 COUNT = "select count(*) from bars"
@@ -139,22 +143,84 @@ def test_threads_share_it(again: Callable[..., Publication], reader: ReplicaRead
     assert reader.query(COUNT) == [(6,)]
 
 
-def test_it_needs_nothing_but_duckdb(master: Master, store: Path) -> None:
-    """In a process where everything else that the platform imports is not to be had."""
-    publish(master.path, store)
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A folder from which only duckdb and this package can be imported."""
+    folder = tmp_path / "only"
+    folder.mkdir()
+    installed = Path(duckdb.__file__).parents[1]
+    for found in [*installed.glob("duckdb*"), *installed.glob("_duckdb*")]:
+        (folder / found.name).symlink_to(found)
+    (folder / "replica_platform").symlink_to(Path(replica_platform.__file__).parent)
+    return folder
+
+
+def said_with_only_duckdb(bare: Path, program: str, *arguments: object) -> str:
+    # -S: no site-packages; -I: no current folder and no PYTHONPATH.
+    prelude = f"import sys; sys.path.append({str(bare)!r})\n"
+    finished = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", prelude + program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    return finished.stdout.strip() or finished.stderr.strip().splitlines()[-1]
+
+
+def test_it_needs_nothing_but_duckdb(
+    again: Callable[..., Publication], store: Path, bare: Path
+) -> None:
+    """In a process that has duckdb, the standard library and this package."""
+    assert "No module named 'xxhash'" in said_with_only_duckdb(bare, "import xxhash")
+    assert "No module named 'numpy'" in said_with_only_duckdb(bare, "import numpy")
+    again()
+    second = again(4)
     program = (
-        "import sys\n"
-        "for name in ('xxhash', 'numpy', 'pandas', 'pyarrow', 'zstandard', 'obstore', 'psycopg',\n"
-        "             'pydantic', 'pydantic_settings', 'dagster', 'yaml', 'click', 'rich'):\n"
-        "    sys.modules[name] = None\n"
         "from replica_platform.replica import ReplicaReader\n"
         "with ReplicaReader(sys.argv[1]) as reader:\n"
         "    print(reader.query('select count(*) from bars'), reader.status().rung)\n"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", program, str(store)], capture_output=True, text=True
-    )
-    assert said.stdout.strip() == "[(3,)] current", said.stderr
+    assert said_with_only_duckdb(bare, program, store) == "[(5,)] current"
+    # What it cannot verify it does not serve.
+    damage(second.file, 300_000, b"\xff")
+    assert said_with_only_duckdb(bare, program, store) == "[(4,)] previous"
+
+
+def test_what_is_read_cannot_be_written(
+    again: Callable[..., Publication], reader: ReplicaReader
+) -> None:
+    again()
+    until(lambda: reader.generation == 1)
+    for statement in ("delete from bars", "create table more as select 1 i"):
+        with pytest.raises(duckdb.Error, match="read-only"):
+            reader.query(statement, default=[])
+    assert reader.query(COUNT) == [(4,)]
+    assert reader.status().refused == []
+
+
+def test_a_bad_generation_is_looked_at_once(
+    again: Callable[..., Publication], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again()
+    second = again(4)
+    damage(second.file, 300_000, b"\xff\x00\xff")
+    checked: list[str] = []
+
+    def noting(path: Path, manifest: Manifest, **options: bool) -> None:
+        checked.append(path.name)
+        generation.check(path, manifest, **options)
+
+    monkeypatch.setattr(serving, "check", noting)
+    with ReplicaReader(store, poll_s=600) as reader:
+        for _ in range(20):
+            reader._serving.look()
+            assert reader.query(COUNT) == [(4,)]
+        assert checked.count(second.file.name) == 1
+        # Another file in its place is another chance.
+        whole = second.file.read_bytes()
+        second.file.unlink()
+        second.file.write_bytes(whole)
+        reader._serving.look()
+        assert checked.count(second.file.name) == 2
 
 
 def test_a_query_that_fails_in_the_file_is_answered_from_the_previous(

@@ -1,0 +1,34 @@
+"""Whether a master is still in the state that a generation shows.
+
+Its header tells database and checkpoint count. Two histories of the same length (one of them from
+a restored backup) can have the very same header, so an equal header is believed only while the
+file's seal is unbroken too; else every byte is compared.
+"""
+
+from replica_platform.replica import blocks
+from replica_platform.replica.header import parse_header
+from replica_platform.replica.layout import Layout
+from replica_platform.replica.manifest import Lineage, Seal
+
+
+def lineage_of(header: bytes, seal: Seal) -> Lineage:
+    """The lineage of the master with that header. Errors: `NotDuckDB`."""
+    parsed = parse_header(header)
+    return Lineage(parsed.db_id, parsed.iteration, blocks.digest(header), seal)
+
+
+def is_same(layout: Layout, known: Lineage, found: Lineage, master: int) -> bool | None:
+    """Whether the open file `master`, of lineage `found`, is what was published as `known`.
+
+    None where that cannot be told: no generation holds its bytes as they were.
+    """
+    if known != found:
+        return False
+    if known.seal == found.seal:
+        return True
+    # A purpose replica has other bytes than its master.
+    copies = (kept for kept in layout.kept() if kept.lineage == known and kept.purpose is None)
+    copy = next(copies, None)
+    if copy is None:
+        return None
+    return blocks.survey_of(master, found.seal.bytes).digests == copy.blocks

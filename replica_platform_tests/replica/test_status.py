@@ -1,0 +1,108 @@
+"""What `status` says: both there, how large, in sync by lineage, how old, and who reads what."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from replica_platform.replica import (
+    Master,
+    Publication,
+    ReplicaReader,
+    health,
+    publish,
+    reader,
+    status,
+)
+from replica_platform_tests.replica.conftest import damage
+
+
+def test_master_and_replica_side_by_side(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    nothing = status(store, master.path)
+    assert (nothing.ok, nothing.master_there, nothing.replica_there) == (False, True, False)
+    publication = again(data_as_of=datetime.now(UTC) - timedelta(hours=2))
+    with ReplicaReader(store) as reading:
+        reading.query("select 1")
+        found = status(store, master.path)
+    assert (found.ok, found.master_there, found.replica_there) == (True, True, True)
+    assert found.master_bytes == found.replica_bytes == publication.bytes
+    assert (found.generation, found.kept, found.in_sync) == (1, [1], True)
+    assert found.data_age_s == pytest.approx(7200, abs=60)
+    assert found.publication_age_s == pytest.approx(0, abs=60)
+    assert [(one.pid, one.generation) for one in found.readers] == [(os.getpid(), 1)]
+    gone = status(store, master.path.with_name("absent.duckdb"))
+    assert (gone.ok, gone.master_there, gone.in_sync) == (False, False, None)
+
+
+def test_in_sync_by_lineage_never_by_size(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    """The common comparison of sizes says that all is well with old prices."""
+    again()
+    with master.write() as connection:
+        connection.execute("update bars set close = 99 where day = 3")
+    found = status(store, master.path)
+    assert found.master_bytes == found.replica_bytes
+    assert (found.ok, found.in_sync) == (False, False)
+    assert "publish it" in found.sentence
+
+
+def test_a_master_brought_back_as_it_was_is_in_sync(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    """Its file is another, so its bytes are compared; brought back and written, they differ."""
+    again()
+    whole = master.path.read_bytes()
+    master.path.unlink()
+    master.path.write_bytes(whole)
+    assert status(store, master.path).in_sync
+    assert publish(master.path, store).how == "unchanged"
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1
+    master.path.write_bytes(flipped)
+    assert status(store, master.path).in_sync is False
+
+
+def test_a_damaged_generation_shows(again: Callable[..., Publication], store: Path) -> None:
+    file = again().file
+    assert status(store).ok
+    damage(file, 300_000, b"\xff\x00\xff")
+    found = status(store)
+    assert not found.ok
+    assert "damaged" in found.sentence
+    assert "publish again" in found.sentence
+
+
+def test_a_publisher_that_hangs_shows_although_reads_succeed(
+    master: Master, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(master.path, store, max_age_s=3600)
+    assert status(store, master.path).ok
+    for module in (health, reader):
+        monkeypatch.setattr(module, "now", lambda: datetime.now(UTC) + timedelta(hours=2))
+    found = status(store, master.path)
+    assert (found.ok, found.in_sync) == (False, True)
+    assert "see whether the publisher still runs" in found.sentence
+    with ReplicaReader(store) as reading:
+        assert reading.query("select count(*) from bars") == [(3,)]
+        seen = reading.status()
+    assert seen.rung == "current"
+    assert seen.publication_age_s is not None
+    assert seen.publication_age_s > 3600
+    monkeypatch.undo()
+    assert publish(master.path, store).how == "unchanged"  # its word is enough
+    assert status(store, master.path).ok
+
+
+def test_a_client_that_is_not_ours_is_listed(
+    again: Callable[..., Publication], store: Path
+) -> None:
+    again()
+    with duckdb.connect(str(store / "stock_data_replica.db"), read_only=True):
+        assert [one.pid for one in status(store).readers] == [os.getpid()]
+    assert status(store).readers == []
