@@ -3,6 +3,7 @@
 Threads and connections belong here; what is read and where it goes is told by the caller.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -44,8 +45,9 @@ class Crew:
     def look(
         self, work: Callable[[psycopg.Connection, Item], Result], items: Sequence[Item]
     ) -> list[Result]:
-        """Do work that only reads: twice as many at a time, since the target rests meanwhile."""
-        wanted = min(2 * self._workers, len(items))
+        """Do work that only reads: as many more at a time as rest on the target meanwhile."""
+        cores = os.cpu_count() or 1
+        wanted = min(max(self._workers, min(2 * self._workers, cores)), len(items))
         return _share(work, items, [self._leader.connection, *self._readers(wanted - 1)])
 
     def move(self, work: Callable[[Pair, Item], Result], items: Sequence[Item]) -> list[Result]:

@@ -40,8 +40,13 @@ class Range:
 
 
 def ranges(leaf: Leaf, blocks: int) -> Iterator[Range]:
-    """Cut a leaf in ranges of so many blocks, the first open at the start, the last at the end."""
-    cuts: list[int | None] = [None, *range(blocks, leaf.blocks, blocks), None]
+    """Cut a leaf in equal ranges of at most so many blocks, open at the leaf's start and end.
+
+    Equal, so that those who read them side by side are done at the same time.
+    """
+    count = -(-leaf.blocks // blocks) or 1
+    step = -(-leaf.blocks // count) or 1
+    cuts: list[int | None] = [None, *range(step, leaf.blocks, step), None]
     for first, last in pairwise(cuts):
         yield Range(leaf, first, last)
 
