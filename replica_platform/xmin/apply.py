@@ -36,6 +36,8 @@ class Shape:
     """Columns that an UPDATE may not set."""
     casts: Mapping[str, str] = field(default_factory=dict)
     """Columns that are wider in the target, with its types: images of different types differ."""
+    scope: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    """Of `replace_all`: the target's rows that the staged ones stand for."""
 
 
 _LOW32_DIFFERS = sql.SQL(
@@ -109,8 +111,14 @@ def replace_all(connection: psycopg.Connection, shape: Shape) -> Written:
     if shape.key:
         deleted = connection.execute(
             sql.SQL(
-                "delete from {target} t where not exists (select from {staging} s where {on})"
-            ).format(target=shape.target.sql, staging=shape.staging.sql, on=_on(shape))
+                "delete from {target} t where {scope} "
+                "and not exists (select from {staging} s where {on})"
+            ).format(
+                target=shape.target.sql,
+                scope=shape.scope,
+                staging=shape.staging.sql,
+                on=_on(shape),
+            )
         ).rowcount
         merged = merge(connection, shape, trust_xmin=False)
         return Written(merged.inserted, merged.updated, deleted)

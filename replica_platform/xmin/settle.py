@@ -89,12 +89,15 @@ class Settle:
         columns = targets.columns_to_write(table, job.found)
         fixed = frozenset(targets.never_set(job.found))
         casts = targets.casts(table, job.found)
-        shape = apply.Shape(job.target, staging, columns, job.key, fixed, casts)
+        scope = job.scope or sql.SQL("true")
+        shape = apply.Shape(job.target, staging, columns, job.key, fixed, casts, scope)
         if job.staged and _count(self._home, staging) > ANALYZE_FROM:
             self._home.execute(sql.SQL("analyze {}").format(staging.sql))
         rows = job.before.rows if job.before else None
         if rows is None:
             rows = _count(self._home, job.target)
+        if plan.verify and not job.staged:
+            return apply.Written(), _count(self._home, job.target)
         whole = plan.mode == "full" or (plan.mode == "timestamp" and plan.since is None)
         if whole and (job.spec.deletes != "never" or not job.key):
             if plan.mode == "full":

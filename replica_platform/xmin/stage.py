@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.errors import PlatformError
-from replica_platform.xmin import culprit, resume, types
+from replica_platform.xmin import culprit, resume, types, verify
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.crew import Crew, Pair
@@ -75,6 +75,8 @@ class Stage:
             types.keep_in_step(self._home, needed)
         if plan.mode == "scan":
             self._changed(job, table, plan)
+        elif plan.verify:
+            self._verified(job, table)
         else:
             self._whole(job, table, plan)
 
@@ -114,6 +116,15 @@ class Stage:
         hits = [found for found in looks if found.changed]
         if hits:
             self._copy(job, table, parts_of(hits, plan))
+
+    def _verified(self, job: Job, table: Table) -> None:
+        """Read the key ranges whose hashes differ on the two sides."""
+        source = self._leader.connection
+        with job.step("verify"), in_words("target", str(job.target)):
+            differs = verify.differing(source, table, self._home, job.target, job.key)
+        job.scope = differs or sql.SQL("false")
+        if differs is not None:
+            self._copy(job, table, [_part(part, differs) for part in self._ranges(table)])
 
     def _whole(self, job: Job, table: Table, plan: Plan) -> None:
         where: sql.Composable = sql.SQL("true")
