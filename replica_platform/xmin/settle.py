@@ -104,8 +104,9 @@ class Settle:
                 rows = _count(self._home, job.target)  # a full copy believes no mark
             with job.step("replace"):
                 written = apply.replace_all(self._home, shape)
-            if job.key:
-                self._check_deletes(job, table, written.deleted, rows)
+            # Without a key a changed row is a deleted and an inserted one.
+            fewer = written.deleted if job.key else max(0, written.deleted - written.inserted)
+            self._check_deletes(job, table, fewer, rows)
             return written, rows + written.inserted - written.deleted
         written = apply.Written()
         if job.staged:

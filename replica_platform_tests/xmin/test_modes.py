@@ -39,15 +39,6 @@ def test_a_view_goes_by_timestamp_when_it_names_a_column(source: str, target: st
     assert (again.rows_read, again.rows_inserted, again.rows_deleted) == (2, 1, 1)
 
 
-def test_a_table_without_key_is_swapped_and_left_alone_when_equal(source: str, target: str) -> None:
-    execute(source, "create table t (a int)", "insert into t values (1), (1), (null)")
-    sync(source, target, "t")
-    assert not sync(source, target, "t").changed
-    execute(source, "insert into t values (1)")
-    assert sync(source, target, "t").changed
-    assert rows(target, "select count(*) from t where a = 1") == [(3,)]
-
-
 def test_impossible_wishes_are_refused_in_words(source: str, target: str) -> None:
     execute(source, "create table t (a int)")
     with pytest.raises(CannotSync, match="no primary key"):
