@@ -20,6 +20,7 @@ from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.plan import Plan, decide
 from replica_platform.xmin.pump import relay
 from replica_platform.xmin.read import (
+    BLOCK_BYTES,
     Found,
     Part,
     Range,
@@ -39,7 +40,6 @@ from replica_platform.xmin.timestamp import since_condition
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-BLOCK_BYTES = 8192
 
 
 class Stage:
@@ -147,7 +147,7 @@ class Stage:
         where: sql.Composable = sql.SQL("true")
         todo = self._ranges(table)
         if found is None:
-            half = resume.begun(table, snapshot, self._batch_blocks)
+            half = resume.begun(table, snapshot, self._batch_blocks, self._crew.workers)
             with in_words("target", str(job.target)), self._home.transaction():
                 # A new target adds the epoch when it is rewritten as a logged table anyway.
                 targets.make_staging(self._home, load, table, raw=True)
@@ -158,7 +158,7 @@ class Stage:
             where = sql.SQL("not ({})").format(changed(job.rest))
             blocks = half.heap_blocks
             leaves = [replace(leaf, blocks=blocks[str(leaf.oid)]) for leaf in table.leaves]
-            cut = [part for leaf in leaves for part in ranges(leaf, half.range_blocks)]
+            cut = [p for leaf in leaves for p in ranges(leaf, half.range_blocks, half.streams)]
             todo = [part for part in cut if resume.key_of(part) not in done]
             assert job.report is not None
             note = f"an interrupted copy went on: {len(done)} of {len(cut)} ranges had arrived"
@@ -169,7 +169,8 @@ class Stage:
             self._changed(job, table, job.rest)
 
     def _ranges(self, table: Table) -> list[Range]:
-        return [part for leaf in table.leaves for part in ranges(leaf, self._batch_blocks)]
+        blocks, streams = self._batch_blocks, self._crew.workers
+        return [part for leaf in table.leaves for part in ranges(leaf, blocks, streams)]
 
     def _copy(self, job: Job, table: Table, parts: Sequence[Part]) -> None:
         """Bring parts of the table into a new staging table, to be merged from there."""
