@@ -154,8 +154,9 @@ with recursive base as (
     from base b join pg_type t on t.oid = b.typbasetype where b.typtype = 'd'
 )
 select a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
+       -- regclass and its like send an oid, which is somebody else's on another server.
        t.oid < %(user)s and t.typsend <> 0 and t.typreceive <> 0 and t.typtype in ('b', 'r', 'm')
-       or t.typtype = 'e',
+       and t.typname !~ '^_?reg' or t.typtype = 'e',
        a.atttypid < %(user)s,
        case when a.atthasmissing then (a.attmissingval::text::text[])[1] end,
        case when a.attgenerated <> '' then a.attgenerated::text || pg_get_expr(d.adbin, d.adrelid)

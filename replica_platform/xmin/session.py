@@ -99,8 +99,9 @@ def translate(error: psycopg.Error, side: str, table: str) -> PlatformError:
             "try again when the other session is done."
         )
     # Connection lost, serialization (a standby's recovery conflict), cancelled, out of resources.
-    transient = state[:2] in {"08", "40", "57", "53", ""} or isinstance(
-        error, psycopg.OperationalError
+    # 08P01 is no lost connection but a message that makes no sense, and will make none later.
+    transient = state != "08P01" and (
+        state[:2] in {"08", "40", "57", "53", ""} or isinstance(error, psycopg.OperationalError)
     )
     if transient:
         kind = SourceInterrupted if side == "source" else TargetInterrupted

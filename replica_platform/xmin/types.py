@@ -153,7 +153,8 @@ def _grown(one: UserType, kind: str, parts: tuple[tuple[str, str], ...]) -> list
         return []
     new = one.parts[len(parts) :]
     for (name, before), (other, now) in zip(parts, one.parts, strict=False):
-        if name != other or (before != now and not widens(before, now)):
+        # One that is wider in the target does no harm; a table that uses it lets none be altered.
+        if name != other or (before != now and not widens(now, before)):
             raise SchemaRefused(
                 f"The composite type {one.name} has {other} {now} in the source and {name} "
                 f"{before} in the target; nothing was changed, alter it in the target by hand."

@@ -65,3 +65,11 @@ def test_a_type_that_cannot_follow_is_refused(source: str, target: str, table: N
             """alter type kinds."Mood" add value 'third'""")  # fmt: skip
     with pytest.raises(SchemaRefused, match="rename them in the target by hand"):
         sync(source, target, "t")
+
+
+def test_a_composite_that_is_too_narrow_is_refused(source: str, target: str) -> None:
+    execute(target, "create type wide as (a int)")
+    execute(source, "create type wide as (a bigint)", "create table t (id int primary key, w wide)")
+    with pytest.raises(SchemaRefused, match="a bigint in the source and a integer in the target"):
+        sync(source, target, "t")
+    assert rows(target, "select to_regclass('t') is null") == [(True,)]
