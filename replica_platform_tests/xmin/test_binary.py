@@ -27,7 +27,6 @@ TYPES = {
         "kind[]",
         "array[row(1)::kind]",
     ),
-    "domains": ("create domain kind as int", "create domain kind as bigint", "kind[]", "'{1,2}'"),
     "regclass": ("create table kind ()", "create table kind ()", "regclass", "'kind'"),
     "regclasses": ("create table kind ()", "create table kind ()", "regclass[]", "'{kind}'"),
     "regtype": ("create domain kind as int", "create domain kind as int", "regtype", "'kind'"),

@@ -133,6 +133,29 @@ def test_a_target_table_without_our_columns_gets_them(source: str, target: str) 
     assert sync(source, target, "t").rows_updated == 1
 
 
+def test_changed_policies_are_read_whole(source: str, target: str, table: None) -> None:
+    """They change what a role sees, and no xmin."""
+    execute(source, "alter table t enable row level security",
+            "create policy few on t using (id > 5)")  # fmt: skip
+    report = sync(source, target, "t")
+    assert report.mode == "full"
+    assert "policies of the table have changed" in report.why
+    assert sync(source, target, "t").mode == "scan"
+
+
+def test_nothing_of_a_refused_sync_stays(source: str, target: str, table: None) -> None:
+    """No column, no row, no mark."""
+    state = """select (select array_agg(m::text) from replica_platform.mark m),
+        (select array_agg(attname::text) from pg_attribute where attrelid = 't'::regclass),
+        (select count(*) from t)"""
+    before = rows(target, state)
+    execute(source, "alter table t add column early int", "insert into t values (500, 'x')",
+            "alter table t alter v type int using 1")  # fmt: skip
+    with pytest.raises(SchemaRefused):
+        sync(source, target, "t")
+    assert rows(target, state) == before
+
+
 @pytest.mark.parametrize(
     ("old", "new", "fits"),
     [
