@@ -19,8 +19,8 @@ MOST_WORKERS = 8
 LEAST_WORKERS = 2
 BYTES_A_WORKER = 64 * 1024 * 1024
 DEFAULT_BATCH_BYTES = 64 * 1024 * 1024
-# A range may spend one part in so many on starting. Ranges are what is lost by a kill, and what
-# other readers of the source wait behind; below 8 MiB they only fill the ledger.
+# A range may spend one part in so many on starting. A range is what a kill loses, so the smaller
+# the better; below 8 MiB they only fill the ledger.
 STARTING_SHARE = 100
 LEAST_BATCH_BYTES, MOST_BATCH_BYTES = 8 * 1024 * 1024, 256 * 1024 * 1024
 # A copy that takes seconds is worth the half second that a measurement takes.
