@@ -110,7 +110,8 @@ class Settle:
             return written, rows + written.inserted - written.deleted
         written = apply.Written()
         if job.staged:
-            trust = plan.mode == "scan"
+            # A leaf that is new may hold a key under the xmin that another leaf had it under.
+            trust = plan.mode == "scan" and not plan.whole
             with job.step("merge"):
                 written = apply.merge(self._home, shape, trust_xmin=trust)
         rows += written.inserted

@@ -1,5 +1,6 @@
 """Partitioned tables go leaf by leaf: attached rows arrive, detached ones leave."""
 
+import psycopg
 import pytest
 
 from replica_platform.xmin import sync, validate
@@ -123,3 +124,21 @@ def test_a_leafs_own_virtual_column_is_followed(source: str, target: str) -> Non
     execute(source, "alter table g0 alter v set expression as (id * 100)")
     sync(source, target, "g")
     assert rows(target, "select id, v from g") == [(1, 100)]
+
+
+def test_a_leaf_takes_anothers_place_with_rows_of_the_same_transaction(
+    source: str, target: str, parted: None
+) -> None:
+    """Key and xmin are those of the row that the target has; the content is not."""
+    with psycopg.connect(source) as one:
+        one.execute("insert into p values (2, 'old')")
+        one.execute("create table other (id int primary key, x text)")
+        one.execute("insert into other values (1, 'a'), (2, 'new')")
+    sync(source, target, "p")
+    execute(
+        source,
+        "alter table p detach partition p0",
+        "alter table p attach partition other for values from (0) to (10)",
+    )
+    sync(source, target, "p")
+    assert rows(source, QUERY) == rows(target, QUERY)
