@@ -97,6 +97,10 @@ def _unfit(table: Table, mark: Mark, target_columns: Collection[str]) -> str:
     kept = [column.name for column in drifted.added if column.name in target_columns]
     if kept:
         return f"The target has had a column {kept[0]} already; what it holds is not the new one's."
+    untold = [column.name for column in drifted.added if column.missing is None]
+    if untold and any(mark.leaves.get(str(f.oid), f.filenode) != f.filenode for f in table.leaves):
+        # VACUUM FULL writes the constant into the rows, under their old xmin, and forgets it.
+        return f"Column {untold[0]} is new and the table was rewritten: no telling what rows hold."
     return drifted.whole
 
 

@@ -94,6 +94,16 @@ def test_leaves_that_differ_in_a_new_column_are_read_whole(
     assert rows(source, query) == rows(target, query) == [(1, "a", 9), (11, "b", 7)]
 
 
+@pytest.mark.parametrize("leaves", [["p0"], ["p0", "p1a"]])
+def test_a_new_column_of_rewritten_leaves_is_read_whole(
+    source: str, target: str, parted: None, leaves: list[str]
+) -> None:
+    execute(source, "alter table p add column n int default 7")
+    execute(source, *(f"vacuum full {leaf}" for leaf in leaves))
+    assert sync(source, target, "p").mode == "full"
+    assert rows(target, "select distinct n from p") == [(7,)]
+
+
 @pytest.mark.parametrize("default", ["", "default 'anew'"])
 def test_a_leaf_that_was_changed_while_detached_is_read_whole(
     source: str, target: str, parted: None, default: str
