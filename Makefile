@@ -30,7 +30,8 @@ faults: $(DEV_READY) ## kills and corruptions, the short form
 	@$(BIN)/python -m pytest -s --timeout 600 replica_platform_tests/faults
 
 torture: $(DEV_READY) ## kills and corruptions, the long form
-	@REPLICA_TORTURE=1 $(BIN)/python -m pytest -s --timeout 3600 replica_platform_tests/faults
+	@REPLICA_TORTURE=1 $(BIN)/python -m pytest -s --timeout 3600 replica_platform_tests/faults \
+	  replica_platform_tests/xmin/test_schedules.py
 
 test-duckdb2: $(READY) ## the replica's tests on DuckDB 2.0, in an environment of their own
 	@test -x $(VENV)-duckdb2/bin/pytest || { $(PYTHON) -m venv $(VENV)-duckdb2 && \

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.names import TableName, columns_sql
-from replica_platform.xmin.target import XMIN
+from replica_platform.xmin.target import CTID, XMIN
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Shape:
     """Columns that an UPDATE may not set."""
     casts: Mapping[str, str] = field(default_factory=dict)
     """Columns that are wider in the target, with its types: images of different types differ."""
+    scope: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    """Of `replace_all`: the target's rows that the staged ones stand for."""
 
 
 _LOW32_DIFFERS = sql.SQL(
@@ -54,7 +56,7 @@ def merge(connection: psycopg.Connection, shape: Shape, *, trust_xmin: bool | No
     if trust_xmin is None:
         guard = sql.SQL("false")
     if not trust_xmin:
-        compared = [name for name in shape.columns if name not in (XMIN, "source_ctid")]
+        compared = [name for name in shape.columns if name not in (XMIN, CTID)]
         # *<> compares images: it needs no equality operator and tells 1.0 from 1.00.
         guard = sql.SQL("({} or row({})::record *<> row({})::record)").format(
             guard, columns_sql(compared, "t"), _staged(compared, shape.casts)
@@ -103,36 +105,72 @@ def _merge(shape: Shape, guard: sql.Composable) -> sql.Composed:
 def replace_all(connection: psycopg.Connection, shape: Shape) -> Written:
     """Make the target's rows those that are staged; readers see the old rows or the new ones.
 
-    In place and in one transaction rather than by a new table under the old name: grants,
-    views and foreign keys of the target stay as they are.
+    In place and in one transaction rather than by a new table under the old name: grants and
+    views of the target stay as they are, and a reader whose snapshot is older than the new table
+    would find that one empty.
     """
     if shape.key:
         deleted = connection.execute(
             sql.SQL(
-                "delete from {target} t where not exists (select from {staging} s where {on})"
-            ).format(target=shape.target.sql, staging=shape.staging.sql, on=_on(shape))
+                "delete from {target} t where {scope} "
+                "and not exists (select from {staging} s where {on})"
+            ).format(
+                target=shape.target.sql,
+                scope=shape.scope,
+                staging=shape.staging.sql,
+                on=_on(shape),
+            )
         ).rowcount
         merged = merge(connection, shape, trust_xmin=False)
         return Written(merged.inserted, merged.updated, deleted)
-    if _content(connection, shape.target, shape) == _content(connection, shape.staging, shape):
-        return Written()
-    deleted = connection.execute(sql.SQL("delete from {}").format(shape.target.sql)).rowcount
-    columns = columns_sql(list(shape.columns))
-    inserted = connection.execute(
-        sql.SQL("insert into {} ({}) overriding system value select {} from {}").format(
-            shape.target.sql, columns, columns, shape.staging.sql
-        )
-    ).rowcount
+    return _replace_unkeyed(connection, shape)
+
+
+_RANKED = """
+-- Each row's place, 128 bits of its content, and which of several equal rows it is.
+create temp table {name} on commit drop as
+select leaf, place, one, two, row_number() over (partition by one, two) as nth from (
+    select leaf, place, hashtextextended(image, 0) as one, hashtextextended(image, 1) as two from (
+        select s.tableoid as leaf, s.ctid as place,
+            row({columns}, s.source_xmin & 4294967295)::text as image
+        from {table} s offset 0) i) h  -- the offset keeps the image from being made twice
+"""
+_SURPLUS = """
+delete from {target} t using replica_had h
+where t.tableoid = h.leaf and t.ctid = h.place and not exists (
+    select from replica_wanted w where (w.one, w.two, w.nth) = (h.one, h.two, h.nth))
+"""
+_LACKING = """
+insert into {target} ({columns}) overriding system value
+select {staged} from {staging} s join replica_wanted w on s.ctid = w.place
+where not exists (
+    select from replica_had h where (h.one, h.two, h.nth) = (w.one, w.two, w.nth))
+"""
+
+
+def _replace_unkeyed(connection: psycopg.Connection, shape: Shape) -> Written:
+    """Delete the rows that are too many and insert those that are too few, as multisets."""
+    compared = [name for name in shape.columns if name not in (XMIN, CTID)]
+    sides = {
+        "replica_had": (shape.target, columns_sql(compared, "s")),
+        "replica_wanted": (shape.staging, _staged(compared, shape.casts)),
+    }
+    for name, (table, columns) in sides.items():
+        listed = columns if compared else sql.SQL("null")
+        ranked = sql.SQL(_RANKED).format(name=sql.Identifier(name), columns=listed, table=table.sql)
+        connection.execute(ranked)
+        connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
+    # In this order, for a unique index that somebody has made on the target.
+    deleted = connection.execute(sql.SQL(_SURPLUS).format(target=shape.target.sql)).rowcount
+    lacking = sql.SQL(_LACKING).format(
+        target=shape.target.sql,
+        staging=shape.staging.sql,
+        columns=columns_sql(list(shape.columns)),
+        staged=columns_sql(list(shape.columns), "s"),
+    )
+    inserted = connection.execute(lacking).rowcount
+    connection.execute("drop table replica_had, replica_wanted")
     return Written(inserted=inserted, deleted=deleted)
-
-
-def _content(connection: psycopg.Connection, table: TableName, shape: Shape) -> object:
-    """A hash of the multiset of rows: the sum, since xor would not see a pair of equal rows."""
-    return connection.execute(
-        sql.SQL("select count(*), sum(hashtextextended(row({})::text, 0)::numeric) from {}").format(
-            columns_sql(list(shape.columns)), table.sql
-        )
-    ).fetchone()
 
 
 def _staged(columns: Sequence[str], casts: Mapping[str, str]) -> sql.Composed:

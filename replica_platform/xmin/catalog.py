@@ -48,6 +48,19 @@ class Leaf:
     blocks: int
     persistence: str
     heap: bool
+    layout: tuple["Place", ...] = ()
+    """Of a partition: its own columns, which may be older or newer than the parent's."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A column of a partition, where it differs from the parent's without anybody's notice."""
+
+    name: str
+    attnum: int
+    generated: str
+    missing: str | None
+    """As of a column: a partitioned table has no rows, and so no such constant."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,12 @@ class Table:
             ],
             "key": list(self.key),
             "policies": self.policies,
+            "layouts": {
+                str(leaf.oid): {
+                    place.name: [place.attnum, place.generated] for place in leaf.layout
+                }
+                for leaf in self.leaves
+            },
         }
 
 
@@ -127,7 +146,13 @@ select c.oid, n.nspname, c.relname, c.relkind::text, leaf.oid, leaf.nspname, lea
        / current_setting('block_size')::bigint,
        (select coalesce(json_agg(json_build_array(p.polname, p.polcmd, p.polroles::text,
                pg_get_expr(p.polqual, p.polrelid)) order by p.polname)::text, '')
-        from pg_policy p where p.polrelid = c.oid and c.relrowsecurity)
+        from pg_policy p where p.polrelid = c.oid and c.relrowsecurity),
+       (select json_agg(json_build_array(a.attname, a.attnum,
+               case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) else '' end,
+               case when a.atthasmissing then (a.attmissingval::text::text[])[1] end)
+               order by a.attnum)
+        from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+        where c.relkind = 'p' and a.attrelid = leaf.oid and a.attnum > 0 and not a.attisdropped)
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 left join lateral (
@@ -154,8 +179,9 @@ with recursive base as (
     from base b join pg_type t on t.oid = b.typbasetype where b.typtype = 'd'
 )
 select a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
+       -- regclass and its like send an oid, which is somebody else's on another server.
        t.oid < %(user)s and t.typsend <> 0 and t.typreceive <> 0 and t.typtype in ('b', 'r', 'm')
-       or t.typtype = 'e',
+       and t.typname !~ '^_?reg' or t.typtype = 'e',
        a.atttypid < %(user)s,
        case when a.atthasmissing then (a.attmissingval::text::text[])[1] end,
        case when a.attgenerated <> '' then a.attgenerated::text || pg_get_expr(d.adbin, d.adrelid)
@@ -208,7 +234,8 @@ def describe(connection: psycopg.Connection, oids: Iterable[int]) -> dict[int, T
         ]
         if leaf is not None:
             place = TableName(leaf_schema, leaf_name)
-            leaves[oid].append(Leaf(leaf, place, filenode or 0, row[10], persistence, heap))
+            layout = tuple(Place(*column) for column in row[12] or [])
+            leaves[oid].append(Leaf(leaf, place, filenode or 0, row[10], persistence, heap, layout))
         policies = hashlib.sha256(row[11].encode()).hexdigest()[:16] if row[11] else ""
         tables[oid] = Table(
             oid, TableName(schema, name), kind, tuple(columns[oid]), keys.get(oid, ()),
@@ -218,5 +245,9 @@ def describe(connection: psycopg.Connection, oids: Iterable[int]) -> dict[int, T
 
 
 def same(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
-    """Whether two fingerprints are equal, one of which may have been through JSON."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    """Whether two fingerprints are equal, one of which may have been through JSON.
+
+    But for the layouts: they come and go with the leaves, which are looked at by themselves.
+    """
+    plain = [{**(some or {}), "layouts": None} for some in (one, other)]
+    return json.dumps(plain[0], sort_keys=True) == json.dumps(plain[1], sort_keys=True)

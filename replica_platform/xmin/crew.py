@@ -3,6 +3,7 @@
 Threads and connections belong here; what is read and where it goes is told by the caller.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ class Crew:
         self._leader = leader
         self._target_dsn = target_dsn
         self._home = home
-        self._workers = workers
+        self.workers = workers
         self._stack = ExitStack()
         self._sources: list[psycopg.Connection] = []
         self._targets: list[psycopg.Connection] = []
@@ -44,13 +45,14 @@ class Crew:
     def look(
         self, work: Callable[[psycopg.Connection, Item], Result], items: Sequence[Item]
     ) -> list[Result]:
-        """Do work that only reads: twice as many at a time, since the target rests meanwhile."""
-        wanted = min(2 * self._workers, len(items))
+        """Do work that only reads: as many more at a time as rest on the target meanwhile."""
+        cores = os.cpu_count() or 1
+        wanted = min(max(self.workers, min(2 * self.workers, cores)), len(items))
         return _share(work, items, [self._leader.connection, *self._readers(wanted - 1)])
 
     def move(self, work: Callable[[Pair, Item], Result], items: Sequence[Item]) -> list[Result]:
         """Do work that reads and writes, as much at a time as there are workers."""
-        wanted = min(self._workers, len(items)) - 1
+        wanted = min(self.workers, len(items)) - 1
         others = list(zip(self._readers(wanted), self._writers(wanted), strict=True))
         return _share(work, items, [(self._leader.connection, self._home), *others])
 

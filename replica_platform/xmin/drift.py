@@ -4,7 +4,7 @@ Adding a column leaves every old row with one constant, and dropping one leaves 
 was: neither needs a row to be read again. Everything else does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from replica_platform.xmin.catalog import Column, Table
@@ -40,7 +40,32 @@ def drift(known: dict[str, Any], table: Table) -> Drift:
             return Drift(whole=f"The generated column {column.name} is new.")
         if column.name in old_names:
             return Drift(whole=f"Column {column.name} was dropped and made anew.")
-    return Drift(tuple(added))
+    return _of_leaves(known, table, added)
+
+
+def _of_leaves(known: dict[str, Any], table: Table, added: list[Column]) -> Drift:
+    """The same for partitions, whose columns can change while they are detached.
+
+    Leaves that the mark does not know are read whole, so theirs do not count.
+    """
+    layouts = known.get("layouts", {})
+    leaves = [leaf for leaf in table.leaves if leaf.layout and str(leaf.oid) in layouts]
+    for leaf in leaves:
+        before = layouts[str(leaf.oid)]
+        for place in leaf.layout:
+            if before.get(place.name, now := [place.attnum, place.generated]) != now:
+                return Drift(
+                    whole=f"Column {place.name} of {leaf.name} is another one than before."
+                )
+    constants = []
+    for column in added:
+        seen = {
+            place.missing for leaf in leaves for place in leaf.layout if place.name == column.name
+        }
+        if len(seen) > 1:
+            return Drift(whole=f"Old rows have different values of the new column {column.name}.")
+        constants.append(replace(column, missing=seen.pop()) if seen else column)
+    return Drift(tuple(constants))
 
 
 def _as_known(column: Column) -> list[Any]:

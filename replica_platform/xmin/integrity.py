@@ -168,7 +168,7 @@ def _sentence(
     if not same_history:
         return (
             f"{place} was synced from another server, timeline or database; "
-            "the next sync copies it in full."
+            "the next sync compares both by hashes and reads what differs."
         )
     if in_sync:
         return f"{place} is in sync: nothing to do."

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from psycopg import sql
+
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.mark import Mark
@@ -43,6 +45,8 @@ class Job:
     """Whether rows wait in the staging table to be merged."""
     loaded: bool = False
     """Whether a first copy waits to become the target table."""
+    scope: sql.Composable | None = None
+    """For a full read after hashes were compared: the keys that it was about."""
     rest: Plan | None = None
     """For a first copy that was interrupted: what was merged over it."""
     source_rows: int | None = None

@@ -32,6 +32,8 @@ class Plan:
     since: str | None = None
     added: tuple[Column, ...] = ()
     """New columns that need no row to be read: old rows have a constant there."""
+    verify: bool = False
+    """Of a full read: only key ranges whose hashes differ on the two sides are read."""
 
 
 def decide(
@@ -71,24 +73,39 @@ def decide(
         if mode == "scan":
             raise CannotSync(f"{why} Give it one, or use mode full.")
         return Plan("full", why)
-    reason = distrust or full_reason(table, snapshot, mark, target_columns)
-    if reason or mark is None:
-        return Plan("full", reason)
+    if mark is None:
+        return Plan("full", "There is no mark of an earlier sync.")
+    unfit = _unfit(table, mark, target_columns)
+    doubt = distrust or _doubt(snapshot, mark)
+    if doubt and not unfit and not drift(mark.fingerprint, table).added:
+        why = f"{doubt} Both sides are compared by hashes, and only what differs is read."
+        return Plan("full", why, verify=True)
+    if doubt or unfit:
+        return Plan("full", doubt or unfit)
     if _idle(table, snapshot, mark, deletes):
         return Plan("none", "No transaction has finished on the source since the last sync.")
     return _scan(table, snapshot, mark)
 
 
-def full_reason(
-    table: Table, snapshot: Snapshot, mark: Mark | None, target_columns: Collection[str] = ()
-) -> str:
-    """Why xmin cannot carry on from this mark; empty where it can."""
-    if mark is None:
-        return "There is no mark of an earlier sync."
+def _unfit(table: Table, mark: Mark, target_columns: Collection[str]) -> str:
+    """Why the target's rows tell nothing of this table's; empty where they do."""
     if mark.mode == "timestamp":
         return "The last sync read by timestamp, which leaves no W to go on from."
     if mark.source_table != str(table.name):
         return f"The target was synced from {mark.source_table} before."
+    drifted = drift(mark.fingerprint, table)
+    kept = [column.name for column in drifted.added if column.name in target_columns]
+    if kept:
+        return f"The target has had a column {kept[0]} already; what it holds is not the new one's."
+    untold = [column.name for column in drifted.added if column.missing is None]
+    if untold and any(mark.leaves.get(str(f.oid), f.filenode) != f.filenode for f in table.leaves):
+        # VACUUM FULL writes the constant into the rows, under their old xmin, and forgets it.
+        return f"Column {untold[0]} is new and the table was rewritten: no telling what rows hold."
+    return drifted.whole
+
+
+def _doubt(snapshot: Snapshot, mark: Mark) -> str:
+    """Why W tells nothing of the source's rows as they are now; empty where it does."""
     if mark.identity != snapshot.identity:
         return (
             "The source is another server, timeline or database than at the last sync, "
@@ -101,11 +118,7 @@ def full_reason(
             f"{snapshot.next - mark.w:,} xids have passed since the mark, too many for a 32-bit "
             "xmin to tell new rows from old."
         )
-    drifted = drift(mark.fingerprint, table)
-    kept = [column.name for column in drifted.added if column.name in target_columns]
-    if kept:
-        return f"The target has had a column {kept[0]} already; what it holds is not the new one's."
-    return drifted.whole
+    return ""
 
 
 def _scan(table: Table, snapshot: Snapshot, mark: Mark) -> Plan:

@@ -18,6 +18,9 @@ from replica_platform.xmin.source import LOW32, Snapshot
 # Changed rows are fetched by tid where they are few: in one range, and in all ranges together.
 TIDS_A_RANGE = 5_000
 TIDS_IN_ALL = 200_000
+BLOCK_BYTES = 8192
+# 64 MiB of heap are worth a stream of their own.
+BLOCKS_A_STREAM = 64 * 1024 * 1024 // BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,16 @@ class Range:
         return sql.SQL(" and ").join(parts) if parts else sql.SQL("true")
 
 
-def ranges(leaf: Leaf, blocks: int) -> Iterator[Range]:
-    """Cut a leaf in ranges of so many blocks, the first open at the start, the last at the end."""
-    cuts: list[int | None] = [None, *range(blocks, leaf.blocks, blocks), None]
+def ranges(leaf: Leaf, blocks: int, streams: int) -> Iterator[Range]:
+    """Cut a leaf in equal ranges of at most so many blocks, open at the leaf's start and end.
+
+    As many for each of the streams that read them side by side, so that none is waited for.
+    """
+    count = max(-(-leaf.blocks // blocks), min(streams, leaf.blocks // BLOCKS_A_STREAM))
+    if count > 1:
+        count = -(-count // streams) * streams
+    step = -(-leaf.blocks // max(1, count)) or 1
+    cuts: list[int | None] = [None, *range(step, leaf.blocks, step), None]
     for first, last in pairwise(cuts):
         yield Range(leaf, first, last)
 

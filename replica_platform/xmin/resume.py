@@ -39,9 +39,10 @@ class Half:
     heap_blocks: Mapping[str, int]
     """oid → blocks, to cut the same ranges again."""
     range_blocks: int
+    streams: int
 
 
-def begun(table: Table, snapshot: Snapshot, range_blocks: int) -> Half:
+def begun(table: Table, snapshot: Snapshot, range_blocks: int, streams: int) -> Half:
     """The head of a copy that begins now."""
     return Half(
         snapshot.w,
@@ -51,6 +52,7 @@ def begun(table: Table, snapshot: Snapshot, range_blocks: int) -> Half:
         {str(leaf.oid): leaf.filenode for leaf in table.leaves},
         {str(leaf.oid): leaf.blocks for leaf in table.leaves},
         range_blocks,
+        streams,
     )
 
 

@@ -34,6 +34,10 @@ _PINNED = {
     "idle_in_transaction_session_timeout": "0",
     "jit": "off",
 }
+# libpq takes 16 kB at most from the socket at a time, until a message was larger. One such answer
+# spares half of the switches between processes (2,000,000 rows by two streams: 1.49 s to 1.37 s).
+_WIDENING = f", repeat(' ', {256 * 1024})"
+
 # Rows that a policy hides would look deleted: better an error than a silent filter. The empty
 # path makes format_type spell every name in full.
 _SOURCE = {"row_security": "off", "search_path": ""}
@@ -41,7 +45,7 @@ _SOURCE = {"row_security": "off", "search_path": ""}
 
 def open_source(dsn: str) -> psycopg.Connection:
     """A session on the source, autocommit."""
-    return _open(dsn, {**_PINNED, **_SOURCE})
+    return _open(dsn, {**_PINNED, **_SOURCE}, _WIDENING)
 
 
 def open_target(dsn: str) -> psycopg.Connection:
@@ -49,13 +53,13 @@ def open_target(dsn: str) -> psycopg.Connection:
     return _open(dsn, _PINNED)
 
 
-def _open(dsn: str, settings: dict[str, str]) -> psycopg.Connection:
+def _open(dsn: str, settings: dict[str, str], more: str = "") -> psycopg.Connection:
     connection = connect(dsn, application_name="replica_platform xmin", autocommit=True)
     # Notices such as "does not exist, skipping" say nothing to the user.
     settings = {**settings, "client_min_messages": "warning"}
     calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
     words = [word for pair in settings.items() for word in pair]
-    connection.execute(f"select {calls}".encode(), words)
+    connection.execute(f"select {calls}{more}".encode(), words)
     return connection
 
 
@@ -95,8 +99,9 @@ def translate(error: psycopg.Error, side: str, table: str) -> PlatformError:
             "try again when the other session is done."
         )
     # Connection lost, serialization (a standby's recovery conflict), cancelled, out of resources.
-    transient = state[:2] in {"08", "40", "57", "53", ""} or isinstance(
-        error, psycopg.OperationalError
+    # 08P01 is no lost connection but a message that makes no sense, and will make none later.
+    transient = state != "08P01" and (
+        state[:2] in {"08", "40", "57", "53", ""} or isinstance(error, psycopg.OperationalError)
     )
     if transient:
         kind = SourceInterrupted if side == "source" else TargetInterrupted

@@ -89,24 +89,29 @@ class Settle:
         columns = targets.columns_to_write(table, job.found)
         fixed = frozenset(targets.never_set(job.found))
         casts = targets.casts(table, job.found)
-        shape = apply.Shape(job.target, staging, columns, job.key, fixed, casts)
+        scope = job.scope or sql.SQL("true")
+        shape = apply.Shape(job.target, staging, columns, job.key, fixed, casts, scope)
         if job.staged and _count(self._home, staging) > ANALYZE_FROM:
             self._home.execute(sql.SQL("analyze {}").format(staging.sql))
         rows = job.before.rows if job.before else None
         if rows is None:
             rows = _count(self._home, job.target)
+        if plan.verify and not job.staged:
+            return apply.Written(), _count(self._home, job.target)
         whole = plan.mode == "full" or (plan.mode == "timestamp" and plan.since is None)
         if whole and (job.spec.deletes != "never" or not job.key):
             if plan.mode == "full":
                 rows = _count(self._home, job.target)  # a full copy believes no mark
             with job.step("replace"):
                 written = apply.replace_all(self._home, shape)
-            if job.key:
-                self._check_deletes(job, table, written.deleted, rows)
+            # Without a key a changed row is a deleted and an inserted one.
+            fewer = written.deleted if job.key else max(0, written.deleted - written.inserted)
+            self._check_deletes(job, table, fewer, rows)
             return written, rows + written.inserted - written.deleted
         written = apply.Written()
         if job.staged:
-            trust = plan.mode == "scan"
+            # A leaf that is new may hold a key under the xmin that another leaf had it under.
+            trust = plan.mode == "scan" and not plan.whole
             with job.step("merge"):
                 written = apply.merge(self._home, shape, trust_xmin=trust)
         rows += written.inserted

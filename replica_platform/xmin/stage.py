@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.errors import PlatformError
-from replica_platform.xmin import culprit, resume, types
+from replica_platform.xmin import culprit, resume, types, verify
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.crew import Crew, Pair
@@ -20,6 +20,7 @@ from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.plan import Plan, decide
 from replica_platform.xmin.pump import relay
 from replica_platform.xmin.read import (
+    BLOCK_BYTES,
     Found,
     Part,
     Range,
@@ -39,7 +40,6 @@ from replica_platform.xmin.timestamp import since_condition
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-BLOCK_BYTES = 8192
 
 
 class Stage:
@@ -75,6 +75,8 @@ class Stage:
             types.keep_in_step(self._home, needed)
         if plan.mode == "scan":
             self._changed(job, table, plan)
+        elif plan.verify:
+            self._verified(job, table)
         else:
             self._whole(job, table, plan)
 
@@ -115,6 +117,15 @@ class Stage:
         if hits:
             self._copy(job, table, parts_of(hits, plan))
 
+    def _verified(self, job: Job, table: Table) -> None:
+        """Read the key ranges whose hashes differ on the two sides."""
+        source = self._leader.connection
+        with job.step("verify"), in_words("target", str(job.target)):
+            differs = verify.differing(source, table, self._home, job.target, job.key)
+        job.scope = differs or sql.SQL("false")
+        if differs is not None:
+            self._copy(job, table, [_part(part, differs) for part in self._ranges(table)])
+
     def _whole(self, job: Job, table: Table, plan: Plan) -> None:
         where: sql.Composable = sql.SQL("true")
         if plan.since and job.spec.timestamp_column:
@@ -136,7 +147,7 @@ class Stage:
         where: sql.Composable = sql.SQL("true")
         todo = self._ranges(table)
         if found is None:
-            half = resume.begun(table, snapshot, self._batch_blocks)
+            half = resume.begun(table, snapshot, self._batch_blocks, self._crew.workers)
             with in_words("target", str(job.target)), self._home.transaction():
                 # A new target adds the epoch when it is rewritten as a logged table anyway.
                 targets.make_staging(self._home, load, table, raw=True)
@@ -147,7 +158,7 @@ class Stage:
             where = sql.SQL("not ({})").format(changed(job.rest))
             blocks = half.heap_blocks
             leaves = [replace(leaf, blocks=blocks[str(leaf.oid)]) for leaf in table.leaves]
-            cut = [part for leaf in leaves for part in ranges(leaf, half.range_blocks)]
+            cut = [p for leaf in leaves for p in ranges(leaf, half.range_blocks, half.streams)]
             todo = [part for part in cut if resume.key_of(part) not in done]
             assert job.report is not None
             note = f"an interrupted copy went on: {len(done)} of {len(cut)} ranges had arrived"
@@ -158,7 +169,8 @@ class Stage:
             self._changed(job, table, job.rest)
 
     def _ranges(self, table: Table) -> list[Range]:
-        return [part for leaf in table.leaves for part in ranges(leaf, self._batch_blocks)]
+        blocks, streams = self._batch_blocks, self._crew.workers
+        return [part for leaf in table.leaves for part in ranges(leaf, blocks, streams)]
 
     def _copy(self, job: Job, table: Table, parts: Sequence[Part]) -> None:
         """Bring parts of the table into a new staging table, to be merged from there."""

@@ -17,12 +17,13 @@ from replica_platform.xmin import target as targets
 from replica_platform.xmin.crew import Crew
 from replica_platform.xmin.errors import SourceInterrupted, TableBusy
 from replica_platform.xmin.job import Diverged, Job
+from replica_platform.xmin.read import BLOCK_BYTES
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import LOCK_TIMEOUT_S, in_words, open_target
 from replica_platform.xmin.settle import Settle
 from replica_platform.xmin.source import Leader
 from replica_platform.xmin.stage import Progress, Stage
-from replica_platform.xmin.tune import choose
+from replica_platform.xmin.tune import MEASURED_FROM_BYTES, choose
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,13 @@ class _Run:
             with in_words("source", _names(jobs)):
                 leader.begin([job.source for job in self._alive(jobs)])
             self.on_standby = leader.snapshot.insert_lsn is None
-            tuning = choose(leader.connection, home, None, self.workers, self.batch_bytes)
+            tuning = choose(
+                leader.connection, home, None, self.workers, self.batch_bytes,
+                measure=_to_copy(leader, jobs) >= MEASURED_FROM_BYTES,
+            )  # fmt: skip
+            log.info(
+                "workers: %s batch bytes: %s", tuning.why["workers"], tuning.why["batch_bytes"]
+            )
             crew = stack.enter_context(Crew(leader, self.target, home, tuning.workers))
             stage = Stage(leader, home, crew, tuning.batch_bytes, self.progress)
             for job in self._alive(jobs):
@@ -214,6 +221,14 @@ class _Run:
             if self.atomic and self.errors:
                 raise psycopg.Rollback(outer)
         return diverged
+
+
+def _to_copy(leader: Leader, jobs: list[Job]) -> int:
+    """Bytes of heap that a first copy is ahead of."""
+    new = [
+        leader.tables[job.source] for job in jobs if not job.before and job.source in leader.tables
+    ]
+    return sum(table.blocks for table in new) * BLOCK_BYTES
 
 
 def _names(jobs: list[Job]) -> str:

@@ -10,11 +10,21 @@ from typing import Any
 import psycopg
 
 from replica_platform.settings import Settings
+from replica_platform.xmin.measure import Speed, speed
 from replica_platform.xmin.session import open_source, open_target
 
 MOST_WORKERS = 8
+# A single stream lets each of the two servers wait for the other: 1.49 s where two took 1.36 s,
+# with both servers and the sync on the same two cores.
+LEAST_WORKERS = 2
 BYTES_A_WORKER = 64 * 1024 * 1024
 DEFAULT_BATCH_BYTES = 64 * 1024 * 1024
+# A range may spend one part in so many on starting. A range is what a kill loses, so the smaller
+# the better; below 8 MiB they only fill the ledger.
+STARTING_SHARE = 100
+LEAST_BATCH_BYTES, MOST_BATCH_BYTES = 8 * 1024 * 1024, 256 * 1024 * 1024
+# A copy that takes seconds is worth the half second that a measurement takes.
+MEASURED_FROM_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ def tune(source: str, target: str, heap_bytes: int | None = None) -> Tuning:
     A server does not tell its cores; this machine's stand for them.
     """
     with open_source(source) as one, open_target(target) as other:
-        return choose(one, other, heap_bytes)
+        return choose(one, other, heap_bytes, measure=True)
 
 
 def choose(
@@ -45,8 +55,12 @@ def choose(
     heap_bytes: int | None = None,
     workers: int | None = None,
     batch_bytes: int | None = None,
+    measure: bool = False,
 ) -> Tuning:
-    """Choose over open connections; `workers` and `batch_bytes` win where they are given."""
+    """Choose over open connections; `workers` and `batch_bytes` win where they are given.
+
+    Batch bytes are measured where `measure` says so; a usual figure is taken elsewhere.
+    """
     settings = Settings()
     why: dict[str, str] = {}
     workers = workers or settings.xmin_workers
@@ -59,18 +73,34 @@ def choose(
         why["batch_bytes"] = f"{batch_bytes:,} were asked for."
     else:
         batch_bytes = DEFAULT_BATCH_BYTES
-        why["batch_bytes"] = (
-            f"{batch_bytes:,} of heap a range: small enough to lose little when killed, "
-            "large enough that starting a COPY costs nothing beside it."
-        )
+        why["batch_bytes"] = f"{batch_bytes:,} of heap a range, not measured."
+        if measure:
+            seen = speed(source, target)
+            batch_bytes = fitting(seen)
+            why["batch_bytes"] = (
+                f"{batch_bytes:,} of heap a range: starting a COPY took "
+                f"{seen.start_s * 1000:.1f} ms and {seen.bytes_per_s / 1e6:.0f} MB/s were moved, "
+                f"and starting shall take no more than 1/{STARTING_SHARE} of the time (between "
+                f"{LEAST_BATCH_BYTES >> 20} and {MOST_BATCH_BYTES >> 20} MiB)."
+            )
     return Tuning(workers, batch_bytes, why)
+
+
+def fitting(seen: Speed) -> int:
+    """The smallest range, in whole MiB, beside which its start is negligible."""
+    wanted = STARTING_SHARE * seen.start_s * seen.bytes_per_s
+    bounded = min(max(wanted, LEAST_BATCH_BYTES), MOST_BATCH_BYTES)
+    return round(bounded / 2**20) << 20
 
 
 def _workers(
     source: psycopg.Connection, target: psycopg.Connection, heap_bytes: int | None
 ) -> tuple[int, str]:
     cores = os.cpu_count() or 1
-    limits = {"half the cores": max(1, cores // 2), "the most that pays": MOST_WORKERS}
+    limits = {
+        "half the cores, at least two": max(LEAST_WORKERS, cores // 2),
+        "the most that pays": MOST_WORKERS,
+    }
     if heap_bytes is not None:
         limits[f"{BYTES_A_WORKER // 2**20} MiB of heap each"] = heap_bytes // BYTES_A_WORKER
     limits["a quarter of the source's free connections"] = _free(source) // 4

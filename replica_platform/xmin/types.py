@@ -72,6 +72,8 @@ order by w.depth desc
 """
 _PRESENT = """
 select n.nspname, t.typname, t.typtype::text,
+       coalesce(format_type(nullif(t.typbasetype, 0), t.typtypmod),
+                (select format_type(r.rngsubtype, null) from pg_range r where r.rngtypid = t.oid)),
        coalesce((select json_agg(json_build_array(e.enumlabel, '') order by e.enumsortorder)
                  from pg_enum e where e.enumtypid = t.oid),
                 (select json_agg(json_build_array(f.attname, format_type(f.atttypid, f.atttypmod))
@@ -104,7 +106,7 @@ def keep_in_step(target: psycopg.Connection, wanted: Sequence[UserType]) -> None
         rows = target.execute(
             _PRESENT, [[t.name.schema for t in wanted], [t.name.table for t in wanted]]
         ).fetchall()
-    present = {TableName(row[0], row[1]): (row[2], _pairs(row[3])) for row in rows}
+    present = {TableName(row[0], row[1]): (row[2], row[3], _pairs(row[4])) for row in rows}
     for one in wanted:
         if one.name in present:
             for statement in _grown(one, *present[one.name]):
@@ -139,7 +141,9 @@ def _made(one: UserType) -> Statement:
     return sql.SQL("create type {} as ({})").format(name, sql.SQL(", ").join(attributes))
 
 
-def _grown(one: UserType, kind: str, parts: tuple[tuple[str, str], ...]) -> list[Statement]:
+def _grown(
+    one: UserType, kind: str, base: str | None, parts: tuple[tuple[str, str], ...]
+) -> list[Statement]:
     """What brings a type that is there in step."""
     if one.extension:
         return []
@@ -147,13 +151,19 @@ def _grown(one: UserType, kind: str, parts: tuple[tuple[str, str], ...]) -> list
         raise SchemaRefused(
             f"The target has a type {one.name} of another kind; rename one of them."
         )
+    if base != one.base:
+        raise SchemaRefused(
+            f"The type {one.name} is made of {one.base} in the source and of {base} in the target; "
+            "nothing was changed, drop it in the target to have it made anew."
+        )
     if kind == "e":
         return _new_labels(one, [label for label, _ in parts])
     if kind != "c":
         return []
     new = one.parts[len(parts) :]
     for (name, before), (other, now) in zip(parts, one.parts, strict=False):
-        if name != other or (before != now and not widens(before, now)):
+        # One that is wider in the target does no harm; a table that uses it lets none be altered.
+        if name != other or (before != now and not widens(now, before)):
             raise SchemaRefused(
                 f"The composite type {one.name} has {other} {now} in the source and {name} "
                 f"{before} in the target; nothing was changed, alter it in the target by hand."

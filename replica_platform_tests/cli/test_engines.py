@@ -141,6 +141,7 @@ def test_tune_says_why(cli: Cli, source: str, target: str) -> None:
     assert tuned.returncode == 0
     assert "XMIN_WORKERS=" in tuned.stdout
     assert "# workers: " in tuned.stdout
+    assert "MB/s were moved" in tuned.stdout
 
 
 def test_quotes_need_a_broker(cli: Cli, master: Path, tmp_path: Path) -> None:

@@ -96,12 +96,13 @@ class Writers:
                 [f"alter table parted detach partition {leaf}", f"update {leaf} set v = 'away'",
                  f"alter table parted attach partition {leaf} "
                  f"for values from ({low}000) to ({int(low) + 1}000)"],
-                [f"alter table plain add column c{columns} int default {columns}"],
+                [f"alter table {dice.choice(['plain', 'parted'])} add column c{columns} int "
+                 f"default {columns}"],
                 ["alter table plain alter n type bigint", "alter table plain alter n type int"],
                 ["cluster ledger using ledger_pkey"],
             ]  # fmt: skip
             statements = dice.choice(choices)
-            if statements[0].startswith("alter table plain add"):
+            if " add column " in statements[0]:
                 if columns >= 6:
                     continue
                 columns += 1

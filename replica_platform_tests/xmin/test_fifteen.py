@@ -5,12 +5,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from replica_platform import embedded
 from replica_platform.embedded import Server, server_at
 from replica_platform.xmin import sync, validate
-from replica_platform_tests.xmin.helpers import execute
+from replica_platform.xmin.errors import CannotSync
+from replica_platform_tests.xmin.helpers import execute, rows
 from replica_platform_tests.xmin.test_zoo import check_zoo
 
 BINARIES = Path("/usr/lib/postgresql/15/bin")
@@ -62,3 +64,61 @@ def test_fifteen(fifteen: Server, source: str, target: str) -> None:
     execute(fifteen.dsn("target"), "drop table zoo")
     sync(old, fifteen.dsn("target"), "zoo")
     assert validate(old, fifteen.dsn("target"), "zoo").in_sync
+
+
+XML = ['<a b="ü">text</a>', "just <b/> content", "<!-- a comment --><x/>", ""]
+
+
+def test_xml(fifteen: Server) -> None:
+    """Only a server with libxml knows it; the embedded one does not."""
+    old, new = fifteen.dsn("source"), fifteen.dsn("target")
+    try:
+        execute(old, "select '<a/>'::xml")
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("this Postgres 15 has no libxml")
+    execute(old, "create table x (id int primary key, v xml, vs xml[])")
+    with psycopg.connect(old, autocommit=True) as connection:
+        for number, value in enumerate(XML):
+            connection.execute(
+                "insert into x values (%s, %s, array[%s::xml])", [number, value, value]
+            )
+    query = "select id, v::text, vs::text from x order by id"
+    sync(old, new, "x")
+    assert rows(old, query) == rows(new, query)
+    execute(old, "update x set v = '<new/>' where id = 0", "delete from x where id = 1")
+    report = sync(old, new, "x")
+    assert (report.mode, report.rows_updated, report.rows_deleted) == ("scan", 1, 1)
+    assert rows(old, query) == rows(new, query)
+    execute(old, "create type pair as (a int)", "alter table x add column p pair[]")
+    assert not sync(old, new, "x", mode="full").rows_updated  # as text
+    assert validate(old, new, "x").in_sync
+
+
+def test_a_foreign_table_goes_by_timestamp_or_in_full(fifteen: Server) -> None:
+    """The embedded server comes without postgres_fdw."""
+    source, target = fifteen.dsn("source"), fifteen.dsn("target")
+    try:
+        execute(source, "create extension postgres_fdw")
+    except psycopg.Error:
+        pytest.skip("this Postgres 15 has no postgres_fdw")
+    execute(fifteen.dsn(), "create database far")
+    execute(fifteen.dsn("far"), "create table t (id int primary key, at timestamptz)",
+            "insert into t values (1, '2000-01-01'), (2, now())")  # fmt: skip
+    execute(
+        source,
+        f"create server far foreign data wrapper postgres_fdw options (host '{fifteen.socket_dir}',"
+        " dbname 'far')",
+        "create user mapping for postgres server far options (user 'postgres')",
+        "create foreign table t (id int, at timestamptz) server far",
+    )
+    first = sync(source, target, "t", timestamp_column="at", key=["id"])
+    assert (first.mode, first.rows_inserted) == ("timestamp", 2)
+    execute(fifteen.dsn("far"), "insert into t values (3, now())", "delete from t where id = 1")
+    again = sync(source, target, "t", timestamp_column="at", key=["id"])
+    assert (again.rows_read, again.rows_inserted, again.rows_deleted) == (2, 1, 1)
+    whole = sync(source, target, "t", into="whole")
+    assert whole.mode == "full"
+    assert "is a foreign table" in whole.why
+    assert sync(source, target, "t", into="whole").rows_deleted == 0
+    with pytest.raises(CannotSync, match="is a foreign table and has no xmin"):
+        sync(source, target, "t", mode="scan")

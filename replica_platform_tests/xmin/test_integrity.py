@@ -4,8 +4,10 @@ import json
 import threading
 
 import psycopg
+import pytest
 
 from replica_platform.xmin import sync, validate
+from replica_platform.xmin.integrity import GAP_BUDGET_S
 from replica_platform_tests.xmin.helpers import execute
 
 
@@ -75,3 +77,72 @@ def test_ages_agree_though_the_source_never_rests(source: str, target: str) -> N
         over.set()
         burner.join()
     assert terms == [1.0] * 40
+
+
+def test_up_to_a_hundred_keys_are_named(source: str, target: str) -> None:
+    execute(source, "create table t (a int, b text, primary key (a, b))")
+    execute(source, "insert into t select i, 'x' from generate_series(1, 500) i")
+    sync(source, target, "t")
+    execute(target, "delete from t where a <= 150")
+    integrity = validate(source, target, "t")
+    assert (integrity.missing_count, len(integrity.missing)) == (150, 100)
+    assert all(key in [f"({a},x)" for a in range(1, 151)] for key in integrity.missing)
+    assert "150 missing" in integrity.sentence
+
+
+def test_the_gap_is_told_in_seconds_and_lowers_the_score(source: str, target: str) -> None:
+    execute(source, "create table t (id int primary key)")
+    sync(source, target, "t")
+    fresh = validate(source, target, "t")
+    assert fresh.gap_s is not None
+    assert 0 <= fresh.gap_s < 60
+    half = f"interval '{GAP_BUDGET_S / 2} seconds'"
+    execute(target, f"update replica_platform.mark set synced_at = synced_at - {half}")
+    stale = validate(source, target, "t")
+    assert stale.gap_s is not None
+    assert stale.gap_s > GAP_BUDGET_S / 2
+    assert stale.terms["gap in seconds"] == pytest.approx(0.5, abs=0.01)
+    assert stale.score < 0.6
+
+
+def test_the_ages_of_rows_are_a_histogram(source: str, target: str) -> None:
+    execute(source, "create table t (id int primary key)", "insert into t values (1), (2)")
+    sync(source, target, "t")
+    integrity = validate(source, target, "t")
+    assert integrity.source_ages == integrity.target_ages
+    assert sum((integrity.source_ages or {}).values()) == 2
+    # Rows of quite another age on one side, though each is what its mark says.
+    execute(target, "update t set source_xmin = source_xmin - 1000000")
+    assert validate(source, target, "t").terms["xmin ages"] == 0.0
+
+
+def test_a_prepared_transaction_is_named_with_its_age(source: str, target: str) -> None:
+    execute(source, "create table t (id int primary key)")
+    with psycopg.connect(source) as connection:
+        connection.execute("insert into t values (1)")
+        connection.execute("prepare transaction 'left over'")
+    try:
+        execute(source, "insert into t values (2)")
+        sync(source, target, "t")
+        culprit = str(validate(source, target, "t").culprit)
+    finally:
+        execute(source, "rollback prepared 'left over'")
+    assert "prepared transaction 'left over' of postgres holds W back for 0 s" in culprit
+    assert "xids wait behind it" in culprit
+
+
+def test_what_cannot_be_proven_is_capped(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, at timestamptz)",
+        "insert into t values (1, now())",
+        "create table bag (a int)",
+        "insert into bag values (1), (1)",
+    )
+    sync(source, target, "t", mode="timestamp", timestamp_column="at")
+    sync(source, target, "bag")
+    by_time, bag = validate(source, target, "t"), validate(source, target, "bag")
+    assert by_time.in_sync and bag.in_sync
+    assert (by_time.terms["mode"], bag.terms["mode"]) == (0.9, 0.8)
+    assert by_time.score <= 0.9
+    assert bag.score <= 0.8

@@ -1,5 +1,6 @@
 """Partitioned tables go leaf by leaf: attached rows arrive, detached ones leave."""
 
+import psycopg
 import pytest
 
 from replica_platform.xmin import sync, validate
@@ -59,4 +60,95 @@ def test_truncate_vacuum_full_and_cluster(source: str, target: str, parted: None
     assert sync(source, target, "p").rows_read == 0  # xmin survives both
     execute(source, "truncate p0")
     assert sync(source, target, "p").rows_deleted == 1
+    assert rows(source, QUERY) == rows(target, QUERY)
+
+
+def test_a_new_column_has_the_leaves_constant(source: str, target: str, parted: None) -> None:
+    """The parent has no rows, and so does not tell the value that old ones have."""
+    execute(
+        source,
+        "alter table p add column n int not null default 7",
+        "create table p2 partition of p for values from (20) to (30)",
+        "insert into p values (21, 'c', 8)",
+    )
+    report = sync(source, target, "p")
+    assert (report.mode, report.rows_read) == ("scan", 1)
+    query = "select id, x, n from p order by id"
+    assert rows(source, query) == rows(target, query)
+    assert rows(target, "select n from p where id = 1") == [(7,)]
+
+
+def test_leaves_that_differ_in_a_new_column_are_read_whole(
+    source: str, target: str, parted: None
+) -> None:
+    execute(
+        source,
+        "alter table p detach partition p0",
+        "alter table p add column n int default 7",
+        "alter table p0 add column n int default 9",
+        "alter table p attach partition p0 for values from (0) to (10)",
+    )
+    report = sync(source, target, "p")
+    assert "different values of the new column n" in report.why
+    query = "select id, x, n from p order by id"
+    assert rows(source, query) == rows(target, query) == [(1, "a", 9), (11, "b", 7)]
+
+
+@pytest.mark.parametrize("leaves", [["p0"], ["p0", "p1a"]])
+def test_a_new_column_of_rewritten_leaves_is_read_whole(
+    source: str, target: str, parted: None, leaves: list[str]
+) -> None:
+    execute(source, "alter table p add column n int default 7")
+    execute(source, *(f"vacuum full {leaf}" for leaf in leaves))
+    assert sync(source, target, "p").mode == "full"
+    assert rows(target, "select distinct n from p") == [(7,)]
+
+
+@pytest.mark.parametrize("default", ["", "default 'anew'"])
+def test_a_leaf_that_was_changed_while_detached_is_read_whole(
+    source: str, target: str, parted: None, default: str
+) -> None:
+    """Its rows have their old xmin, and other values in a column that the parent has as before."""
+    execute(
+        source,
+        "alter table p detach partition p0",
+        "alter table p0 drop column x",
+        f"alter table p0 add column x text {default}",
+        "alter table p attach partition p0 for values from (0) to (10)",
+    )
+    report = sync(source, target, "p")
+    assert "Column x of public.p0 is another one than before" in report.why
+    assert rows(source, QUERY) == rows(target, QUERY)
+    assert sync(source, target, "p").mode == "scan"
+
+
+def test_a_leafs_own_virtual_column_is_followed(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table g (id int primary key, v int generated always as (id * 2) virtual) "
+        "partition by range (id)",
+        "create table g0 partition of g for values from (0) to (10)",
+        "insert into g values (1)",
+    )
+    sync(source, target, "g")
+    execute(source, "alter table g0 alter v set expression as (id * 100)")
+    sync(source, target, "g")
+    assert rows(target, "select id, v from g") == [(1, 100)]
+
+
+def test_a_leaf_takes_anothers_place_with_rows_of_the_same_transaction(
+    source: str, target: str, parted: None
+) -> None:
+    """Key and xmin are those of the row that the target has; the content is not."""
+    with psycopg.connect(source) as one:
+        one.execute("insert into p values (2, 'old')")
+        one.execute("create table other (id int primary key, x text)")
+        one.execute("insert into other values (1, 'a'), (2, 'new')")
+    sync(source, target, "p")
+    execute(
+        source,
+        "alter table p detach partition p0",
+        "alter table p attach partition other for values from (0) to (10)",
+    )
+    sync(source, target, "p")
     assert rows(source, QUERY) == rows(target, QUERY)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from replica_platform.xmin import TableSpec, mark, sync, sync_group, tune
+from replica_platform.xmin import TableSpec, mark, sync, sync_group
 from replica_platform.xmin.errors import TableBusy, TooManyDeletes
 from replica_platform_tests.xmin.helpers import execute, rows
 
@@ -184,26 +184,3 @@ def test_a_refreshed_view_and_a_logged_table(source: str, target: str, table: No
     assert sync(source, target, "u").rows == 1
     assert rows(target, "select id from u") == [(1,)]
     assert sync(source, target, "m").rows == 2
-
-
-def test_what_was_chosen_is_explained(
-    source: str, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen = tune(source, target)
-    assert chosen.workers >= 1
-    assert "limited by" in chosen.why["workers"]
-    monkeypatch.setenv("XMIN_WORKERS", "3")
-    monkeypatch.setenv("XMIN_BATCH_BYTES", "65536")
-    assert (tune(source, target).workers, tune(source, target).batch_bytes) == (3, 65536)
-    # Three workers on one snapshot, many ranges, first copy and changes.
-    execute(
-        source,
-        "create table t (id int primary key, x text)",
-        "insert into t select i, repeat('x', 100) from generate_series(1, 20000) i",
-    )
-    assert sync(source, target, "t").rows == 20000
-    execute(source, "update t set x = 'y' where id % 2 = 0", "delete from t where id % 10 = 1")
-    report = sync(source, target, "t")
-    assert (report.rows_updated, report.rows_deleted) == (10000, 2000)
-    query = "select id, x from t order by id"
-    assert rows(source, query) == rows(target, query)

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from replica_platform.xmin import TableSpec, session, sync, sync_group
+from replica_platform.xmin import TableSpec, session, sync, sync_group, timestamp
 from replica_platform.xmin.errors import CannotSync, NoSuchTable
 from replica_platform_tests.xmin.helpers import execute, rows
 
@@ -39,13 +39,27 @@ def test_a_view_goes_by_timestamp_when_it_names_a_column(source: str, target: st
     assert (again.rows_read, again.rows_inserted, again.rows_deleted) == (2, 1, 1)
 
 
-def test_a_table_without_key_is_swapped_and_left_alone_when_equal(source: str, target: str) -> None:
-    execute(source, "create table t (a int)", "insert into t values (1), (1), (null)")
-    sync(source, target, "t")
-    assert not sync(source, target, "t").changed
-    execute(source, "insert into t values (1)")
-    assert sync(source, target, "t").changed
-    assert rows(target, "select count(*) from t where a = 1") == [(3,)]
+def test_a_row_that_commits_late_is_in_the_look_back(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is older than what has been seen; the naive bound misses it for good."""
+    monkeypatch.setattr(timestamp, "MARGIN_S", 0)  # a transaction may last longer than any margin
+    execute(source, "create table t (id int primary key, at timestamptz default clock_timestamp())")
+    how: dict[str, Any] = {"mode": "timestamp", "timestamp_column": "at"}
+    with psycopg.connect(source) as slow:
+        slow.execute("insert into t values (1)")
+        execute(source, "insert into t values (2)")
+        assert sync(source, target, "t", **how).rows_inserted == 1
+        newest = rows(target, "select max(at)::text from t")[0][0]
+    assert rows(source, f"select count(*) from t where at > '{newest}'") == [(0,)]  # the control
+    assert sync(source, target, "t", **how).rows_inserted == 1
+
+
+def test_the_reason_is_logged(source: str, target: str, caplog: pytest.LogCaptureFixture) -> None:
+    execute(source, "create table t (id int primary key)")
+    with caplog.at_level("INFO", logger="replica_platform.xmin"):
+        report = sync(source, target, "t")
+    assert f"full, because: {report.why}" in caplog.text
 
 
 def test_impossible_wishes_are_refused_in_words(source: str, target: str) -> None:
@@ -71,6 +85,28 @@ def test_an_atomic_group_is_all_or_nothing(source: str, target: str) -> None:
     report = sync_group(source, target, [TableSpec("a"), TableSpec("absent")], atomic=True)
     assert not report.reports
     assert rows(target, "select to_regclass('a') is null") == [(True,)]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_what_fails_at_the_end_takes_the_group_only_if_asked(
+    source: str, target: str, atomic: bool
+) -> None:
+    """`a` has been written already when too many deletes of `b` are refused."""
+    for name in "ab":
+        execute(source, f"create table {name} as select i from generate_series(1, 3000) i",
+                f"alter table {name} add primary key (i)")  # fmt: skip
+    specs = [TableSpec("a"), TableSpec("b")]
+    assert sync_group(source, target, specs, atomic=atomic).ok
+    execute(source, "insert into a values (5000)", "delete from b where i > 10")
+    marks = "select w from replica_platform.mark where target_table = 'public.a'"
+    before = rows(target, marks)
+    report = sync_group(source, target, specs, atomic=atomic)
+    assert list(report.failures) == ["b"]
+    assert rows(target, "select count(*) from a") == [(3000 if atomic else 3001,)]
+    assert (rows(target, marks) == before) is atomic
+    assert rows(target, "select count(*) from b") == [(3000,)]
+    assert sync_group(source, target, specs, atomic=atomic, max_delete_fraction=1).ok
+    assert rows(target, "select count(*) from a") == [(3001,)]
 
 
 def test_a_locked_table_fails_alone(

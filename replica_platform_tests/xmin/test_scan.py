@@ -1,10 +1,16 @@
 """A later sync moves what changed, and nothing else."""
 
+from dataclasses import replace
+
 import psycopg
 import pytest
 
 from replica_platform.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group
+from replica_platform.xmin.catalog import Leaf
+from replica_platform.xmin.names import TableName
+from replica_platform.xmin.read import full_xid, ranges
+from replica_platform.xmin.source import Identity, Snapshot
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
@@ -77,3 +83,66 @@ def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Se
     execute(source, "insert into b values (1)")
     last = sync_group(source, elsewhere, specs)
     assert (last.reports["b"].mode, last.reports["b"].rows_inserted) == ("scan", 1)
+
+
+def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -> None:
+    """Ranges of one snapshot; pages by LIMIT and OFFSET lose what moves between two of them."""
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "insert into t select i, repeat('x', 300) from generate_series(1, 3000) i",
+    )
+    pages: set[int] = set()
+    moved: list[int] = []
+
+    def disturb(done: int, _total: int) -> None:
+        if not moved:
+            moved.append(done)
+            pages.update(key for (key,) in rows(source, "select id from t limit 1500"))
+            execute(
+                source,
+                "delete from t where id <= 500",
+                "update t set x = '' where id % 3 = 0",
+                "vacuum t",
+                "insert into t select i, 'new' from generate_series(5001, 5400) i",
+            )
+            page = rows(source, "select id from t limit 1500 offset 1500")
+            pages.update(key for (key,) in page)
+
+    first = sync(source, target, "t", workers=1, batch_bytes=65536, progress=disturb)
+    assert moved
+    assert first.rows_inserted == 3000  # as it was at the snapshot
+    live = {key for (key,) in rows(source, "select id from t")}
+    assert live - pages  # the control
+    sync(source, target, "t")
+    query = "select id, x from t order by id"
+    assert rows(source, query) == rows(target, query)
+
+
+def test_ranges_cover_the_table_and_are_equal() -> None:
+    leaf = Leaf(1, TableName("public", "t"), 1, 30_001, "p", True)
+    for blocks, streams in [(8192, 2), (8192, 3), (100_000, 2), (100_000, 1), (1, 7), (30_001, 4)]:
+        cut = list(ranges(leaf, blocks, streams))
+        assert cut[0].first is None and cut[-1].last is None
+        assert [one.last for one in cut[:-1]] == [one.first for one in cut[1:]]
+        sizes = [(p.last or leaf.blocks) - (p.first or 0) for p in cut]
+        assert max(sizes) <= blocks
+        assert max(sizes) - min(sizes) <= len(cut)
+        if 1 < len(cut) < 1000:
+            assert len(cut) % streams == 0
+    assert len(list(ranges(replace(leaf, blocks=0), 8192, 2))) == 1
+
+
+def test_full_xids_keep_their_epoch(source: str) -> None:
+    """Xids 0 to 2 stand for no transaction; any other is the newest that has its low 32 bits."""
+    snapshot = Snapshot("", 0, (5 << 32) + 100, None, "", Identity("", 1, 1), "")
+    seen = full_xid(snapshot, "x").as_string()
+    found = rows(
+        source,
+        f"select x::text, {seen} from unnest('{{0,2,3,99,101,4294967295}}'::xid[]) x",
+    )
+    old = 4 << 32
+    assert found == [
+        ("0", 0), ("2", 2), ("3", (5 << 32) + 3), ("99", (5 << 32) + 99), ("101", old + 101),
+        ("4294967295", old + 4294967295),
+    ]  # fmt: skip

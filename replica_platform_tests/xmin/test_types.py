@@ -65,3 +65,30 @@ def test_a_type_that_cannot_follow_is_refused(source: str, target: str, table: N
             """alter type kinds."Mood" add value 'third'""")  # fmt: skip
     with pytest.raises(SchemaRefused, match="rename them in the target by hand"):
         sync(source, target, "t")
+
+
+def test_a_composite_that_is_too_narrow_is_refused(source: str, target: str) -> None:
+    execute(target, "create type wide as (a int)")
+    execute(source, "create type wide as (a bigint)", "create table t (id int primary key, w wide)")
+    with pytest.raises(SchemaRefused, match="a bigint in the source and a integer in the target"):
+        sync(source, target, "t")
+    assert rows(target, "select to_regclass('t') is null") == [(True,)]
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ("domain other as text", "domain other as int"),
+        ("domain other as int", "domain other as bigint"),
+        ("type other as range (subtype = float8)", "type other as range (subtype = int)"),
+        ("domain other as int", "type other as enum ('a')"),
+    ],
+)
+def test_a_type_of_the_same_name_and_another_making_is_refused(
+    source: str, target: str, here: str, there: str
+) -> None:
+    execute(source, f"create {here}", "create table t (id int primary key, v other)")
+    execute(target, f"create {there}")
+    with pytest.raises(SchemaRefused, match=r"public\.other"):
+        sync(source, target, "t")
+    assert rows(target, "select to_regclass('t') is null") == [(True,)]
