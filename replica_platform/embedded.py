@@ -80,7 +80,7 @@ class Server:
         """Start it and wait until it answers; `options` go to the `postgres` program."""
         # A folder on a full or read-only disk, a foreign file: the log says which.
         log = self.folder / "server.log"
-        _own(self.socket_dir)
+        private_folder(self.socket_dir)
         self._run(
             "pg_ctl", "start", "-w", "-s", "-D", str(self.folder), "-l", str(log),
             "-t", str(START_TIMEOUT_S), "-o", f"-k '{self.socket_dir}' {' '.join(options)}",
@@ -96,7 +96,7 @@ class Server:
     ) -> int:
         # Each time, since somebody may have closed a folder above to others since.
         _make_way(self.folder)
-        return _run(self.version, program, *arguments, check=check, log=log)
+        return run_program(self.version, program, *arguments, check=check, log=log)
 
 
 def server_at(folder: Path, version: int = 18) -> Server:
@@ -157,8 +157,8 @@ def _initialise(server: Server) -> None:
         )
     making = server.folder.parent / f".{server.folder.name}.making"
     shutil.rmtree(making, ignore_errors=True)
-    _own(making)
-    _run(
+    private_folder(making)
+    run_program(
         server.version, "initdb", "-D", str(making), "-U", "postgres", "-A", "trust",
         "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
     )  # fmt: skip
@@ -170,10 +170,10 @@ def _initialise(server: Server) -> None:
     making.rename(server.folder)
 
 
-def _own(folder: Path) -> None:
+def private_folder(folder: Path) -> None:
     """Make `folder` and give it to the user that Postgres runs as, and to nobody else."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    user = _system_user()
+    user = system_user()
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
         _make_way(folder)
@@ -181,7 +181,7 @@ def _own(folder: Path) -> None:
 
 def _make_way(folder: Path) -> None:
     """Let the user that Postgres runs as pass through to `folder` and to the programs."""
-    if _system_user() is None:
+    if system_user() is None:
         return
     for parent in [*folder.absolute().parents, *binaries().parents]:
         mode = parent.stat().st_mode
@@ -189,7 +189,7 @@ def _make_way(folder: Path) -> None:
             parent.chmod(mode | 0o001)  # search only: nothing in it becomes readable
 
 
-def _system_user() -> pwd.struct_passwd | None:
+def system_user() -> pwd.struct_passwd | None:
     """The user to become when we are root, made when absent; None for anybody else."""
     if os.geteuid() != 0:
         return None
@@ -219,10 +219,14 @@ def binaries(version: int = 18) -> Path:
     return Path(spec.origin).parent / name / "bin"
 
 
-def _run(
+def run_program(
     version: int, program: str, *arguments: str, check: bool = True, log: Path | None = None
 ) -> int:
-    user = _system_user()
+    """Run one of the wheel's programs as the server's user, and return its exit code.
+
+    Errors: `EmbeddedPostgresFailed` with what it said, where `check` asks for that.
+    """
+    user = system_user()
     # Files, not pipes: a server started by pg_ctl would keep a pipe open for ever.
     with tempfile.TemporaryFile("w+") as output:
         finished = subprocess.run(

@@ -28,14 +28,14 @@ def own_server(version: int = 18) -> Iterator[Server]:
 
 def run(server: Server, program: str, *arguments: str) -> None:
     """Run one of the server's own programs, as the server's user."""
-    embedded._run(server.version, program, *arguments)
+    embedded.run_program(server.version, program, *arguments)
 
 
 @contextmanager
 def standby_of(primary: Server) -> Iterator[Server]:
     """A physical standby beside its primary, replaying."""
     folder = primary.folder.parent / "standby"
-    embedded._own(folder)
+    embedded.private_folder(folder)
     run(
         primary, "pg_basebackup", "-D", str(folder), "-R", "-c", "fast", "-h",
         str(primary.socket_dir), "-U", "postgres",

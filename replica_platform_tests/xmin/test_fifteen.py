@@ -25,7 +25,7 @@ def fifteen() -> Iterator[Server]:
         pytest.skip("no Postgres 15 on this machine")
     with tempfile.TemporaryDirectory(prefix="rp-") as folder:
         data = Path(folder) / "pg15"
-        embedded._own(data)
+        embedded.private_folder(data)
         run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
             "--locale=C.UTF-8")  # fmt: skip
         options = f"-k {data} -c listen_addresses='' -c fsync=off"
@@ -40,7 +40,7 @@ def fifteen() -> Iterator[Server]:
 
 def run(program: str, *arguments: object) -> None:
     """Run one of its programs, as the user that Postgres runs as."""
-    user = embedded._system_user()
+    user = embedded.system_user()
     subprocess.run(
         [str(BINARIES / program), *map(str, arguments)],
         check=True,
