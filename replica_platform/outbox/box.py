@@ -33,6 +33,9 @@ from replica_platform.sqlite import sqlite3
 DEFAULT_MAX_BYTES = 8 * 1024**3
 MAX_PAYLOAD_BYTES = 256 * 1024**2  # what one jsonb string or array may hold
 INSERT = "insert into record (id, kind, payload, sha, created_at) values (?, ?, ?, ?, ?)"
+# A group of threads' rows goes as one statement: with a statement a row, each would let go of the
+# interpreter's lock and wait for it again, behind all the threads that want to append.
+ROWS_A_STATEMENT = 64
 
 _open_boxes: "weakref.WeakSet[Outbox]" = weakref.WeakSet()
 
@@ -270,8 +273,9 @@ class Outbox:
                 "tell Python; open the outbox after the fork. The record is not saved."
             )
         try:
-            if len(rows) == 1:
-                connection.execute(INSERT, rows[0])
+            if len(rows) <= ROWS_A_STATEMENT:
+                values = [value for row in rows for value in row]
+                connection.execute(INSERT + ", (?, ?, ?, ?, ?)" * (len(rows) - 1), values)
             else:
                 with file.writing(connection):
                     connection.executemany(INSERT, rows)
