@@ -6,9 +6,11 @@ file's seal is unbroken too; else every byte is compared.
 """
 
 from replica_platform.replica import blocks
+from replica_platform.replica.errors import WrongLineage
 from replica_platform.replica.header import parse_header
 from replica_platform.replica.layout import Layout
-from replica_platform.replica.manifest import Lineage, Seal
+from replica_platform.replica.manifest import Lineage, Manifest, Seal
+from replica_platform.replica.master import Settled
 
 
 def lineage_of(header: bytes, seal: Seal) -> Lineage:
@@ -32,3 +34,33 @@ def is_same(layout: Layout, known: Lineage, found: Lineage, master: int) -> bool
     if copy is None:
         return None
     return blocks.survey_of(master, found.seal.bytes).digests == copy.blocks
+
+
+def is_known(layout: Layout, current: Manifest | None, found: Lineage, master: int) -> bool | None:
+    """Whether the master is as readers have it, or as they were rolled back from it on purpose."""
+    for known in (current.lineage, current.withheld) if current else ():
+        if known == found:
+            return is_same(layout, known, found, master)
+    return False
+
+
+def assert_continued(
+    current: Manifest | None, found: Lineage, settled: Settled, same: bool | None
+) -> None:
+    """Errors: `WrongLineage`. Old storage has no identity, and then nothing can be told."""
+    if current is None or not settled.header.has_identity:
+        return
+    known = current.lineage
+    if known.db_id != found.db_id:
+        wrong = "is another database than"
+    elif found.iteration < known.iteration:
+        wrong = "is older than"
+    elif found.iteration == known.iteration and same is False:
+        wrong = "has parted from"
+    else:
+        return
+    raise WrongLineage(
+        f"The master {settled.path} {wrong} the one generation {current.generation} came from; "
+        "nothing was published. If it was restored or rebuilt on purpose, publish once with "
+        "new_lineage."
+    )

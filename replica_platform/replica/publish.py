@@ -5,16 +5,14 @@ verify every byte and open it in a child process; then, in `candidate`, rename, 
 pointer, link. Killed anywhere, readers keep what they have and the next publication clears up.
 """
 
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from replica_platform.files import fsync_dir, fsync_file
+from replica_platform.files import fsync_dir
 from replica_platform.replica import blocks, copying, retention
 from replica_platform.replica.candidate import (
     Candidate,
@@ -24,30 +22,22 @@ from replica_platform.replica.candidate import (
     clear_orphans,
     publishing,
 )
-from replica_platform.replica.errors import (
-    CandidateDamaged,
-    MasterChanging,
-    StoreFull,
-    WrongLineage,
-    explaining,
-)
+from replica_platform.replica.errors import MasterChanging, explaining
 from replica_platform.replica.generation import Unusable, check
 from replica_platform.replica.header import BLOCK_BYTES, Header
 from replica_platform.replica.layout import Layout
-from replica_platform.replica.lineage import is_same, lineage_of
+from replica_platform.replica.lineage import assert_continued, is_known, lineage_of
 from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
 from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
 from replica_platform.replica.probing import Probe
 from replica_platform.replica.purpose import Purpose, build
+from replica_platform.replica.room import assert_room, make_folders
+from replica_platform.replica.verifying import verify_copy
 from replica_platform.replica.yielding import half_the_cores
 
 KEEP = 3
 MIN_AGE_S = 60.0
 ATTEMPTS = 3
-# Beside the copy itself: manifests, and what the file system keeps for itself.
-MARGIN_BYTES = 4 * 1024 * 1024
-# Reading every row takes some 2 s a gigabyte: of a file of this size as long as opening it.
-READ_TO_THE_END_BYTES = 32 * 1024 * 1024
 
 Progress = Callable[[int, int], None]
 
@@ -199,9 +189,9 @@ def _take(
         steps("settle")
         with master.settled() as settled:
             lineage = lineage_of(settled.header_bytes, Seal.of(settled.fd))
-            same = _is_known(layout, current, lineage, settled.fd)
+            same = is_known(layout, current, lineage, settled.fd)
             if not new_lineage:
-                _assert_same_lineage(current, lineage, settled, same)
+                assert_continued(current, lineage, settled, same)
             if same and _is_shown(layout, current, purpose):
                 return None
             try:
@@ -257,42 +247,6 @@ def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") ->
     return copying.Copied("build", survey, len(survey.digests))
 
 
-def verify_copy(
-    path: Path,
-    survey: blocks.Survey,
-    probe: Probe,
-    required: tuple[str, ...] = (),
-    step: Step = lambda _: None,
-) -> dict[str, Table]:
-    """Compare every byte with what the master's were, and open it in a child process.
-
-    All the while the file is on its way to the disk, which takes longest.
-    """
-    try:
-        path.chmod(0o444)
-        # A block that fails DuckDB's checksum may be a free one, torn by a crash long ago: only
-        # reading everything tells.
-        small = path.stat().st_size <= READ_TO_THE_END_BYTES
-        scan = [*required, "*"] if survey.unsound or small else list(required)
-        with ThreadPoolExecutor(3, "verify") as pool:
-            step("fsync")
-            synced = pool.submit(fsync_file, path)
-            copied = pool.submit(blocks.digests, path)
-            probed = pool.submit(probe.look, path, scan)
-            synced.result()
-            step("verify")
-            if copied.result() != survey.digests:
-                raise CandidateDamaged(
-                    f"The copy at {path} differs from the master it was made from; it was thrown "
-                    "away and readers keep their generation. Publish again; if this stays, check "
-                    "the disk."
-                )
-            return probed.result()
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
 def _describe(
     layout: Layout,
     taken: _Taken,
@@ -322,36 +276,6 @@ def _describe(
     )
 
 
-def _is_known(layout: Layout, current: Manifest | None, found: Lineage, master: int) -> bool | None:
-    """Whether the master is as readers have it, or as they were rolled back from it on purpose."""
-    for known in (current.lineage, current.withheld) if current else ():
-        if known == found:
-            return is_same(layout, known, found, master)
-    return False
-
-
-def _assert_same_lineage(
-    current: Manifest | None, found: Lineage, settled: Settled, same: bool | None
-) -> None:
-    """Errors: `WrongLineage`. Old storage has no identity, and then nothing can be told."""
-    if current is None or not settled.header.has_identity:
-        return
-    known = current.lineage
-    if known.db_id != found.db_id:
-        wrong = "is another database than"
-    elif found.iteration < known.iteration:
-        wrong = "is older than"
-    elif found.iteration == known.iteration and same is False:
-        wrong = "has parted from"
-    else:
-        return
-    raise WrongLineage(
-        f"The master {settled.path} {wrong} the one generation {current.generation} came from; "
-        "nothing was published. If it was restored or rebuilt on purpose, publish once with "
-        "new_lineage."
-    )
-
-
 def _is_shown(layout: Layout, current: Manifest | None, purpose: Purpose | None) -> bool:
     """Whether readers can have what is current, and it is what is asked for."""
     if current is None or current.recipe != (purpose.recipe if purpose else None):
@@ -361,24 +285,6 @@ def _is_shown(layout: Layout, current: Manifest | None, purpose: Purpose | None)
     except (Unusable, OSError):
         return False  # damaged or gone: publishing it anew is the repair
     return True
-
-
-def make_folders(layout: Layout) -> None:
-    """Make the store's folders. Errors: `StoreDenied`."""
-    with explaining(layout.root):
-        for folder in (layout.root, layout.generations, layout.candidates, layout.spares):
-            folder.mkdir(parents=True, exist_ok=True)
-
-
-def assert_room(layout: Layout, needed: int) -> None:
-    """Errors: `StoreFull`, before anything is written."""
-    disk = os.statvfs(layout.root)
-    free = disk.f_bavail * disk.f_frsize
-    if free < needed + MARGIN_BYTES:
-        raise StoreFull(
-            f"{layout.root} has {free:,} bytes free and a generation needs {needed:,} more; "
-            "nothing was published and readers keep theirs. Free space, or keep fewer generations."
-        )
 
 
 class _Steps:

@@ -25,7 +25,8 @@ from replica_platform.replica.header import BLOCK_BYTES
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, Seal
 from replica_platform.replica.probing import Probe
-from replica_platform.replica.publish import assert_room, make_folders, verify_copy
+from replica_platform.replica.room import assert_room, make_folders
+from replica_platform.replica.verifying import verify_copy
 from replica_platform.replica.yielding import half_the_cores
 
 CONNECTIONS = 8

@@ -3,7 +3,6 @@
 Plain DuckDB on the same bytes runs beside it, in a child, for it answers wrongly or dies.
 """
 
-import importlib
 import json
 import random
 import shutil
@@ -24,6 +23,7 @@ from replica_platform.replica import (
     rollback,
     status,
     verify,
+    verifying,
 )
 from replica_platform.replica.errors import GenerationDamaged, MasterDamaged
 from replica_platform.replica.header import BLOCK_BYTES, HEADER_BYTES
@@ -297,10 +297,9 @@ def test_what_no_checksum_knows_is_found_by_reading_to_the_end(
 ) -> None:
     """Two blocks in each other's place pass DuckDB's checksums; the control reads less."""
     whole = (made[0] / "master.duckdb").read_bytes()
-    publishing = importlib.import_module("replica_platform.replica.publish")
 
     def refused(read_to_the_end_bytes: int) -> int:
-        monkeypatch.setattr(publishing, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
+        monkeypatch.setattr(verifying, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
         found = 0
         for seed in range(10):
             raw = bytearray(whole)
