@@ -19,7 +19,13 @@ from replica_platform.replica.health import (
 from replica_platform.replica.manifest import Manifest
 from replica_platform.replica.master import STORAGE_VERSION, Master
 from replica_platform.replica.publish import prepare, publish
-from replica_platform.replica.purpose import Part, Purpose, load_purposes
+from replica_platform.replica.purpose import (
+    Part,
+    Purpose,
+    UnlistedColumns,
+    load_purposes,
+    unlisted_columns,
+)
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
 from replica_platform.replica.repair import repair
 
@@ -39,6 +45,7 @@ __all__ = [
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "UnlistedColumns",
     "Verification",
     "load_purposes",
     "prepare",
@@ -46,5 +53,6 @@ __all__ = [
     "repair",
     "rollback",
     "status",
+    "unlisted_columns",
     "verify",
 ]

@@ -25,6 +25,7 @@ from replica_platform.replica.generation import Lease, Unusable, check
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, NotAManifest, now
 from replica_platform.replica.objects import Objects
+from replica_platform.replica.ownership import assert_same_purpose
 from replica_platform.replica.pulling import pulled
 
 LEVEL = 3
@@ -93,12 +94,15 @@ class BlockStore:
         """Send a generation (the current one): the blocks it lacks, its manifest, the pointer.
 
         anew: send every block again, to mend damaged ones.
-        Errors: `NothingPublished`, `BlockStoreUnavailable`, `PointerMoved`, `BlockStoreDamaged`.
+        Errors: `NothingPublished`, `WrongStore`, `BlockStoreUnavailable`, `PointerMoved`,
+        `BlockStoreDamaged`.
         """
         started = time.monotonic()
         layout = Layout(store)
         manifest = replace(_local(layout, generation), seal=None)  # of this machine's file
         number, present = self._last_pointer()
+        if present is not None:
+            assert_same_purpose(self.objects.where, present.purpose, manifest.purpose)
         known = set() if anew else self._known_blocks()
         missing: dict[str, int] = {}
         for block, digest in enumerate(manifest.blocks):

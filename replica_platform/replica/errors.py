@@ -52,6 +52,10 @@ class PurposeWrong(TerminalError):
     """A purpose replica asks for what the master does not have, or is written wrongly."""
 
 
+class WrongStore(TerminalError):
+    """The store's generations are those of another purpose, or of the whole master."""
+
+
 class CandidateDamaged(TransientError):
     """The copy is not what the master was; it was thrown away and readers kept their generation."""
 

@@ -16,6 +16,7 @@ from replica_platform.replica.layout import Layout
 from replica_platform.replica.lineage import is_same, lineage_of
 from replica_platform.replica.manifest import Manifest, NotAManifest, Seal, now
 from replica_platform.replica.master import Master
+from replica_platform.replica.ownership import assert_same_purpose
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def rollback(store: Path | str, to: int | None = None) -> Publication:
     """Point readers at an older generation (the one before the current), after verifying it.
 
     The master's state that was rolled back from is not published again until it changes.
-    Errors: `NothingPublished`, `GenerationDamaged`, `StoreBusy`.
+    Errors: `NothingPublished`, `WrongStore`, `GenerationDamaged`, `StoreBusy`.
     """
     started = time.monotonic()
     layout = Layout(store)
@@ -118,6 +119,7 @@ def rollback(store: Path | str, to: int | None = None) -> Publication:
                 )
             to = older[0]
         manifest = _find(layout, to)
+        assert_same_purpose(layout.root, current.purpose, manifest.purpose)
         try:
             check(layout.data(manifest), manifest, distrustful=True)
         except (Unusable, OSError) as error:

@@ -29,6 +29,7 @@ from replica_platform.replica.layout import Layout
 from replica_platform.replica.lineage import assert_continued, is_known, lineage_of
 from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
 from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
+from replica_platform.replica.ownership import assert_own_store
 from replica_platform.replica.probing import Probe
 from replica_platform.replica.purpose import Purpose, build
 from replica_platform.replica.room import assert_room, make_folders
@@ -118,6 +119,7 @@ def prepare(
     steps("lock")
     make_folders(layout)
     with publishing(layout), explaining(layout.root), ExitStack() as children:
+        assert_own_store(layout, purpose.name if purpose else None)
         steps("clear")
         clear_orphans(layout)
         current = layout.latest()

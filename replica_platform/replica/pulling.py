@@ -24,6 +24,7 @@ from replica_platform.replica.generation import Unusable, check
 from replica_platform.replica.header import BLOCK_BYTES
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, Seal
+from replica_platform.replica.ownership import assert_own_store
 from replica_platform.replica.probing import Probe
 from replica_platform.replica.room import assert_room, make_folders
 from replica_platform.replica.verifying import verify_copy
@@ -47,6 +48,7 @@ def pulled(
     """A candidate for `manifest`; `fetch` gives a block by its digest and size."""
     make_folders(layout)
     with publishing(layout), explaining(layout.root):
+        assert_own_store(layout, manifest.purpose)
         clear_orphans(layout)
         current = layout.latest()
         if current and current.file == manifest.file and _is_intact(layout, current):

@@ -138,7 +138,9 @@ def test_masks(people: Master, tmp_path: Path) -> None:
         "masked",
         {
             "customer": Part(
-                where="id < 2", mask={"card": "redact", "name": "hash", "active": "null"}
+                columns=("name", "card", "active", "id"),
+                where="id < 2",
+                mask={"card": "redact", "name": "hash", "active": "null"},
             )
         },
         salt=SALT,
@@ -151,8 +153,9 @@ def test_masks(people: Master, tmp_path: Path) -> None:
     assert first[0] != second[0]
 
 
-def test_star_is_every_table_without_what_was_deleted(people: Master, tmp_path: Path) -> None:
-    publication = publish(people.path, tmp_path / "all", purpose=Purpose("all", {"*": Part()}))
+def test_all_columns_come_without_what_was_deleted(people: Master, tmp_path: Path) -> None:
+    purpose = Purpose("all", {"audit": Part(columns="all"), "customer": Part(columns="all")})
+    publication = publish(people.path, tmp_path / "all", purpose=purpose)
     assert {name: table.rows for name, table in publication.manifest.tables.items()} == {
         "audit": 5000,
         "customer": 4000,
@@ -184,7 +187,7 @@ crm:
       columns: [id, name]
       where: active
       mask: {name: hash}
-    audit:
+    audit: {columns: all}
 """
     )
     (purpose,) = load_purposes(tmp_path / "purposes.yaml")
@@ -198,10 +201,10 @@ crm:
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
-        ({"absent": Part()}, "no table main.absent"),
+        ({"absent": Part(columns="all")}, "no table main.absent"),
         ({"customer": Part(columns=("id", "absent"))}, "no column absent"),
         ({"customer": Part(columns=("id",), mask={"card": "null"})}, "not among the columns"),
-        ({"customer": Part(where="absent > 1")}, "cannot be built"),
+        ({"customer": Part(columns="all", where="absent > 1")}, "cannot be built"),
     ],
 )
 def test_a_wrong_purpose_is_a_sentence(
@@ -214,15 +217,15 @@ def test_a_wrong_purpose_is_a_sentence(
 
 def test_hash_needs_a_salt() -> None:
     with pytest.raises(PurposeWrong, match="needs a salt"):
-        Purpose("crm", {"customer": Part(mask={"name": "hash"})})
+        Purpose("crm", {"customer": Part(columns=("name",), mask={"name": "hash"})})
     with pytest.raises(PurposeWrong, match="use one of null, redact, hash"):
-        Purpose("crm", {"customer": Part(mask={"name": "blur"})})
+        Purpose("crm", {"customer": Part(columns=("name",), mask={"name": "blur"})})
 
 
 def test_stale_data_shows(people: Master, tmp_path: Path) -> None:
     from datetime import UTC, datetime, timedelta
 
-    purpose = Purpose("crm", {"customer": Part()}, max_age_s=3600)
+    purpose = Purpose("crm", {"customer": Part(columns="all")}, max_age_s=3600)
     store = tmp_path / "crm"
     publish(people.path, store, purpose=purpose, data_as_of=datetime.now(UTC))
     assert status(store).ok
