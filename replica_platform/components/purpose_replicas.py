@@ -8,7 +8,15 @@ from dagster.components import Component, ComponentLoadContext, Model, Resolvabl
 
 from replica_platform.market.tables import data_as_of
 from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
-from replica_platform.replica import Candidate, Purpose, prepare, status, verify
+from replica_platform.replica import (
+    Candidate,
+    Purpose,
+    prepare,
+    status,
+    unlisted_columns,
+    verify,
+)
+from replica_platform.replica.purpose_rules import assert_keys_once
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import ReplicaStore
 
@@ -16,14 +24,17 @@ from replica_platform.resources.store import ReplicaStore
 class PurposeReplicas(Component, Model, Resolvable):
     """An asset a purpose: some tables, columns and rows of the master, in a file of its own.
 
-    `purposes` maps a name to its tables (each with columns, where, mask), keep, min_age_s,
-    max_age_s and salt_env. What is left out or masked is nowhere in the file's bytes.
+    `purposes` maps a name to its tables (each with columns, left_out, where, mask), keep,
+    min_age_s, max_age_s and salt_env. What is not listed or is masked is nowhere in the file's
+    bytes.
     """
 
     purposes: Mapping[str, Mapping[str, Any]]
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """An asset and its two checks for each purpose."""
+        """An asset and its three checks for each purpose."""
+        if (written := context.path / "defs.yaml").exists():
+            assert_keys_once(written)
         purposes = [Purpose.from_dict(name, given) for name, given in self.purposes.items()]
         return dg.Definitions(
             assets=[_asset(purpose) for purpose in purposes],
@@ -83,6 +94,11 @@ def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
             asset=_key(purpose),
             description="The generation shows the master as it is, within the purpose's max_age_s.",
         ),
+        dg.AssetCheckSpec(
+            "every_column_is_listed",
+            asset=_key(purpose),
+            description="The purpose lists or leaves out each column of its tables, new ones too.",
+        ),
     ]
 
     @dg.multi_asset_check(
@@ -93,6 +109,7 @@ def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
         with plain_failures():
             verification = verify(path)
             found = status(path, master.path)
+            unlisted = unlisted_columns(purpose, master.path)
         yield dg.AssetCheckResult(
             asset_key=_key(purpose),
             check_name="published_bytes_are_intact",
@@ -106,6 +123,14 @@ def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
             severity=dg.AssetCheckSeverity.WARN,
             description=found.sentence,
             metadata={"publication_age_seconds": found.publication_age_s},
+        )
+        yield dg.AssetCheckResult(
+            asset_key=_key(purpose),
+            check_name="every_column_is_listed",
+            passed=unlisted.ok,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=unlisted.sentence,
+            metadata={"columns": list(unlisted.columns)},
         )
 
     return checks

@@ -113,6 +113,12 @@ CASES: list[tuple[str, str, Damage, str]] = [
         "ublish",
     ),
     (
+        "purposes/quotes",
+        "every_column_is_listed",
+        on_master("alter table watchlist add column owner varchar"),
+        "watchlist.owner",
+    ),
+    (
         "raw_data/prices",
         "is_intact",
         on_target("delete from raw_data.prices where volume > 1e8"),
