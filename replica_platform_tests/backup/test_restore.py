@@ -1,15 +1,19 @@
 """A restore puts back what was, and never loses or mixes what is."""
 
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify
+from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify, work
 from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
+from replica_platform.outbox import Outbox, drain
+from replica_platform.outbox.file import APPLICATION_ID, identities, open_existing, renew
 from replica_platform.sqlite import sqlite3
-from replica_platform_tests.backup.conftest import make, rows_of
+from replica_platform_tests.backup.conftest import day, make, rows_of
 
 
 def test_what_was_there_then_is_there_again(
@@ -98,17 +102,82 @@ def test_a_damaged_backup_is_not_restored(
     assert app.read_bytes() == before
 
 
-def test_a_restored_outbox_is_another_outbox(
+def test_a_restored_outbox_gets_a_new_identity_and_goes_on(
+    tmp_path: Path, shelf: Path, target: str
+) -> None:
+    path = tmp_path / "worker-1.db"
+    with Outbox(path) as box:
+        box.append_many("note", [{"n": n} for n in range(3)])
+        assert drain([path], target).delivered == 3
+        (first,) = identities_of(path)
+        taken = backup(path, shelf, now=day(1))
+        box.append_many("note", [{"n": n} for n in range(3, 6)])
+        assert drain([path], target).delivered == 3
+    done = restore(taken.file, path)
+    assert done.file_uuid not in (None, first)
+    assert identities_of(path) == [done.file_uuid, first]
+    with Outbox(path) as box:  # its numbers begin again after those of the backup
+        box.append_many("note", [{"n": n} for n in range(6, 10)])
+        assert drain([path], target).delivered == 4
+        taken = backup(path, shelf, now=day(2))
+    with psycopg.connect(target) as there:
+        landed = there.execute("select payload->>'n' from outbox.record order by 1").fetchall()
+        by_new = there.execute(
+            "select count(*) from outbox.record where file_uuid = %s", [done.file_uuid]
+        ).fetchone()
+    assert [int(n) for (n,) in landed] == list(range(10))
+    assert by_new == (4,)
+    again = restore(taken.file, tmp_path / "again.db")
+    assert identities_of(again.file) == [again.file_uuid, done.file_uuid, first]
+
+
+def test_backup_and_outbox_agree_on_what_an_outbox_is(tmp_path: Path) -> None:
+    path = tmp_path / "worker-1.db"
+    with Outbox(path) as box:
+        box.append("note", {})
+    before = identities_of(path)
+    by_backup = tmp_path / "by_backup.db"
+    shutil.copy(path, by_backup)
+    with closing(sqlite3.connect(by_backup, isolation_level=None)) as db:
+        assert work.new_identity(db) == identities_of(by_backup)[0]
+    with closing(open_existing(path)) as db:
+        renew(db)
+    assert identities_of(by_backup)[1:] == identities_of(path)[1:] == before
+    assert set(meta_of(by_backup)) == set(meta_of(path))
+    assert work.OUTBOX_APPLICATION_ID == APPLICATION_ID
+
+
+def test_a_file_that_only_resembles_an_outbox_is_restored_as_it_was(
     app: Path, live: sqlite3.Connection, shelf: Path
 ) -> None:
-    live.execute("create table meta (k text primary key, v) without rowid")
-    live.execute("insert into meta values ('file_uuid', 'one'), ('else', 'same')")
-    taken = backup(app, shelf)
-    done = restore(taken.file, app.parent / "again.db")
-    with closing(sqlite3.connect(done.file)) as db:
-        meta = dict(db.execute("select k, v from meta").fetchall())
-    assert meta == {"file_uuid": done.file_uuid, "else": "same"}
-    assert done.file_uuid not in (None, "one")
+    live.execute("create table meta (key text primary key, value text not null)")
+    live.execute("insert into meta values ('file_uuid', 'one')")
+    done = restore(backup(app, shelf).file, app.parent / "again.db")
+    assert done.file_uuid is None
+    assert meta_of(done.file) == {"file_uuid": "one"}
+
+
+def test_an_outbox_without_an_identity_is_not_restored(tmp_path: Path, shelf: Path) -> None:
+    path = tmp_path / "worker-1.db"
+    Outbox(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("delete from meta where key = 'file_uuid'")
+    taken = backup(path, shelf)
+    with pytest.raises(Damaged, match="has no identity"):
+        restore(taken.file, tmp_path / "again.db")
+    assert not (tmp_path / "again.db").exists()
+
+
+def meta_of(file: Path) -> dict[str, str]:
+    """The settings in a file's table `meta`."""
+    with closing(sqlite3.connect(file)) as db:
+        return dict(db.execute("select key, value from meta").fetchall())
+
+
+def identities_of(file: Path) -> list[str]:
+    """An outbox's identity now, then its former ones."""
+    with closing(open_existing(file)) as db:
+        return identities(db)
 
 
 def test_copies_of_killed_restores_are_cleared(taken: Backup, tmp_path: Path) -> None:
