@@ -1,7 +1,10 @@
 """A restore puts back what was, and never loses or mixes what is."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -84,6 +87,78 @@ def test_empty_sidecars_go_before_the_new_file_comes(app: Path, live, taken: Bac
     restore(taken.file, app)
     assert not app.with_name("app.db-wal").exists() and not app.with_name("app.db-shm").exists()
     assert rows_of(app) == ["a", "b"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+def test_owner_and_mode_of_the_replaced_file_are_kept(app: Path, live, taken: Backup) -> None:
+    live.close()
+    for mode in (0o660, 0o606):
+        app.chmod(mode)
+        os.chown(app, 1234, 2345)
+        done = restore(taken.file, app)
+        assert done.kept is not None
+        for path in (app, done.kept):
+            found = path.stat()
+            assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (1234, 2345, mode)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes root and setpriv"
+)
+def test_an_owner_that_cannot_be_kept_is_refused(app: Path, live, taken: Backup) -> None:
+    live.close()
+    os.chown(app, 1234, 2345)
+    before = app.read_bytes()
+    # Root without the right to give files away; the child that is started keeps all others.
+    program = (
+        "import sys; from pathlib import Path; from replica_platform.backup import restore\n"
+        "try: restore(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    finished = subprocess.run(
+        [
+            *("setpriv", "--bounding-set", "-chown", "--inh-caps", "-chown"),
+            *(sys.executable, "-c", program, taken.file, app),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert finished.stdout.startswith("Unreadable"), finished.stdout + finished.stderr
+    assert "run the restore as root" in finished.stdout
+    assert app.read_bytes() == before and app.stat().st_uid == 1234
+    assert sorted(path.name for path in app.parent.iterdir()) == ["app.db", "backups"]
+
+
+def test_the_file_behind_a_symbolic_link_is_restored(
+    app: Path, live: sqlite3.Connection, taken: Backup, tmp_path: Path
+) -> None:
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(Path("..") / "app.db")
+    with pytest.raises(Busy, match="stop that program"):
+        restore(taken.file, link)
+    live.execute("delete from t")
+    live.close()
+    done = restore(taken.file, link)
+    assert link.is_symlink() and not app.is_symlink()
+    assert rows_of(app) == ["a", "b"]
+    assert done.file == app and done.kept is not None and rows_of(done.kept) == []
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_changes_beside_the_file_behind_a_link_are_never_lost(
+    app: Path, live: sqlite3.Connection, taken: Backup, tmp_path: Path
+) -> None:
+    real, link = tmp_path / "real" / "app.db", tmp_path / "link.db"
+    real.parent.mkdir()
+    real.with_name("app.db-wal").write_bytes((app.parent / "app.db-wal").read_bytes())
+    link.symlink_to(real)  # the database itself is not there
+    with pytest.raises(Unsaved):
+        restore(taken.file, link)
+    real.with_name("app.db-wal").unlink()
+    restore(taken.file, link)
+    assert link.is_symlink() and rows_of(real) == ["a", "b"]
 
 
 def test_a_damaged_backup_is_not_restored(
