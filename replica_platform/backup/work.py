@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from replica_platform.backup.errors import Busy, Damaged, Unreadable
+from replica_platform.backup.errors import Damaged, Unreadable
+from replica_platform.backup.failures import locked
 from replica_platform.backup.look import count_tables, integrity_of
 from replica_platform.files import fsync_file
 from replica_platform.sqlite import sqlite3
@@ -159,20 +160,22 @@ def _copy(live: Path, copy: Path, checkpoint: bool) -> tuple[list[int] | None, s
             quiet.execute("pragma journal_mode=off")
             quiet.execute("pragma synchronous=off")
             source.execute(f"pragma busy_timeout={BUSY_WAIT_MS}")
-            try:
-                source.backup(quiet, pages=-1)
-            except sqlite3.OperationalError as error:
-                if getattr(error, "sqlite_errorname", "") not in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
-                    raise
-                raise Busy(
-                    f"{live} stayed locked for {BUSY_WAIT_MS / 1000:g} s; "
-                    "try again when the program that writes to it has finished its transaction."
-                ) from error
+            source.backup(quiet, pages=-1, progress=_stop_when_locked(live))
         with closing(sqlite3.connect(copy, isolation_level=None)) as quiet:
             # One file, with no sidecars to lose; a copy in WAL mode would grow them when read.
             if quiet.execute("pragma journal_mode=delete").fetchone()[0] != "delete":
                 raise Damaged(f"The copy of {live} did not leave WAL mode; it was not kept.")
     return checkpointed, mode
+
+
+def _stop_when_locked(live: Path) -> Callable[[int, int, int], None]:
+    """A copy's progress that ends it: Python alone would try a locked source again for ever."""
+
+    def look(status: int, _remaining: int, _pages: int) -> None:
+        if status & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise locked(str(live))  # SQLite has waited for BUSY_WAIT_MS by now
+
+    return look
 
 
 def _open_live(live: Path, writable: bool) -> sqlite3.Connection:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 
 from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify, work
-from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
+from replica_platform.backup.errors import Busy, Damaged, NoRoom, Unreadable, Unsaved
 from replica_platform.outbox import Outbox, drain
 from replica_platform.outbox.file import APPLICATION_ID, identities, open_existing, renew
 from replica_platform.sqlite import sqlite3
@@ -159,6 +160,17 @@ def test_changes_beside_the_file_behind_a_link_are_never_lost(
     real.with_name("app.db-wal").unlink()
     restore(taken.file, link)
     assert link.is_symlink() and rows_of(real) == ["a", "b"]
+
+
+def test_a_disk_that_fills_under_a_restore_is_no_room(
+    tmp_path: Path, shelf: Path, disk: Callable[[int], Path]
+) -> None:
+    make(tmp_path / "big.db", *["x" * 3000] * 1000).close()
+    taken = backup(tmp_path / "big.db", shelf)
+    small = disk(taken.bytes // 2)
+    with pytest.raises(NoRoom, match="make room"):
+        restore(taken.file, small / "app.db")
+    assert list(small.iterdir()) == []
 
 
 def test_a_damaged_backup_is_not_restored(
