@@ -27,7 +27,7 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
 @_databases
 @click.option(
     "--mode",
-    type=click.Choice(["auto", "blocks", "scan", "timestamp", "full"]),
+    type=click.Choice(["auto", "scan", "timestamp", "full"]),
     default="auto",
     show_default=True,
 )
