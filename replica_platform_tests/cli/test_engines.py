@@ -155,6 +155,10 @@ def test_tune_says_why(cli: Cli, source: str, target: str) -> None:
     assert "XMIN_WORKERS=" in tuned.stdout
     assert "# workers: " in tuned.stdout
     assert "MB/s were moved" in tuned.stdout
+    settings = {"XMIN_WORKERS": "3", "XMIN_BATCH_BYTES": "65536"}
+    tuned = cli("tune", "--source", source, "--target", target, **settings)
+    assert "XMIN_WORKERS=3" in tuned.stdout and "XMIN_BATCH_BYTES=65536" in tuned.stdout
+    assert tuned.stdout.count("were asked for") == 2
 
 
 def test_quotes_need_a_broker(cli: Cli, master: Path, tmp_path: Path) -> None:
