@@ -76,6 +76,10 @@ class BlockStoreDamaged(TerminalError):
     """A block or a manifest there is missing or not what its name says."""
 
 
+class BlockMissing(BlockStoreDamaged):
+    """A block is not in the block store."""
+
+
 class PointerMoved(TransientError):
     """Somebody else moved the block store's pointer at the same time."""
 
