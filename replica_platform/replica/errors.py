@@ -95,10 +95,16 @@ def explaining(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            # Room for the next publication is made by retiring only where the disk shows the
+            # lack; a quota or a size limit does not show there.
+            advice = (
+                "Free space there, or keep fewer generations, and publish again."
+                if error.errno == errno.ENOSPC
+                else "Free space there, or raise the limit, and publish again."
+            )
             raise StoreFull(
                 f"No room for another generation in {folder} ({error.strerror}); nothing was "
-                "published and readers keep theirs. Free space there, keep fewer generations, "
-                "or raise the limit, and publish again."
+                f"published and readers keep theirs. {advice}"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreDenied(
