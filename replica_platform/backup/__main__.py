@@ -9,7 +9,8 @@ import sys
 import threading
 from typing import Any
 
-from replica_platform.backup.errors import BY_NAME, NoRoom, Unreadable
+from replica_platform.backup.errors import BY_NAME, Unreadable
+from replica_platform.backup.failures import explain_os, explain_sqlite
 from replica_platform.backup.work import TASKS
 from replica_platform.errors import PlatformError
 from replica_platform.sqlite import sqlite3
@@ -22,14 +23,15 @@ def main() -> None:
     task, arguments = sys.argv[1], json.loads(sys.argv[2])
     try:
         _say({"result": TASKS[task](**arguments, progress=lambda *at: _say({"progress": at}))})
-    except PlatformError as error:
+    except (PlatformError, OSError, sqlite3.Error) as error:
+        if isinstance(error, OSError):
+            error = explain_os(error, task)
+        elif isinstance(error, sqlite3.Error):
+            read = next(
+                arguments[name] for name in ("source", "file", "backup") if name in arguments
+            )
+            error = explain_sqlite(error, task, read, arguments.get("to"))
         _say({"error": _kind(error), "text": str(error)})
-    except OSError as error:
-        _say({"error": "Unreadable", "text": f"Cannot {task} the file: {error}. Mend that first."})
-    except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
-        kind = (NoRoom if full else Unreadable).__name__
-        _say({"error": kind, "text": f"SQLite cannot {task} the file: {error}."})
 
 
 def _end_with_parent() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from replica_platform.backup.child import Progress, in_child
 from replica_platform.backup.errors import Damaged, NameTaken, NoRoom, Unreadable
+from replica_platform.backup.failures import FULL_ERRNOS, explain_os
 from replica_platform.backup.manifest import Backup, in_utc, manifest_of
 from replica_platform.backup.shelf import at_work, backups, clear_leftovers
 from replica_platform.files import fsync_file, replacing
@@ -68,8 +69,10 @@ def backup(
                 # is finished by the next one from this.
                 told.write_text(taken.manifest_text())
                 fsync_file(told)
-        except BaseException:
+        except BaseException as error:
             clear_leftovers(to, name)
+            if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
+                raise explain_os(error, "back up") from error
             raise
     return taken
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_IMODE
 from typing import Any
 
 from replica_platform.backup.child import Progress, in_child
@@ -50,10 +51,14 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
 
     Refuses a target that is open somewhere (`Busy`) or has changes that were never folded in
     (`Unsaved`), and a backup that is not sound (`Damaged`). An outbox gets a new `file_uuid`,
-    because its sequence goes on from the past; the journal mode is that of the source.
+    because its sequence goes on from the past; the journal mode is that of the source. Owner and
+    mode are those of the file that was there; behind a symbolic link, its target is replaced.
     """
     began = time.perf_counter()
     backup, to = backup.absolute(), to.absolute()
+    if to.is_symlink():
+        # As SQLite does: it keeps the sidecars beside the real file, too.
+        to = to.resolve()
     known = read_manifest(manifest_of(backup))
     if known is None:
         raise Unreadable(
@@ -66,7 +71,8 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
     to.parent.mkdir(parents=True, exist_ok=True)
     clear_killed(to)
     must_be_idle(to)
-    mode = (to if to.exists() else backup).stat().st_mode & 0o664
+    replaced = to.stat() if to.exists() else None
+    mode = S_IMODE(replaced.st_mode) if replaced else backup.stat().st_mode & 0o664
     kept = None
     with replacing(to, mode) as fresh:
         facts = in_child(
@@ -77,6 +83,8 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
             sha256=known.sha256,
             journal_mode=known.journal_mode,
         )
+        if replaced:
+            _give_to(fresh, replaced, to)
         must_be_idle(to)
         kept = _keep_the_old(to)
         remove_empty_sidecars(to)
@@ -95,6 +103,18 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
             + (f" What was there before is {kept}." if kept else "")
         ),
     )
+
+
+def _give_to(fresh: Path, replaced: os.stat_result, to: Path) -> None:
+    """Give the new file the owner of the one that it replaces, who could not write to it else."""
+    try:
+        os.chown(fresh, replaced.st_uid, replaced.st_gid)
+    except PermissionError as error:
+        raise Unreadable(
+            f"{to} belongs to user {replaced.st_uid} and group {replaced.st_gid}, and this user "
+            "may not give a file to them, so nothing was restored; run the restore as root, or "
+            "move that file away first to become the owner of the new one."
+        ) from error
 
 
 def _keep_the_old(to: Path) -> Path | None:

@@ -13,7 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from replica_platform.backup.errors import Busy, Damaged, Unreadable
+from replica_platform.backup.errors import Damaged, Unreadable
+from replica_platform.backup.failures import locked
 from replica_platform.backup.look import count_tables, integrity_of
 from replica_platform.files import fsync_file
 from replica_platform.sqlite import sqlite3
@@ -25,6 +26,7 @@ BUSY_WAIT_MS = 10_000
 # the copy takes in the WAL whether or not the checkpoint came through.
 CHECKPOINT_WAIT_MS = 200
 HEADER = b"SQLite format 3\x00"
+OUTBOX_APPLICATION_ID = 0x4F555442  # "OUTB"; see `new_identity`
 
 
 def snapshot(source: str, to: str, checkpoint: bool, progress: Progress) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def revive(
     if _copy_and_hash(Path(backup), copy, progress) != sha256:
         raise Damaged(f"{backup} changed while it was restored; nothing was put in place.")
     with closing(sqlite3.connect(copy, isolation_level=None)) as db:
-        file_uuid = _new_identity(db)
+        file_uuid = new_identity(db)
         db.execute(f"pragma journal_mode={'wal' if journal_mode == 'wal' else 'delete'}")
     facts = examine(to, drop_cache=False, progress=lambda *_: None)
     if facts["integrity"] != "ok":
@@ -109,20 +111,43 @@ def revive(
     return {**facts, "file_uuid": file_uuid}
 
 
-def _new_identity(db: sqlite3.Connection) -> str | None:
-    """A new `file_uuid` for an outbox; None for any other file.
+def new_identity(db: sqlite3.Connection) -> str | None:
+    """Give an outbox a new `file_uuid` and return it; return None for any other file.
 
     A restored outbox numbers its rows from the past on; under the old identity the target
-    would take new batches for those that it has.
+    would take new batches for those that it has. The former identities are kept, because the
+    outbox's ledger and its conflicts are looked up by them.
+
+    The same rule is `outbox.file.renew`, which cannot be imported here: engines do not know one
+    another. An outbox is a file with `OUTBOX_APPLICATION_ID`; its table `meta (key, value)` holds
+    `file_uuid` and, newest first and separated by spaces, `former`. A test in
+    `replica_platform_tests/backup/test_restore.py` compares the two.
+
+    Raises:
+        Damaged: the file is an outbox and holds no identity.
     """
-    columns = [row[1] for row in db.execute("pragma table_info(meta)")]
-    if columns[:2] != ["k", "v"]:
+    if db.execute("pragma application_id").fetchone() != (OUTBOX_APPLICATION_ID,):
         return None
+    known = "select key, value from meta where key in ('file_uuid', 'former')"
+    try:
+        meta = dict(db.execute(known).fetchall())
+        now, former = meta["file_uuid"], meta.get("former", "")
+    except (sqlite3.OperationalError, KeyError) as error:
+        raise Damaged(
+            "The backup is an outbox and has no identity (table meta, key file_uuid), so nothing "
+            "was put in place; restore an older backup, or use the version that made this outbox."
+        ) from error
     from uuid import uuid4  # rarely needed, and it brings half the standard library
 
     fresh = str(uuid4())
-    changed = db.execute("update meta set v = ? where k = 'file_uuid'", (fresh,)).rowcount
-    return fresh if changed else None
+    db.execute("begin immediate")
+    db.executemany(
+        "insert into meta (key, value) values (?, ?) "
+        "on conflict (key) do update set value = excluded.value",
+        [("file_uuid", fresh), ("former", " ".join([now, *former.split()]))],
+    )
+    db.execute("commit")
+    return fresh
 
 
 def _copy(live: Path, copy: Path, checkpoint: bool) -> tuple[list[int] | None, str]:
@@ -135,20 +160,22 @@ def _copy(live: Path, copy: Path, checkpoint: bool) -> tuple[list[int] | None, s
             quiet.execute("pragma journal_mode=off")
             quiet.execute("pragma synchronous=off")
             source.execute(f"pragma busy_timeout={BUSY_WAIT_MS}")
-            try:
-                source.backup(quiet, pages=-1)
-            except sqlite3.OperationalError as error:
-                if getattr(error, "sqlite_errorname", "") not in {"SQLITE_BUSY", "SQLITE_LOCKED"}:
-                    raise
-                raise Busy(
-                    f"{live} stayed locked for {BUSY_WAIT_MS / 1000:g} s; "
-                    "try again when the program that writes to it has finished its transaction."
-                ) from error
+            source.backup(quiet, pages=-1, progress=_stop_when_locked(live))
         with closing(sqlite3.connect(copy, isolation_level=None)) as quiet:
             # One file, with no sidecars to lose; a copy in WAL mode would grow them when read.
             if quiet.execute("pragma journal_mode=delete").fetchone()[0] != "delete":
                 raise Damaged(f"The copy of {live} did not leave WAL mode; it was not kept.")
     return checkpointed, mode
+
+
+def _stop_when_locked(live: Path) -> Callable[[int, int, int], None]:
+    """A copy's progress that ends it: Python alone would try a locked source again for ever."""
+
+    def look(status: int, _remaining: int, _pages: int) -> None:
+        if status & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise locked(str(live))  # SQLite has waited for BUSY_WAIT_MS by now
+
+    return look
 
 
 def _open_live(live: Path, writable: bool) -> sqlite3.Connection:

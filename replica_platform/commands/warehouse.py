@@ -27,7 +27,7 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
 @_databases
 @click.option(
     "--mode",
-    type=click.Choice(["auto", "blocks", "scan", "timestamp", "full"]),
+    type=click.Choice(["auto", "scan", "timestamp", "full"]),
     default="auto",
     show_default=True,
 )
@@ -150,7 +150,12 @@ def tune(source: str | None, target: str | None, as_json: bool) -> int:
 
     settings = Settings()
     with platform_up(settings):
-        tuning = tune_sync(source or settings.source, target or settings.target)
+        tuning = tune_sync(
+            source or settings.source,
+            target or settings.target,
+            workers=settings.xmin_workers,
+            batch_bytes=settings.xmin_batch_bytes,
+        )
     if as_json:
         print_json(tuning)
     else:

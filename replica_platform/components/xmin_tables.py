@@ -9,6 +9,7 @@ from dagster.components import Component, ComponentLoadContext, Model, Resolvabl
 from replica_platform.metadata import described, markdown_rows, table_schema
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
 from replica_platform.resources.postgres import PostgresDatabase
+from replica_platform.settings import Settings
 from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
 from replica_platform.xmin.names import TableName
 
@@ -96,11 +97,14 @@ class XminTables(Component, Model, Resolvable):
             context: dg.AssetExecutionContext, source: PostgresDatabase, target: PostgresDatabase
         ) -> Iterator[dg.MaterializeResult]:
             wanted = {by_key[key].table: key for key in context.selected_asset_keys}
+            settings = Settings()
             with plain_failures():
                 group = sync_group(
                     source.dsn,
                     target.dsn,
                     [self._spec(table) for table in self.tables if table.table in wanted],
+                    workers=settings.xmin_workers,
+                    batch_bytes=settings.xmin_batch_bytes,
                 )
             for table, report in group.reports.items():
                 context.log.info(f"{table}: {report.mode}. {report.why}")

@@ -193,7 +193,11 @@ def pending(connection: sqlite3.Connection) -> int:
 
 
 def renew(connection: sqlite3.Connection) -> str:
-    """Give the file a new identity, as a restored copy must have; returns it."""
+    """Give the file a new identity, as a restored copy must have, and return it.
+
+    `replica restore` applies the same rule to a file with our `APPLICATION_ID`, in
+    `backup.work.new_identity`: engines do not import one another. Change both together.
+    """
     fresh = str(uuid4())
     if former := identities(connection):
         set_meta(connection, "former", " ".join(former))

@@ -20,7 +20,12 @@ from typing import Any
 
 from replica_platform.replica import blocks
 from replica_platform.replica.candidate import Publication
-from replica_platform.replica.errors import BlockStoreDamaged, NothingPublished, PointerMoved
+from replica_platform.replica.errors import (
+    BlockMissing,
+    BlockStoreDamaged,
+    NothingPublished,
+    PointerMoved,
+)
 from replica_platform.replica.generation import Lease, Unusable, check
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, NotAManifest, now
@@ -170,12 +175,12 @@ class BlockStore:
         return manifest
 
     def block(self, digest: str, size: int) -> bytes:
-        """One block, compared with its digest. Errors: `BlockStoreDamaged`."""
+        """One block, compared with its digest. Errors: `BlockMissing`, `BlockStoreDamaged`."""
         import zstandard
 
         packed = self.objects.read(_block(digest))
         if packed is None:
-            raise BlockStoreDamaged(
+            raise BlockMissing(
                 f"The block {digest} is missing from {self.objects.where}; push the generation "
                 "again with anew, or pull another one."
             )
@@ -201,8 +206,10 @@ class BlockStore:
         def look(item: tuple[str, int]) -> str | None:
             try:
                 self.block(*item)
-            except BlockStoreDamaged as error:
-                return "missing" if "is missing" in str(error) else "damaged"
+            except BlockMissing:
+                return "missing"
+            except BlockStoreDamaged:
+                return "damaged"
             return None
 
         with ThreadPoolExecutor(CONNECTIONS, "verify") as pool:

@@ -80,6 +80,10 @@ class BlockStoreDamaged(TerminalError):
     """A block or a manifest there is missing or not what its name says."""
 
 
+class BlockMissing(BlockStoreDamaged):
+    """A block is not in the block store."""
+
+
 class PointerMoved(TransientError):
     """Somebody else moved the block store's pointer at the same time."""
 
@@ -95,10 +99,16 @@ def explaining(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            # Room for the next publication is made by retiring only where the disk shows the
+            # lack; a quota or a size limit does not show there.
+            advice = (
+                "Free space there, or keep fewer generations, and publish again."
+                if error.errno == errno.ENOSPC
+                else "Free space there, or raise the limit, and publish again."
+            )
             raise StoreFull(
                 f"No room for another generation in {folder} ({error.strerror}); nothing was "
-                "published and readers keep theirs. Free space there, keep fewer generations, "
-                "or raise the limit, and publish again."
+                f"published and readers keep theirs. {advice}"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreDenied(

@@ -13,8 +13,6 @@ SECTOR = 4096
 HEADER_BYTES = 3 * SECTOR
 BLOCK_BYTES = 256 * 1024
 MAGIC = b"DUCK"
-# Storage that knows its write-ahead log by name; before it a foreign log is silently replayed.
-FIRST_WITH_IDENTITY = 67
 CHECKSUM_PRIME = 0xBF58476D1CE4E5B9
 CHECKSUM_SEED = 5381
 _WORD = 0xFFFFFFFFFFFFFFFF

@@ -32,6 +32,8 @@ from replica_platform.replica.header import HEADER_BYTES, Header, NotDuckDB, par
 # DuckDB 2.0's own default cannot be read by 1.5.
 STORAGE_VERSION = "v1.5.0"
 PATIENCE_S = 30.0
+# How DuckDB (1.5 and 2.0) begins its message; damage is an IO Error too and names a "block".
+LOCKED = "IO Error: Could not set lock on file"
 SIDECARS = (".wal", ".wal.checkpoint", ".wal.recovery")
 
 
@@ -130,7 +132,7 @@ class Master:
                 self._assert_not_open_here()
                 if "Permission denied" in words:
                     raise self._denied() from error
-                if "lock" not in words:
+                if not words.startswith(LOCKED):
                     raise MasterDamaged(
                         f"The master {self.path} cannot be opened: {words}. Restore it "
                         "from a backup or the store's last good generation; readers keep theirs."

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from replica_platform.files import fsync_dir
-from replica_platform.replica import blocks, copying, retention
+from replica_platform.replica import blocks, copying
 from replica_platform.replica.candidate import (
     Candidate,
     Publication,
@@ -32,7 +32,7 @@ from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master,
 from replica_platform.replica.ownership import assert_own_store
 from replica_platform.replica.probing import Probe
 from replica_platform.replica.purpose import Purpose, build
-from replica_platform.replica.room import assert_room, make_folders
+from replica_platform.replica.room import find_room, make_folders
 from replica_platform.replica.verifying import verify_copy
 from replica_platform.replica.yielding import half_the_cores
 
@@ -126,8 +126,9 @@ def prepare(
         temporary = building_path(layout)
         source = Master(master, patience_s=patience_s)
         taken = _take(
-            source, layout, current, temporary, purpose, new_lineage, steps, progress, children
-        )
+            source, layout, current, temporary, purpose, new_lineage, steps, progress, children,
+            keep, min_age_s,
+        )  # fmt: skip
         if taken is None and current is not None:
             manifest = replace(
                 current,
@@ -185,6 +186,8 @@ def _take(
     steps: "_Steps",
     progress: Progress | None,
     children: ExitStack,
+    keep: int,
+    min_age_s: float,
 ) -> _Taken | None:
     """Copy the master at rest; None when the current generation shows it already."""
     for attempt in range(ATTEMPTS):
@@ -198,14 +201,18 @@ def _take(
                 return None
             try:
                 probe = children.enter_context(Probe())
-                copied = None if purpose else _patch(settled, layout, temporary, steps, progress)
+                copied = (
+                    None
+                    if purpose
+                    else _patch(settled, layout, temporary, steps, progress, keep, min_age_s)
+                )
                 if copied is None:
                     # A patch is over before a reader notices; a whole file is not.
                     children.enter_context(half_the_cores(probe.pid))
                     if purpose:
                         copied = _build(purpose, settled, temporary, steps)
                     else:
-                        copied = _copy(settled, layout, temporary, steps, progress)
+                        copied = _copy(settled, temporary, steps, progress)
                 settled.assert_unchanged()
                 return _Taken(settled.header, lineage, temporary.stat().st_size, copied, probe)
             except (MasterChanging, EOFError):
@@ -219,25 +226,29 @@ def _take(
 
 
 def _patch(
-    settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
+    settled: Settled,
+    layout: Layout,
+    target: Path,
+    steps: "_Steps",
+    progress: Progress | None,
+    keep: int,
+    min_age_s: float,
 ) -> copying.Copied | None:
     """Make the file of what is there already; None when all of it must be written."""
     steps("room")
     block_bytes = settled.header.block_bytes
     if copied := copying.reflink(settled.fd, target, block_bytes):
         return copied
-    known = retention.take_spare(layout, target)
+    known = find_room(layout, target, settled.bytes, keep=keep, min_age_s=min_age_s)
     if known is None:
         return None
-    assert_room(layout, settled.bytes - target.stat().st_size)
     steps("patch")
     return copying.patch(settled.fd, target, known, block_bytes, progress)
 
 
 def _copy(
-    settled: Settled, layout: Layout, target: Path, steps: "_Steps", progress: Progress | None
+    settled: Settled, target: Path, steps: "_Steps", progress: Progress | None
 ) -> copying.Copied:
-    assert_room(layout, settled.bytes)
     steps("copy")
     return copying.full(settled.fd, target, settled.header.block_bytes, progress)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from replica_platform.files import fsync_dir
-from replica_platform.replica import blocks, retention
+from replica_platform.replica import blocks
 from replica_platform.replica.candidate import (
     Candidate,
     building_path,
@@ -21,12 +21,11 @@ from replica_platform.replica.candidate import (
 )
 from replica_platform.replica.errors import explaining
 from replica_platform.replica.generation import Unusable, check
-from replica_platform.replica.header import BLOCK_BYTES
 from replica_platform.replica.layout import Layout
 from replica_platform.replica.manifest import Manifest, Seal
 from replica_platform.replica.ownership import assert_own_store
 from replica_platform.replica.probing import Probe
-from replica_platform.replica.room import assert_room, make_folders
+from replica_platform.replica.room import find_room, make_folders
 from replica_platform.replica.verifying import verify_copy
 from replica_platform.replica.yielding import half_the_cores
 
@@ -57,7 +56,8 @@ def pulled(
         else:
             temporary = building_path(layout)
             with Probe() as probe, half_the_cores(probe.pid):
-                written = _assemble(layout, manifest, temporary, fetch, progress)
+                known = find_room(layout, temporary, manifest.bytes, keep=keep, min_age_s=min_age_s)
+                written = _assemble(layout, manifest, temporary, known or [], fetch, progress)
                 verify_copy(temporary, blocks.Survey(manifest.blocks, []), probe)
             path = layout.candidates / manifest.file
             temporary.replace(path)
@@ -78,11 +78,15 @@ def pulled(
 
 
 def _assemble(
-    layout: Layout, manifest: Manifest, target: Path, fetch: Fetch, progress: Progress | None
+    layout: Layout,
+    manifest: Manifest,
+    target: Path,
+    known: list[str],
+    fetch: Fetch,
+    progress: Progress | None,
 ) -> int:
-    """Write the file; returns how many blocks were fetched."""
+    """Write the file, of which the blocks `known` are there; returns how many were fetched."""
     wanted = manifest.blocks
-    known = retention.take_spare(layout, target) or []
     with _opened(target, manifest.bytes) as made, _here(layout) as here:
         missing = []
         for block, digest in enumerate(wanted):
@@ -94,7 +98,6 @@ def _assemble(
                 os.pwrite(made, content, start)
             else:
                 missing.append(block)
-        assert_room(layout, len(missing) * BLOCK_BYTES)
 
         def fetch_one(block: int) -> None:
             start, size = blocks.span(block, manifest.bytes)

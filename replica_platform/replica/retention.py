@@ -69,6 +69,13 @@ def keep_one_spare(layout: Layout) -> None:
         path.with_suffix(".json").unlink(missing_ok=True)
 
 
+def remove_spares(layout: Layout) -> None:
+    """Remove every spare, where its room is needed."""
+    for path in layout.spares.glob("*.duckdb"):
+        path.unlink()
+        path.with_suffix(".json").unlink(missing_ok=True)
+
+
 def take_spare(layout: Layout, target: Path) -> list[str] | None:
     """Rename the spare to `target` and return its blocks' digests; None if nobody may touch it.
 

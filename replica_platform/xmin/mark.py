@@ -5,7 +5,7 @@ Reading and writing marks belongs here; what they mean for the next sync is `pla
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import psycopg
@@ -23,7 +23,7 @@ DELIVERED_CAP = 10_000
 
 @dataclass(frozen=True)
 class Mark:
-    """`(W, delivered xids, identity, fingerprint, leaves, LSN)` and what helps to check them."""
+    """`(W, delivered xids, identity, fingerprint, leaves)` and what helps to check them."""
 
     target_table: str
     source_table: str
@@ -38,17 +38,15 @@ class Mark:
     fingerprint: dict[str, Any]
     leaves: dict[str, int]
     """oid (as text, for JSON) → filenode."""
-    lsn: str | None
     rows: int | None
     """Rows in the target; None where they were not counted."""
     target_oid: int
     deletes: str
     timestamp_from: str | None = None
     """Timestamp mode: where the next read starts."""
-    history: list[list[Any]] = field(default_factory=list)
-    """Kept for reading by changed blocks: pairs of LSN and next xid."""
 
 
+# `lsn` and `history` are no longer used; an earlier version that writes here needs the columns.
 _SETUP = f"""
 create schema if not exists {SCHEMA};
 create table if not exists {SCHEMA}.mark (
@@ -118,7 +116,7 @@ def read(connection: psycopg.Connection, targets: Iterable[str]) -> dict[str, Ma
 def write(connection: psycopg.Connection, mark: Mark) -> None:
     """Store a mark, in the transaction of the rows that it speaks of."""
     values = {**mark.__dict__, "delivered": list(mark.delivered)}
-    for name in ("identity", "fingerprint", "leaves", "history"):
+    for name in ("identity", "fingerprint", "leaves"):
         value = values[name]
         values[name] = json.dumps(asdict(value) if isinstance(value, Identity) else value)
     connection.execute(_WRITE.format(**_NAMES), [values[name] for name in _COLUMNS])

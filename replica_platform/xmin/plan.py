@@ -1,7 +1,6 @@
 """The decision: how this sync reads its table, and in words why.
 
-Pure: it looks at the mark, the snapshot and the catalog, and touches no connection. Reading by
-changed blocks will take its place between `scan` and `nothing to do`.
+Pure: it looks at the mark, the snapshot and the catalog, and touches no connection.
 """
 
 from collections.abc import Collection

@@ -193,7 +193,6 @@ class Settle:
             identity=snapshot.identity,
             fingerprint=table.fingerprint,
             leaves={str(leaf.oid): leaf.filenode for leaf in table.leaves},
-            lsn=snapshot.insert_lsn,
             rows=rows,
             target_oid=oid,
             deletes=job.spec.deletes,

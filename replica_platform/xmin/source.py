@@ -46,7 +46,6 @@ class Snapshot:
     """Everything seen was written below it; None on a standby."""
     exported: str
     identity: Identity
-    time: str
 
     @property
     def quiet(self) -> bool:
@@ -59,8 +58,7 @@ _SNAPSHOT = """
 select s::text, pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,
        pg_export_snapshot(), pg_is_in_recovery(),
        (select system_identifier::text from pg_control_system()),
-       (select oid::bigint from pg_database where datname = current_database()),
-       clock_timestamp()::text
+       (select oid::bigint from pg_database where datname = current_database())
 from (select pg_current_snapshot() as s) s
 """
 # Right after a promotion the control file still names the old timeline; a WAL file's name does
@@ -117,10 +115,10 @@ class Leader:
         self.running_since = next_start(self.connection)
         self._lock([name for name, (_, kind) in oids.items() if kind in "rpv"])
         oids = {name: found for name, found in oids.items() if name not in self.failures}
-        text, w, upper, exported, recovery, system, database, now = _one(run(_SNAPSHOT))
+        text, w, upper, exported, recovery, system, database = _one(run(_SNAPSHOT))
         timeline, lsn = _one(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
         identity = Identity(system, timeline, database)
-        self.snapshot = Snapshot(text, w, upper, lsn, exported, identity, now)
+        self.snapshot = Snapshot(text, w, upper, lsn, exported, identity)
         described = describe(self.connection, [oid for oid, _ in oids.values()])
         for name, (oid, _) in oids.items():
             if oid in described:

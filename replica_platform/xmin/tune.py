@@ -1,6 +1,6 @@
 """Workers and batch bytes chosen from the machine, with the measurement behind each.
 
-Measuring and choosing belong here; what is set by hand wins, and that is decided here too.
+Measuring and choosing belong here; what the caller gives wins, and that is decided here too.
 """
 
 import os
@@ -9,7 +9,6 @@ from typing import Any
 
 import psycopg
 
-from replica_platform.settings import Settings
 from replica_platform.xmin.measure import Speed, speed
 from replica_platform.xmin.session import open_source, open_target
 
@@ -40,13 +39,21 @@ class Tuning:
         return asdict(self)
 
 
-def tune(source: str, target: str, heap_bytes: int | None = None) -> Tuning:
+def tune(
+    source: str,
+    target: str,
+    heap_bytes: int | None = None,
+    *,
+    workers: int | None = None,
+    batch_bytes: int | None = None,
+) -> Tuning:
     """Choose for this machine and these servers, for a table of `heap_bytes` if that is known.
 
-    A server does not tell its cores; this machine's stand for them.
+    `workers` and `batch_bytes` win over what would be chosen. A server does not tell its cores, so
+    this machine's are counted.
     """
     with open_source(source) as one, open_target(target) as other:
-        return choose(one, other, heap_bytes, measure=True)
+        return choose(one, other, heap_bytes, workers, batch_bytes, measure=True)
 
 
 def choose(
@@ -61,14 +68,11 @@ def choose(
 
     Batch bytes are measured where `measure` says so; a usual figure is taken elsewhere.
     """
-    settings = Settings()
     why: dict[str, str] = {}
-    workers = workers or settings.xmin_workers
     if workers:
         why["workers"] = f"{workers} were asked for."
     else:
         workers, why["workers"] = _workers(source, target, heap_bytes)
-    batch_bytes = batch_bytes or settings.xmin_batch_bytes
     if batch_bytes:
         why["batch_bytes"] = f"{batch_bytes:,} were asked for."
     else:

@@ -1,8 +1,9 @@
 """A small database in WAL mode whose program still runs, and the moments of a calendar."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import closing
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -68,3 +69,36 @@ def taken(template: Path, shelf: Path) -> Backup:
     """One backup of `app.db` with the rows a and b, taken on day 1, alone in `shelf`."""
     shutil.copytree(template, shelf)
     return backups(shelf)[0]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A function that mounts a real file system of so many bytes; only root can."""
+    with ExitStack() as mounted:
+
+        def mount(size: int) -> Path:
+            folder = tmp_path / f"disk-{size}"
+            folder.mkdir()
+            options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+            if subprocess.run(["mount", *options], capture_output=True).returncode:
+                pytest.skip("mounting a small disk needs root")
+            mounted.callback(subprocess.run, ["umount", str(folder)], check=True)
+            return folder
+
+        yield mount
+
+
+@pytest.fixture
+def in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A function that has each child run these lines first, with `work` imported."""
+
+    def install(lines: str) -> None:
+        folder = tmp_path / "site"
+        folder.mkdir()
+        # The child has our sys.path, and Python imports a module of this name as it starts.
+        (folder / "sitecustomize.py").write_text(
+            f"from replica_platform.backup import work\n{lines}\n"
+        )
+        monkeypatch.syspath_prepend(str(folder))
+
+    return install

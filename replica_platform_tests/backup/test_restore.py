@@ -1,15 +1,23 @@
 """A restore puts back what was, and never loses or mixes what is."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify
-from replica_platform.backup.errors import Busy, Damaged, Unreadable, Unsaved
+from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify, work
+from replica_platform.backup.errors import Busy, Damaged, NoRoom, Unreadable, Unsaved
+from replica_platform.outbox import Outbox, drain
+from replica_platform.outbox.file import APPLICATION_ID, identities, open_existing, renew
 from replica_platform.sqlite import sqlite3
-from replica_platform_tests.backup.conftest import make, rows_of
+from replica_platform_tests.backup.conftest import day, make, rows_of
 
 
 def test_what_was_there_then_is_there_again(
@@ -82,6 +90,89 @@ def test_empty_sidecars_go_before_the_new_file_comes(app: Path, live, taken: Bac
     assert rows_of(app) == ["a", "b"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+def test_owner_and_mode_of_the_replaced_file_are_kept(app: Path, live, taken: Backup) -> None:
+    live.close()
+    for mode in (0o660, 0o606):
+        app.chmod(mode)
+        os.chown(app, 1234, 2345)
+        done = restore(taken.file, app)
+        assert done.kept is not None
+        for path in (app, done.kept):
+            found = path.stat()
+            assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (1234, 2345, mode)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="takes root and setpriv"
+)
+def test_an_owner_that_cannot_be_kept_is_refused(app: Path, live, taken: Backup) -> None:
+    live.close()
+    os.chown(app, 1234, 2345)
+    before = app.read_bytes()
+    # Root without the right to give files away; the child that is started keeps all others.
+    program = (
+        "import sys; from pathlib import Path; from replica_platform.backup import restore\n"
+        "try: restore(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    finished = subprocess.run(
+        [
+            *("setpriv", "--bounding-set", "-chown", "--inh-caps", "-chown"),
+            *(sys.executable, "-c", program, taken.file, app),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert finished.stdout.startswith("Unreadable"), finished.stdout + finished.stderr
+    assert "run the restore as root" in finished.stdout
+    assert app.read_bytes() == before and app.stat().st_uid == 1234
+    assert sorted(path.name for path in app.parent.iterdir()) == ["app.db", "backups"]
+
+
+def test_the_file_behind_a_symbolic_link_is_restored(
+    app: Path, live: sqlite3.Connection, taken: Backup, tmp_path: Path
+) -> None:
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(Path("..") / "app.db")
+    with pytest.raises(Busy, match="stop that program"):
+        restore(taken.file, link)
+    live.execute("delete from t")
+    live.close()
+    done = restore(taken.file, link)
+    assert link.is_symlink() and not app.is_symlink()
+    assert rows_of(app) == ["a", "b"]
+    assert done.file == app and done.kept is not None and rows_of(done.kept) == []
+    assert list(link.parent.iterdir()) == [link]
+
+
+def test_changes_beside_the_file_behind_a_link_are_never_lost(
+    app: Path, live: sqlite3.Connection, taken: Backup, tmp_path: Path
+) -> None:
+    real, link = tmp_path / "real" / "app.db", tmp_path / "link.db"
+    real.parent.mkdir()
+    real.with_name("app.db-wal").write_bytes((app.parent / "app.db-wal").read_bytes())
+    link.symlink_to(real)  # the database itself is not there
+    with pytest.raises(Unsaved):
+        restore(taken.file, link)
+    real.with_name("app.db-wal").unlink()
+    restore(taken.file, link)
+    assert link.is_symlink() and rows_of(real) == ["a", "b"]
+
+
+def test_a_disk_that_fills_under_a_restore_is_no_room(
+    tmp_path: Path, shelf: Path, disk: Callable[[int], Path]
+) -> None:
+    make(tmp_path / "big.db", *["x" * 3000] * 1000).close()
+    taken = backup(tmp_path / "big.db", shelf)
+    small = disk(taken.bytes // 2)
+    with pytest.raises(NoRoom, match="make room"):
+        restore(taken.file, small / "app.db")
+    assert list(small.iterdir()) == []
+
+
 def test_a_damaged_backup_is_not_restored(
     app: Path, live: sqlite3.Connection, taken: Backup
 ) -> None:
@@ -98,17 +189,82 @@ def test_a_damaged_backup_is_not_restored(
     assert app.read_bytes() == before
 
 
-def test_a_restored_outbox_is_another_outbox(
+def test_a_restored_outbox_gets_a_new_identity_and_goes_on(
+    tmp_path: Path, shelf: Path, target: str
+) -> None:
+    path = tmp_path / "worker-1.db"
+    with Outbox(path) as box:
+        box.append_many("note", [{"n": n} for n in range(3)])
+        assert drain([path], target).delivered == 3
+        (first,) = identities_of(path)
+        taken = backup(path, shelf, now=day(1))
+        box.append_many("note", [{"n": n} for n in range(3, 6)])
+        assert drain([path], target).delivered == 3
+    done = restore(taken.file, path)
+    assert done.file_uuid not in (None, first)
+    assert identities_of(path) == [done.file_uuid, first]
+    with Outbox(path) as box:  # its numbers begin again after those of the backup
+        box.append_many("note", [{"n": n} for n in range(6, 10)])
+        assert drain([path], target).delivered == 4
+        taken = backup(path, shelf, now=day(2))
+    with psycopg.connect(target) as there:
+        landed = there.execute("select payload->>'n' from outbox.record order by 1").fetchall()
+        by_new = there.execute(
+            "select count(*) from outbox.record where file_uuid = %s", [done.file_uuid]
+        ).fetchone()
+    assert [int(n) for (n,) in landed] == list(range(10))
+    assert by_new == (4,)
+    again = restore(taken.file, tmp_path / "again.db")
+    assert identities_of(again.file) == [again.file_uuid, done.file_uuid, first]
+
+
+def test_backup_and_outbox_agree_on_what_an_outbox_is(tmp_path: Path) -> None:
+    path = tmp_path / "worker-1.db"
+    with Outbox(path) as box:
+        box.append("note", {})
+    before = identities_of(path)
+    by_backup = tmp_path / "by_backup.db"
+    shutil.copy(path, by_backup)
+    with closing(sqlite3.connect(by_backup, isolation_level=None)) as db:
+        assert work.new_identity(db) == identities_of(by_backup)[0]
+    with closing(open_existing(path)) as db:
+        renew(db)
+    assert identities_of(by_backup)[1:] == identities_of(path)[1:] == before
+    assert set(meta_of(by_backup)) == set(meta_of(path))
+    assert work.OUTBOX_APPLICATION_ID == APPLICATION_ID
+
+
+def test_a_file_that_only_resembles_an_outbox_is_restored_as_it_was(
     app: Path, live: sqlite3.Connection, shelf: Path
 ) -> None:
-    live.execute("create table meta (k text primary key, v) without rowid")
-    live.execute("insert into meta values ('file_uuid', 'one'), ('else', 'same')")
-    taken = backup(app, shelf)
-    done = restore(taken.file, app.parent / "again.db")
-    with closing(sqlite3.connect(done.file)) as db:
-        meta = dict(db.execute("select k, v from meta").fetchall())
-    assert meta == {"file_uuid": done.file_uuid, "else": "same"}
-    assert done.file_uuid not in (None, "one")
+    live.execute("create table meta (key text primary key, value text not null)")
+    live.execute("insert into meta values ('file_uuid', 'one')")
+    done = restore(backup(app, shelf).file, app.parent / "again.db")
+    assert done.file_uuid is None
+    assert meta_of(done.file) == {"file_uuid": "one"}
+
+
+def test_an_outbox_without_an_identity_is_not_restored(tmp_path: Path, shelf: Path) -> None:
+    path = tmp_path / "worker-1.db"
+    Outbox(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("delete from meta where key = 'file_uuid'")
+    taken = backup(path, shelf)
+    with pytest.raises(Damaged, match="has no identity"):
+        restore(taken.file, tmp_path / "again.db")
+    assert not (tmp_path / "again.db").exists()
+
+
+def meta_of(file: Path) -> dict[str, str]:
+    """The settings in a file's table `meta`."""
+    with closing(sqlite3.connect(file)) as db:
+        return dict(db.execute("select key, value from meta").fetchall())
+
+
+def identities_of(file: Path) -> list[str]:
+    """An outbox's identity now, then its former ones."""
+    with closing(open_existing(file)) as db:
+        return identities(db)
 
 
 def test_copies_of_killed_restores_are_cleared(taken: Backup, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from replica_platform.backup import backup, backups, verify
 from replica_platform.backup.errors import Busy, Damaged, NameTaken, NoRoom, Unreadable
 from replica_platform.backup.shelf import at_work
 from replica_platform.sqlite import sqlite3
-from replica_platform_tests.backup.conftest import day, rows_of
+from replica_platform_tests.backup.conftest import day, make, rows_of
 
 
 @pytest.mark.parametrize("skip_checkpoint", [False, True])
@@ -127,6 +128,86 @@ def test_no_room_is_said_before_anything_is_copied(
         "shutil.disk_usage", lambda _: type("U", (), {"free": 1000, "total": usage.f_bsize})
     )
     with pytest.raises(NoRoom, match="1,000 free"):
+        backup(app, shelf)
+    assert not list(shelf.glob("*.db"))
+
+
+BIG = ["x" * 3000] * 1000
+PLENTY = type("Usage", (), {"free": 1 << 40})
+
+
+def test_a_disk_that_fills_under_the_copy_is_no_room(
+    tmp_path: Path, disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = tmp_path / "big.db"
+    make(app, *BIG).close()
+    shelf = disk(app.stat().st_size // 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: PLENTY)  # it was empty when looked at
+    with pytest.raises(NoRoom, match="make room"):
+        backup(app, shelf)
+    assert [path.name for path in shelf.iterdir()] == [".big.lock"]
+
+
+# In WAL mode it is the index of the copy's own WAL that has no room, else it is the manifest.
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_a_disk_with_room_for_the_rows_alone_is_no_room(
+    tmp_path: Path, disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    app = tmp_path / "big.db"
+    with closing(make(app, *BIG)) as db:
+        db.execute(f"pragma journal_mode={mode}")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: PLENTY)
+    shelf = disk(app.stat().st_size)
+    with pytest.raises(NoRoom, match="make room"):
+        backup(app, shelf)
+    assert [path.name for path in shelf.iterdir()] == [".big.lock"]
+    assert verify(backup(app, disk(app.stat().st_size + 65536)).file).ok
+
+
+LOCKED_AFTER_IT_IS_OPENED = """
+import threading
+work.BUSY_WAIT_MS = 100
+original = work._checkpoint
+
+def checkpoint(source):
+    done = original(source)
+    (_, _, file), = source.execute("pragma database_list")
+    other = work.sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("begin exclusive")
+    # Only so that the test fails, and does not hang, where the copy waits without end.
+    release = threading.Timer(5, other.close)
+    release.daemon = True
+    release.start()
+    return done
+
+work._checkpoint = checkpoint
+"""
+
+
+@pytest.mark.parametrize("skip_checkpoint", [False, True])
+def test_a_source_that_stays_locked_is_busy(
+    tmp_path: Path, shelf: Path, in_the_child: Callable[[str], None], skip_checkpoint: bool
+) -> None:
+    app = tmp_path / "locked.db"
+    in_the_child("work.BUSY_WAIT_MS = 100")
+    with closing(make(app, "a")) as db:
+        db.execute("pragma journal_mode=delete")  # in WAL mode nobody locks readers out
+        db.execute("begin exclusive")
+        with pytest.raises(Busy, match=r"locked\.db stayed locked .* try again"):
+            backup(app, shelf, skip_checkpoint=skip_checkpoint)
+        db.execute("rollback")
+        assert not list(shelf.glob("*.db"))
+        assert rows_of(backup(app, shelf, skip_checkpoint=skip_checkpoint).file) == ["a"]
+
+
+def test_a_source_that_is_locked_after_it_was_opened_is_busy(
+    tmp_path: Path, shelf: Path, in_the_child: Callable[[str], None]
+) -> None:
+    app = tmp_path / "locked.db"
+    in_the_child(LOCKED_AFTER_IT_IS_OPENED)
+    with closing(make(app, "a")) as db:
+        db.execute("pragma journal_mode=delete")
+    with pytest.raises(Busy, match=r"locked\.db stayed locked .* try again"):
         backup(app, shelf)
     assert not list(shelf.glob("*.db"))
 

@@ -5,12 +5,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import duckdb
 import psycopg
 import pytest
 
+from replica_platform.commands import warehouse
 from replica_platform.replica import Master
 from replica_platform.sqlite import sqlite3
+from replica_platform.xmin.plan import MODES
 from replica_platform_tests.conftest import Cli
 
 
@@ -20,6 +23,16 @@ def master(tmp_path: Path) -> Path:
     with Master(path).write() as connection:
         connection.execute("create table t as select range n, 'secret' || range s from range(1000)")
     return path
+
+
+def test_sync_offers_the_modes_that_the_engine_has(cli: Cli) -> None:
+    (mode,) = (option for option in warehouse.sync.params if option.name == "mode")
+    assert isinstance(mode.type, click.Choice)
+    assert sorted(mode.type.choices) == sorted(MODES)
+    refused = cli("sync", "t", "--source", "x", "--target", "x", "--mode", "blocks")
+    assert refused.returncode == 2
+    assert "'blocks' is not one of" in refused.stderr
+    assert "blocks" not in cli("sync", "--help").stdout
 
 
 def answer(finished: subprocess.CompletedProcess[str]) -> Any:
@@ -142,6 +155,10 @@ def test_tune_says_why(cli: Cli, source: str, target: str) -> None:
     assert "XMIN_WORKERS=" in tuned.stdout
     assert "# workers: " in tuned.stdout
     assert "MB/s were moved" in tuned.stdout
+    settings = {"XMIN_WORKERS": "3", "XMIN_BATCH_BYTES": "65536"}
+    tuned = cli("tune", "--source", source, "--target", target, **settings)
+    assert "XMIN_WORKERS=3" in tuned.stdout and "XMIN_BATCH_BYTES=65536" in tuned.stdout
+    assert tuned.stdout.count("were asked for") == 2
 
 
 def test_quotes_need_a_broker(cli: Cli, master: Path, tmp_path: Path) -> None:

@@ -11,13 +11,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from replica_platform.replica import Master, ReplicaReader, manifest, publish, status, verify
+from replica_platform.replica import (
+    BlockStore,
+    Master,
+    ReplicaReader,
+    manifest,
+    publish,
+    status,
+    verify,
+)
 from replica_platform.replica.errors import (
     MasterBusy,
     MasterChanging,
@@ -26,6 +35,7 @@ from replica_platform.replica.errors import (
     StoreFull,
 )
 from replica_platform.replica.layout import Layout
+from replica_platform.replica.room import MARGIN_BYTES
 
 COUNT = "select count(*) from t"
 NOBODY = 65534
@@ -151,6 +161,99 @@ def test_a_full_disk_is_a_sentence(master: Master, folder: Path) -> None:
         assert publish(master.path, store).generation == 2
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.fixture
+def disk(folder: Path) -> Iterator[Callable[[int], Path]]:
+    """A function that mounts a real file system of so many bytes."""
+    with ExitStack() as mounted:
+
+        def mount(size: int) -> Path:
+            small = folder / f"disk-{size}"
+            small.mkdir()
+            options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
+            if subprocess.run(["mount", *options], capture_output=True).returncode:
+                pytest.skip("mounting a small disk needs root")
+            mounted.callback(subprocess.run, ["umount", str(small)], check=True)
+            return small
+
+        yield mount
+
+
+def add_row(master: Master, row: int) -> None:
+    with master.write() as connection:
+        connection.execute("insert into t values (?, 'new')", [row])
+
+
+ROOM_TO_GROW = 3 * 1024 * 1024
+
+
+def filled(master: Master, disk: Callable[[int], Path]) -> Path:
+    """A store with three generations on a disk that has no room for a fourth one."""
+    fill(master, 400_000)
+    small = disk(3 * master.path.stat().st_size + MARGIN_BYTES + ROOM_TO_GROW)
+    for row in range(3):
+        add_row(master, row)
+        publish(master.path, small / "store", keep=3, min_age_s=0)
+    add_row(master, 3)
+    with pytest.raises(StoreFull, match="keep fewer generations"):
+        publish(master.path, small / "store", keep=3, min_age_s=0)
+    assert [kept.generation for kept in Layout(small / "store").kept()] == [3, 2, 1]
+    return small / "store"
+
+
+def test_on_a_full_disk_keeping_fewer_generations_makes_room(
+    master: Master, disk: Callable[[int], Path]
+) -> None:
+    store = filled(master, disk)
+    with ReplicaReader(store) as reader:
+        assert reader.query(COUNT) == [(400_003,)]
+        assert publish(master.path, store, keep=2, min_age_s=0).generation == 4
+        reader._serving.look()
+        assert reader.query(COUNT) == [(400_004,)]
+    assert [kept.generation for kept in Layout(store).kept()] == [4, 3]
+    assert leftovers(store) == []
+
+
+def test_a_full_disk_takes_no_generation_that_must_stay(
+    master: Master, disk: Callable[[int], Path]
+) -> None:
+    store = filled(master, disk)
+    with pytest.raises(StoreFull):  # too young
+        publish(master.path, store, keep=2, min_age_s=3600)
+    oldest = Layout(store).kept()[-1]
+    program = (
+        "import duckdb, sys; held = duckdb.connect(sys.argv[1], read_only=True)\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(Layout(store).data(oldest))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as reader:
+        assert reader.stdout and reader.stdin and reader.stdout.readline()
+        with pytest.raises(StoreFull):  # read by somebody
+            publish(master.path, store, keep=2, min_age_s=0)
+        reader.stdin.close()
+    assert [kept.generation for kept in Layout(store).kept()] == [3, 2, 1]
+    assert leftovers(store) == []
+    assert publish(master.path, store, keep=2, min_age_s=0).generation == 4
+
+
+def test_on_a_full_disk_a_pull_with_fewer_generations_makes_room(
+    master: Master, disk: Callable[[int], Path], folder: Path
+) -> None:
+    store = filled(master, disk)
+    elsewhere, blocks = folder / "elsewhere", BlockStore(folder / "blocks")
+    for _ in range(4):
+        fill(master, 400_000)  # so that no block here is one of there
+        publish(master.path, elsewhere, min_age_s=0)
+    blocks.push(elsewhere)
+    with pytest.raises(StoreFull, match="keep fewer generations"):
+        blocks.pull(store, keep=3, min_age_s=0)
+    assert blocks.pull(store, keep=2, min_age_s=0).generation == 4
+    assert ask(store) == ([(400_000,)], "current")
+    assert leftovers(store) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")

@@ -2,6 +2,7 @@
 
 import duckdb
 import psycopg
+import pytest
 
 from replica_platform_tests.pillars.conftest import Platform
 
@@ -13,6 +14,17 @@ def figures(result) -> dict[str, dict]:  # type: ignore[no-untyped-def,type-arg]
         }
         for event in result.get_asset_materialization_events()
     }
+
+
+def test_the_sync_takes_its_workers_from_the_settings(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XMIN_WORKERS", "3")
+    monkeypatch.setenv("XMIN_BATCH_BYTES", "65536")
+    with caplog.at_level("INFO", "replica_platform.xmin.sync"):
+        assert platform.materialise("raw_data/prices").success
+    assert "workers: 3 were asked for" in caplog.text
+    assert "batch bytes: 65,536 were asked for" in caplog.text
 
 
 def test_everything_once_and_again(platform: Platform) -> None:

@@ -20,6 +20,7 @@ from replica_platform.replica import (
     verify,
 )
 from replica_platform.replica.errors import (
+    BlockMissing,
     BlockStoreDamaged,
     BlockStoreUnavailable,
     GenerationDamaged,
@@ -213,6 +214,23 @@ def test_a_damaged_or_missing_block_is_never_served(
     blocks.push(store, anew=True)
     assert blocks.verify().ok
     assert blocks.pull(elsewhere).generation == 1
+
+
+def test_the_stores_name_does_not_decide_what_is_missing(
+    again: Callable[..., Publication], store: Path, tmp_path: Path
+) -> None:
+    blocks = BlockStore(tmp_path / "what is missing")
+    again()
+    blocks.push(store)
+    first, second = sorted(blocks.objects.names("blocks"))[:2]
+    blocks.objects.replace(first, b"no zstd at all")
+    found = blocks.verify()
+    assert (found.damaged, found.missing) == (1, 0)
+    blocks.objects.remove([second])
+    found = blocks.verify()
+    assert (found.damaged, found.missing) == (1, 1)
+    with pytest.raises(BlockMissing, match="push the generation"):
+        blocks.block(Path(second).stem, 1)
 
 
 def test_a_damaged_generation_is_repaired_from_blocks(

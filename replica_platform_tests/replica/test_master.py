@@ -1,13 +1,16 @@
 """The master: one transaction at a time, committed or not, and no log left beside it."""
 
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from replica_platform.replica import Master, status
-from replica_platform.replica.errors import MasterDamaged, MasterOpenHere
-from replica_platform.replica.header import parse_header
+from replica_platform.replica.errors import MasterBusy, MasterDamaged, MasterOpenHere
+from replica_platform.replica.header import BLOCK_BYTES, HEADER_BYTES, SECTOR, parse_header
 
 
 def test_made_with_pinned_storage(master: Master) -> None:
@@ -49,6 +52,49 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         Master(path, patience_s=0).write(),
     ):
         pass
+
+
+@pytest.mark.parametrize("name", ["stock_data.duckdb", "Could not set lock on file.duckdb"])
+def test_damaged_metadata_is_damage_and_not_a_lock(tmp_path: Path, name: str) -> None:
+    master = Master(tmp_path / name, patience_s=0)
+    with master.write() as connection:
+        connection.execute("create table t as select range i from range(1000)")
+    (meta,) = struct.unpack_from("<Q", newest_header(master.path), 16)
+    with master.path.open("r+b") as file:  # DuckDB's message names the "block"
+        file.seek(HEADER_BYTES + (meta & ((1 << 56) - 1)) * BLOCK_BYTES + 100)
+        file.write(b"damage")
+    for use in (master.write, master.read):
+        with pytest.raises(MasterDamaged, match="in block at location"), use():
+            pass
+
+
+def newest_header(path: Path) -> bytes:
+    """The one of the two database headers that counts."""
+    raw = path.read_bytes()
+    return max(
+        (raw[at : at + SECTOR] for at in (SECTOR, 2 * SECTOR)),
+        key=lambda header: int(struct.unpack_from("<Q", header, 8)[0]),
+    )
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_lock_of_another_process_is_busy(master: Master, read_only: bool) -> None:
+    program = (
+        "import duckdb, sys\n"
+        "held = duckdb.connect(sys.argv[1])\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(master.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin and other.stdout and other.stdout.readline() == "held\n"
+        use = master.read if read_only else master.write
+        with pytest.raises(MasterBusy, match=f"PID {other.pid}"), use():
+            pass
+        other.stdin.close()
 
 
 def test_open_here_with_another_configuration_is_named(master: Master) -> None:

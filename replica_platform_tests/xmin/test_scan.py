@@ -135,7 +135,7 @@ def test_ranges_cover_the_table_and_are_equal() -> None:
 
 def test_full_xids_keep_their_epoch(source: str) -> None:
     """Xids 0 to 2 stand for no transaction; any other is the newest that has its low 32 bits."""
-    snapshot = Snapshot("", 0, (5 << 32) + 100, None, "", Identity("", 1, 1), "")
+    snapshot = Snapshot("", 0, (5 << 32) + 100, None, "", Identity("", 1, 1))
     seen = full_xid(snapshot, "x").as_string()
     found = rows(
         source,

@@ -1,5 +1,6 @@
 """Workers and batch bytes are chosen from the machine, shown with the measurement, overridable."""
 
+import subprocess
 import sys
 import time
 
@@ -58,19 +59,39 @@ def test_a_large_first_copy_is_measured(
         assert "MB/s were moved" in caplog.text
 
 
-def test_what_is_set_wins(source: str, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_platforms_settings_are_not_read(
+    source: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XMIN_WORKERS", "3")
     monkeypatch.setenv("XMIN_BATCH_BYTES", "65536")
-    assert (tune(source, target).workers, tune(source, target).batch_bytes) == (3, 65536)
+    assert not [why for why in tune(source, target).why.values() if "asked for" in why]
+    program = (
+        "import pkgutil, sys, replica_platform.xmin as xmin\n"
+        "names = [f'{xmin.__name__}.{m.name}' for m in pkgutil.iter_modules(xmin.__path__)]\n"
+        "for name in names: __import__(name)\n"
+        "print(len(names), 'replica_platform.settings' in sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    modules, knows_settings = finished.stdout.split()
+    assert int(modules) > 20 and knows_settings == "False"
+
+
+def test_what_is_given_wins(source: str, target: str) -> None:
+    given: dict[str, int] = {"workers": 3, "batch_bytes": 65536}
+    tuned = tune(source, target, **given)
+    assert (tuned.workers, tuned.batch_bytes) == (3, 65536)
+    assert tuned.why == {"workers": "3 were asked for.", "batch_bytes": "65,536 were asked for."}
     # Three workers on one snapshot, many ranges, first copy and changes.
     execute(
         source,
         "create table t (id int primary key, x text)",
         "insert into t select i, repeat('x', 100) from generate_series(1, 20000) i",
     )
-    assert sync(source, target, "t").rows == 20000
+    assert sync(source, target, "t", **given).rows == 20000
     execute(source, "update t set x = 'y' where id % 2 = 0", "delete from t where id % 10 = 1")
-    report = sync(source, target, "t")
+    report = sync(source, target, "t", **given)
     assert (report.rows_updated, report.rows_deleted) == (10000, 2000)
     query = "select id, x from t order by id"
     assert rows(source, query) == rows(target, query)
