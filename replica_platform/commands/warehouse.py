@@ -45,6 +45,11 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Refuse to delete more of a table than this.",
 )
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Let TABLE… replace the rows of other source tables that the targets hold.",
+)
 @click.option("--workers", type=click.IntRange(1, 64), help="Connections side by side.")
 def sync(
     tables: tuple[str, ...],
@@ -57,6 +62,7 @@ def sync(
     deletes: str,
     key: tuple[str, ...],
     max_delete_fraction: float,
+    take_over: bool,
     workers: int | None,
 ) -> int:
     """Bring every committed change of TABLE… over, once."""
@@ -82,6 +88,7 @@ def sync(
             workers=workers or settings.xmin_workers,
             batch_bytes=settings.xmin_batch_bytes,
             max_delete_fraction=max_delete_fraction,
+            take_over=take_over,
             progress=progress,
         )
     if as_json:

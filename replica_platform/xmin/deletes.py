@@ -114,9 +114,15 @@ def delete_orphans(
     return deleted
 
 
-def check_fraction(deleted: int, rows: int, target: TableName, max_fraction: float) -> None:
+def check_fraction(
+    deleted: int,
+    rows: int,
+    target: TableName,
+    max_fraction: float,
+    always_allowed: int = ALWAYS_ALLOWED,
+) -> None:
     """Refuse a delete that is larger than allowed; the caller's transaction rolls it back."""
-    if deleted > ALWAYS_ALLOWED and deleted > max_fraction * rows:
+    if deleted > always_allowed and deleted > max_fraction * rows:
         raise TooManyDeletes(
             f"{deleted:,} of {rows:,} rows of {target} are no longer in the source, more than "
             f"{max_fraction:.0%}; nothing was deleted. If that is right, sync once with "

@@ -61,7 +61,10 @@ class SyncReport:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What one sync of a group did: a report a table, and a sentence a failure."""
+    """What one sync of a group did: a report a table, and a sentence a failure.
+
+    Both go by the target table, as `schema.table`: two sources may have tables of one name.
+    """
 
     reports: Mapping[str, SyncReport]
     failures: Mapping[str, str]

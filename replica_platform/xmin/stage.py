@@ -11,10 +11,11 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.errors import PlatformError
-from replica_platform.xmin import culprit, resume, types, verify
+from replica_platform.xmin import culprit, owner, resume, types, verify
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.crew import Crew, Pair
+from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.job import Job
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.plan import Plan, decide
@@ -65,6 +66,7 @@ class Stage:
         if isinstance(problem, PlatformError):
             raise problem
         table = job.table = self._leader.tables[job.source]
+        self._own(job, table)
         plan = self._plan(job, table)
         log.info("sync of %s: %s, because: %s", job.source, plan.mode, plan.why)
         if plan.mode == "none":
@@ -79,6 +81,19 @@ class Stage:
             self._verified(job, table)
         else:
             self._whole(job, table, plan)
+
+    def _own(self, job: Job, table: Table) -> None:
+        """Refuse a target that holds another source table. Errors: `TargetTaken`."""
+        source, now = self._leader.connection, self._leader.snapshot.identity
+        with in_words("source", str(job.source)):
+            job.taken_over = owner.check(
+                source, now, table, job.target, job.holder, take_over=job.take_over
+            )
+        if job.taken_over and job.spec.deletes == "never":
+            raise CannotSync(
+                f"{job.target} cannot be taken over with deletes='never': the rows of its former "
+                "owner would stay among the new ones. Take it over with deletes='auto', or drop it."
+            )
 
     def _plan(self, job: Job, table: Table) -> Plan:
         snapshot = self._leader.snapshot

@@ -79,10 +79,10 @@ def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Se
     sync_group(source, elsewhere, specs)
     # An autovacuum may use an xid in between, hence three looks.
     groups = [sync_group(source, elsewhere, specs) for _ in range(3)]
-    assert "none" in {group.reports["a"].mode for group in groups}
+    assert "none" in {group.reports["i.a"].mode for group in groups}
     execute(source, "insert into b values (1)")
     last = sync_group(source, elsewhere, specs)
-    assert (last.reports["b"].mode, last.reports["b"].rows_inserted) == ("scan", 1)
+    assert (last.reports["i.b"].mode, last.reports["i.b"].rows_inserted) == ("scan", 1)
 
 
 def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -> None:
