@@ -32,6 +32,7 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
 )
 @click.option("--timestamp-column", help="What `timestamp` reads by.")
+@click.option("--timestamp-zone", help="The writers' time zone, for a column that has none.")
 @click.option(
     "--deletes", type=click.Choice(["auto", "keys", "never"]), default="auto", show_default=True
 )
@@ -59,6 +60,7 @@ def sync(
     as_json: bool,
     mode: str,
     timestamp_column: str | None,
+    timestamp_zone: str | None,
     deletes: str,
     key: tuple[str, ...],
     max_delete_fraction: float,
@@ -75,6 +77,7 @@ def sync(
             into=into,
             mode=mode,
             timestamp_column=timestamp_column,
+            timestamp_zone=timestamp_zone,
             deletes=deletes,
             key=key or None,
         )

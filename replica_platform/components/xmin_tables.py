@@ -20,6 +20,7 @@ class Table(Model, Resolvable):
     table: str
     mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
     timestamp_column: str | None = None
+    timestamp_zone: str | None = None
     deletes: Literal["auto", "keys", "never"] = "auto"
 
 
@@ -138,6 +139,7 @@ class XminTables(Component, Model, Resolvable):
             into=self.into,
             mode=table.mode,
             timestamp_column=table.timestamp_column,
+            timestamp_zone=table.timestamp_zone,
             deletes=table.deletes,
         )
 

@@ -59,6 +59,8 @@ class Job:
     """Whether a first copy waits to become the target table."""
     scope: sql.Composable | None = None
     """For a full read after hashes were compared: the keys that it was about."""
+    window: sql.Composable | None = None
+    """For a read by timestamp: the rows that it is about."""
     rest: Plan | None = None
     """For a first copy that was interrupted: what was merged over it."""
     source_rows: int | None = None

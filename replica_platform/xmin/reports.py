@@ -18,6 +18,8 @@ class TableSpec:
     timestamp_column: str | None = None
     deletes: str = "auto"
     key: tuple[str, ...] | None = None
+    timestamp_zone: str | None = None
+    """The time zone of the writers, for a timestamp column that has none."""
 
 
 @dataclass(frozen=True)

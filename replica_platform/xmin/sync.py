@@ -38,6 +38,7 @@ def sync(
     into: str | None = None,
     mode: str = "auto",
     timestamp_column: str | None = None,
+    timestamp_zone: str | None = None,
     deletes: str = "auto",
     workers: int | None = None,
     batch_bytes: int | None = None,
@@ -49,11 +50,13 @@ def sync(
     """Bring one table of `target` in step with `source`; both are DSNs.
 
     `table` is `schema.table` as psql reads it; it arrives as `into.table`. With `take_over` it may
-    replace the rows of another source table there. `progress` is told bytes done and bytes
-    expected. Errors: those of `replica_platform.xmin.errors`, each of
-    which leaves the target as it was.
+    replace the rows of another source table there. `timestamp_zone` is the time zone of the
+    writers, where `timestamp_column` has none. `progress` is told bytes done and bytes expected.
+    Errors: those of `replica_platform.xmin.errors`, each of which leaves the target as it was.
     """
-    spec = TableSpec(table, into, mode, timestamp_column, deletes, tuple(key) if key else None)
+    spec = TableSpec(
+        table, into, mode, timestamp_column, deletes, tuple(key) if key else None, timestamp_zone
+    )
     run = _Run(
         source, target, [spec], True, workers, batch_bytes, max_delete_fraction, take_over, progress
     )
