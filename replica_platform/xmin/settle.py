@@ -72,7 +72,7 @@ class Settle:
         with job.step("adopt"):
             epoch: sql.Composable = sql.SQL("source_xmin")
             if table.has_xmin:
-                epoch = full_xid(self._leader.snapshot, "source_xmin")
+                epoch = full_xid(self._leader.snapshot, epoch)
             oid = targets.adopt(self._home, job.target, job.key, epoch)
         resume.clear(self._home, job.target)
         rows = _count(self._home, job.target)

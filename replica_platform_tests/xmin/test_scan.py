@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from replica_platform.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group
@@ -136,7 +137,7 @@ def test_ranges_cover_the_table_and_are_equal() -> None:
 def test_full_xids_keep_their_epoch(source: str) -> None:
     """Xids 0 to 2 stand for no transaction; any other is the newest that has its low 32 bits."""
     snapshot = Snapshot("", 0, (5 << 32) + 100, None, "", Identity("", 1, 1), "")
-    seen = full_xid(snapshot, "x").as_string()
+    seen = full_xid(snapshot, sql.SQL("x")).as_string()
     found = rows(
         source,
         f"select x::text, {seen} from unnest('{{0,2,3,99,101,4294967295}}'::xid[]) x",
