@@ -32,6 +32,7 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
 )
 @click.option("--timestamp-column", help="What `timestamp` reads by.")
+@click.option("--timestamp-zone", help="The writers' time zone, for a column that has none.")
 @click.option(
     "--deletes", type=click.Choice(["auto", "keys", "never"]), default="auto", show_default=True
 )
@@ -45,6 +46,11 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Refuse to delete more of a table than this.",
 )
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Let TABLE… replace the rows of other source tables that the targets hold.",
+)
 @click.option("--workers", type=click.IntRange(1, 64), help="Connections side by side.")
 def sync(
     tables: tuple[str, ...],
@@ -54,9 +60,11 @@ def sync(
     as_json: bool,
     mode: str,
     timestamp_column: str | None,
+    timestamp_zone: str | None,
     deletes: str,
     key: tuple[str, ...],
     max_delete_fraction: float,
+    take_over: bool,
     workers: int | None,
 ) -> int:
     """Bring every committed change of TABLE… over, once."""
@@ -69,6 +77,7 @@ def sync(
             into=into,
             mode=mode,
             timestamp_column=timestamp_column,
+            timestamp_zone=timestamp_zone,
             deletes=deletes,
             key=key or None,
         )
@@ -82,6 +91,7 @@ def sync(
             workers=workers or settings.xmin_workers,
             batch_bytes=settings.xmin_batch_bytes,
             max_delete_fraction=max_delete_fraction,
+            take_over=take_over,
             progress=progress,
         )
     if as_json:

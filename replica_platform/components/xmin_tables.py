@@ -11,6 +11,7 @@ from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT,
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.settings import Settings
 from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
+from replica_platform.xmin.job import target_of
 from replica_platform.xmin.names import TableName
 
 
@@ -20,6 +21,7 @@ class Table(Model, Resolvable):
     table: str
     mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
     timestamp_column: str | None = None
+    timestamp_zone: str | None = None
     deletes: Literal["auto", "keys", "never"] = "auto"
 
 
@@ -40,6 +42,7 @@ class XminTables(Component, Model, Resolvable):
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """The external source tables, the synced assets, two checks each, and the schedule."""
+        self._refuse_meeting()
         external = [
             dg.AssetSpec(
                 self._source_key(table),
@@ -62,6 +65,21 @@ class XminTables(Component, Model, Resolvable):
             asset_checks=[self._integrity_check(table) for table in self.tables],
             schedules=[schedule],
         )
+
+    def _refuse_meeting(self) -> None:
+        """Refuse two entries that would arrive in one target table."""
+        seen: dict[TableName, str] = {}
+        for table in self.tables:
+            place = self._target(table)
+            if place in seen:
+                raise dg.DagsterInvalidDefinitionError(
+                    f"{seen[place]} and {table.table} both arrive as {place}; list one of them, "
+                    "or move one to another component with another `into`."
+                )
+            seen[place] = table.table
+
+    def _target(self, table: Table) -> TableName:
+        return target_of(self._spec(table))
 
     def _source_key(self, table: Table) -> dg.AssetKey:
         name = TableName.parse(table.table)
@@ -96,13 +114,14 @@ class XminTables(Component, Model, Resolvable):
         def sync(
             context: dg.AssetExecutionContext, source: PostgresDatabase, target: PostgresDatabase
         ) -> Iterator[dg.MaterializeResult]:
-            wanted = {by_key[key].table: key for key in context.selected_asset_keys}
+            selected = context.selected_asset_keys
+            wanted = {str(self._target(by_key[key])): key for key in selected}
             settings = Settings()
             with plain_failures():
                 group = sync_group(
                     source.dsn,
                     target.dsn,
-                    [self._spec(table) for table in self.tables if table.table in wanted],
+                    [self._spec(table) for key, table in by_key.items() if key in selected],
                     workers=settings.xmin_workers,
                     batch_bytes=settings.xmin_batch_bytes,
                 )
@@ -124,6 +143,7 @@ class XminTables(Component, Model, Resolvable):
             into=self.into,
             mode=table.mode,
             timestamp_column=table.timestamp_column,
+            timestamp_zone=table.timestamp_zone,
             deletes=table.deletes,
         )
 

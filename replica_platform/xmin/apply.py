@@ -128,7 +128,7 @@ def replace_all(connection: psycopg.Connection, shape: Shape) -> Written:
 
 _RANKED = """
 -- Each row's place, 128 bits of its content, and which of several equal rows it is.
-create temp table {name} on commit drop as
+create temp table pg_temp.{name} on commit drop as
 select leaf, place, one, two, row_number() over (partition by one, two) as nth from (
     select leaf, place, hashtextextended(image, 0) as one, hashtextextended(image, 1) as two from (
         select s.tableoid as leaf, s.ctid as place,
@@ -136,15 +136,15 @@ select leaf, place, one, two, row_number() over (partition by one, two) as nth f
         from {table} s offset 0) i) h  -- the offset keeps the image from being made twice
 """
 _SURPLUS = """
-delete from {target} t using replica_had h
+delete from {target} t using pg_temp.replica_had h
 where t.tableoid = h.leaf and t.ctid = h.place and not exists (
-    select from replica_wanted w where (w.one, w.two, w.nth) = (h.one, h.two, h.nth))
+    select from pg_temp.replica_wanted w where (w.one, w.two, w.nth) = (h.one, h.two, h.nth))
 """
 _LACKING = """
 insert into {target} ({columns}) overriding system value
-select {staged} from {staging} s join replica_wanted w on s.ctid = w.place
+select {staged} from {staging} s join pg_temp.replica_wanted w on s.ctid = w.place
 where not exists (
-    select from replica_had h where (h.one, h.two, h.nth) = (w.one, w.two, w.nth))
+    select from pg_temp.replica_had h where (h.one, h.two, h.nth) = (w.one, w.two, w.nth))
 """
 
 
@@ -159,7 +159,7 @@ def _replace_unkeyed(connection: psycopg.Connection, shape: Shape) -> Written:
         listed = columns if compared else sql.SQL("null")
         ranked = sql.SQL(_RANKED).format(name=sql.Identifier(name), columns=listed, table=table.sql)
         connection.execute(ranked)
-        connection.execute(sql.SQL("analyze {}").format(sql.Identifier(name)))
+        connection.execute(sql.SQL("analyze pg_temp.{}").format(sql.Identifier(name)))
     # In this order, for a unique index that somebody has made on the target.
     deleted = connection.execute(sql.SQL(_SURPLUS).format(target=shape.target.sql)).rowcount
     lacking = sql.SQL(_LACKING).format(
@@ -169,7 +169,7 @@ def _replace_unkeyed(connection: psycopg.Connection, shape: Shape) -> Written:
         staged=columns_sql(list(shape.columns), "s"),
     )
     inserted = connection.execute(lacking).rowcount
-    connection.execute("drop table replica_had, replica_wanted")
+    connection.execute("drop table pg_temp.replica_had, pg_temp.replica_wanted")
     return Written(inserted=inserted, deleted=deleted)
 
 

@@ -81,7 +81,7 @@ class Table:
         return self.kind in "rpm" and all(leaf.heap for leaf in self.leaves)
 
     def rows(self, columns: Sequence[str], *, system: bool = False) -> sql.Composable:
-        """All its rows as a FROM item, with `system` also their xmin.
+        """All its rows as a FROM item, with `system` also their xmin, as `version`.
 
         Leaf by leaf, never through the parent: a leaf that is attached meanwhile would show
         there, whatever the snapshot. Tables that inherit are tables of their own.
@@ -90,13 +90,21 @@ class Table:
         if not self.has_xmin:
             return sql.SQL("(select {} from {}) s").format(listed, self.name.sql)
         if system:
-            listed += sql.SQL(", xmin as version")
+            listed += sql.SQL(", xmin as {}").format(self.version)
         leaves = [
             sql.SQL("select {} from only {}").format(listed, leaf.name.sql) for leaf in self.leaves
         ]
         if not leaves:
             leaves = [sql.SQL("select {} from {} where false").format(listed, self.name.sql)]
         return sql.SQL("({}) s").format(sql.SQL(" union all ").join(leaves))
+
+    @property
+    def version(self) -> sql.Identifier:
+        """What `rows` calls the xmin: a name that no column has."""
+        name = "version"
+        while name in self.names:
+            name += "_"
+        return sql.Identifier(name)
 
     @property
     def built_in(self) -> bool:

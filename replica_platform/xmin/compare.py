@@ -55,7 +55,8 @@ def compare(
         return _unkeyed(source, home, table.rows(columns), target, columns)
     # The version of a row: its xmin where there is one, else a hash of all of it.
     image = sql.SQL("hashtextextended(row({})::text, 0)").format(columns_sql(columns))
-    theirs = sql.SQL("(version::text::bigint)") if xmin else image
+    xid = sql.SQL("({}::text::bigint)").format(table.version)
+    theirs = xid if xmin else image
     place = table.rows(key if xmin else columns, system=table.has_xmin)
     ours = sql.SQL("(coalesce(source_xmin, -1) & 4294967295)") if xmin else image
     types = {column.name: column.type for column in table.columns}
@@ -70,26 +71,26 @@ def compare(
         target_rows=sum(count for count, _ in here.values()),
         keyed=True,
         coverage=1.0,
-        source_ages=_ages(source, place, "version::text::bigint", next_xid) if ages else None,
-        target_ages=_ages(home, target.sql, "source_xmin", next_xid) if ages else None,
+        source_ages=_ages(source, place, xid, next_xid) if ages else None,
+        target_ages=_ages(home, target.sql, sql.SQL("source_xmin"), next_xid) if ages else None,
     )
     if not differing:
         return base
     home.execute(
         sql.SQL(
-            "create temp table replica_compare on commit drop as "
+            "create temp table pg_temp.replica_compare on commit drop as "
             "select {}, 0::bigint as v, 0::bigint as x from {} with no data"
-        ).format(columns_sql(key), target.sql)
+        ).format(_by_place(key), target.sql)
     )
     relay(
         source,
         sql.SQL("copy (select {}, {}, {} from {} where {}) to stdout").format(
             columns_sql(key), theirs,
-            full_xid(leader.snapshot, "version") if table.has_xmin else sql.SQL("null::bigint"),
+            full_xid(leader.snapshot, table.version) if table.has_xmin else sql.SQL("null::bigint"),
             place, keys.within(differing),
         ),
         home,
-        sql.SQL("copy replica_compare from stdin"),
+        sql.SQL("copy pg_temp.replica_compare from stdin"),
         str(table.name),
     )  # fmt: skip
     return _name(home, base, target, key, keys.within(differing), ours, known, named)
@@ -105,8 +106,9 @@ def _name(
     known: Mark,
     named: int,
 ) -> Difference:
+    places = [_place(i) for i in range(len(key))]
     joined = sql.SQL(" and ").join(
-        sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in key
+        sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in places
     )
     rows = home.execute(
         sql.SQL(
@@ -116,16 +118,16 @@ def _name(
             "  when t.{first} is null then 'missing' else 'stale' end as kind,"
             "  (case when s.v is null then row({tkey}) else row({skey}) end)::text as k"
             " from (select {key}, {ours} as v from {target} where {within}) t"
-            " full join replica_compare s on {joined}"
+            " full join pg_temp.replica_compare s on {joined}"
             " where t.{first} is null or s.v is null or t.v <> s.v) d group by 1"
         ).format(
             named=sql.Literal(named),
             w=sql.Literal(known.w),
             delivered=sql.Literal(list(known.delivered)),
-            first=sql.Identifier(key[0]),
-            tkey=columns_sql(key, "t"),
-            skey=columns_sql(key, "s"),
-            key=columns_sql(key),
+            first=sql.Identifier(places[0]),
+            tkey=columns_sql(places, "t"),
+            skey=columns_sql(places, "s"),
+            key=_by_place(key),
             ours=ours,
             target=target.sql,
             within=within,
@@ -148,6 +150,18 @@ def _name(
     )
 
 
+def _place(index: int) -> str:
+    return f"k{index}"
+
+
+def _by_place(key: tuple[str, ...]) -> sql.Composable:
+    """The key's columns under names by their place, which meet neither `v` nor `x`."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} as {}").format(sql.Identifier(name), sql.Identifier(_place(i)))
+        for i, name in enumerate(key)
+    )
+
+
 def _unkeyed(
     source: psycopg.Connection,
     home: psycopg.Connection,
@@ -165,20 +179,20 @@ def _unkeyed(
 
 
 def _ages(
-    connection: psycopg.Connection, place: sql.Composable, xid: str, next_xid: int
+    connection: psycopg.Connection, place: sql.Composable, xid: sql.Composable, next_xid: int
 ) -> dict[int, int]:
     """Rows by floor(log2) of their age, counted on both sides from the same next xid.
 
     Not by age(): that counts from the session's own next xid, so that on a busy source all
     rows of one transaction could stand in another class there than here.
     """
-    age = f"({next_xid} - {xid}) & 4294967295"
+    age = sql.SQL("({} - {}) & 4294967295").format(sql.Literal(next_xid), xid)
     rows = connection.execute(
         sql.SQL(
             "select floor(log(2, greatest(age, 1)))::int, sum(n)::bigint from "
             "(select {age} as age, count(*) as n from {place} group by 1) a "
             "where age is not null group by 1 order by 1"
-        ).format(age=sql.SQL(age), place=place)
+        ).format(age=age, place=place)
     )
     return dict(rows.fetchall())
 

@@ -89,7 +89,8 @@ def delete_orphans(
     columns = columns_sql(keys.key)
     run(
         sql.SQL(
-            "create temp table replica_source_keys on commit drop as select {} from {} with no data"
+            "create temp table pg_temp.replica_source_keys on commit drop as "
+            "select {} from {} with no data"
         ).format(columns, target.sql)
     )
     relay(
@@ -98,25 +99,32 @@ def delete_orphans(
             columns, place, keys.within(differing)
         ),
         target_connection,
-        sql.SQL("copy replica_source_keys from stdin"),
+        sql.SQL("copy pg_temp.replica_source_keys from stdin"),
         str(target),
     )
-    run("analyze replica_source_keys")
+    run("analyze pg_temp.replica_source_keys")
     same = sql.SQL(" and ").join(
         sql.SQL("t.{0} = k.{0}").format(sql.Identifier(name)) for name in keys.key
     )
     deleted = run(
         sql.SQL(
-            "delete from {} t where {} and not exists (select from replica_source_keys k where {})"
+            "delete from {} t where {} and not exists "
+            "(select from pg_temp.replica_source_keys k where {})"
         ).format(target.sql, keys.within(differing), same)
     ).rowcount
-    run("drop table replica_source_keys")
+    run("drop table pg_temp.replica_source_keys")
     return deleted
 
 
-def check_fraction(deleted: int, rows: int, target: TableName, max_fraction: float) -> None:
+def check_fraction(
+    deleted: int,
+    rows: int,
+    target: TableName,
+    max_fraction: float,
+    always_allowed: int = ALWAYS_ALLOWED,
+) -> None:
     """Refuse a delete that is larger than allowed; the caller's transaction rolls it back."""
-    if deleted > ALWAYS_ALLOWED and deleted > max_fraction * rows:
+    if deleted > always_allowed and deleted > max_fraction * rows:
         raise TooManyDeletes(
             f"{deleted:,} of {rows:,} rows of {target} are no longer in the source, more than "
             f"{max_fraction:.0%}; nothing was deleted. If that is right, sync once with "

@@ -26,6 +26,10 @@ class SchemaRefused(TerminalError):
     """The target's columns cannot follow the source's; nothing was changed."""
 
 
+class TargetTaken(TerminalError):
+    """The target table holds another source table; nothing was changed."""
+
+
 class TooManyDeletes(TerminalError):
     """More rows would be deleted than is allowed; nothing was changed."""
 

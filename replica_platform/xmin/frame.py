@@ -117,7 +117,7 @@ def _create_stage(
 ) -> None:
     home.execute(
         sql.SQL("create temp table {} ({}) on commit drop").format(
-            sql.Identifier(stage.table), _definitions(columns, kinds)
+            stage.sql, _definitions(columns, kinds)
         )
     )
 

@@ -8,7 +8,7 @@ delivered and is not there is a divergence, and makes the score 0.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from replica_platform.xmin import culprit, mark
+from replica_platform.xmin import culprit, mark, owner
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.compare import Difference, compare
 from replica_platform.xmin.errors import CannotSync, NoSuchTable
@@ -67,7 +67,8 @@ def validate(
 ) -> Integrity:
     """Compare one table of `target` with `source`, both DSNs; nothing is repaired.
 
-    Errors: `NoSuchTable` where one side has no such table, `CannotSync` without a mark.
+    Errors: `NoSuchTable` where one side has no such table, `CannotSync` without a mark,
+    `TargetTaken` where the target holds another source table.
     """
     name = TableName.parse(table)
     place = TableName(parse_schema(into) if into else name.schema, name.table)
@@ -87,6 +88,7 @@ def validate(
             for problem in leader.failures.values():
                 raise problem
             described = leader.tables[name]
+            owner.check(leader.connection, leader.snapshot.identity, described, place, known)
             difference = compare(
                 leader, home, described, place, key or described.key, known, found, NAMED
             )

@@ -12,13 +12,19 @@ from psycopg import sql
 
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.mark import Mark
+from replica_platform.xmin.mark import SCHEMA, Mark
 from replica_platform.xmin.names import TableName, parse_schema
 from replica_platform.xmin.plan import Plan
 from replica_platform.xmin.reports import SyncReport, TableSpec
 from replica_platform.xmin.target import Change, Target
 
 DELETES = ("auto", "keys", "never")
+
+
+def target_of(spec: TableSpec) -> TableName:
+    """Return the target table of a spec. Errors: `BadTableName`."""
+    source = TableName.parse(spec.table)
+    return TableName(parse_schema(spec.into) if spec.into else source.schema, source.table)
 
 
 class Diverged(Exception):
@@ -34,7 +40,13 @@ class Job:
     target: TableName
     distrust: str = ""
     """Why the target is not believed to hold what its mark says; then it is copied in full."""
+    take_over: bool = False
+    """Whether the target may be taken from another source table."""
+    holder: Mark | None = None
+    """The target's watermark, which names its owner, even if the target was made anew since."""
+    taken_over: bool = False
     before: Mark | None = None
+    """The watermark that this sync goes on from."""
     found: Target | None = None
     """The target table as it was found; None where there is none."""
     table: Table | None = None
@@ -47,6 +59,8 @@ class Job:
     """Whether a first copy waits to become the target table."""
     scope: sql.Composable | None = None
     """For a full read after hashes were compared: the keys that it was about."""
+    window: sql.Composable | None = None
+    """For a read by timestamp: the rows that it is about."""
     rest: Plan | None = None
     """For a first copy that was interrupted: what was merged over it."""
     source_rows: int | None = None
@@ -57,13 +71,17 @@ class Job:
     began: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def of(cls, spec: TableSpec, distrust: str = "") -> "Job":
+    def of(cls, spec: TableSpec, distrust: str = "", take_over: bool = False) -> "Job":
         """Read the names of a spec. Errors: `BadTableName`, `CannotSync`."""
         if spec.deletes not in DELETES:
             raise CannotSync(f"deletes is one of {', '.join(DELETES)}, not {spec.deletes!r}.")
-        source = TableName.parse(spec.table)
-        schema = parse_schema(spec.into) if spec.into else source.schema
-        return cls(spec, source, TableName(schema, source.table), distrust)
+        target = target_of(spec)
+        if target.schema == SCHEMA:
+            raise CannotSync(
+                f"The schema {SCHEMA} of the target is the sync's own; let {spec.table} arrive in "
+                "another one with `into`."
+            )
+        return cls(spec, TableName.parse(spec.table), target, distrust, take_over)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -107,7 +107,9 @@ def read(connection: psycopg.Connection, targets: Iterable[str]) -> dict[str, Ma
     for row in connection.execute(_READ.format(**_NAMES), [list(targets)]):
         values = dict(zip(_COLUMNS, row, strict=True))
         values["delivered"] = tuple(values["delivered"])
-        values["identity"] = Identity(**values["identity"])
+        values["identity"] = Identity(
+            **{**values["identity"], "former": tuple(values["identity"].get("former", ()))}
+        )
         values["timestamp_from"] = values["timestamp_from"] and str(values["timestamp_from"])
         marks[values["target_table"]] = Mark(**values)
     return marks

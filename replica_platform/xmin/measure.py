@@ -23,7 +23,7 @@ _ROWS = """
 copy (select i::bigint, md5(i::text) || repeat('x', 24), i / 7.0, now()
       from generate_series(1, {}) i) to stdout (format binary)
 """
-_TEMPORARY = "replica_measure (n bigint, a text, b numeric, c timestamptz)"
+_TEMPORARY = "pg_temp.replica_measure (n bigint, a text, b numeric, c timestamptz)"
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def speed(source: psycopg.Connection, target: psycopg.Connection) -> Speed:
                 size, seconds = _move(source, target, rows)
                 rows *= 4
         finally:
-            target.execute("drop table replica_measure")
+            target.execute("drop table pg_temp.replica_measure")
     return Speed(start_s, size / max(seconds - start_s, seconds / 10))
 
 
@@ -54,7 +54,7 @@ def _move(source: psycopg.Connection, target: psycopg.Connection, rows: int) -> 
     """Bytes and seconds of one COPY with its commit."""
     began = time.perf_counter()
     out = sql.SQL(_ROWS).format(sql.Literal(rows))
-    into = sql.SQL("copy replica_measure from stdin (format binary)")
+    into = sql.SQL("copy pg_temp.replica_measure from stdin (format binary)")
     with target.transaction():
         size = relay(source, out, target, into, "the measurement")
     return size, time.perf_counter() - began

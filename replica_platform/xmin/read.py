@@ -70,12 +70,15 @@ def changed(plan: Plan) -> sql.Composable:
     return condition
 
 
-def full_xid(snapshot: Snapshot, column: str = "xmin") -> sql.Composable:
+_XMIN = sql.SQL("xmin")
+
+
+def full_xid(snapshot: Snapshot, column: sql.Composable = _XMIN) -> sql.Composable:
     """The row's xmin with its epoch; 0 to 2 stand for no transaction and stay."""
     return sql.SQL(
         "case when {xid}::text::bigint < 3 then {xid}::text::bigint else "
         "{next} - (({next} - {xid}::text::bigint) & 4294967295) end"
-    ).format(xid=sql.SQL(column), next=sql.Literal(snapshot.next))
+    ).format(xid=column, next=sql.Literal(snapshot.next))
 
 
 @dataclass(frozen=True)

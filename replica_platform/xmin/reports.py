@@ -18,6 +18,8 @@ class TableSpec:
     timestamp_column: str | None = None
     deletes: str = "auto"
     key: tuple[str, ...] | None = None
+    timestamp_zone: str | None = None
+    """The time zone of the writers, for a timestamp column that has none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class SyncReport:
 
 @dataclass(frozen=True)
 class GroupReport:
-    """What one sync of a group did: a report a table, and a sentence a failure."""
+    """What one sync of a group did: a report a table, and a sentence a failure.
+
+    Both go by the target table, as `schema.table`: two sources may have tables of one name.
+    """
 
     reports: Mapping[str, SyncReport]
     failures: Mapping[str, str]

@@ -20,7 +20,7 @@ from replica_platform.xmin.mark import SCHEMA
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import FARTHEST
 from replica_platform.xmin.read import Range
-from replica_platform.xmin.source import Snapshot
+from replica_platform.xmin.source import Identity, Snapshot
 
 _LEDGER = sql.Identifier(SCHEMA, "first_copy")
 _HEAD = "head"
@@ -84,7 +84,7 @@ def find(
         return None
     half = Half(**head)
     fits = (
-        dict(half.identity) == asdict(snapshot.identity)
+        Identity(**half.identity) == snapshot.identity
         and same(dict(half.fingerprint), table.fingerprint)
         and dict(half.leaves) == {str(leaf.oid): leaf.filenode for leaf in table.leaves}
         and half.next <= snapshot.next < half.w + FARTHEST

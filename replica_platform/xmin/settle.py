@@ -10,7 +10,7 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin import apply, deletes, mark, resume
+from replica_platform.xmin import apply, deletes, mark, owner, resume
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.errors import TooManyDeletes
@@ -72,7 +72,7 @@ class Settle:
         with job.step("adopt"):
             epoch: sql.Composable = sql.SQL("source_xmin")
             if table.has_xmin:
-                epoch = full_xid(self._leader.snapshot, "source_xmin")
+                epoch = full_xid(self._leader.snapshot, epoch)
             oid = targets.adopt(self._home, job.target, job.key, epoch)
         resume.clear(self._home, job.target)
         rows = _count(self._home, job.target)
@@ -137,17 +137,23 @@ class Settle:
 
     def _check_deletes(self, job: Job, table: Table, gone: int, rows: int) -> None:
         """Refuse a delete that looks like a wrong source; the transaction rolls it back."""
-        before = job.before
-        same_server = before is not None and before.identity == self._leader.snapshot.identity
+        if job.taken_over:
+            return  # to replace the rows is what taking over means
+        before, now = job.before, self._leader.snapshot.identity
+        same_server = before is not None and before.identity == now
         if before and not same_server and gone and gone == rows:
             raise TooManyDeletes(
-                f"{table.name} reads empty, and its source is another server than at the last "
-                f"sync; nothing was deleted. If that is right, drop {job.target} and sync again."
+                f"{table.name} has none of the {rows:,} rows of {job.target} any more, and its "
+                "source is another server than at the last sync; nothing was deleted. "
+                f"If that is right, drop {job.target} and sync again."
             )
-        now = {str(leaf.oid): leaf.filenode for leaf in table.leaves}
-        if before and same_server and any(now.get(o) != f for o, f in before.leaves.items()):
+        leaves = {str(leaf.oid): leaf.filenode for leaf in table.leaves}
+        if before and same_server and any(leaves.get(o) != f for o, f in before.leaves.items()):
             return  # TRUNCATE gives a new filenode, DETACH takes the leaf: it was meant
-        deletes.check_fraction(gone, rows, job.target, self._max_fraction)
+        # Under the same names on another server may be another application's small table.
+        moved = before is not None and owner.moved(before.identity, now)
+        allowed = 0 if moved else deletes.ALWAYS_ALLOWED
+        deletes.check_fraction(gone, rows, job.target, self._max_fraction, allowed)
 
     def _delivered(
         self, job: Job, table: Table, plan: Plan, rows: TableName
@@ -190,7 +196,9 @@ class Settle:
             snapshot=snapshot.text,
             delivered=delivered,
             complete=complete,
-            identity=snapshot.identity,
+            identity=replace(
+                snapshot.identity, former=owner.former(job.holder, snapshot.identity, table)
+            ),
             fingerprint=table.fingerprint,
             leaves={str(leaf.oid): leaf.filenode for leaf in table.leaves},
             rows=rows,

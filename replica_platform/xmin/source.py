@@ -7,7 +7,7 @@ so they are either over before it or wait until the read is done.
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -31,6 +31,10 @@ class Identity:
     system: str
     timeline: int
     database: int
+    name: str = field(default="", compare=False)
+    """The database's name; empty in watermarks of versions that did not keep it."""
+    former: tuple[str, ...] = field(default=(), compare=False)
+    """In a watermark: where the source table was before, see `owner`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ _SNAPSHOT = """
 select s::text, pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,
        pg_export_snapshot(), pg_is_in_recovery(),
        (select system_identifier::text from pg_control_system()),
-       (select oid::bigint from pg_database where datname = current_database())
+       (select oid::bigint from pg_database where datname = current_database()),
+       current_database()::text
 from (select pg_current_snapshot() as s) s
 """
 # Right after a promotion the control file still names the old timeline; a WAL file's name does
@@ -115,9 +120,9 @@ class Leader:
         self.running_since = next_start(self.connection)
         self._lock([name for name, (_, kind) in oids.items() if kind in "rpv"])
         oids = {name: found for name, found in oids.items() if name not in self.failures}
-        text, w, upper, exported, recovery, system, database = _one(run(_SNAPSHOT))
+        text, w, upper, exported, recovery, system, database, datname = _one(run(_SNAPSHOT))
         timeline, lsn = _one(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
-        identity = Identity(system, timeline, database)
+        identity = Identity(system, timeline, database, datname)
         self.snapshot = Snapshot(text, w, upper, lsn, exported, identity)
         described = describe(self.connection, [oid for oid, _ in oids.values()])
         for name, (oid, _) in oids.items():

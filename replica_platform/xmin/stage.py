@@ -11,10 +11,11 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.errors import PlatformError
-from replica_platform.xmin import culprit, resume, types, verify
+from replica_platform.xmin import culprit, owner, resume, timestamp, types, verify
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.crew import Crew, Pair
+from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.job import Job
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.plan import Plan, decide
@@ -35,7 +36,6 @@ from replica_platform.xmin.read import (
 from replica_platform.xmin.reports import SyncReport
 from replica_platform.xmin.session import in_words
 from replica_platform.xmin.source import Leader
-from replica_platform.xmin.timestamp import since_condition
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Stage:
         if isinstance(problem, PlatformError):
             raise problem
         table = job.table = self._leader.tables[job.source]
+        self._own(job, table)
         plan = self._plan(job, table)
         log.info("sync of %s: %s, because: %s", job.source, plan.mode, plan.why)
         if plan.mode == "none":
@@ -80,6 +81,19 @@ class Stage:
         else:
             self._whole(job, table, plan)
 
+    def _own(self, job: Job, table: Table) -> None:
+        """Refuse a target that holds another source table. Errors: `TargetTaken`."""
+        source, now = self._leader.connection, self._leader.snapshot.identity
+        with in_words("source", str(job.source)):
+            job.taken_over = owner.check(
+                source, now, table, job.target, job.holder, take_over=job.take_over
+            )
+        if job.taken_over and job.spec.deletes == "never":
+            raise CannotSync(
+                f"{job.target} cannot be taken over with deletes='never': the rows of its former "
+                "owner would stay among the new ones. Take it over with deletes='auto', or drop it."
+            )
+
     def _plan(self, job: Job, table: Table) -> Plan:
         snapshot = self._leader.snapshot
         job.key = job.spec.key or table.key
@@ -88,6 +102,8 @@ class Stage:
             timestamp_column=job.spec.timestamp_column, deletes=job.spec.deletes,
             target_columns=job.found.columns if job.found else (), distrust=job.distrust,
         )  # fmt: skip
+        if plan.mode == "timestamp":
+            plan = job.plan = self._timed(job, table, plan)
         job.report = SyncReport(
             str(job.source), str(job.target), plan.mode, plan.why,
             lag_xids=snapshot.next - snapshot.w,
@@ -102,6 +118,20 @@ class Stage:
             # Refused here, before anything is read.
             job.changes = targets.changes(job.target, job.found, table, job.key, plan.added)
         return plan
+
+    def _timed(self, job: Job, table: Table, plan: Plan) -> Plan:
+        """Find out what is read by the timestamp column, and add to the reason what is assumed."""
+        source, column = self._leader.connection, job.spec.timestamp_column or ""
+        with in_words("source", str(job.source)):
+            window = timestamp.window(
+                source, table.oid, column, plan.since, job.spec.timestamp_zone
+            )
+        job.window = window.condition
+        if plan.since and window.zoneless and job.before and not job.before.identity.name:
+            # A watermark without the database's name is of a version that compared as UTC.
+            why = f"Rows are read by {column}. An earlier version may have missed some, so all."
+            plan = replace(plan, since=None, why=why)
+        return replace(plan, why=f"{plan.why} {window.assumed}".rstrip())
 
     def _changed(self, job: Job, table: Table, plan: Plan) -> None:
         pieces = self._ranges(table)
@@ -127,9 +157,7 @@ class Stage:
             self._copy(job, table, [_part(part, differs) for part in self._ranges(table)])
 
     def _whole(self, job: Job, table: Table, plan: Plan) -> None:
-        where: sql.Composable = sql.SQL("true")
-        if plan.since and job.spec.timestamp_column:
-            where = since_condition(job.spec.timestamp_column, plan.since)
+        where = job.window if plan.since and job.window else sql.SQL("true")
         if job.found is None and table.has_xmin:
             self._first(job, table)
         elif table.has_xmin:

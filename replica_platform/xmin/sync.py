@@ -15,8 +15,8 @@ from replica_platform.errors import PlatformError
 from replica_platform.xmin import mark
 from replica_platform.xmin import target as targets
 from replica_platform.xmin.crew import Crew
-from replica_platform.xmin.errors import SourceInterrupted, TableBusy
-from replica_platform.xmin.job import Diverged, Job
+from replica_platform.xmin.errors import CannotSync, SourceInterrupted, TableBusy
+from replica_platform.xmin.job import Diverged, Job, target_of
 from replica_platform.xmin.read import BLOCK_BYTES
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import LOCK_TIMEOUT_S, in_words, open_target
@@ -38,25 +38,32 @@ def sync(
     into: str | None = None,
     mode: str = "auto",
     timestamp_column: str | None = None,
+    timestamp_zone: str | None = None,
     deletes: str = "auto",
     workers: int | None = None,
     batch_bytes: int | None = None,
     key: Sequence[str] | None = None,
     max_delete_fraction: float = 0.5,
+    take_over: bool = False,
     progress: Progress | None = None,
 ) -> SyncReport:
     """Bring one table of `target` in step with `source`; both are DSNs.
 
-    `table` is `schema.table` as psql reads it; it arrives as `into.table`. `progress` is told
-    bytes done and bytes expected. Errors: those of `replica_platform.xmin.errors`, each of
-    which leaves the target as it was.
+    `table` is `schema.table` as psql reads it; it arrives as `into.table`. With `take_over` it may
+    replace the rows of another source table there. `timestamp_zone` is the time zone of the
+    writers, where `timestamp_column` has none. `progress` is told bytes done and bytes expected.
+    Errors: those of `replica_platform.xmin.errors`, each of which leaves the target as it was.
     """
-    spec = TableSpec(table, into, mode, timestamp_column, deletes, tuple(key) if key else None)
-    run = _Run(source, target, [spec], True, workers, batch_bytes, max_delete_fraction, progress)
+    spec = TableSpec(
+        table, into, mode, timestamp_column, deletes, tuple(key) if key else None, timestamp_zone
+    )
+    run = _Run(
+        source, target, [spec], True, workers, batch_bytes, max_delete_fraction, take_over, progress
+    )
     group = run()
     for error in run.errors.values():
         raise error
-    return group.reports[table]
+    return next(iter(group.reports.values()))
 
 
 def sync_group(
@@ -68,16 +75,19 @@ def sync_group(
     workers: int | None = None,
     batch_bytes: int | None = None,
     max_delete_fraction: float = 0.5,
+    take_over: bool = False,
     progress: Progress | None = None,
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
 
-    A table that fails is named in `failures`; the others are committed, unless the group is
-    `atomic`: then none is.
+    Reports and failures go by the target table; of two that meet in one target none is synced.
+    With `take_over` targets may be taken from other source tables. A table that fails is named in
+    `failures`; the others are committed, unless the group is `atomic`: then none is.
     """
     return _Run(
-        source, target, tables, atomic, workers, batch_bytes, max_delete_fraction, progress
-    )()
+        source, target, tables, atomic, workers, batch_bytes, max_delete_fraction, take_over,
+        progress,
+    )()  # fmt: skip
 
 
 class _Run:
@@ -92,20 +102,24 @@ class _Run:
         workers: int | None,
         batch_bytes: int | None,
         max_delete_fraction: float,
+        take_over: bool,
         progress: Progress | None,
     ) -> None:
         self.source, self.target, self.tables, self.atomic = source, target, tables, atomic
+        self.take_over = take_over
         self.workers, self.batch_bytes = workers, batch_bytes
         self.max_delete_fraction, self.progress = max_delete_fraction, progress
-        self.errors: dict[str, PlatformError] = {}
+        # Errors, like all that is told of a table, go by the target.
+        self.errors: dict[str, PlatformError] = _meeting(tables)
         self.on_standby = False
 
     def __call__(self) -> GroupReport:
         began = time.monotonic()
         reports: dict[str, SyncReport] = {}
         distrusted: dict[str, str] = {}
-        todo = list(self.tables)
-        for turn in range(TURNS):
+        tables = [spec for spec in self.tables if _place(spec) not in self.errors]
+        todo = tables
+        for turn in range(TURNS if tables else 0):
             done, diverged = self._once(todo, distrusted)
             reports |= done
             # Another turn at a new snapshot: for a target that is not what its mark says, and
@@ -117,7 +131,7 @@ class _Run:
                 self.errors = {n: e for n, e in self.errors.items() if n not in again}
             if not again:
                 break
-            todo = [spec for spec in self.tables if self.atomic or spec.table in again]
+            todo = [spec for spec in tables if self.atomic or _place(spec) in again]
         if self.atomic and self.errors:
             reports = {}
         failures = {name: str(error) for name, error in self.errors.items()}
@@ -128,8 +142,8 @@ class _Run:
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
         jobs: list[Job] = []
         for spec in specs:
-            with self._alone(spec.table):
-                jobs.append(Job.of(spec, distrusted.get(spec.table, "")))
+            with self._alone(_place(spec)):
+                jobs.append(Job.of(spec, distrusted.get(_place(spec), ""), self.take_over))
         with ExitStack() as stack:
             home = stack.enter_context(open_target(self.target))
             with in_words("target", _names(jobs)):
@@ -149,11 +163,11 @@ class _Run:
             crew = stack.enter_context(Crew(leader, self.target, home, tuning.workers))
             stage = Stage(leader, home, crew, tuning.batch_bytes, self.progress)
             for job in self._alive(jobs):
-                with self._alone(job.spec.table):
+                with self._alone(str(job.target)):
                     stage(job)
             diverged = self._settle(leader, home, self._alive(jobs))
-        done = [job for job in self._alive(jobs) if job.spec.table not in diverged]
-        reports = {job.spec.table: job.report for job in done if job.report}
+        done = [job for job in self._alive(jobs) if str(job.target) not in diverged]
+        reports = {str(job.target): job.report for job in done if job.report}
         for name, report in reports.items():
             log.info(
                 "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
@@ -163,7 +177,7 @@ class _Run:
         return reports, diverged
 
     def _alive(self, jobs: list[Job]) -> list[Job]:
-        return [job for job in jobs if job.spec.table not in self.errors]
+        return [job for job in jobs if str(job.target) not in self.errors]
 
     @contextmanager
     def _alone(self, table: str) -> Iterator[None]:
@@ -181,7 +195,7 @@ class _Run:
         for job in sorted(jobs, key=lambda job: job.target):
             while not mark.lock(home, str(job.target)):
                 if time.monotonic() > until:
-                    self.errors[job.spec.table] = TableBusy(
+                    self.errors[str(job.target)] = TableBusy(
                         f"Another sync of {job.target} is running; try again when it is done."
                     )
                     break
@@ -191,6 +205,7 @@ class _Run:
         for job in jobs:
             job.found = found.get(job.target)
             before = marks.get(str(job.target))
+            job.holder = before if job.found else None
             # A table dropped and made anew by somebody else is not the one the mark speaks of.
             known = before and job.found and before.target_oid == job.found.oid
             job.before = before if known else None
@@ -210,13 +225,13 @@ class _Run:
                 with in_words("target", str(job.target)), home.transaction():
                     settle(job)
             except Diverged as finding:
-                diverged[job.spec.table] = str(finding)
+                diverged[str(job.target)] = str(finding)
                 if self.atomic:
                     raise psycopg.Rollback(outer) from finding
 
         with home.transaction() if self.atomic else nullcontext() as outer:
             for job in jobs:
-                with self._alone(job.spec.table):
+                with self._alone(str(job.target)):
                     settle_one(job)
             if self.atomic and self.errors:
                 raise psycopg.Rollback(outer)
@@ -229,6 +244,29 @@ def _to_copy(leader: Leader, jobs: list[Job]) -> int:
         leader.tables[job.source] for job in jobs if not job.before and job.source in leader.tables
     ]
     return sum(table.blocks for table in new) * BLOCK_BYTES
+
+
+def _place(spec: TableSpec) -> str:
+    """The target table of a spec, by which all that is told of it goes."""
+    try:
+        return str(target_of(spec))
+    except PlatformError:
+        return spec.table
+
+
+def _meeting(tables: Sequence[TableSpec]) -> dict[str, PlatformError]:
+    """An error for each target table in which several specs meet."""
+    by_place: dict[str, list[str]] = {}
+    for spec in tables:
+        by_place.setdefault(_place(spec), []).append(spec.table)
+    return {
+        place: CannotSync(
+            f"{' and '.join(names)} both arrive as {place}; "
+            "list one of them, or let them arrive in different schemas with `into`."
+        )
+        for place, names in by_place.items()
+        if len(names) > 1
+    }
 
 
 def _names(jobs: list[Job]) -> str:

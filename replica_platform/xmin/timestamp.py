@@ -3,10 +3,18 @@
 Weaker than xmin by nature: a row's time is set when it is written, not when it is committed,
 and nothing forces a writer to move it. The look back covers the first; nothing covers the
 second, and integrity caps its score for it.
+
+A column without a time zone holds the wall clock of the writer's session. It is compared as it is,
+with the start of the read on that clock: the sessions of a sync are in UTC, and a comparison with a
+`timestamptz` there would pass over every change that was written west of it.
 """
+
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
+
+from replica_platform.xmin.errors import CannotSync
 
 MARGIN_S = 60
 # Where other roles' transactions cannot be seen, or run on another server.
@@ -33,7 +41,90 @@ def next_start(source: psycopg.Connection) -> str:
     return str(row[0])
 
 
-def since_condition(column: str, since: str) -> sql.Composable:
+@dataclass(frozen=True)
+class Window:
+    """What a read by a timestamp column reads, and what it takes for granted."""
+
+    condition: sql.Composable
+    zoneless: bool
+    assumed: str
+    """In words, which time zone the column is read in; empty where it has its own."""
+
+
+_BASE = """
+-- The type of a column, a domain's followed to its base.
+with recursive base(oid) as (
+    select a.atttypid from pg_attribute a
+    where a.attrelid = %s and a.attname = %s and not a.attisdropped
+    union all
+    select t.typbasetype from base b join pg_type t on t.oid = b.oid where t.typtype = 'd'
+)
+select format_type(t.oid, null) from base b join pg_type t on t.oid = b.oid where t.typtype <> 'd'
+"""
+_CONFIGURED = "select reset_val from pg_settings where name = 'TimeZone'"
+_WALL_CLOCK = """
+-- The earliest that a clock of the zone shows from then on: it is put back where summer time ends,
+-- always at a full quarter of an hour.
+select min(hand at time zone %(zone)s)::text
+from generate_series(date_bin('15 minutes', %(since)s::timestamptz, 'epoch'::timestamptz),
+                     %(since)s::timestamptz + interval '25 hours', '15 minutes') hand
+"""
+# No clock on earth is further behind UTC.
+WESTERNMOST = "Etc/GMT+12"
+
+
+def window(
+    source: psycopg.Connection, table_oid: int, column: str, since: str | None, zone: str | None
+) -> Window:
+    """Return what is read from `since` on (None: everything) of a table's column.
+
+    `zone` is the time zone of the writers' sessions. Without one it is not known: a client may
+    set another one than the server's. The read then starts where the westernmost clock was.
+
+    Raises:
+        CannotSync: The column holds no times, or the source does not know the zone.
+    """
+    row = source.execute(_BASE, [table_oid, column]).fetchone()
+    kind = str(row[0]) if row else "unknown"
+    if kind == "timestamp with time zone":
+        return Window(_from(column, since, kind), False, "")
+    if kind not in ("timestamp without time zone", "date"):
+        raise CannotSync(
+            f"Mode timestamp reads by a timestamp or a date, and {column} is of type {kind}; "
+            "name another column with timestamp_column, or use mode full."
+        )
+    if zone:
+        start = _wall_clock(source, since, zone)
+        assumed = f"{column} has no time zone and is read as {zone}."
+    else:
+        start = _wall_clock(source, since, WESTERNMOST)
+        found = source.execute(_CONFIGURED).fetchone()
+        assumed = (
+            f"{column} has no time zone and is taken for {found[0] if found else 'UTC'}, the "
+            "source's configured TimeZone; since a writer may set another one, the read starts "
+            "early enough for every zone (timestamp_zone names the writers' and reads less)."
+        )
+    return Window(_from(column, since and start, kind), True, assumed)
+
+
+def _wall_clock(source: psycopg.Connection, since: str | None, zone: str) -> str:
+    """Return the earliest that a clock of the zone shows at `since` or later."""
+    try:
+        with source.transaction():
+            row = source.execute(_WALL_CLOCK, {"zone": zone, "since": since or "now"}).fetchone()
+    except psycopg.errors.InvalidParameterValue as error:
+        raise CannotSync(
+            f"The source knows no time zone {zone!r}; set timestamp_zone to a name of its "
+            "pg_timezone_names, such as America/New_York."
+        ) from error
+    assert row is not None
+    return str(row[0])
+
+
+def _from(column: str, start: str | None, kind: str) -> sql.Composable:
     """Rows without a time are read every time: nothing tells when they changed."""
-    name = sql.Identifier(column)
-    return sql.SQL("({0} >= {1}::timestamptz or {0} is null)").format(name, sql.Literal(since))
+    if start is None:
+        return sql.SQL("true")
+    return sql.SQL("({0} >= {1}::{2} or {0} is null)").format(
+        sql.Identifier(column), sql.Literal(start), sql.SQL(kind)
+    )

@@ -17,7 +17,6 @@ from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.session import in_words
 
 _OURS = sql.SQL("(coalesce(source_xmin, -1) & 4294967295)")
-_THEIRS = sql.SQL("version::text::bigint")
 
 
 def differing(
@@ -38,7 +37,8 @@ def differing(
     def far() -> dict[int, tuple[int, int]]:
         with in_words("source", str(table.name)):
             place = table.rows(table.names, system=True)
-            return keys.sums(source, place, _image(table, _THEIRS))
+            theirs = sql.SQL("{}::text::bigint").format(table.version)
+            return keys.sums(source, place, _image(table, theirs))
 
     with ThreadPoolExecutor(1) as pool:  # two servers, at the same time
         waiting = pool.submit(far)

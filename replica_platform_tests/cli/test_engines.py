@@ -90,7 +90,7 @@ def test_sync_and_validate(cli: Cli, source: str, target: str) -> None:
         connection.execute("create table t (id int primary key, note text)")
         connection.execute("insert into t select n, 'x' from generate_series(1, 100) n")
     where = ("public.t", "--source", source, "--target", target, "--into", "copied")
-    report = answer(cli("sync", *where, "--json"))["reports"]["public.t"]
+    report = answer(cli("sync", *where, "--json"))["reports"]["copied.t"]
     assert report["rows_inserted"] == 100
     assert "copied.t" in cli("sync", *where).stdout
     found = answer(cli("validate", *where, "--json"))[0]

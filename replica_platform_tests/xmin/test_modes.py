@@ -75,8 +75,8 @@ def test_impossible_wishes_are_refused_in_words(source: str, target: str) -> Non
 def test_a_failed_table_fails_alone(source: str, target: str) -> None:
     execute(source, "create table a (id int primary key)", "create table b (id int primary key)")
     report = sync_group(source, target, [TableSpec("a"), TableSpec("absent"), TableSpec("b")])
-    assert list(report.reports) == ["a", "b"]
-    assert list(report.failures) == ["absent"]
+    assert list(report.reports) == ["public.a", "public.b"]
+    assert list(report.failures) == ["public.absent"]
     assert not report.ok
 
 
@@ -101,7 +101,7 @@ def test_what_fails_at_the_end_takes_the_group_only_if_asked(
     marks = "select w from replica_platform.mark where target_table = 'public.a'"
     before = rows(target, marks)
     report = sync_group(source, target, specs, atomic=atomic)
-    assert list(report.failures) == ["b"]
+    assert list(report.failures) == ["public.b"]
     assert rows(target, "select count(*) from a") == [(3000 if atomic else 3001,)]
     assert (rows(target, marks) == before) is atomic
     assert rows(target, "select count(*) from b") == [(3000,)]
@@ -117,5 +117,5 @@ def test_a_locked_table_fails_alone(
     with psycopg.connect(source) as other:
         other.execute("lock table a in access exclusive mode")
         group = sync_group(source, target, [TableSpec("a"), TableSpec("b")])
-    assert list(group.reports) == ["b"]
-    assert "stayed locked on the source" in group.failures["a"]
+    assert list(group.reports) == ["public.b"]
+    assert "stayed locked on the source" in group.failures["public.a"]

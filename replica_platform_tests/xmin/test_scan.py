@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from replica_platform.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group
@@ -79,10 +80,10 @@ def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Se
     sync_group(source, elsewhere, specs)
     # An autovacuum may use an xid in between, hence three looks.
     groups = [sync_group(source, elsewhere, specs) for _ in range(3)]
-    assert "none" in {group.reports["a"].mode for group in groups}
+    assert "none" in {group.reports["i.a"].mode for group in groups}
     execute(source, "insert into b values (1)")
     last = sync_group(source, elsewhere, specs)
-    assert (last.reports["b"].mode, last.reports["b"].rows_inserted) == ("scan", 1)
+    assert (last.reports["i.b"].mode, last.reports["i.b"].rows_inserted) == ("scan", 1)
 
 
 def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -> None:
@@ -136,7 +137,7 @@ def test_ranges_cover_the_table_and_are_equal() -> None:
 def test_full_xids_keep_their_epoch(source: str) -> None:
     """Xids 0 to 2 stand for no transaction; any other is the newest that has its low 32 bits."""
     snapshot = Snapshot("", 0, (5 << 32) + 100, None, "", Identity("", 1, 1))
-    seen = full_xid(snapshot, "x").as_string()
+    seen = full_xid(snapshot, sql.SQL("x")).as_string()
     found = rows(
         source,
         f"select x::text, {seen} from unnest('{{0,2,3,99,101,4294967295}}'::xid[]) x",

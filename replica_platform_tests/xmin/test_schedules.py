@@ -165,7 +165,7 @@ class Schedule(RuleBasedStateMachine):
         group = sync_group(self.source, self.target, SPECS)
         assert group.ok, group.failures
         for table in TABLES:
-            columns = ", ".join(name for name, _ in group.reports[table].columns)
+            columns = ", ".join(name for name, _ in group.reports[f"public.{table}"].columns)
             query = f"select {columns} from {table} order by id"
             assert rows(self.source, query) == rows(self.target, query), table
         assert not any("somebody has written" in one.why for one in group.reports.values())

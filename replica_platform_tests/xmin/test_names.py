@@ -1,0 +1,203 @@
+"""Tables whose columns are named like everything that our own statements name."""
+
+import ast
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+import replica_platform.xmin
+from replica_platform.xmin import TableSpec, merge_frame, sync, sync_group, validate
+from replica_platform.xmin.errors import CannotSync
+from replica_platform_tests.xmin.helpers import execute, rows
+
+SYSTEM = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
+OURS = {"source_xmin", "source_ctid"}
+# What a failover leaves: the xids cannot be gone on from, and both sides are hashed.
+PROMOTED = """update replica_platform.mark set
+    identity = jsonb_set(identity, '{timeline}', '7'), w = w + 1000, next = next + 1000"""
+# An index, and so a key, has at most 32 columns.
+KEY_COLUMNS = 30
+
+
+def words() -> list[str]:
+    """Every word of the engine's strings: aliases, functions, columns, and all the rest."""
+    found: set[str] = set()
+    for module in Path(replica_platform.xmin.__file__).parent.glob("*.py"):
+        tree = ast.parse(module.read_text())
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = "" if id(node) in docs else re.sub("--.*", "", node.value)
+                found |= set(re.findall(r"[a-z_][a-z0-9_]*", text))
+    return sorted(word for word in found - SYSTEM - OURS if len(word) < 64)
+
+
+WORDS = words()
+CHUNKS = [WORDS[i : i + KEY_COLUMNS] for i in range(0, len(WORDS), KEY_COLUMNS)]
+# What stands alone as a key is hashed in another way than several columns are.
+ALONE = [
+    *(word for word in WORDS if len(word) == 1 or word.startswith("replica_")),
+    "version", "nothing", "place", "part", "leaf", "kind", "age", "nth", "one", "two", "did",
+    "merged", "image", "count", "tids", "ct", "tc", "am", "ln",
+]  # fmt: skip
+
+
+def test_the_words_are_those_of_the_statements() -> None:
+    assert {"t", "s", "k", "n", "v", "x", "age", "count", "nth", "place", "select"} <= set(WORDS)
+
+
+def columns(names: list[str], kind: str) -> sql.Composed:
+    return sql.SQL(", ").join(sql.SQL("{} " + kind).format(sql.Identifier(n)) for n in names)
+
+
+def make(dsn: str, table: str, key: list[str], other: list[str], kind: str) -> None:
+    """A table with those columns and 300 rows."""
+    name, listed = sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, key))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("create table {} ({}, {}, primary key ({}))").format(
+                name, columns(key, kind), columns(other, "int"), listed
+            )
+        )
+        values = sql.SQL(", ").join([sql.SQL("i")] * (len(key) + len(other)))
+        connection.execute(
+            sql.SQL("insert into {} select {} from generate_series(1, 300) i").format(name, values)
+        )
+
+
+def change(dsn: str, table: str, key: str, other: str) -> None:
+    """Update one row, delete one, insert none."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("update {} set {} = -1 where {}::int = 5").format(
+                *map(sql.Identifier, (table, other, key))
+            )
+        )
+        connection.execute(
+            sql.SQL("delete from {} where {}::int = 6").format(*map(sql.Identifier, (table, key)))
+        )
+
+
+def content(dsn: str, table: str, names: list[str]) -> list[tuple[object, ...]]:
+    listed = sql.SQL(", ").join(map(sql.Identifier, names))
+    query = sql.SQL("select {} from {} order by 1").format(listed, sql.Identifier(table))
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(query).fetchall()
+
+
+def check(source: str, target: str, tables: dict[str, tuple[list[str], list[str]]]) -> None:
+    """First copy, update and delete, validate, a row lost in the target, the repair by hashes."""
+    specs = [TableSpec(table) for table in tables]
+    assert not sync_group(source, target, specs).failures
+    for table, (key, other) in tables.items():
+        change(source, table, key[0], other[0])
+    group = sync_group(source, target, specs)
+    assert not group.failures
+    for table, report in group.reports.items():
+        assert (report.rows_updated, report.rows_deleted) == (1, 1), table
+    for table, (key, other) in tables.items():
+        assert validate(source, target, f'"{table}"').in_sync, table
+        assert content(source, table, key + other) == content(target, table, key + other)
+        change(source, table, key[0], other[0])  # the row again: it is new to the target
+        with psycopg.connect(target, autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("delete from {} where {}::int = 7").format(
+                    sql.Identifier(table), sql.Identifier(key[0])
+                )
+            )
+        found = validate(source, target, f'"{table}"')
+        assert (found.missing_count, found.pending_count, found.stale_count) == (1, 1, 0), table
+    execute(target, PROMOTED)
+    repaired = sync_group(source, target, specs)
+    assert not repaired.failures
+    for table, report in repaired.reports.items():
+        assert "compared by hashes" in report.why
+        assert (report.rows_inserted, report.rows_updated) == (1, 1), table
+    for table, (key, other) in tables.items():
+        assert content(source, table, key + other) == content(target, table, key + other)
+
+
+def test_keys_of_many_columns(source: str, target: str) -> None:
+    tables = {
+        f"chunk{i}": (chunk, CHUNKS[i - 1] if i else CHUNKS[-1]) for i, chunk in enumerate(CHUNKS)
+    }
+    for table, (key, other) in tables.items():
+        make(source, table, key, other, "int")
+    check(source, target, tables)
+
+
+@pytest.mark.parametrize(("kind", "words"), [("int", ALONE), ("text", ["v", "x", "version"])])
+def test_keys_of_one_column_in_tables_of_that_name(
+    kind: str, words: list[str], source: str, target: str
+) -> None:
+    tables = {word: ([word], [other]) for word, other in zip(words, [*words[1:], "t"], strict=True)}
+    for table, (key, other) in tables.items():
+        make(source, table, key, other, kind)
+    check(source, target, tables)
+
+
+@pytest.mark.parametrize("chunk", range(0, len(CHUNKS), 4))
+def test_tables_without_a_key(chunk: int, source: str, target: str) -> None:
+    names = [word for some in CHUNKS[chunk : chunk + 4] for word in some]
+    with psycopg.connect(source, autocommit=True) as connection:
+        connection.execute(sql.SQL("create table t ({})").format(columns(names, "int")))
+        values = sql.SQL(", ").join([sql.SQL("i")] * len(names))
+        connection.execute(sql.SQL("insert into t select {} from generate_series(1, 9) i").format(
+            values))  # fmt: skip
+    sync(source, target, "t")
+    change(source, "t", names[0], names[1])
+    report = sync(source, target, "t")
+    assert (report.rows_inserted, report.rows_deleted) == (1, 2)
+    assert validate(source, target, "t").in_sync
+    assert content(source, "t", names) == content(target, "t", names)
+
+
+def test_a_view_by_timestamp(source: str, target: str) -> None:
+    names = ["version", "v", "x", "s", "t", "hand", "since", "nothing"]
+    make(source, "base", names, ["n"], "int")
+    execute(source, "create view t as select *, now() - interval '1 hour' as at from base")
+    for _ in range(2):
+        sync(source, target, "t", mode="timestamp", timestamp_column="at", key=names)
+    change(source, "base", "v", "n")
+    report = sync(source, target, "t", mode="timestamp", timestamp_column="at", key=names)
+    assert report.rows_deleted == 1
+    validate(source, target, "t", key=tuple(names))
+
+
+def test_a_table_of_the_target_named_like_our_temporary_ones(source: str, target: str) -> None:
+    """Where the search path names pg_temp last, an unqualified name is the other table's."""
+    names = ("replica_compare", "replica_source_keys", "replica_had", "replica_wanted",
+             "replica_frame", "replica_measure")  # fmt: skip
+    for name in names:
+        execute(target, f"create table {name} (a int)", f"insert into {name} values (1)")
+    execute(source, "create table t (id int primary key, x text)", "create table u (a int)",
+            "insert into t values (1, 'a'), (2, 'b')", "insert into u values (1), (2)")  # fmt: skip
+    last = f"{target}{'&' if '?' in target else '?'}options=-csearch_path%3Dpublic,pg_temp"
+    for _ in range(2):
+        sync(source, last, "t")
+        sync(source, last, "u")
+        execute(source, "delete from t where id = 1", "delete from u where a = 1",
+                "update t set x = 'new' where id = 2")  # fmt: skip
+        assert validate(source, last, "t").pending_count in (0, 1)
+    assert rows(target, "select id, x from t") == [(2, "new")]
+    for name in names:
+        assert rows(target, f"select a from {name}") == [(1,)]
+
+
+def test_what_the_target_needs_for_itself_is_refused(source: str, target: str) -> None:
+    execute(source, "create table t (id int primary key, source_xmin int)")
+    with pytest.raises(CannotSync, match="source_xmin"):
+        sync(source, target, "t")
+
+
+def test_a_frame_with_such_columns(target: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    names = WORDS[:200]
+    frame = pandas.DataFrame({name: [1, 2] for name in names})
+    for _ in range(2):
+        assert merge_frame(target, "t", frame, names[:20]).rows == 2
+    frame[names[50]] = [1, 3]
+    assert merge_frame(target, "t", frame, names[:20]).rows_updated == 1
