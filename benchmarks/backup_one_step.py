@@ -20,11 +20,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from replica_platform.backup import backup
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 
 WRITER = """
 import sys, time
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 db.execute("pragma synchronous=normal")
 slowest, commits, until = 0.0, 0, time.monotonic() + float(sys.argv[2])

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from replica_platform.backup import Pulled, pull
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import serving
 
 

@@ -19,8 +19,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox
-from replica_platform.sqlite import sqlite3
 
 RECORD = {
     "id": str(uuid.uuid4()),

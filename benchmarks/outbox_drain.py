@@ -20,10 +20,11 @@ from pathlib import Path
 
 import psycopg
 
-from replica_platform.embedded import running
-from replica_platform.outbox import Outbox, backlog, drain, landing
+from replica_platform.app.embedded import running
+from replica_platform.outbox import Outbox, backlog, drain
+from replica_platform.outbox.delivery import target as landing
+from replica_platform.outbox.delivery.queue import next_batch
 from replica_platform.outbox.file import Row, open_existing
-from replica_platform.outbox.marking import next_batch
 
 BATCH_ROWS = 1000
 

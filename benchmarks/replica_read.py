@@ -19,8 +19,8 @@ from replica_publish import append, make_master
 from replicas import measure
 
 from replica_platform.replica import Master, ReplicaReader, publish
-from replica_platform.replica.candidate import point
-from replica_platform.replica.layout import Layout
+from replica_platform.replica.store.candidate import point
+from replica_platform.replica.store.layout import Layout
 
 QUERIES = {
     "point": "select grade from watchlist where id = 'C77'",

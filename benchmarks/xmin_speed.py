@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import psycopg
 
-from replica_platform.embedded import Server, running
+from replica_platform.app.embedded import Server, running
 from replica_platform.xmin import SyncReport, TableSpec, sync, sync_group
 
 TABLE = (

@@ -19,12 +19,12 @@ from typing import Any
 
 import dagster as dg
 
+from replica_platform.app.settings import Settings
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.resources.store import ReplicaStore
-from replica_platform.settings import Settings
 
 # Dagster passes its own beta parameter when it rebuilds a check; nothing of ours uses it.
 warnings.filterwarnings("ignore", message="Parameter `execution_type` of function")

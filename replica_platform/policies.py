@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from replica_platform.errors import PlatformError, TransientError
+from replica_platform.core.errors import PlatformError, TransientError
 
 # DuckDB has one writer: whatever opens the master takes this pool, checks too.
 MASTER_POOL = "master"

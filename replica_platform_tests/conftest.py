@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from replica_platform.embedded import Server, running
+from replica_platform.app.embedded import Server, running
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -88,7 +88,7 @@ def cli(tmp_path: Path, folder: Path) -> Cli:
 
     def call(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "replica_platform.cli", *map(str, arguments)],
+            [sys.executable, "-m", "replica_platform.cli.main", *map(str, arguments)],
             cwd=tmp_path,
             env=environment | settings,
             input=settings.pop("stdin", None),

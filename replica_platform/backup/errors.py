@@ -3,7 +3,7 @@
 Only the kinds belong here; the sentence is written where the cause is known.
 """
 
-from replica_platform.errors import PlatformError, TerminalError, TransientError
+from replica_platform.core.errors import PlatformError, TerminalError, TransientError
 
 
 class Unreadable(TerminalError):

@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 
 from replica_platform.backup.errors import Busy, NoRoom, Unreadable
-from replica_platform.errors import PlatformError
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.errors import PlatformError
+from replica_platform.core.sqlite import sqlite3
 
 FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # `Connection.backup` gives no code with its errors, only SQLite's text for it.

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from replica_platform.files import write_atomically
+from replica_platform.core.files import write_atomically
 
 SUFFIX = ".json"
 

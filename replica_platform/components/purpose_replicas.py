@@ -16,7 +16,7 @@ from replica_platform.replica import (
     unlisted_columns,
     verify,
 )
-from replica_platform.replica.purpose_rules import assert_keys_once
+from replica_platform.replica.purpose.rules import assert_keys_once
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import ReplicaStore
 

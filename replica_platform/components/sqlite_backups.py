@@ -7,10 +7,10 @@ from typing import Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
+from replica_platform.app.settings import Settings
 from replica_platform.backup import backup, backups, cleanup, pull, stats, verify
 from replica_platform.metadata import described
 from replica_platform.policies import DAILY, TRANSIENT, plain_failures
-from replica_platform.settings import Settings
 
 
 class File(Model, Resolvable):

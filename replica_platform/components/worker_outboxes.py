@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
+from replica_platform.app.settings import Settings
 from replica_platform.metadata import described
 from replica_platform.outbox import backlog, drain, reconcile
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.settings import Settings
 
 # A run gives way to the next one before the schedule's 5 minutes are over.
 DRAIN_BUDGET_S = 240

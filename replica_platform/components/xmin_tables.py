@@ -6,10 +6,10 @@ from typing import Any, Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
+from replica_platform.app.settings import Settings
 from replica_platform.metadata import described, markdown_rows, table_schema
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.settings import Settings
 from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
 from replica_platform.xmin.job import target_of
 from replica_platform.xmin.names import TableName

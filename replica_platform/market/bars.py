@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from replica_platform.errors import TerminalError
+from replica_platform.core.errors import TerminalError
 from replica_platform.market.sessions import last_closed_session
 
 COLUMNS = ["symbol", "day", "open", "high", "low", "close", "volume"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from replica_platform.errors import TerminalError
+from replica_platform.core.errors import TerminalError
 from replica_platform.replica import ReplicaReader
 
 WATCHLIST = "select symbol, last_price, change, as_of from watchlist order by symbol"

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 from replica_platform.outbox.box import Outbox
 
 if TYPE_CHECKING:
-    from replica_platform.outbox.diagnosis import doctor
-    from replica_platform.outbox.draining import drain
+    from replica_platform.outbox.delivery.doctor import doctor
+    from replica_platform.outbox.delivery.drain import drain
+    from replica_platform.outbox.delivery.inspect import backlog, conflicts, dead, replay, settle
+    from replica_platform.outbox.delivery.reconcile import reconcile
+    from replica_platform.outbox.delivery.watch import watch
     from replica_platform.outbox.reports import (
         Backlog,
         ConflictRow,
@@ -23,9 +26,6 @@ if TYPE_CHECKING:
         Finding,
         Reconciliation,
     )
-    from replica_platform.outbox.rollback import reconcile
-    from replica_platform.outbox.state import backlog, conflicts, dead, replay, settle
-    from replica_platform.outbox.watching import watch
 
 _LAZY = {
     "Backlog": "reports",
@@ -37,15 +37,15 @@ _LAZY = {
     "FileReconciliation": "reports",
     "Finding": "reports",
     "Reconciliation": "reports",
-    "backlog": "state",
-    "conflicts": "state",
-    "dead": "state",
-    "doctor": "diagnosis",
-    "drain": "draining",
-    "reconcile": "rollback",
-    "replay": "state",
-    "settle": "state",
-    "watch": "watching",
+    "backlog": "delivery.inspect",
+    "conflicts": "delivery.inspect",
+    "dead": "delivery.inspect",
+    "doctor": "delivery.doctor",
+    "drain": "delivery.drain",
+    "reconcile": "delivery.reconcile",
+    "replay": "delivery.inspect",
+    "settle": "delivery.inspect",
+    "watch": "delivery.watch",
 }
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from uuid import UUID
 
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file
 from replica_platform.outbox.encoding import encode
 from replica_platform.outbox.errors import (
@@ -26,9 +27,8 @@ from replica_platform.outbox.errors import (
     OutboxClosed,
     SlotLocked,
 )
-from replica_platform.outbox.place import lock_slot, refuse_network
 from replica_platform.outbox.reserve import keep_reserve
-from replica_platform.sqlite import sqlite3
+from replica_platform.outbox.slots import lock_slot, refuse_network
 
 DEFAULT_MAX_BYTES = 8 * 1024**3
 MAX_PAYLOAD_BYTES = 256 * 1024**2  # what one jsonb string or array may hold

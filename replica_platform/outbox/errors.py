@@ -4,7 +4,7 @@ Errors that a caller of `Outbox`, `drain` and their like can catch belong here; 
 Postgres is judged does not (see `failures`).
 """
 
-from replica_platform.errors import TerminalError, TransientError
+from replica_platform.core.errors import TerminalError, TransientError
 
 
 class OutboxFull(TransientError):

@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote
 from uuid import uuid4
 
-from replica_platform.errors import PlatformError
-from replica_platform.files import fsync_dir
+from replica_platform.core.errors import PlatformError
+from replica_platform.core.files import fsync_dir
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox.errors import (
     NotAnOutbox,
     NotDurable,
@@ -25,7 +26,6 @@ from replica_platform.outbox.errors import (
     OutboxDamaged,
     OutboxFull,
 )
-from replica_platform.sqlite import sqlite3
 
 Durability = Literal["full", "normal"]
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file
-from replica_platform.sqlite import sqlite3
 
 RESERVE_BYTES = 1024**2
 # Of the cap or the disk: above it delivered rows are pruned at once, for a refused `append`

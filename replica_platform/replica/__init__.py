@@ -5,21 +5,10 @@
 after the store.
 """
 
-from replica_platform.replica.blockstore import BlockStore, BlockStoreVerification, Pushed
-from replica_platform.replica.candidate import Candidate, Publication
 from replica_platform.replica.errors import ReplicaUnavailable
-from replica_platform.replica.health import (
-    Reader,
-    ReplicaStatus,
-    Verification,
-    rollback,
-    status,
-    verify,
-)
-from replica_platform.replica.manifest import Manifest
 from replica_platform.replica.master import STORAGE_VERSION, Master
 from replica_platform.replica.publish import prepare, publish
-from replica_platform.replica.purpose import (
+from replica_platform.replica.purpose.definition import (
     Part,
     Purpose,
     UnlistedColumns,
@@ -27,7 +16,18 @@ from replica_platform.replica.purpose import (
     unlisted_columns,
 )
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
+from replica_platform.replica.remote.block_store import BlockStore, BlockStoreVerification, Pushed
 from replica_platform.replica.repair import repair
+from replica_platform.replica.status import (
+    Reader,
+    ReplicaStatus,
+    Verification,
+    rollback,
+    status,
+    verify,
+)
+from replica_platform.replica.store.candidate import Candidate, Publication
+from replica_platform.replica.store.manifest import Manifest
 
 __all__ = [
     "STORAGE_VERSION",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from replica_platform.errors import TerminalError, TransientError
+from replica_platform.core.errors import TerminalError, TransientError
 
 
 class MasterBusy(TransientError):

@@ -5,12 +5,12 @@ a restored backup) can have the very same header, so an equal header is believed
 file's seal is unbroken too; else every byte is compared.
 """
 
-from replica_platform.replica import blocks
+from replica_platform.replica.copy import blocks
+from replica_platform.replica.copy.header import parse_header
 from replica_platform.replica.errors import WrongLineage
-from replica_platform.replica.header import parse_header
-from replica_platform.replica.layout import Layout
-from replica_platform.replica.manifest import Lineage, Manifest, Seal
 from replica_platform.replica.master import Settled
+from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.manifest import Lineage, Manifest, Seal
 
 
 def lineage_of(header: bytes, seal: Seal) -> Lineage:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import duckdb
 
-from replica_platform.files import fsync_dir
-from replica_platform.replica import locks
+from replica_platform.core import locks
+from replica_platform.core.files import fsync_dir
+from replica_platform.replica.copy.header import HEADER_BYTES, Header, NotDuckDB, parse_header
 from replica_platform.replica.errors import (
     MasterBusy,
     MasterChanging,
@@ -26,7 +27,6 @@ from replica_platform.replica.errors import (
     MasterOpenHere,
     explaining,
 )
-from replica_platform.replica.header import HEADER_BYTES, Header, NotDuckDB, parse_header
 
 # Before v1.4.0 a log does not know its database, and a foreign one is silently replayed;
 # DuckDB 2.0's own default cannot be read by 1.5.

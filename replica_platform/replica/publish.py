@@ -12,9 +12,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from replica_platform.files import fsync_dir
-from replica_platform.replica import blocks, copying
-from replica_platform.replica.candidate import (
+from replica_platform.core.files import fsync_dir
+from replica_platform.replica.copy import blocks
+from replica_platform.replica.copy import copy_file as copying
+from replica_platform.replica.copy.header import BLOCK_BYTES, Header
+from replica_platform.replica.copy.priority import half_the_cores
+from replica_platform.replica.errors import MasterChanging, explaining
+from replica_platform.replica.lineage import assert_continued, is_known, lineage_of
+from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
+from replica_platform.replica.purpose.definition import Purpose, build
+from replica_platform.replica.serving.generation import Unusable, check
+from replica_platform.replica.store.candidate import (
     Candidate,
     Publication,
     Step,
@@ -22,19 +30,12 @@ from replica_platform.replica.candidate import (
     clear_orphans,
     publishing,
 )
-from replica_platform.replica.errors import MasterChanging, explaining
-from replica_platform.replica.generation import Unusable, check
-from replica_platform.replica.header import BLOCK_BYTES, Header
-from replica_platform.replica.layout import Layout
-from replica_platform.replica.lineage import assert_continued, is_known, lineage_of
-from replica_platform.replica.manifest import Lineage, Manifest, Seal, Table, now
-from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
-from replica_platform.replica.ownership import assert_own_store
-from replica_platform.replica.probing import Probe
-from replica_platform.replica.purpose import Purpose, build
-from replica_platform.replica.room import find_room, make_folders
-from replica_platform.replica.verifying import verify_copy
-from replica_platform.replica.yielding import half_the_cores
+from replica_platform.replica.store.disk_space import find_room, make_folders
+from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.manifest import Lineage, Manifest, Seal, Table, now
+from replica_platform.replica.store.ownership import assert_own_store
+from replica_platform.replica.store.probe_process import Probe
+from replica_platform.replica.store.verify_copy import verify_copy
 
 KEEP = 3
 MIN_AGE_S = 60.0

@@ -23,9 +23,9 @@ from weakref import WeakSet
 import duckdb
 
 from replica_platform.replica.errors import ReplicaUnavailable
-from replica_platform.replica.layout import Layout
-from replica_platform.replica.manifest import now
-from replica_platform.replica.serving import DATABASE, Served, Serving
+from replica_platform.replica.serving.swap import DATABASE, Served, Serving
+from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.manifest import now
 
 if TYPE_CHECKING:
     import pandas

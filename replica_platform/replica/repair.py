@@ -3,13 +3,13 @@
 from datetime import datetime
 from pathlib import Path
 
-from replica_platform.replica.blockstore import BlockStore
-from replica_platform.replica.candidate import Publication, point, publishing
 from replica_platform.replica.errors import GenerationDamaged, NothingPublished
-from replica_platform.replica.generation import Unusable, check
-from replica_platform.replica.layout import Layout
-from replica_platform.replica.manifest import Manifest, NotAManifest
 from replica_platform.replica.publish import publish
+from replica_platform.replica.remote.block_store import BlockStore
+from replica_platform.replica.serving.generation import Unusable, check
+from replica_platform.replica.store.candidate import Publication, point, publishing
+from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.manifest import Manifest, NotAManifest
 
 
 def repair(

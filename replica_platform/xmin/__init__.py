@@ -5,12 +5,12 @@
 data frame by key and `read_rows` reads it back.
 """
 
-from replica_platform.xmin.frame import MergeReport, merge_frame, read_rows
-from replica_platform.xmin.integrity import Integrity, validate
+from replica_platform.xmin.integrity.validate import Integrity, validate
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
-from replica_platform.xmin.standing import Standing, standings
 from replica_platform.xmin.sync import sync, sync_group
+from replica_platform.xmin.target.sync_status import Standing, standings
 from replica_platform.xmin.tune import Tuning, tune
+from replica_platform.xmin.upsert import MergeReport, merge_frame, read_rows
 
 __all__ = [
     "GroupReport",

@@ -3,7 +3,7 @@
 Only the kinds belong here; the module that notices the trouble writes the words.
 """
 
-from replica_platform.errors import TerminalError, TransientError
+from replica_platform.core.errors import TerminalError, TransientError
 
 
 class BadTableName(TerminalError):

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.mark import SCHEMA, Mark
 from replica_platform.xmin.names import TableName, parse_schema
 from replica_platform.xmin.plan import Plan
 from replica_platform.xmin.reports import SyncReport, TableSpec
-from replica_platform.xmin.target import Change, Target
+from replica_platform.xmin.source.catalog import Table
+from replica_platform.xmin.target.tables import Change, Target
+from replica_platform.xmin.target.watermark import SCHEMA, Mark
 
 DELETES = ("auto", "keys", "never")
 

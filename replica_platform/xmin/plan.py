@@ -6,11 +6,11 @@ Pure: it looks at the mark, the snapshot and the catalog, and touches no connect
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from replica_platform.xmin.catalog import Column, Table, same
-from replica_platform.xmin.drift import drift
 from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.mark import Mark
-from replica_platform.xmin.source import LOW32, Snapshot
+from replica_platform.xmin.source.catalog import Column, Table, same
+from replica_platform.xmin.source.drift import drift
+from replica_platform.xmin.source.snapshot import LOW32, Snapshot
+from replica_platform.xmin.target.watermark import Mark
 
 MODES = ("auto", "full", "scan", "timestamp")
 # age() is a signed 32-bit distance; the margin is what may pass while we look.

@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin.catalog import Table, same
-from replica_platform.xmin.mark import SCHEMA
+from replica_platform.xmin.copy.ranges import Range
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import FARTHEST
-from replica_platform.xmin.read import Range
-from replica_platform.xmin.source import Identity, Snapshot
+from replica_platform.xmin.source.catalog import Table, same
+from replica_platform.xmin.source.snapshot import Identity, Snapshot
+from replica_platform.xmin.target.watermark import SCHEMA
 
 _LEDGER = sql.Identifier(SCHEMA, "first_copy")
 _HEAD = "head"

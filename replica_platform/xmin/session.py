@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import sql
 
-from replica_platform.errors import PlatformError
-from replica_platform.postgres import connect
+from replica_platform.core.errors import PlatformError
+from replica_platform.core.postgres import connect
 from replica_platform.xmin.errors import (
     CannotSync,
     MissingGrant,

@@ -10,17 +10,9 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql
 
-from replica_platform.errors import PlatformError
-from replica_platform.xmin import culprit, owner, resume, timestamp, types, verify
-from replica_platform.xmin import target as targets
-from replica_platform.xmin.catalog import Table
-from replica_platform.xmin.crew import Crew, Pair
-from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.job import Job
-from replica_platform.xmin.names import TableName, columns_sql
-from replica_platform.xmin.plan import Plan, decide
-from replica_platform.xmin.pump import relay
-from replica_platform.xmin.read import (
+from replica_platform.core.errors import PlatformError
+from replica_platform.xmin import resume
+from replica_platform.xmin.copy.ranges import (
     BLOCK_BYTES,
     Found,
     Part,
@@ -33,9 +25,21 @@ from replica_platform.xmin.read import (
     ranges,
     select,
 )
+from replica_platform.xmin.copy.stream import relay
+from replica_platform.xmin.copy.workers import Crew, Pair
+from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.integrity import row_hashes as verify
+from replica_platform.xmin.job import Job
+from replica_platform.xmin.names import TableName, columns_sql
+from replica_platform.xmin.plan import Plan, decide
 from replica_platform.xmin.reports import SyncReport
 from replica_platform.xmin.session import in_words
-from replica_platform.xmin.source import Leader
+from replica_platform.xmin.source import blocker as culprit
+from replica_platform.xmin.source import timestamp
+from replica_platform.xmin.source.catalog import Table
+from replica_platform.xmin.source.snapshot import Leader
+from replica_platform.xmin.target import owner, types
+from replica_platform.xmin.target import tables as targets
 
 log = logging.getLogger(__name__)
 

@@ -11,18 +11,18 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import psycopg
 
-from replica_platform.errors import PlatformError
-from replica_platform.xmin import mark
-from replica_platform.xmin import target as targets
-from replica_platform.xmin.crew import Crew
+from replica_platform.core.errors import PlatformError
+from replica_platform.xmin.commit import Settle
+from replica_platform.xmin.copy.ranges import BLOCK_BYTES
+from replica_platform.xmin.copy.workers import Crew
 from replica_platform.xmin.errors import CannotSync, SourceInterrupted, TableBusy
 from replica_platform.xmin.job import Diverged, Job, target_of
-from replica_platform.xmin.read import BLOCK_BYTES
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import LOCK_TIMEOUT_S, in_words, open_target
-from replica_platform.xmin.settle import Settle
-from replica_platform.xmin.source import Leader
+from replica_platform.xmin.source.snapshot import Leader
 from replica_platform.xmin.stage import Progress, Stage
+from replica_platform.xmin.target import tables as targets
+from replica_platform.xmin.target import watermark as mark
 from replica_platform.xmin.tune import MEASURED_FROM_BYTES, choose
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from replica_platform.xmin.measure import Speed, speed
+from replica_platform.xmin.copy.measure import Speed, speed
 from replica_platform.xmin.session import open_source, open_target
 
 MOST_WORKERS = 8

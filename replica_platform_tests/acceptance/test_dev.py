@@ -37,7 +37,7 @@ class Pages:
     def __init__(self, port: int, data: Path) -> None:
         self.url = f"http://127.0.0.1:{port}/graphql"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "replica_platform.cli", "dev", "--port", str(port)],
+            [sys.executable, "-m", "replica_platform.cli.main", "dev", "--port", str(port)],
             env=environment(data),
             stderr=subprocess.PIPE,
             text=True,
@@ -128,7 +128,7 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path)
     assert status == "SUCCESS"
 
     second = subprocess.run(
-        [sys.executable, "-m", "replica_platform.cli", "dev", "--port", str(port)],
+        [sys.executable, "-m", "replica_platform.cli.main", "dev", "--port", str(port)],
         env=environment(folder),
         capture_output=True,
         text=True,
@@ -147,7 +147,7 @@ def test_a_taken_port_is_one_clear_sentence(port: int, folder: Path) -> None:
         other.bind(("127.0.0.1", port))
         other.listen()
         finished = subprocess.run(
-            [sys.executable, "-m", "replica_platform.cli", "dev", "--port", str(port)],
+            [sys.executable, "-m", "replica_platform.cli.main", "dev", "--port", str(port)],
             env=environment(folder),
             capture_output=True,
             text=True,

@@ -7,7 +7,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replica_platform.embedded import running
+from replica_platform.app.embedded import running
 from replica_platform_tests.conftest import Cli
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from replica_platform.backup import Backup, backup, backups
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 
 DAY_1 = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
 

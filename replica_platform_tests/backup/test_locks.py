@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 from replica_platform.backup import backup
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 
 INTRUDER = """
 import sys
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
 try:
     db.execute("begin immediate")

@@ -12,8 +12,8 @@ import pytest
 import replica_platform.backup
 from replica_platform.backup import pull
 from replica_platform.backup.errors import HostUnknown, NotAllowed, Unreachable, Unreadable, Unsaved
-from replica_platform.errors import TerminalError
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.errors import TerminalError
+from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import Host, serving
 
 METHODS = pytest.mark.parametrize("method", ["query", "scp"])
@@ -239,7 +239,7 @@ def test_unsaved_changes_at_home_are_not_lost(host: Host, there: Path, here: Pat
 
 def test_what_runs_over_there_is_python_3_7_and_the_standard_library() -> None:
     folder = Path(replica_platform.backup.__file__).parent
-    for name in ("look.py", "far.py"):
+    for name in ("child/contents.py", "remote/agent.py"):
         tree = ast.parse((folder / name).read_text(), feature_version=(3, 7))
         top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {getattr(node, "module", None) or node.names[0].name for node in top}

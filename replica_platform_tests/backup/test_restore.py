@@ -12,11 +12,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify, work
+from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify
+from replica_platform.backup.child import tasks as work
 from replica_platform.backup.errors import Busy, Damaged, NoRoom, Unreadable, Unsaved
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox, drain
 from replica_platform.outbox.file import APPLICATION_ID, identities, open_existing, renew
-from replica_platform.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import day, make, rows_of
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from replica_platform.backup import backup, backups, verify
 from replica_platform.backup.errors import Busy, Damaged, NameTaken, NoRoom, Unreadable
-from replica_platform.backup.shelf import at_work
-from replica_platform.sqlite import sqlite3
+from replica_platform.backup.folder import at_work
+from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import day, make, rows_of
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from replica_platform.backup import Backup, backup, backups, stats, verify
 from replica_platform.backup.errors import Unreadable
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import day
 
 

@@ -10,9 +10,9 @@ import duckdb
 import psycopg
 import pytest
 
-from replica_platform.commands import warehouse
+from replica_platform.cli import warehouse
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.replica import Master
-from replica_platform.sqlite import sqlite3
 from replica_platform.xmin.plan import MODES
 from replica_platform_tests.conftest import Cli
 

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import sys, time
-from replica_platform.terminal import bar
+from replica_platform.cli.terminal import bar
 with bar("copying") as progress:
     for step in range(int(sys.argv[1])):
         time.sleep(0.1)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 
 ROWS = 25_000
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import duckdb
 
 from replica_platform.replica import Master, ReplicaReader, publish
-from replica_platform.replica.layout import Layout
+from replica_platform.replica.store.layout import Layout
 
 ROWS = 3_000
 STEPS = (

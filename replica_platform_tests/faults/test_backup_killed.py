@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from replica_platform.backup import backup, backups, cleanup, restore, stats
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.faults import backup_writer
 from replica_platform_tests.faults.backup_killed import killed_before_step
 
@@ -84,7 +84,7 @@ def test_a_backup_killed_while_it_copies(tmp_path: Path, torture: bool) -> None:
     kills = 60 if torture else 4
     caller = (
         "import sys; from datetime import datetime; from pathlib import Path\n"
-        "from replica_platform.backup.making import backup\n"
+        "from replica_platform.backup.take import backup\n"
         "app, to, now = sys.argv[1:]; print('on', flush=True)\n"
         "backup(Path(app), Path(to), now=datetime.fromisoformat(now))"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from replica_platform.backup import backup
-from replica_platform.sqlite import sqlite3
+from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.faults import backup_writer
 
 PORTION_PAGES = 100

@@ -12,8 +12,8 @@ import pytest
 
 from replica_platform.backup import pull
 from replica_platform.backup.errors import Damaged, Unreachable
-from replica_platform.backup.ssh import FarSide
-from replica_platform.sqlite import sqlite3
+from replica_platform.backup.remote.ssh import FarSide
+from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import Host, serving
 from replica_platform_tests.faults import backup_writer
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from replica_platform.outbox import Outbox, backlog, dead, drain, marking, reconcile, replay
+from replica_platform.outbox import Outbox, backlog, dead, drain, reconcile, replay
+from replica_platform.outbox.delivery import queue as marking
 
 
 class Crash(BaseException):

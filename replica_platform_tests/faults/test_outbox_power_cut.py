@@ -14,9 +14,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replica_platform.embedded import Server, running
-from replica_platform.outbox import Outbox, drain, file, landing
-from replica_platform.sqlite import sqlite3
+from replica_platform.app.embedded import Server, running
+from replica_platform.core.sqlite import sqlite3
+from replica_platform.outbox import Outbox, drain, file
+from replica_platform.outbox.delivery import target as landing
 from replica_platform_tests.faults.outbox_power import PowerDisk, after_cut
 
 

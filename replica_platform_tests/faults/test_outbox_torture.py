@@ -20,7 +20,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replica_platform.embedded import Server, running
+from replica_platform.app.embedded import Server, running
 from replica_platform.outbox import Outbox, backlog, drain, reconcile
 from replica_platform.outbox.file import open_existing
 from replica_platform_tests.faults.outbox_proxy import Proxy

@@ -23,11 +23,11 @@ from replica_platform.replica import (
     rollback,
     status,
     verify,
-    verifying,
 )
+from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES
 from replica_platform.replica.errors import GenerationDamaged, MasterDamaged
-from replica_platform.replica.header import BLOCK_BYTES, HEADER_BYTES
-from replica_platform.replica.layout import Layout
+from replica_platform.replica.store import verify_copy as verifying
+from replica_platform.replica.store.layout import Layout
 
 SUMS = "select count(*), sum(i), bit_xor(hash(i, s)) from t"
 PLAIN = f"""

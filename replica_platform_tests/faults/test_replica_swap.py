@@ -14,8 +14,8 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, ReplicaReader, publish
-from replica_platform.replica.candidate import point
-from replica_platform.replica.layout import Layout
+from replica_platform.replica.store.candidate import point
+from replica_platform.replica.store.layout import Layout
 from replica_platform_tests.faults.replica_torture import TORN, write_version
 
 THREADS = 4

@@ -18,15 +18,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from replica_platform.replica import (
-    BlockStore,
-    Master,
-    ReplicaReader,
-    manifest,
-    publish,
-    status,
-    verify,
-)
+from replica_platform.replica import BlockStore, Master, ReplicaReader, publish, status, verify
 from replica_platform.replica.errors import (
     MasterBusy,
     MasterChanging,
@@ -34,8 +26,9 @@ from replica_platform.replica.errors import (
     StoreBusy,
     StoreFull,
 )
-from replica_platform.replica.layout import Layout
-from replica_platform.replica.room import MARGIN_BYTES
+from replica_platform.replica.store import manifest
+from replica_platform.replica.store.disk_space import MARGIN_BYTES
+from replica_platform.replica.store.layout import Layout
 
 COUNT = "select count(*) from t"
 NOBODY = 65534
@@ -474,7 +467,7 @@ def test_batch_and_publication_exclude_each_other(master: Master, folder: Path) 
 def test_two_publishers_exclude_each_other(
     master: Master, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from replica_platform.replica import candidate
+    from replica_platform.replica.store import candidate
 
     monkeypatch.setattr(candidate, "STORE_PATIENCE_S", 0.1)
     refused: list[str] = []

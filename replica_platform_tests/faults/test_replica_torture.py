@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from replica_platform.replica import status, verify
-from replica_platform.replica.layout import Layout
+from replica_platform.replica.store.layout import Layout
 from replica_platform_tests.faults import replica_torture
 
 READERS = 4

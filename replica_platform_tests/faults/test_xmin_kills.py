@@ -10,7 +10,7 @@ from contextlib import suppress
 import psycopg
 import pytest
 
-from replica_platform.errors import TransientError
+from replica_platform.core.errors import TransientError
 from replica_platform.xmin import TableSpec, sync_group
 from replica_platform_tests.faults.test_xmin_oracle import differences
 from replica_platform_tests.faults.xmin_servers import kill_9, own_server

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from replica_platform.embedded import Server
+from replica_platform.app.embedded import Server
 from replica_platform.xmin import sync, validate
 from replica_platform_tests.faults.xmin_servers import own_server, standby_of
 from replica_platform_tests.xmin.helpers import execute, rows

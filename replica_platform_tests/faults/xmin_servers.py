@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from replica_platform import embedded
-from replica_platform.embedded import Server, running, server_at
+from replica_platform.app import embedded
+from replica_platform.app.embedded import Server, running, server_at
 from replica_platform_tests.xmin.helpers import execute
 
 

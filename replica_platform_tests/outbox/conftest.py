@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from replica_platform.embedded import Server
+from replica_platform.app.embedded import Server
 from replica_platform.outbox import Outbox
 
 

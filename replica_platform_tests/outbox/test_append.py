@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox, backlog, file
 from replica_platform.outbox.errors import (
     NotAnOutbox,
@@ -14,7 +15,6 @@ from replica_platform.outbox.errors import (
     OutboxFull,
     SlotLocked,
 )
-from replica_platform.sqlite import sqlite3
 
 
 def stored(path: Path) -> list[tuple[object, ...]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from replica_platform.outbox import Outbox, backlog, drain, file
-from replica_platform.outbox.breaker import LONGEST_WAIT_S, Breaker, keep
-from replica_platform.outbox.failures import Failure, FailureClass
+from replica_platform.outbox.delivery.breaker import LONGEST_WAIT_S, Breaker, keep
+from replica_platform.outbox.delivery.failures import Failure, FailureClass
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 DOWN = Failure(FailureClass.TRANSIENT, None, "the server is away")

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from replica_platform.outbox import Outbox, doctor, file
-from replica_platform.outbox.diagnosis import (
+from replica_platform.outbox.delivery.doctor import (
     clock_skew,
     disk_reserve,
     file_system,
@@ -53,7 +53,7 @@ def test_an_old_sqlite() -> None:
 def test_a_second_sqlite_library() -> None:
     program = (
         "import sqlite3\n"
-        "from replica_platform.outbox.diagnosis import loaded_libraries\n"
+        "from replica_platform.outbox.delivery.doctor import loaded_libraries\n"
         "print(*sorted(loaded_libraries()))\n"
     )
     for more, expected in (("", "libsqlite3 pysqlite3"), ("import apsw\n", "apsw libsqlite3")):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from replica_platform.outbox import Outbox, backlog, conflicts, drain, file, settle
-from replica_platform.outbox.breaker import Breaker, keep
-from replica_platform.outbox.landing import digest
-from replica_platform.outbox.marking import next_batch
+from replica_platform.outbox.delivery.breaker import Breaker, keep
+from replica_platform.outbox.delivery.queue import next_batch
+from replica_platform.outbox.delivery.target import digest
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -85,7 +85,7 @@ def test_a_crash_before_the_mark_is_absorbed(
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("replica_platform.outbox.marking.mark_delivered", crash)
+        patch.setattr("replica_platform.outbox.delivery.queue.mark_delivered", crash)
         drain([path], target)
     assert ask("select count(*) from outbox.record") == [(9,)]
     assert backlog([path]).pending == 9

@@ -15,7 +15,7 @@ WITHOUT = (
     "    warnings.simplefilter('always')\n"
     "    from replica_platform.outbox import Outbox, backlog\n"
     "from pathlib import Path\n"
-    "from replica_platform.sqlite import WAL_RESET_FIXED_IN, sqlite3\n"
+    "from replica_platform.core.sqlite import WAL_RESET_FIXED_IN, sqlite3\n"
     "path = Path(sys.argv[1])\n"
     "with Outbox(path) as box:\n"
     "    box.append('note', {})\n"
@@ -34,7 +34,7 @@ def test_the_system_library_is_taken_with_a_warning(path: Path) -> None:
 
 
 def test_the_engine_imports_it_from_one_place() -> None:
-    for source in Path(replica_platform.outbox.__file__).parent.glob("*.py"):
+    for source in Path(replica_platform.outbox.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Import):
                 assert not {"sqlite3", "apsw", "pysqlite3"} & {name.name for name in node.names}

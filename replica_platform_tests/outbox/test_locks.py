@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, backlog, dead, doctor, drain, file, marking
+from replica_platform.core.sqlite import sqlite3
+from replica_platform.outbox import Outbox, backlog, dead, doctor, drain, file
+from replica_platform.outbox.delivery import queue as marking
+from replica_platform.outbox.delivery.watch import _stamps
 from replica_platform.outbox.errors import OutboxBusy
-from replica_platform.outbox.watching import _stamps
-from replica_platform.sqlite import sqlite3
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -22,7 +23,7 @@ Ask = Callable[..., list[tuple[Any, ...]]]
 def another_process_can_write(path: Path) -> bool:
     program = (
         "import sys\n"
-        "from replica_platform.sqlite import sqlite3\n"
+        "from replica_platform.core.sqlite import sqlite3\n"
         "c = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)\n"
         "try:\n"
         "    c.execute('begin immediate'); c.execute('rollback'); print('free')\n"
@@ -109,7 +110,7 @@ def test_drains_without_the_lock_are_still_right(
     """The advisory lock saves work; correctness does not hang on it."""
     box.append_many("note", [{"n": n} for n in range(2000)])
     monkeypatch.setattr(
-        "replica_platform.outbox.landing.LOCK", "select true from (values (%s)) as v"
+        "replica_platform.outbox.delivery.target.LOCK", "select true from (values (%s)) as v"
     )
     reports = []
     threads = [

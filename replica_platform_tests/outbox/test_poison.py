@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox, backlog, dead, drain
 from replica_platform.outbox.encoding import encode
 from replica_platform.outbox.errors import NotStorable
-from replica_platform.sqlite import sqlite3
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 

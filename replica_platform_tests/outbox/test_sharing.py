@@ -19,7 +19,7 @@ from replica_platform.outbox.errors import (
     OutboxFull,
 )
 from replica_platform.outbox.file import open_existing
-from replica_platform.outbox.place import file_system_of, refuse_network
+from replica_platform.outbox.slots import file_system_of, refuse_network
 
 
 def ids_in(path: Path) -> list[str]:

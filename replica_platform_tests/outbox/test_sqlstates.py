@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from replica_platform.core.postgres import CannotConnect
 from replica_platform.outbox import Outbox, dead, drain
-from replica_platform.outbox.failures import SQLSTATES, FailureClass, classify
-from replica_platform.postgres import CannotConnect
+from replica_platform.outbox.delivery.failures import SQLSTATES, FailureClass, classify
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 

@@ -9,8 +9,8 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, status
+from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES, SECTOR, parse_header
 from replica_platform.replica.errors import MasterBusy, MasterDamaged, MasterOpenHere
-from replica_platform.replica.header import BLOCK_BYTES, HEADER_BYTES, SECTOR, parse_header
 
 
 def test_made_with_pinned_storage(master: Master) -> None:
@@ -108,7 +108,7 @@ def test_open_here_with_another_configuration_is_named(master: Master) -> None:
 
 def test_status_leaves_an_open_master_its_lock(master: Master, store: Path) -> None:
     """A look at the file from the process that has it open would drop DuckDB's lock."""
-    from replica_platform.replica.locks import holders
+    from replica_platform.core.locks import holders
 
     with duckdb.connect(str(master.path)) as connection:
         connection.execute("select 1")

@@ -17,12 +17,12 @@ from replica_platform.replica import (
     Master,
     Publication,
     ReplicaReader,
-    blocks,
     publish,
     rollback,
     status,
     verify,
 )
+from replica_platform.replica.copy import blocks
 from replica_platform.replica.errors import (
     CandidateDamaged,
     MasterDamaged,
@@ -30,8 +30,8 @@ from replica_platform.replica.errors import (
     MasterOpenHere,
     WrongLineage,
 )
-from replica_platform.replica.layout import Layout
-from replica_platform.replica.probing import Probe
+from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.probe_process import Probe
 from replica_platform_tests.replica.conftest import damage
 
 

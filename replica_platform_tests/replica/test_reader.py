@@ -16,13 +16,13 @@ from replica_platform.replica import (
     Publication,
     ReplicaReader,
     ReplicaUnavailable,
-    generation,
     publish,
     rollback,
-    serving,
     status,
 )
-from replica_platform.replica.manifest import Manifest
+from replica_platform.replica.serving import generation
+from replica_platform.replica.serving import swap as serving
+from replica_platform.replica.store.manifest import Manifest
 from replica_platform_tests.replica.conftest import damage
 
 COUNT = "select count(*) from bars"

@@ -8,15 +8,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from replica_platform.replica import (
-    Master,
-    Publication,
-    ReplicaReader,
-    health,
-    publish,
-    reader,
-    status,
-)
+from replica_platform.replica import Master, Publication, ReplicaReader, publish, reader, status
+from replica_platform.replica import status as health
 from replica_platform_tests.replica.conftest import damage
 
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from replica_platform.embedded import Server, running
+from replica_platform.app.embedded import Server, running
 from replica_platform_tests.xmin.helpers import execute
 
 _EMPTY = """

@@ -7,8 +7,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from replica_platform.xmin import session, sync
-from replica_platform.xmin.catalog import Table
 from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.source.catalog import Table
 from replica_platform_tests.xmin.helpers import execute, rows
 
 

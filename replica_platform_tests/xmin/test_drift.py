@@ -5,7 +5,7 @@ import pytest
 
 from replica_platform.xmin import sync
 from replica_platform.xmin.errors import SchemaRefused
-from replica_platform.xmin.target import widens
+from replica_platform.xmin.target.tables import widens
 from replica_platform_tests.xmin.helpers import execute, rows
 
 

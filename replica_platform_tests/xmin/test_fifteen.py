@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from replica_platform import embedded
-from replica_platform.embedded import Server, server_at
+from replica_platform.app import embedded
+from replica_platform.app.embedded import Server, server_at
 from replica_platform.xmin import sync, validate
 from replica_platform.xmin.errors import CannotSync
 from replica_platform_tests.xmin.helpers import execute, rows

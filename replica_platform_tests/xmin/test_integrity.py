@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from replica_platform.xmin import sync, validate
-from replica_platform.xmin.integrity import GAP_BUDGET_S
+from replica_platform.xmin.integrity.validate import GAP_BUDGET_S
 from replica_platform_tests.xmin.helpers import execute
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from replica_platform.xmin import TableSpec, session, sync, sync_group, timestamp
+from replica_platform.xmin import TableSpec, session, sync, sync_group
 from replica_platform.xmin.errors import CannotSync, NoSuchTable
+from replica_platform.xmin.source import timestamp
 from replica_platform_tests.xmin.helpers import execute, rows
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from replica_platform.embedded import Server
+from replica_platform.app.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group, validate
 from replica_platform.xmin.errors import CannotSync, MissingGrant
 from replica_platform_tests.xmin.helpers import execute, rows

@@ -6,12 +6,12 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from replica_platform.embedded import Server
+from replica_platform.app.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group
-from replica_platform.xmin.catalog import Leaf
+from replica_platform.xmin.copy.ranges import full_xid, ranges
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.read import full_xid, ranges
-from replica_platform.xmin.source import Identity, Snapshot
+from replica_platform.xmin.source.catalog import Leaf
+from replica_platform.xmin.source.snapshot import Identity, Snapshot
 from replica_platform_tests.xmin.helpers import execute, rows
 
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from replica_platform.embedded import Server
+from replica_platform.app.embedded import Server
 from replica_platform.xmin import sync, tune
-from replica_platform.xmin.measure import Speed
+from replica_platform.xmin.copy.measure import Speed
 from replica_platform.xmin.tune import LEAST_BATCH_BYTES, MOST_BATCH_BYTES, fitting
 from replica_platform_tests.faults.outbox_proxy import Proxy
 from replica_platform_tests.xmin.helpers import execute, rows
@@ -69,7 +69,7 @@ def test_the_platforms_settings_are_not_read(
         "import pkgutil, sys, replica_platform.xmin as xmin\n"
         "names = [f'{xmin.__name__}.{m.name}' for m in pkgutil.iter_modules(xmin.__path__)]\n"
         "for name in names: __import__(name)\n"
-        "print(len(names), 'replica_platform.settings' in sys.modules)"
+        "print(len(names), 'replica_platform.app.settings' in sys.modules)"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

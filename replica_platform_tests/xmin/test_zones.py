@@ -6,8 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from replica_platform.xmin import sync, timestamp
+from replica_platform.xmin import sync
 from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.source import timestamp
 from replica_platform_tests.xmin.helpers import execute, rows
 
 ZONES = ("America/New_York", "Asia/Tokyo", "Etc/GMT+12", "Pacific/Kiritimati")

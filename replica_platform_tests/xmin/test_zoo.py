@@ -2,7 +2,7 @@
 
 import pytest
 
-from replica_platform.embedded import Server
+from replica_platform.app.embedded import Server
 from replica_platform.xmin import sync, validate
 from replica_platform_tests.xmin.helpers import execute, rows
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import dagster as dg
 import duckdb
 
+from replica_platform.app.settings import Settings
 from replica_platform.market import tables
 from replica_platform.market.bars import Bars, load_bars
 from replica_platform.metadata import described, table_schema
 from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.settings import Settings
 
 
 def market_asset(*, deps: list[dg.AssetsDefinition]) -> Callable[..., dg.AssetsDefinition]:

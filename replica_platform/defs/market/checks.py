@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from replica_platform.app.settings import Settings
 from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
 from replica_platform.market.bars import load_bars
 from replica_platform.market.checks import RULES, broken_rules
@@ -9,7 +10,6 @@ from replica_platform.market.tables import newest_day
 from replica_platform.metadata import markdown_rows
 from replica_platform.policies import MASTER_POOL
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.settings import Settings
 
 
 def rules_check(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from replica_platform.core.errors import PlatformError
 from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
-from replica_platform.errors import PlatformError
 from replica_platform.market.checks import RULES, broken_rules
 from replica_platform.market.tables import data_as_of
 from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures

@@ -1,0 +1,137 @@
+"""Every setting: its environment variable, its default, one sentence.
+
+Read from the environment, then from `.env` in the working folder. Where no DSN is given the
+embedded Postgres (see `embedded`) takes its place; `replica env` prints what is in force.
+"""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from replica_platform.app.embedded import server_at
+
+
+class Settings(BaseSettings):
+    """What is configured; anything left out has a default that works on a fresh machine."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_prefix="REPLICA_", extra="ignore", populate_by_name=True
+    )
+
+    data_dir: Path = Field(
+        default=Path("data"),
+        description="Where master, store, outboxes and backups are kept.",
+    )
+    source_dsn: SecretStr | None = Field(
+        default=None, description="The Postgres that tables are synced from; embedded when absent."
+    )
+    target_dsn: SecretStr | None = Field(
+        default=None,
+        description="The Postgres that all arrives in; embedded when absent.",
+    )
+    dagster_dsn: SecretStr | None = Field(
+        default=None,
+        description="The Postgres of Dagster's own instance; embedded when absent.",
+    )
+    bars: Path | None = Field(
+        default=None, description="A CSV or Parquet file of daily bars; the sample's when absent."
+    )
+    keep_generations: int = Field(
+        default=3, ge=2, description="How many generations of the replica are kept."
+    )
+    block_store: str | None = Field(
+        default=None,
+        description="A folder or s3://bucket/prefix that keeps every generation's blocks.",
+    )
+    xmin_workers: int | None = Field(
+        default=None,
+        alias="XMIN_WORKERS",
+        ge=1,
+        le=64,
+        description="Connections that copy one table side by side; measured when absent.",
+    )
+    xmin_batch_bytes: int | None = Field(
+        default=None,
+        alias="XMIN_BATCH_BYTES",
+        ge=64 * 1024,
+        description="Bytes moved between two looks at the clock; measured when absent.",
+    )
+    port: int = Field(
+        default=3000, ge=1, le=65535, description="Where `replica dev` serves its pages."
+    )
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, folder: Path) -> Path:
+        # Dagster's processes may stand elsewhere than the one that read the setting.
+        return folder.absolute()
+
+    @property
+    def postgres_dir(self) -> Path:
+        """The embedded Postgres' cluster."""
+        return self.data_dir / "postgres"
+
+    @property
+    def databases(self) -> dict[str, SecretStr | None]:
+        """The databases by the names that they have when embedded, and the DSNs given for them."""
+        return {
+            "fds": self.source_dsn,
+            "warehouse": self.target_dsn,
+            "dagster": self.dagster_dsn,
+        }
+
+    @property
+    def uses_embedded(self) -> bool:
+        """Whether a DSN is missing, so that the embedded Postgres has to run."""
+        return None in self.databases.values()
+
+    @property
+    def source(self) -> str:
+        """The DSN of the source in force."""
+        return self._in_force("fds")
+
+    @property
+    def target(self) -> str:
+        """The DSN of the target in force."""
+        return self._in_force("warehouse")
+
+    @property
+    def dagster(self) -> str:
+        """The DSN of Dagster's instance in force."""
+        return self._in_force("dagster")
+
+    def _in_force(self, database: str) -> str:
+        given = self.databases[database]
+        if given is not None:
+            return given.get_secret_value()
+        return server_at(self.postgres_dir).dsn(database)
+
+    def environment(self) -> dict[str, str]:
+        """What other processes need to see the same platform: variables by name."""
+        return {
+            "REPLICA_DATA_DIR": str(self.data_dir),
+            "REPLICA_SOURCE_DSN": self.source,
+            "REPLICA_TARGET_DSN": self.target,
+            "REPLICA_DAGSTER_DSN": self.dagster,
+        }
+
+    @property
+    def master(self) -> Path:
+        """The one writable DuckDB file."""
+        return self.data_dir / "master" / "stock_data.duckdb"
+
+    @property
+    def store(self) -> Path:
+        """The folder of published generations."""
+        return self.data_dir / "replica"
+
+    @property
+    def outbox_dir(self) -> Path:
+        """The folder of the workers' outbox files, one a slot."""
+        return self.data_dir / "outbox"
+
+    @property
+    def backup_dir(self) -> Path:
+        """The folder of verified SQLite backups."""
+        return self.data_dir / "backups"

@@ -1,0 +1,114 @@
+"""The platform as a whole: run it, serve it, ask for its health."""
+
+import click
+
+from replica_platform.app.settings import Settings
+from replica_platform.cli.common import as_json_option
+from replica_platform.cli.terminal import bar, err, out, plain, print_json, print_table, readable
+from replica_platform.core.postgres import mask_dsn
+
+
+@click.command()
+@as_json_option
+def run(as_json: bool) -> int:
+    """Materialise everything once.
+
+    On the databases that are configured, else on the embedded ones.
+    """
+    settings = Settings()
+    from replica_platform.app.launch import platform_up, prepare_sample
+
+    with platform_up(settings):
+        prepare_sample(settings)
+        # Imported late: its import is most of the command's time, and a bad DSN should say so
+        # at once.
+        from replica_platform.app.runs import materialise_all
+
+        with bar("materialising") as progress:
+            assets = materialise_all(progress if err.is_terminal else None)
+    well = all(asset.ok for asset in assets)
+    if as_json:
+        print_json(assets)
+        return int(not well)
+    print_table(
+        ("asset", "rows", "seconds", "checks", "what was done"),
+        [(a.asset, a.rows, a.seconds, f"{a.checks_passed}/{a.checks}", a.done) for a in assets],
+    )
+    for asset in assets:
+        for problem in asset.problems:
+            out.print(f"[bold red]{asset.asset}[/]: {plain(problem)}")
+    if well and not any(asset.changed for asset in assets):
+        out.print("\nNothing had changed; no row was moved.")
+    out.print(f"\nmaster    {settings.master}\nreplica   {settings.store}/stock_data_replica.db")
+    out.print(f"outboxes  {settings.outbox_dir}\nbackups   {settings.backup_dir}")
+    out.print(f"target    {plain(mask_dsn(settings.target))}")
+    out.print("\nNext: [bold]make dev[/] for the pages, [bold]make status[/] for the health.")
+    return int(not well)
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Where the pages are served; REPLICA_PORT otherwise.",
+)
+def dev(port: int | None) -> int:
+    """Serve the Dagster UI, with schedules and sensors.
+
+    Until Ctrl-C, which ends every process that this started.
+    """
+    settings = Settings()
+    settings.port = port or settings.port
+    from replica_platform.app.launch import platform_up, prepare_sample, serve
+
+    with platform_up(settings):
+        prepare_sample(settings)
+        err.print(f"The pages will be at http://127.0.0.1:{settings.port} (Ctrl-C ends it).")
+        return serve(settings)
+
+
+@click.command()
+@as_json_option
+def status(as_json: bool) -> int:
+    """Every pillar's health, one screen."""
+    settings = Settings()
+    from replica_platform.app.health import platform_health
+    from replica_platform.app.launch import platform_up
+
+    with platform_up(settings, must_answer=False):
+        pillars = platform_health(settings)
+    if as_json:
+        print_json(pillars)
+    else:
+        for pillar in pillars:
+            mark = "[green]ok [/]" if pillar.ok else "[bold red]RED[/]"
+            out.print(f"{mark} {pillar.pillar:<10} {plain(pillar.sentence)}")
+            figures = ", ".join(readable(name, value) for name, value in pillar.facts.items())
+            if figures:
+                out.print(f"    [dim]{plain(figures)}[/]")
+    return int(not all(pillar.ok for pillar in pillars))
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@as_json_option
+def env(command: tuple[str, ...], as_json: bool) -> int:
+    """Print what is in force, or run COMMAND with it.
+
+    Passwords are masked. `replica env dg dev` starts Dagster's own command on the same settings.
+
+    With a COMMAND the embedded Postgres runs as long as the command does.
+    """
+    settings = Settings()
+    if command:
+        from replica_platform.app.launch import platform_up, run_command
+
+        with platform_up(settings):
+            return run_command(command)
+    shown = {name: mask_dsn(value) for name, value in settings.environment().items()}
+    if as_json:
+        print_json(shown)
+    else:
+        for name, value in shown.items():
+            out.print(f"{name}={plain(value)}")
+    return 0

@@ -1,0 +1,183 @@
+"""Tables from Postgres to Postgres: sync, validate, tune."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from replica_platform.app.settings import Settings
+from replica_platform.cli.common import as_json_option
+from replica_platform.cli.terminal import (
+    bar,
+    complain,
+    out,
+    plain,
+    print_json,
+    print_table,
+    verdict,
+)
+
+
+def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments that `sync` and `validate` share."""
+    for decorate in (
+        click.argument("tables", nargs=-1, required=True, metavar="TABLE…"),
+        click.option("--source", required=True, help="DSN of the database to read."),
+        click.option("--target", required=True, help="DSN of the database to write."),
+        click.option("--into", help="Schema in the target; the source's otherwise."),
+        as_json_option,
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command()
+@_databases
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "scan", "timestamp", "full"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--timestamp-column", help="What `timestamp` reads by.")
+@click.option("--timestamp-zone", help="The writers' time zone, for a column that has none.")
+@click.option(
+    "--deletes", type=click.Choice(["auto", "keys", "never"]), default="auto", show_default=True
+)
+@click.option(
+    "--key", multiple=True, metavar="COLUMN", help="The key, where the source has none (views)."
+)
+@click.option(
+    "--max-delete-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Refuse to delete more of a table than this.",
+)
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Let TABLE… replace the rows of other source tables that the targets hold.",
+)
+@click.option("--workers", type=click.IntRange(1, 64), help="Connections side by side.")
+def sync(
+    tables: tuple[str, ...],
+    source: str,
+    target: str,
+    into: str | None,
+    as_json: bool,
+    mode: str,
+    timestamp_column: str | None,
+    timestamp_zone: str | None,
+    deletes: str,
+    key: tuple[str, ...],
+    max_delete_fraction: float,
+    take_over: bool,
+    workers: int | None,
+) -> int:
+    """Bring every committed change of TABLE… over, once."""
+    from replica_platform.xmin import TableSpec, sync_group
+
+    settings = Settings()
+    specs = [
+        TableSpec(
+            table,
+            into=into,
+            mode=mode,
+            timestamp_column=timestamp_column,
+            timestamp_zone=timestamp_zone,
+            deletes=deletes,
+            key=key or None,
+        )
+        for table in tables
+    ]
+    with bar("syncing") as progress:
+        group = sync_group(
+            source,
+            target,
+            specs,
+            workers=workers or settings.xmin_workers,
+            batch_bytes=settings.xmin_batch_bytes,
+            max_delete_fraction=max_delete_fraction,
+            take_over=take_over,
+            progress=progress,
+        )
+    if as_json:
+        print_json(group)
+    else:
+        print_table(
+            ("table", "mode", "read", "inserted", "updated", "deleted", "seconds", "why"),
+            [
+                (r.target_table, r.mode, r.rows_read, r.rows_inserted, r.rows_updated,
+                 r.rows_deleted, r.seconds, r.why)
+                for r in group.reports.values()
+            ],
+        )  # fmt: skip
+    for table, why in group.failures.items():
+        complain(f"{table}: {why}")
+    return int(bool(group.failures))
+
+
+@click.command()
+@_databases
+def validate(
+    tables: tuple[str, ...], source: str, target: str, into: str | None, as_json: bool
+) -> int:
+    """Prove TABLE… equal in source and target.
+
+    Scored from 0 to 1, with the keys that differ.
+    """
+    from replica_platform.xmin import validate as validate_table
+
+    with bar("validating") as progress:
+        found = []
+        for done, table in enumerate(tables):
+            found.append(validate_table(source, target, table, into=into))
+            progress(done + 1, len(tables))
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            ("table", "score", "source rows", "target rows", "missing", "stale", "extra"),
+            [
+                (
+                    f.table,
+                    f.score,
+                    f.source_rows,
+                    f.target_rows,
+                    f.missing_count,
+                    f.stale_count,
+                    f.extra_count,
+                )
+                for f in found
+            ],
+        )
+        for one in found:
+            out.print(f"{verdict(one.in_sync)} {plain(one.sentence)}")
+    return int(not all(one.in_sync for one in found))
+
+
+@click.command()
+@click.option("--source", help="DSN of the database to read; the one in force otherwise.")
+@click.option("--target", help="DSN of the database to write; the one in force otherwise.")
+@as_json_option
+def tune(source: str | None, target: str | None, as_json: bool) -> int:
+    """Show which workers and batches suit this machine."""
+    from replica_platform.app.launch import platform_up
+    from replica_platform.xmin import tune as tune_sync
+
+    settings = Settings()
+    with platform_up(settings):
+        tuning = tune_sync(
+            source or settings.source,
+            target or settings.target,
+            workers=settings.xmin_workers,
+            batch_bytes=settings.xmin_batch_bytes,
+        )
+    if as_json:
+        print_json(tuning)
+    else:
+        out.print(f"XMIN_WORKERS={tuning.workers}\nXMIN_BATCH_BYTES={tuning.batch_bytes}")
+        for what, why in tuning.why.items():
+            out.print(f"# {what}: {plain(why)}")
+    return 0

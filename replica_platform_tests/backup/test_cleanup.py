@@ -1,0 +1,85 @@
+"""Retention deletes what is old AND beyond the count AND has a newer sound backup."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from replica_platform.backup import Backup, backup, backups, cleanup
+from replica_platform.backup.manifest import manifest_of
+from replica_platform.core.errors import TerminalError
+from replica_platform_tests.backup.conftest import day, make
+
+
+def days_left(shelf: Path) -> list[int]:
+    return [taken.taken_at.day for taken in reversed(backups(shelf))]
+
+
+@pytest.fixture
+def five(taken: Backup, shelf: Path) -> list[Path]:
+    """One backup of each of the first five days; the first is taken, the others are its likes."""
+    for n in range(2, 6):
+        file = shelf / f"app_backup_2026010{n}_030000.db"
+        shutil.copyfile(taken.file, file)
+        replace(taken, file=file, taken_at=day(n)).save()
+    return [each.file for each in reversed(backups(shelf))]
+
+
+@pytest.mark.parametrize(
+    ("keep_days", "keep_count", "left"),
+    [
+        (2, 1, [4, 5]),  # older than two days at day 6, 03:00: before day 4
+        (2, 4, [2, 3, 4, 5]),  # old, but within the count
+        (100, 1, [1, 2, 3, 4, 5]),  # beyond the count, but young
+        (0, 1, [5]),
+    ],
+)
+def test_both_days_and_count_protect(
+    five: list[Path], shelf: Path, keep_days: int, keep_count: int, left: list[int]
+) -> None:
+    deleted = cleanup(shelf, "app", keep_days=keep_days, keep_count=keep_count, now=day(6))
+    assert days_left(shelf) == left
+    assert deleted == five[: 5 - len(left)]
+    assert not any(path.exists() or manifest_of(path).exists() for path in deleted)
+
+
+def test_times_come_from_manifests_not_from_the_file_system(five: list[Path], shelf: Path) -> None:
+    for path in five:
+        os.utime(path, (0, 0))
+    assert cleanup(shelf, "app", keep_days=30, keep_count=1, now=day(6)) == []
+
+
+def test_a_damaged_backup_neither_counts_nor_vouches(five: list[Path], shelf: Path) -> None:
+    for path in five[1:]:  # same size, other content: only reading it tells
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    assert cleanup(shelf, "app", keep_days=0, keep_count=1, now=day(6)) == []
+    assert days_left(shelf) == [1, 2, 3, 4, 5]
+    assert [taken.sound for taken in reversed(backups(shelf))] == [True, False, False, False, False]
+
+
+def test_a_half_deleted_backup_is_finished(five: list[Path], shelf: Path) -> None:
+    five[0].unlink()  # where a kill between file and manifest leaves it
+    deleted = cleanup(shelf, "app", keep_days=2, keep_count=1, now=day(6))
+    assert five[0] in deleted
+    assert days_left(shelf) == [4, 5]
+
+
+def test_another_source_of_the_same_name_is_counted_by_itself(
+    five: list[Path], shelf: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    other = tmp_path / "elsewhere" / "app.db"
+    make(other, "z").close()
+    backup(other, shelf, now=day(7))
+    assert cleanup(shelf, "app", keep_days=0, keep_count=1, now=day(9)) == five[:4]
+    assert days_left(shelf) == [5, 7]
+
+
+def test_a_rule_that_would_keep_nothing_is_refused(five: list[Path], shelf: Path) -> None:
+    with pytest.raises(TerminalError, match="would leave none"):
+        cleanup(shelf, "app", keep_days=0, keep_count=0)
+    assert days_left(shelf) == [1, 2, 3, 4, 5]

@@ -1,0 +1,74 @@
+"""What runs by itself asks for the right thing, once, and says why when it does not."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from replica_platform.defs.automation import nasdaq_daily_pipeline, replica_repair
+from replica_platform.replica import Master, status
+from replica_platform.resources.master import MasterDuckDB
+from replica_platform.resources.store import ReplicaStore
+from replica_platform_tests.defs.conftest import Platform
+
+
+def test_the_pipeline_runs_on_trading_days_only() -> None:
+    def on(day: int) -> dg.RunRequest | dg.SkipReason:
+        moment = datetime(2026, 11, day, 21, 30, tzinfo=UTC)
+        answer = nasdaq_daily_pipeline(dg.build_schedule_context(scheduled_execution_time=moment))
+        assert isinstance(answer, dg.RunRequest | dg.SkipReason)
+        return answer
+
+    assert isinstance(on(25), dg.RunRequest)
+    assert on(26) == dg.SkipReason("2026-11-26 is not a trading day.")  # Thanksgiving
+
+
+def lose(platform: Platform) -> None:
+    (platform.settings.store / "stock_data_replica.db").resolve().unlink()
+
+
+def corrupt(platform: Platform) -> None:
+    path = (platform.settings.store / "stock_data_replica.db").resolve()
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(raw)
+
+
+def outdate(platform: Platform) -> None:
+    with Master(platform.settings.master).write() as connection:
+        connection.execute("update symbols set name = name || ' Inc.' where symbol = 'IBM'")
+
+
+@pytest.mark.parametrize("with_blocks", [False, True])
+@pytest.mark.parametrize("damage", [lose, corrupt, outdate])
+def test_a_replica_that_is_gone_corrupt_or_stale_is_repaired(
+    platform: Platform, tmp_path: Path, damage: Callable[[Platform], None], with_blocks: bool
+) -> None:
+    master = MasterDuckDB(database=str(platform.settings.master))
+    store = ReplicaStore(
+        folder=str(platform.settings.store),
+        blocks=str(tmp_path / "blocks") if with_blocks else None,
+    )
+    platform.set_store(store)
+
+    def tick() -> dg.RunRequest | dg.SkipReason:
+        (answer,) = replica_repair(dg.build_sensor_context(), master=master, store=store)
+        return answer
+
+    assert tick() == dg.SkipReason("There is no master yet.")
+    assert platform.materialise("market_replica").success
+    assert isinstance(tick(), dg.SkipReason)
+    damage(platform)
+    assert isinstance(tick(), dg.RunRequest)
+    repaired = platform.run_only("market_replica")
+    assert repaired.success
+    assert isinstance(tick(), dg.SkipReason)
+    # From the block store the same generation comes back; from the master a new one.
+    generation = 1 if with_blocks and damage is not outdate else 2
+    assert status(store.path).generation == generation
+    (made,) = repaired.asset_materializations_for_node("market_replica")
+    assert made.tags is not None
+    assert made.tags["dagster/data_version"] == str(generation)

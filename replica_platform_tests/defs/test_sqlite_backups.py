@@ -1,0 +1,103 @@
+"""A SQLite file of another host: brought home over SSH, kept as a verified copy, checked."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from replica_platform.backup import backups
+from replica_platform.components import SqliteBackups
+from replica_platform.components.sqlite_backups import File
+from replica_platform.core.sqlite import sqlite3
+from replica_platform_tests.backup.ssh_server import Host, serving
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with serving(tmp_path) as host:
+        yield host
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """The open database of a program on the other host."""
+    (tmp_path / "far").mkdir()
+    with closing(sqlite3.connect(tmp_path / "far" / "gym.db", isolation_level=None)) as db:
+        db.execute("pragma journal_mode=wal")
+        db.execute("create table visit (id integer primary key, member text)")
+        db.execute("insert into visit (member) values ('ada'), ('grace')")
+        yield db
+
+
+@pytest.fixture
+def component(host: Host, far: sqlite3.Connection, tmp_path: Path) -> SqliteBackups:
+    remote = File(
+        path="remote/remote_gym_system.db",
+        pulled_from=host.url(tmp_path / "far" / "gym.db"),
+        known_hosts=str(host.known_hosts),
+        client_key=str(host.client_key),
+    )
+    return SqliteBackups(files=[remote])
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REPLICA_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def run(component: SqliteBackups) -> dg.ExecuteInProcessResult:
+    definitions = component.build_defs(None)  # type: ignore[arg-type]
+    with dg.DagsterInstance.ephemeral() as instance:
+        return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, raise_on_error=False
+        )
+
+
+def members(data: Path) -> list[str]:
+    """Whom the newest copy knows."""
+    newest = backups(data / "backups", "remote_gym_system")[0].file
+    with closing(sqlite3.connect(f"{newest.as_uri()}?mode=ro&immutable=1", uri=True)) as db:
+        return [member for (member,) in db.execute("select member from visit order by id")]
+
+
+def test_brought_home_kept_and_checked(
+    component: SqliteBackups, far: sqlite3.Connection, data: Path
+) -> None:
+    first = run(component)
+    assert first.success
+    assert all(check.passed for check in first.get_asset_check_evaluations())
+    assert members(data) == ["ada", "grace"]
+    far.execute("insert into visit (member) values ('edsger')")
+    far.execute("delete from visit where member = 'ada'")
+    assert run(component).success
+    assert members(data) == ["grace", "edsger"]
+
+
+def test_a_host_that_is_not_known_leaves_the_last_copy(
+    component: SqliteBackups, data: Path, tmp_path: Path
+) -> None:
+    assert run(component).success
+    (tmp_path / "nobody").touch()
+    stranger = component.files[0].model_copy(update={"known_hosts": str(tmp_path / "nobody")})
+    result = run(SqliteBackups(files=[stranger]))
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    assert "127.0.0.1" in str(failure.event_specific_data)
+    assert members(data) == ["ada", "grace"]
+
+
+def test_each_kind_has_its_schedule(component: SqliteBackups) -> None:
+    def crons(*components: SqliteBackups) -> dict[str, str]:
+        merged = dg.Definitions.merge(*(one.build_defs(None) for one in components))  # type: ignore[arg-type]
+        return {one.name: one.cron_schedule for one in merged.get_repository_def().schedule_defs}
+
+    here = SqliteBackups(files=[File(path="app.db")])
+    other = SqliteBackups(files=[File(path="other.db")])
+    assert crons(component) == {"remote_pulls": "0 9 * * *"}
+    assert crons(here, other, component) == {
+        "nightly_backups": "0 3 * * *",
+        "remote_pulls": "0 9 * * *",
+    }

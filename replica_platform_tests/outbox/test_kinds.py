@@ -1,0 +1,174 @@
+"""A kind's own table, filled in the same transaction."""
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replica_platform.outbox import Outbox, dead, drain
+from replica_platform.outbox.delivery.kinds import read_mappings
+from replica_platform.outbox.errors import BadMapping
+
+Ask = Callable[..., list[tuple[Any, ...]]]
+
+CONVERSATION = {
+    "conversation": {
+        "table": "public.conversations",
+        "key": "id",
+        "columns": {
+            "id": "id",
+            "user_id": "user_id",
+            "message": "message",
+            "response": "response",
+            "created_at": "created_at",
+        },
+    }
+}
+TABLE = (
+    "create table conversations (id uuid primary key, user_id bigint not null, message text, "
+    "response text, created_at timestamptz)"
+)
+
+
+def conversation(**other: Any) -> dict[str, Any]:
+    record = {
+        "id": str(uuid.uuid4()),
+        "user_id": 7,
+        "message": "hello",
+        "response": "hi",
+        "created_at": "2026-01-02T03:04:05+00:00",
+    }
+    return record | other
+
+
+def test_a_record_lands_in_both(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    ask(TABLE)
+    record = conversation(mood="good")
+    box.append("conversation", record, id=record["id"])
+    box.append("note", {"n": 1})
+    report = drain([path], target, mappings=CONVERSATION)
+    assert (report.delivered, report.ok) == (2, True)
+    assert ask("select count(*), count(*) filter (where payload ? 'mood') from outbox.record") == [
+        (2, 1)
+    ]
+    assert ask(
+        "select id::text, user_id, message, response, "
+        "created_at = '2026-01-02 03:04:05+00' from conversations"
+    ) == [(record["id"], 7, "hello", "hi", True)]
+
+
+def test_the_records_own_values(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    ask('create table "No Te" ("I""d" uuid unique, at timestamptz, seq int, kind text, n jsonb)')
+    columns = {'I"d': "$id", "at": "$created_at", "seq": "$seq", "kind": "$kind", "n": "n"}
+    mapping = {"note": {"table": "No Te", "key": 'I"d', "columns": columns}}
+    one = box.append("note", {"n": {"deep": [1]}})
+    assert drain([path], target, mappings=mapping).ok
+    assert ask(
+        'select "I""d"::text, at > now() - interval \'1 minute\', seq, kind, n from "No Te"'
+    ) == [(one, True, 1, "note", {"deep": [1]})]
+
+
+def test_a_missing_table_loses_nothing(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+    box.append_many("conversation", [conversation() for _ in range(200)])
+    report = drain([path], target, mappings=CONVERSATION)
+    assert (report.files[0].sqlstate, report.pending, report.dead) == ("42P01", 200, 0)
+    assert ask("select count(*) from outbox.record") == [(0,)]
+    ask(TABLE)
+    assert drain([path], target, mappings=CONVERSATION, force=True).delivered == 200
+    assert ask("select count(*) from conversations") == [(200,)]
+
+
+def test_a_wrong_mapping_is_tried_again_when_it_is_mended(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    ask(TABLE)
+    box.append_many("conversation", [conversation() for _ in range(3)])
+    columns = {"id": "id", "user_id": "message", "message": "message"}
+    wrong = {"conversation": {"table": "conversations", "key": "id", "columns": columns}}
+    assert drain([path], target, mappings=wrong).dead == 3
+    report = drain([path], target, mappings=CONVERSATION)
+    assert (report.files[0].revived, report.delivered, report.dead_rows) == (3, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("other", "sqlstate"),
+    [
+        ({"user_id": "seven"}, "22P02"),
+        ({"user_id": None}, "23502"),
+        ({"user_id": 10**30}, "22003"),
+        ({"created_at": "yesterday or so"}, "22007"),
+        ({"id": "17"}, "22P02"),
+    ],
+)
+def test_a_record_that_does_not_fit_is_dead_alone(
+    box: Outbox, path: Path, target: str, ask: Ask, other: dict[str, Any], sqlstate: str
+) -> None:
+    ask(TABLE)
+    records = [conversation(), conversation(**other), conversation()]
+    ids = box.append_many("conversation", records)
+    report = drain([path], target, mappings=CONVERSATION)
+    assert (report.delivered, report.dead) == (2, 1)
+    assert [(row.id, row.sqlstate) for row in dead(path)] == [(ids[1], sqlstate)]
+    assert ask("select count(*) from conversations") == [(2,)]
+
+
+def test_what_the_worker_wrote_itself_is_absorbed(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    ask(TABLE)
+    record = conversation()
+    ask("insert into conversations values (%s, %s, %s, %s, %s)", *record.values())
+    box.append("conversation", record, id=record["id"])
+    report = drain([path], target, mappings=CONVERSATION)
+    assert (report.delivered, report.conflicts, report.ok) == (1, 0, True)
+    assert ask("select count(*) from conversations") == [(1,)]
+
+
+def test_the_same_key_with_other_content_is_kept_and_shown(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    ask(TABLE)
+    record = conversation()
+    box.append("conversation", record)
+    box.append("conversation", record | {"message": "something else"})
+    report = drain([path], target, mappings=CONVERSATION)
+    assert (report.delivered, report.conflicts, report.ok) == (2, 1, False)
+    assert ask("select message from conversations") == [("hello",)]
+    assert ask("select place, payload ->> 'message' from outbox.conflict") == [
+        ("public.conversations", "something else")
+    ]
+
+
+def test_a_mapping_that_came_later_fills_what_is_sent_again(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    ask(TABLE)
+    box.append("conversation", conversation())
+    drain([path], target)
+    ask("delete from outbox.batch")
+    report = drain([path], target, mappings=CONVERSATION)
+    assert (report.absorbed, ask("select count(*) from conversations")) == (1, [(1,)])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "text",
+        {},
+        {"table": "t", "columns": []},
+        {"table": "a.b.c", "columns": ["id"]},
+        {"table": "t", "columns": {"id": "$nonsense"}},
+        {"table": "t", "columns": ["name"]},
+        {"table": "t", "columns": ["id"], "colums": 1},
+    ],
+)
+def test_a_mapping_that_says_too_little_is_refused(wrong: Any) -> None:
+    with pytest.raises(BadMapping, match="'note'"):
+        read_mappings({"note": wrong})
+
+
+def test_names_alone_are_short_for_both() -> None:
+    [mapping] = read_mappings({"note": {"table": "t", "columns": ["id", "n"]}}).values()
+    assert (mapping.table, mapping.columns) == (("public", "t"), (("id", "id"), ("n", "n")))

@@ -1,0 +1,334 @@
+"""The block store, on a folder and on a bucket: push, pull, verify, go back, repair."""
+
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from replica_platform.replica import (
+    BlockStore,
+    Master,
+    Publication,
+    ReplicaReader,
+    publish,
+    repair,
+    rollback,
+    status,
+    verify,
+)
+from replica_platform.replica.errors import (
+    BlockMissing,
+    BlockStoreDamaged,
+    BlockStoreUnavailable,
+    GenerationDamaged,
+    NothingPublished,
+    PointerMoved,
+)
+from replica_platform.replica.store.layout import Layout
+from replica_platform_tests.replica.conftest import damage
+
+COUNT = "select count(*) from bars"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Callable[[str], BlockStore]]:
+    """A function that makes a bucket on moto's S3 server and a block store in it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+
+    def make(name: str) -> BlockStore:
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()
+        return BlockStore(
+            f"s3://{name}/market",
+            endpoint=endpoint,
+            access_key_id="key",
+            secret_access_key="secret",
+            region="us-east-1",
+            client_options={"allow_http": True},
+        )
+
+    yield make
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def blocks(
+    request: pytest.FixtureRequest, tmp_path: Path, bucket: Callable[[str], BlockStore]
+) -> BlockStore:
+    if request.param == "folder":
+        return BlockStore(tmp_path / "blocks")
+    return bucket(f"b{abs(hash(request.node.nodeid)):x}"[:40])
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A store in another region."""
+    return tmp_path / "elsewhere"
+
+
+def test_a_region_pulls_what_was_pushed(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+) -> None:
+    first = again()
+    pushed = blocks.push(store)
+    assert pushed.blocks_sent == pushed.blocks
+    assert pushed.bytes_sent < pushed.bytes
+    pulled = blocks.pull(elsewhere)
+    assert (pulled.generation, pulled.how) == (1, "pull")
+    assert pulled.file.read_bytes() == first.file.read_bytes()
+    with ReplicaReader(elsewhere) as reader:
+        assert reader.query(COUNT) == [(4,)]
+    assert blocks.pull(elsewhere).how == "unchanged"
+
+
+def test_each_block_is_sent_and_fetched_once(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+) -> None:
+    again()
+    blocks.push(store)
+    blocks.pull(elsewhere)
+    second = again(4)
+    pushed = blocks.push(store)
+    assert 0 < pushed.blocks_sent < pushed.blocks / 2
+    pulled = blocks.pull(elsewhere, min_age_s=0)
+    assert pulled.generation == 2
+    assert pulled.blocks_written == pushed.blocks_sent
+    assert pulled.file.read_bytes() == second.file.read_bytes()
+    assert blocks.push(store).blocks_sent == 0
+
+
+def test_back_to_any_kept_generation(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+) -> None:
+    for day in (3, 4):
+        again(day, keep=1)
+        blocks.push(store)
+    assert blocks.generations() == [2, 1]
+    assert blocks.pull(elsewhere).generation == 2
+    # Here it is gone; there it is not.
+    with pytest.raises(NothingPublished):
+        rollback(store, 1)
+    assert blocks.pull(store, 1).generation == 1
+    blocks.point(1)
+    assert blocks.pull(elsewhere).generation == 1
+    with ReplicaReader(elsewhere) as reader:
+        assert reader.query(COUNT) == [(4,)]
+    with pytest.raises(NothingPublished, match="Generation 9 is not kept"):
+        blocks.pull(elsewhere, 9)
+
+
+def test_the_pointer_moves_only_from_where_it_was_seen(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path
+) -> None:
+    again()
+    blocks.push(store)
+    number, current = blocks._last_pointer()
+    assert current is not None
+    blocks.point(1)
+    with pytest.raises(PointerMoved, match="nothing is lost"):
+        blocks._move_pointer(number, current)
+
+
+def test_of_many_that_move_the_pointer_at_once_one_does(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path
+) -> None:
+    """Eight at a time, eight times: each number is made once, and the losers are told."""
+    again()
+    blocks.push(store)
+    together = threading.Barrier(8)
+
+    def move(round_: int) -> str:
+        number, current = blocks._last_pointer()
+        assert (number, current is None) == (round_, False)
+        together.wait()
+        try:
+            blocks._move_pointer(number, current)
+        except PointerMoved:
+            return "told"
+        return "moved"
+
+    with ThreadPoolExecutor(8) as pool:
+        for round_ in range(1, 9):
+            said = sorted(pool.map(move, [round_] * 8))
+            assert said == ["moved"] + ["told"] * 7
+    assert len(blocks.objects.names("pointers")) == 9
+
+
+def test_two_that_push_at_once_lose_nothing(
+    master: Master, blocks: BlockStore, tmp_path: Path, elsewhere: Path
+) -> None:
+    """Both send their blocks; one pointer moves; the other is told, and pushes again."""
+    stores = [tmp_path / "one", tmp_path / "two"]
+    for day, store in enumerate(stores, 3):
+        with master.write() as connection:
+            connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
+        publish(master.path, store)
+    together = threading.Barrier(2)
+    seen = blocks._last_pointer
+
+    def push(store: Path) -> str:
+        mine = BlockStore.__new__(BlockStore)
+        mine.objects = blocks.objects
+
+        def look() -> object:
+            found = seen()
+            together.wait()  # both have seen the same pointer
+            return found
+
+        mine._last_pointer = look  # type: ignore[method-assign,assignment]
+        try:
+            mine.push(store)
+        except PointerMoved:
+            return "told"
+        return "moved"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(push, stores)) == ["moved", "told"]
+    for store, rows in zip(stores, (4, 5), strict=True):
+        blocks.push(store)
+        assert blocks.pull(elsewhere, min_age_s=0).manifest.tables["bars"].rows == rows
+
+
+def test_a_damaged_or_missing_block_is_never_served(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+) -> None:
+    again()
+    blocks.push(store)
+    assert blocks.verify().ok
+    first, second = sorted(blocks.objects.names("blocks"))[:2]
+    blocks.objects.replace(first, b"no zstd at all")
+    blocks.objects.remove([second])
+    found = blocks.verify()
+    assert (found.ok, found.damaged, found.missing) == (False, 1, 1)
+    with pytest.raises(BlockStoreDamaged, match="push the generation again"):
+        blocks.pull(elsewhere)
+    assert status(elsewhere).generation is None
+    assert list(Layout(elsewhere).candidates.iterdir()) == []
+    blocks.push(store, anew=True)
+    assert blocks.verify().ok
+    assert blocks.pull(elsewhere).generation == 1
+
+
+def test_the_stores_name_does_not_decide_what_is_missing(
+    again: Callable[..., Publication], store: Path, tmp_path: Path
+) -> None:
+    blocks = BlockStore(tmp_path / "what is missing")
+    again()
+    blocks.push(store)
+    first, second = sorted(blocks.objects.names("blocks"))[:2]
+    blocks.objects.replace(first, b"no zstd at all")
+    found = blocks.verify()
+    assert (found.damaged, found.missing) == (1, 0)
+    blocks.objects.remove([second])
+    found = blocks.verify()
+    assert (found.damaged, found.missing) == (1, 1)
+    with pytest.raises(BlockMissing, match="push the generation"):
+        blocks.block(Path(second).stem, 1)
+
+
+def test_a_damaged_generation_is_repaired_from_blocks(
+    again: Callable[..., Publication], blocks: BlockStore, store: Path
+) -> None:
+    again()
+    second = again(4)
+    blocks.push(store)
+    assert repair(store, blocks=blocks) is None
+    damage(second.file, 300_000, b"\xff\x00\xff")
+    with ReplicaReader(store, poll_s=600) as reader:
+        assert reader.query(COUNT) == [(4,)]  # the previous one
+        repaired = repair(store, blocks=blocks)
+        assert repaired is not None
+        assert (repaired.generation, repaired.how, repaired.blocks_written) == (2, "pull", 1)
+        reader._serving.look()
+        assert reader.query(COUNT) == [(5,)]
+    assert verify(store).ok
+
+
+def test_pruning_keeps_what_can_be_pulled(
+    again: Callable[..., Publication],
+    tmp_path: Path,
+    store: Path,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from datetime import timedelta
+
+    from replica_platform.replica.remote import block_store as blockstore
+
+    blocks = BlockStore(tmp_path / "blocks")
+    for day in (3, 4, 5):
+        again(day)
+        blocks.push(store)
+    before = len(blocks.objects.names("blocks"))
+    assert blocks.prune(2) == 0  # a push may be under way
+    monkeypatch.setattr(blockstore, "PRUNE_AGE", timedelta(seconds=-60))
+    assert 0 < blocks.prune(2) < before
+    assert blocks.generations() == [3, 2]
+    assert blocks.verify(2).ok
+    assert blocks.pull(elsewhere).generation == 3
+
+
+def test_without_blocks_the_master_repairs(
+    again: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    first = again()
+    first.file.unlink()
+    with pytest.raises(GenerationDamaged, match="give a block store or the master"):
+        repair(store)
+    repaired = repair(store, master=master.path)
+    assert repaired is not None
+    assert (repaired.generation, verify(store).ok) == (2, True)
+
+
+def test_a_lost_pointer_or_link_is_made_again(
+    again: Callable[..., Publication], store: Path
+) -> None:
+    again()
+    (store / "current.json").write_bytes(b"{")
+    assert repair(store) is not None
+    assert status(store).ok
+    (store / "current.json").unlink()
+    assert repair(store) is not None
+    assert status(store).ok
+    (store / "stock_data_replica.db").unlink()
+    assert repair(store) is not None
+    assert (store / "stock_data_replica.db").exists()
+    (store / "current.json").unlink()
+    with ReplicaReader(store) as reader:
+        assert reader.query(COUNT) == [(4,)]
+
+
+def test_nothing_pushed_and_nobody_there_are_sentences(tmp_path: Path, store: Path) -> None:
+    with pytest.raises(NothingPublished, match="push a generation first"):
+        BlockStore(tmp_path / "blocks").pull(store)
+    absent = BlockStore(
+        "s3://absent/market",
+        endpoint="http://127.0.0.1:9",
+        access_key_id="key",
+        secret_access_key="secret",
+        region="us-east-1",
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    with pytest.raises(BlockStoreUnavailable, match="Check its address"):
+        absent.current()
+
+
+def test_a_damaged_generation_is_not_pushed(
+    again: Callable[..., Publication], tmp_path: Path, store: Path
+) -> None:
+    damage(again().file, 300_000, b"\xff")
+    with pytest.raises(BlockStoreDamaged, match="was not pushed"):
+        BlockStore(tmp_path / "blocks").push(store)
+
+
+def test_a_replica_that_nobody_published_again(master: Master, store: Path) -> None:
+    assert publish(master.path, store).generation == 1
+    assert repair(store, master=master.path) is None
