@@ -5,8 +5,8 @@ beside the cluster; the last one to let go stops the server, so that a killed us
 nothing counted. Run as root it becomes the user `pgserver`, as Postgres demands.
 """
 
-import fcntl
 import hashlib
+import math
 import os
 import pwd
 import shutil
@@ -20,7 +20,9 @@ from urllib.parse import quote
 
 from psycopg import sql
 
+from replica_platform.core.disk_space import shortage
 from replica_platform.core.errors import TerminalError
+from replica_platform.core.locks import file_lock, try_lock
 from replica_platform.core.postgres import connect
 
 SYSTEM_USER = "pgserver"
@@ -118,41 +120,27 @@ def running(folder: Path, version: int = 18) -> Iterator[Server]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     server = server_at(folder, version)
     users = folder.parent / f".{folder.name}.users"
-    door = folder.parent / f".{folder.name}.door"
+    start_lock = folder.parent / f".{folder.name}.lock"
     with users.open("w") as users_lock:
-        with _locked(door):
+        with file_lock(start_lock, wait_s=math.inf):
             if not (folder / "PG_VERSION").exists():
                 _initialise(server)
             if not server.is_running:
                 server.start()
-            fcntl.flock(users_lock, fcntl.LOCK_SH)
+            try_lock(users_lock.fileno(), shared=True)  # nobody holds it exclusively now
         try:
             yield server
         finally:
-            with _locked(door):
-                fcntl.flock(users_lock, fcntl.LOCK_UN)
-                try:
-                    fcntl.flock(users_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    pass  # somebody else still uses it
-                else:
+            with file_lock(start_lock, wait_s=math.inf):
+                if try_lock(users_lock.fileno()):  # no other process uses it
                     server.stop()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _initialise(server: Server) -> None:
     """initdb into a folder beside, then rename: a killed initdb leaves no half cluster."""
-    free = shutil.disk_usage(server.folder.parent).free
-    if free < FRESH_CLUSTER_BYTES:
+    if missing := shortage(server.folder.parent, FRESH_CLUSTER_BYTES):
         raise EmbeddedPostgresFailed(
-            f"The embedded Postgres needs {FRESH_CLUSTER_BYTES >> 20} MiB and "
-            f"{server.folder.parent} has {free >> 20} MiB free; make room, or set "
+            f"The embedded Postgres cannot be made: {missing}; free some, or set "
             "REPLICA_DATA_DIR to a folder on another disk."
         )
     making = server.folder.parent / f".{server.folder.name}.making"

@@ -2,7 +2,6 @@
 Dagster with its pages and daemon (`serve`). A run without them is in `runs`.
 """
 
-import fcntl
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 from replica_platform.app.embedded import binaries, running
 from replica_platform.app.settings import Settings
 from replica_platform.core.errors import TerminalError
+from replica_platform.core.locks import try_lock
 from replica_platform.core.postgres import connect
 
 PROJECT = Path(__file__).parents[2]
@@ -135,14 +135,12 @@ def _environment() -> dict[str, str]:
 def _only_one(settings: Settings) -> Iterator[None]:
     path = settings.data_dir / ".dev.lock"
     with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock.fileno()):
             lock.seek(0)
             raise AlreadyServing(
                 f"The platform is already served at {lock.read().strip()}; "
                 "stop that one first, or set REPLICA_DATA_DIR to another folder."
-            ) from None
+            )
         lock.truncate(0)
         lock.write(f"http://127.0.0.1:{settings.port} by process {os.getpid()}")
         lock.flush()

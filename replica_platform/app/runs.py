@@ -1,7 +1,7 @@
 """One run of everything in this process, and what became of each asset."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +9,9 @@ from typing import Any
 import dagster as dg
 
 from replica_platform.app.launch import project_dir
-from replica_platform.definitions import defs
+from replica_platform.core.reports import Progress
 
 PILLARS = ["market", "replica", "warehouse", "outbox", "backups"]
-Progress = Callable[[int, int], None]
 
 # Of the connections to Dagster's own database, which may be busy.
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, MAX_OVERFLOW = 300_000, 3600, 20
@@ -37,9 +36,10 @@ class AssetDone:
         return not self.problems and self.done != "not reached"
 
 
-def materialise_all(progress: Progress | None = None) -> list[AssetDone]:
+def materialise_all(
+    definitions: dg.Definitions, progress: Progress | None = None
+) -> list[AssetDone]:
     """Materialise every asset once, with its checks, recorded for the Dagster pages."""
-    definitions = defs()
     job = definitions.resolve_implicit_global_asset_job_def()
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.from_config(str(project_dir())) as instance:
@@ -66,7 +66,7 @@ def _followed(
         while not over.wait(0.5):
             for run in instance.get_runs(limit=1):
                 ended = [s for s in instance.get_run_step_stats(run.run_id) if s.end_time]
-                progress(len(ended), steps)
+                progress(len(ended), steps, "steps")
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()

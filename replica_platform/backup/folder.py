@@ -4,11 +4,9 @@ Backups are found by their manifests alone. What a killed run left half-done is 
 cleared away here, by the next one that takes the lock.
 """
 
-import fcntl
 import re
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +15,8 @@ from typing import Any
 from replica_platform.backup.errors import Busy
 from replica_platform.backup.manifest import SUFFIX, Backup, in_utc, parse_manifest, read_manifest
 from replica_platform.core.files import fsync_dir
+from replica_platform.core.locks import LockHeld, file_lock
+from replica_platform.core.reports import format_age
 
 LOCK_WAIT_S = 60.0
 
@@ -82,7 +82,7 @@ def stats(to: Path, name: str | None = None, *, now: datetime | None = None) -> 
             f"{bad.file.name}: {why}. Take a new one, then delete it."
         )
     else:
-        sentence = f"{len(listed)} backups {what}in {to}, the newest {_age(age or 0)} old."
+        sentence = f"{len(listed)} backups {what}in {to}, the newest {format_age(age or 0)} old."
     if unlisted:
         sentence += f" {len(unlisted)} files have no manifest ({unlisted[0].name})."
     total = sum(backup.bytes for backup in sound)
@@ -96,15 +96,14 @@ def at_work(to: Path, name: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     Waits for another up to `wait_s`, then `Busy`. What a killed run left is cleared first.
     """
     to.mkdir(parents=True, exist_ok=True)
-    with (to / f".{name}.lock").open("wb") as lock:
-        until = time.monotonic() + wait_s
-        while not _locked(lock.fileno()):
-            if time.monotonic() > until:
-                raise Busy(
-                    f"Somebody else has been at work on the backups of {name} in {to} for "
-                    f"{wait_s:g} s; wait until that is done, then try again."
-                )
-            time.sleep(0.05)
+    with ExitStack() as held:
+        try:
+            held.enter_context(file_lock(to / f".{name}.lock", wait_s=wait_s))
+        except LockHeld:
+            raise Busy(
+                f"Another process has been working on the backups of {name} in {to} for "
+                f"{wait_s:g} s; wait until it is done, then try again."
+            ) from None
         clear_leftovers(to, name)
         yield
 
@@ -125,18 +124,3 @@ def clear_leftovers(to: Path, name: str) -> None:
             leftover.unlink(missing_ok=True)
     if leftovers:
         fsync_dir(to)
-
-
-def _locked(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"

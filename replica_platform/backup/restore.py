@@ -12,12 +12,13 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import Any
 
-from replica_platform.backup.child.process import Progress, in_child
+from replica_platform.backup.child.process import in_child
 from replica_platform.backup.destination import clear_killed, must_be_idle, remove_empty_sidecars
 from replica_platform.backup.errors import Damaged, Unreadable
 from replica_platform.backup.manifest import manifest_of, read_manifest
 from replica_platform.backup.verify import reread
 from replica_platform.core.files import replacing
+from replica_platform.core.reports import Progress
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from replica_platform.backup.child.process import Progress, in_child
+from replica_platform.backup.child.process import in_child
 from replica_platform.backup.errors import Damaged, NameTaken, NoRoom, Unreadable
 from replica_platform.backup.failures import FULL_ERRNOS, explain_os
 from replica_platform.backup.folder import at_work, backups, clear_leftovers
 from replica_platform.backup.manifest import Backup, in_utc, manifest_of
 from replica_platform.core.files import fsync_file, replacing
+from replica_platform.core.reports import Progress
 
 SPARE_BYTES = 1 << 20
 

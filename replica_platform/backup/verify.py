@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from replica_platform.backup.child.process import Progress, in_child
+from replica_platform.backup.child.process import in_child
 from replica_platform.backup.errors import ChildFailed, Unreadable
 from replica_platform.backup.folder import at_work
 from replica_platform.backup.manifest import Backup, manifest_of, read_manifest
+from replica_platform.core.reports import Progress
 
 
 @dataclass(frozen=True)

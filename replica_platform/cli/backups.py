@@ -6,7 +6,8 @@ from typing import Literal
 import click
 
 from replica_platform.cli.common import FOUND, PATH, as_json_option, print_sentence
-from replica_platform.cli.terminal import bar, out, print_json, readable_bytes
+from replica_platform.cli.terminal import bar, out, print_json
+from replica_platform.core.reports import format_bytes
 
 
 @click.command()
@@ -39,7 +40,7 @@ def backup(
         print_json({"backup": made, "removed": gone})
     else:
         out.print(
-            f"{made.file}: {readable_bytes(made.bytes)}, sha256 {made.sha256[:16]}…, "
+            f"{made.file}: {format_bytes(made.bytes)}, sha256 {made.sha256[:16]}…, "
             f"{made.seconds:.2f} s, verified; {len(gone)} old copies removed."
         )
     return 0

@@ -17,13 +17,13 @@ from replica_platform.cli.terminal import (
     plain,
     print_json,
     print_table,
-    readable_age,
     verdict,
 )
 from replica_platform.core.errors import PlatformError
 
 if TYPE_CHECKING:
     from replica_platform.outbox import DrainReport
+from replica_platform.core.reports import format_age
 
 
 @click.command()
@@ -123,7 +123,7 @@ def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
     if rows:
         print_table(
             ("seq", "id", "kind", "since", "attempts", "error"),
-            [(r.seq, r.id, r.kind, readable_age(r.age_s), r.attempts, r.error) for r in rows],
+            [(r.seq, r.id, r.kind, format_age(r.age_s), r.attempts, r.error) for r in rows],
         )
     if conflicts:
         print_table(

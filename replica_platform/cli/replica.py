@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import click
 
 from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal, print_sentence
-from replica_platform.cli.terminal import bar, out, print_json, readable_bytes
+from replica_platform.cli.terminal import bar, out, print_json
 
 if TYPE_CHECKING:
     from replica_platform.replica import Publication, Purpose
+from replica_platform.core.reports import format_bytes
 
 
 @click.command()
@@ -91,7 +92,7 @@ def push(store: Path, blocks: str, generation: int | None, anew: bool, as_json: 
     else:
         out.print(
             f"Generation {pushed.generation} is in the block store: {pushed.blocks_sent:,} of "
-            f"{pushed.blocks:,} blocks sent, {readable_bytes(pushed.bytes_sent)}."
+            f"{pushed.blocks:,} blocks sent, {format_bytes(pushed.bytes_sent)}."
         )
     return 0
 
@@ -186,6 +187,6 @@ def _published(publication: "Publication", as_json: bool) -> int:
     else:
         out.print(
             f"Generation {publication.generation} is published ({publication.how}, "
-            f"{readable_bytes(publication.bytes)}, {publication.seconds:.2f} s): {publication.file}"
+            f"{format_bytes(publication.bytes)}, {publication.seconds:.2f} s): {publication.file}"
         )
     return 0

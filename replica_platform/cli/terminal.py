@@ -3,20 +3,21 @@
 How results look belongs here; which results there are does not.
 """
 
-import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from replica_platform.core.reports import Progress as ProgressCallback
+from replica_platform.core.reports import Unit, format_age, format_bytes
+from replica_platform.core.reports import plain as plain_values
 
 # A pipe or a file has no width to fold at.
 WIDTH = None if sys.stdout.isatty() else 160
@@ -32,7 +33,7 @@ BAR_AFTER_S = 2.0
 
 def print_json(result: Any) -> None:
     """A dataclass, or a list of them, as one JSON document on stdout."""
-    json.dump(_jsonable(result), sys.stdout, indent=2, ensure_ascii=False, default=str)
+    json.dump(plain_values(result), sys.stdout, indent=2, ensure_ascii=False, default=str)
     sys.stdout.write("\n")
 
 
@@ -59,28 +60,9 @@ def verdict(ok: bool) -> str:
     return "[green]ok[/]" if ok else "[bold red]RED[/]"
 
 
-def readable_bytes(size: float) -> str:
-    """A size with the unit that suits it, in powers of 1024."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-def readable_age(seconds: float | None) -> str:
-    """How long ago, in the unit that suits it; `never` for None."""
-    if seconds is None:
-        return "never"
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
 def readable(name: str, value: Any) -> str:
     """A figure and its name, in words: a name ends in `_bytes` or `_s` where it has a unit."""
-    for suffix, show in (("_bytes", readable_bytes), ("_age_s", readable_age)):
+    for suffix, show in (("_bytes", format_bytes), ("_age_s", format_age)):
         if name.endswith(suffix):
             text = "none" if value is None else show(value)
             return f"{name.removesuffix('_s').replace('_', ' ')} {text}".replace(" bytes", "")
@@ -90,7 +72,7 @@ def readable(name: str, value: Any) -> str:
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str) -> Iterator[ProgressCallback]:
     """Yield `progress(done, total)`, which draws a bar on a terminal after `BAR_AFTER_S`."""
     began = time.monotonic()
     progress = Progress(
@@ -103,7 +85,7 @@ def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     )
     task = progress.add_task(what, total=None)
 
-    def advance(done: int, total: int) -> None:
+    def advance(done: int, total: int, unit: Unit = "steps") -> None:
         progress.update(task, completed=done, total=total)
         late = time.monotonic() - began > BAR_AFTER_S
         if late and err.is_terminal and not progress.live.is_started:
@@ -124,25 +106,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}"
     return "–" if value is None else str(value)
-
-
-def _jsonable(value: Any) -> Any:
-    if hasattr(value, "as_dict"):
-        return value.as_dict()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        properties = {
-            name: getattr(value, name)
-            for name, member in vars(type(value)).items()
-            if isinstance(member, property)
-        }
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _jsonable(fields | properties)
-    if isinstance(value, dict):
-        return {str(name): _jsonable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, Path):
-        return str(value)
-    return value

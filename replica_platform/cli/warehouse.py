@@ -133,7 +133,7 @@ def validate(
         found = []
         for done, table in enumerate(tables):
             found.append(validate_table(source, target, table, into=into))
-            progress(done + 1, len(tables))
+            progress(done + 1, len(tables), "tables")
     if as_json:
         print_json(found)
     else:

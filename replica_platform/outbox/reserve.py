@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from replica_platform.core.disk_space import free_bytes
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file
 
@@ -26,7 +27,7 @@ def reserve_of(path: Path) -> Path:
 def keep_reserve(path: Path) -> None:
     """Set the reserve aside where it is missing and the disk has room."""
     reserve = reserve_of(path)
-    if reserve.exists() or _free_bytes(path) < LOW_DISK_BYTES:
+    if reserve.exists() or free_bytes(path.parent) < LOW_DISK_BYTES:
         return
     with contextlib.suppress(OSError), reserve.open("wb") as kept:
         kept.write(os.urandom(RESERVE_BYTES))  # zeros take no room on a disk that compresses
@@ -46,7 +47,7 @@ def despite_a_full_disk(path: Path, write: Callable[[], None]) -> None:
 
 def is_under_pressure(path: Path, local: sqlite3.Connection) -> bool:
     """Whether the disk or the file's own cap is nearly used up."""
-    if _free_bytes(path) < LOW_DISK_BYTES:
+    if free_bytes(path.parent) < LOW_DISK_BYTES:
         return True
     cap = file.get_meta(local, "max_bytes")
     if not cap:
@@ -55,8 +56,3 @@ def is_under_pressure(path: Path, local: sqlite3.Connection) -> bool:
     (unused,) = local.execute("pragma freelist_count").fetchone()
     (page_bytes,) = local.execute("pragma page_size").fetchone()
     return bool((pages - unused) * page_bytes > PRESSURE * int(cap))
-
-
-def _free_bytes(path: Path) -> int:
-    disk = os.statvfs(path.parent)
-    return disk.f_bavail * disk.f_frsize

@@ -4,11 +4,11 @@ One file a worker slot: eight processes on one file waited up to 2.5 s for each 
 file each 18 ms. The lock is on a file beside; one on the database itself would be SQLite's.
 """
 
-import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from replica_platform.core.locks import try_lock
 from replica_platform.outbox.errors import NetworkFileSystem, SlotLocked
 
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -60,17 +60,17 @@ def lock_slot(path: Path) -> int:
     """
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        is_ours = try_lock(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    if not is_ours:
         holder = os.read(descriptor, 20).decode(errors="replace").strip()
         os.close(descriptor)
         raise SlotLocked(
             f"Process {holder or 'unknown'} writes {path} already; give each worker a file of "
             "its own, or let Outbox.claim(folder) find a free one."
-        ) from None
-    except OSError:
-        os.close(descriptor)
-        raise
+        )
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     return descriptor

@@ -139,12 +139,12 @@ class Master:
                     ) from error
                 if time.monotonic() >= deadline:
                     raise self._busy(words) from error
-                time.sleep(locks.PAUSE_S)
+                time.sleep(locks.POLL_S)
 
     def _busy(self, words: str = "") -> MasterBusy:
         found = [h for path in (self.lock_path, self.path) for h in locks.holders(path)]
         pid = re.search(r"PID (\d+)", words)
-        who = f"PID {pid[1]}" if pid and not found else locks.names(found)
+        who = f"PID {pid[1]}" if pid and not found else locks.describe(found)
         return MasterBusy(
             f"The master {self.path} is being written or read by {who}; nothing was changed. "
             "Wait for it to finish, or stop it, and run this again."
@@ -162,9 +162,9 @@ class Master:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 held.enter_context(
-                    locks.flocked(self.lock_path, shared=shared, patience_s=self.patience_s)
+                    locks.file_lock(self.lock_path, shared=shared, wait_s=self.patience_s)
                 )
-            except locks.Held:
+            except locks.LockHeld:
                 raise self._busy() from None
             except PermissionError:
                 raise self._denied() from None
@@ -209,7 +209,7 @@ class Master:
             except (BlockingIOError, PermissionError):
                 if time.monotonic() >= deadline:
                     raise self._busy() from None
-                time.sleep(locks.PAUSE_S)
+                time.sleep(locks.POLL_S)
 
 
 class Settled:

@@ -6,13 +6,13 @@ pointer, link. Killed anywhere, readers keep what they have and the next publica
 """
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from replica_platform.core.files import fsync_dir
+from replica_platform.core.reports import Progress
 from replica_platform.replica.copy import blocks
 from replica_platform.replica.copy import copy_file as copying
 from replica_platform.replica.copy.header import BLOCK_BYTES, Header
@@ -40,8 +40,6 @@ from replica_platform.replica.store.verify_copy import verify_copy
 KEEP = 3
 MIN_AGE_S = 60.0
 ATTEMPTS = 3
-
-Progress = Callable[[int, int], None]
 
 
 def publish(

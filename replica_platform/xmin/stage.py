@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.core.errors import PlatformError
+from replica_platform.core.reports import Progress
 from replica_platform.xmin import resume
 from replica_platform.xmin.copy.ranges import (
     BLOCK_BYTES,
@@ -42,8 +43,6 @@ from replica_platform.xmin.target import owner, types
 from replica_platform.xmin.target import tables as targets
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 class Stage:
@@ -251,7 +250,7 @@ class Stage:
             nonlocal done
             done += size
             if self._progress:
-                self._progress(done, max(expected, done))
+                self._progress(done, max(expected, done), "bytes")
 
         def move(pair: Pair, part: Part) -> int:
             query = copy_out(select(table, self._leader.snapshot, part, raw=raw), table.binary)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 import psycopg
 
 from replica_platform.core.errors import PlatformError
+from replica_platform.core.reports import Progress
 from replica_platform.xmin.commit import Settle
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
 from replica_platform.xmin.copy.workers import Crew
@@ -20,7 +21,7 @@ from replica_platform.xmin.job import Diverged, Job, target_of
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import LOCK_TIMEOUT_S, in_words, open_target
 from replica_platform.xmin.source.snapshot import Leader
-from replica_platform.xmin.stage import Progress, Stage
+from replica_platform.xmin.stage import Stage
 from replica_platform.xmin.target import tables as targets
 from replica_platform.xmin.target import watermark as mark
 from replica_platform.xmin.tune import MEASURED_FROM_BYTES, choose

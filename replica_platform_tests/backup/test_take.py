@@ -253,6 +253,6 @@ def test_one_at_a_time_in_a_folder(app: Path, shelf: Path) -> None:
 
 def test_progress_ends_at_all_of_it(app: Path, shelf: Path) -> None:
     seen: list[tuple[int, int]] = []
-    backup(app, shelf, progress=lambda done, total: seen.append((done, total)))
+    backup(app, shelf, progress=lambda done, total, unit: seen.append((done, total)))
     assert seen and seen[-1][0] == seen[-1][1]
     assert [done / total for done, total in seen] == sorted(done / total for done, total in seen)

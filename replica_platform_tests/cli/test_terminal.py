@@ -13,7 +13,7 @@ from replica_platform.cli.terminal import bar
 with bar("copying") as progress:
     for step in range(int(sys.argv[1])):
         time.sleep(0.1)
-        progress(step + 1, int(sys.argv[1]))
+        progress(step + 1, int(sys.argv[1]), "steps")
 """
 
 

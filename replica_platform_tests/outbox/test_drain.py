@@ -147,7 +147,7 @@ def test_only_one_drain_works_on_a_file(box: Outbox, path: Path, target: str) ->
     box.append("note", {})
     inner = []
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, unit: str) -> None:
         if done == 0:
             inner.append(drain([path], target))
 
@@ -160,7 +160,11 @@ def test_a_stop_ends_after_the_batch(box: Outbox, path: Path, target: str) -> No
     box.append_many("note", [{"n": n} for n in range(10)])
     stop = threading.Event()
     report = drain(
-        [path], target, batch_rows=2, stop=stop, progress=lambda done, _: done >= 4 and stop.set()
+        [path],
+        target,
+        batch_rows=2,
+        stop=stop,
+        progress=lambda done, _, unit: done >= 4 and stop.set(),
     )
     assert (report.files[0].state, report.delivered, report.pending) == ("stopped", 4, 6)
 
@@ -244,7 +248,7 @@ def test_a_batch_that_failed_is_halved_and_grows_again(
     keep(connection, Breaker("waiting", 8, 0.0, 0.0, None, "it was slow"))
     connection.close()
     done: list[int] = []
-    drain([path], target, progress=lambda rows, _: done.append(rows))
+    drain([path], target, progress=lambda rows, _, unit: done.append(rows))
     assert done[:4] == [0, 3, 9, 21]
     assert len(done) == 12
 

@@ -96,7 +96,7 @@ def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -
     pages: set[int] = set()
     moved: list[int] = []
 
-    def disturb(done: int, _total: int) -> None:
+    def disturb(done: int, _total: int, _unit: str) -> None:
         if not moved:
             moved.append(done)
             pages.update(key for (key,) in rows(source, "select id from t limit 1500"))

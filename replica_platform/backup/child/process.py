@@ -13,12 +13,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from replica_platform.backup.errors import BY_NAME, ChildFailed
-
-Progress = Callable[[int, int], None]
+from replica_platform.core.reports import Progress
 
 
 def in_child(task: str, progress: Progress | None = None, **arguments: Any) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from replica_platform.backup.child.contents import count_tables, integrity_of
 from replica_platform.backup.errors import Damaged, Unreadable
 from replica_platform.backup.failures import locked
 from replica_platform.core.files import fsync_file
+from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 
-Progress = Callable[[int, int], None]
 HASH_BLOCK_BYTES = 1 << 20
 BUSY_WAIT_MS = 10_000
 # A TRUNCATE checkpoint holds the writers off while it waits for readers, so it waits briefly;
@@ -44,7 +44,9 @@ def snapshot(source: str, to: str, checkpoint: bool, progress: Progress) -> dict
     fsync_file(copy)
     copied_s = time.perf_counter() - started
     facts = examine(
-        to, drop_cache=False, progress=lambda done, all_: progress(all_ + done, 2 * all_)
+        to,
+        drop_cache=False,
+        progress=lambda done, size, unit: progress(size + done, 2 * size, unit),
     )
     return {
         **facts,
@@ -234,7 +236,7 @@ def _copy_and_hash(source: Path, to: Path, progress: Progress) -> str:
             digest.update(block)
             writing.write(block)
             done += len(block)
-            progress(done, size)
+            progress(done, size, "bytes")
     return digest.hexdigest()
 
 
@@ -272,8 +274,8 @@ def _hash(path: Path, progress: Progress) -> dict[str, Any]:
             done += count
             if time.monotonic() - told > 0.1:
                 told = time.monotonic()
-                progress(done, size)
-    progress(done, size)
+                progress(done, size, "bytes")
+    progress(done, size, "bytes")
     return {"bytes": done, "sha256": sha256.hexdigest(), "md5": md5.hexdigest()}
 
 
@@ -293,7 +295,7 @@ def _watching(copy: Path, expected: int, progress: Progress) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(0.1):
             if copy.exists():
-                progress(min(copy.stat().st_size, expected), 2 * expected)
+                progress(min(copy.stat().st_size, expected), 2 * expected, "bytes")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from replica_platform.backup.child.contents import Newest, count_tables, ranges
-from replica_platform.backup.child.process import Progress, in_child
+from replica_platform.backup.child.process import in_child
 from replica_platform.backup.destination import clear_killed, must_be_idle, remove_empty_sidecars
 from replica_platform.backup.errors import Busy, Damaged, NoRoom
 from replica_platform.backup.remote.rows import (
@@ -30,6 +30,7 @@ from replica_platform.backup.remote.rows import (
 from replica_platform.backup.remote.ssh import FarSide, far_side, parse
 from replica_platform.core.errors import TerminalError
 from replica_platform.core.files import replacing
+from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 
 # How often a file without WAL may change under our reading before we give up.
@@ -107,7 +108,7 @@ def pull(
     where = parse(url)
     if method not in ("query", "scp"):
         raise TerminalError(f"There is no method {method!r}; choose query or scp.")
-    tell = progress or (lambda done, total: None)
+    tell = progress or (lambda done, total, unit: None)
     with far_side(where, known_hosts, client_keys) as far:
         info = far.ask("info")
         if info_only:
@@ -173,7 +174,7 @@ def _by_scp(
             file.write(block)
             digest.update(block)
             done += len(block)
-            tell(done, taken["bytes"])
+            tell(done, taken["bytes"], "bytes")
 
         far.receive(taken["bytes"], write)
     if digest.hexdigest() != taken["sha256"]:
@@ -197,7 +198,7 @@ def _by_query(
     def count(rows: int) -> None:
         nonlocal moved
         moved += rows
-        tell(min(moved, total), total)
+        tell(min(moved, total), total, "bytes")
 
     schema = far.ask("schema")
     with _local_copy(to, part, schema) as db:
@@ -221,7 +222,7 @@ def _by_query(
                 "read; use --method scp."
             )
         make_the_rest(db, schema)
-    tell(total, total)
+    tell(total, total, "bytes")
     return proof, moved
 
 

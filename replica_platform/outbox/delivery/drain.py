@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ import psycopg
 
 from replica_platform.core import postgres
 from replica_platform.core.errors import PlatformError
+from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file
 from replica_platform.outbox.delivery import breaker
@@ -43,8 +44,6 @@ from replica_platform.outbox.slots import outbox_files
 BATCH_ROWS = 1000
 BATCH_BYTES = 4 * 1024**2
 DEADLINE_S = 30.0
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def drain(
         None if budget_s is None else started + budget_s,
         stop or threading.Event(),
         f"{code_version or default_code_version()}-{_digest(repr(tables).encode())}",
-        progress or (lambda done, total: None),
+        progress or (lambda done, total, unit: None),
         tables,
         keep_delivered_s,
         force,
@@ -208,7 +207,7 @@ class _FileRun:
             # What comes while this goes on waits for the next drain: one busy worker's file would
             # otherwise keep the others waiting for ever.
             until, total = file.last_seq(local), file.pending(local)
-            limits.progress(0, total)
+            limits.progress(0, total, "rows")
             # What failed as a large batch, for time or memory, may go through as a smaller one;
             # each success doubles it, or an outage's backlog would go row by row.
             batch_rows = max(1, limits.batch_rows >> min(self._breaker.failures, 10))
@@ -218,7 +217,7 @@ class _FileRun:
                 self._deliver_batch(connection, rows)
                 batch_rows = min(limits.batch_rows, batch_rows * 2)
                 done = sum(counts[name] for name in ("delivered", "absorbed", "conflicts", "dead"))
-                limits.progress(done, max(done, total))
+                limits.progress(done, max(done, total), "rows")
             self._tidy(connection)
         return "drained", None
 

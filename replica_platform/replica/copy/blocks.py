@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from replica_platform.core.reports import Progress
 from replica_platform.replica.copy.checksums import checker
 from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES
 from replica_platform.replica.copy.priority import step_back
@@ -18,7 +19,6 @@ from replica_platform.replica.copy.priority import step_back
 # side; more gain nothing, for memory is the limit.
 THREADS = 2
 CHUNK_BLOCKS = 64
-Progress = Callable[[int, int], None]
 Take = Callable[[int, memoryview], None]
 
 
@@ -113,7 +113,7 @@ def survey_of(
         for part in pool.map(some, range(0, total, CHUNK_BLOCKS)):
             parts.append(part)
             if progress:
-                progress(min(len(parts) * CHUNK_BLOCKS, total), total)
+                progress(min(len(parts) * CHUNK_BLOCKS, total), total, "blocks")
     return Survey(
         [digest for part in parts for digest in part.digests],
         [block for part in parts for block in part.unsound],

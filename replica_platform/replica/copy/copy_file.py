@@ -8,10 +8,11 @@ source was, for the candidate to be compared with. `block_bytes` is DuckDB's.
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from replica_platform.core.reports import Progress
 from replica_platform.replica.copy import blocks
 
 FICLONE = 0x40049409
@@ -23,8 +24,6 @@ NO_REFLINK = (
     errno.ENOSYS,
     errno.EPERM,
 )
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from replica_platform.core.files import fsync_dir
+from replica_platform.core.reports import Progress
 from replica_platform.replica.copy import blocks
 from replica_platform.replica.copy.priority import half_the_cores
 from replica_platform.replica.errors import explaining
@@ -32,7 +33,6 @@ from replica_platform.replica.store.verify_copy import verify_copy
 CONNECTIONS = 8
 
 Fetch = Callable[[str, int], bytes]
-Progress = Callable[[int, int], None]
 
 
 def pulled(
@@ -106,7 +106,7 @@ def _assemble(
         with ThreadPoolExecutor(CONNECTIONS, "pull") as pool:
             for done, _ in enumerate(pool.map(fetch_one, missing)):
                 if progress:
-                    progress(done + 1, len(missing))
+                    progress(done + 1, len(missing), "blocks")
     return len(missing)
 
 

@@ -11,13 +11,13 @@ a manifest, fetch the blocks that are missing. Nobody opens a remote object with
 
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from replica_platform.core.reports import Progress
 from replica_platform.replica.copy import blocks
 from replica_platform.replica.errors import (
     BlockMissing,
@@ -38,8 +38,6 @@ LEVEL = 3
 CONNECTIONS = 8
 # A block that no manifest names may belong to a push that is still under way.
 PRUNE_AGE = timedelta(days=1)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -272,7 +270,7 @@ class BlockStore:
                 for done, size in enumerate(pool.map(send, missing.items())):
                     sent += size
                     if progress:
-                        progress(done + 1, len(missing))
+                        progress(done + 1, len(missing), "blocks")
         finally:
             os.close(fd)
         return sent

@@ -42,7 +42,7 @@ class Lease:
             lease = cls(None)
         else:
             lease = cls(fd)
-            if not locks.try_flock(fd, shared=True):
+            if not locks.try_lock(fd, shared=True):
                 lease.release()
                 raise Unusable(f"generation {manifest.generation} is being retired", passing=True)
         # Looked at after the lock: a retired generation has lost its name before its lease.

@@ -248,11 +248,11 @@ def publishing(layout: Layout) -> Iterator[None]:
         raise NothingPublished(f"There is no store at {layout.root}; publish into it first.")
     with explaining(layout.root):
         try:
-            with locks.flocked(layout.lock, patience_s=STORE_PATIENCE_S):
+            with locks.file_lock(layout.lock, wait_s=STORE_PATIENCE_S):
                 yield
-        except locks.Held:
+        except locks.LockHeld:
             raise StoreBusy(
-                f"{locks.names(locks.holders(layout.lock))} publishes into {layout.root}; "
+                f"{locks.describe(locks.holders(layout.lock))} publishes into {layout.root}; "
                 "wait for it to finish, or stop it, and publish again."
             ) from None
 

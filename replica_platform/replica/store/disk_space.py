@@ -1,8 +1,8 @@
 """The store's folders, and whether its disk has room for a generation."""
 
-import os
 from pathlib import Path
 
+from replica_platform.core.disk_space import free_bytes
 from replica_platform.replica.errors import StoreFull, explaining
 from replica_platform.replica.store import retention
 from replica_platform.replica.store.layout import Layout
@@ -53,8 +53,7 @@ def find_room(
 
 
 def _free(layout: Layout) -> int:
-    disk = os.statvfs(layout.root)
-    return disk.f_bavail * disk.f_frsize
+    return free_bytes(layout.root)
 
 
 def _needed(target: Path, size: int) -> int:

@@ -43,7 +43,7 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
     lease = layout.lease(manifest)
     fd = os.open(lease, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        if not locks.try_flock(fd, shared=False) or locks.holders(layout.data(manifest)):
+        if not locks.try_lock(fd, shared=False) or locks.holders(layout.data(manifest)):
             return False
         # From here on no reader of ours can take it (the lease is ours), and after the rename
         # no other client can open it.

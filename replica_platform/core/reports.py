@@ -1,0 +1,85 @@
+"""What every engine answers with: reports that say whether all is well, and progress.
+
+How a report reads belongs here (its fields as JSON, sizes and ages in words); what is reported
+belongs to the engine.
+"""
+
+import dataclasses
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Unit = Literal["bytes", "rows", "blocks", "pages", "tables", "steps"]
+
+
+class Progress(Protocol):
+    """A callback that is told how far a long piece of work is."""
+
+    def __call__(self, done: int, total: int, unit: Unit) -> None:
+        """Take note that `done` of `total` units are done; `total` may grow between two calls."""
+
+
+class Report(Protocol):
+    """What a command, an asset check or `--json` shows of a result."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+
+    @property
+    def sentence(self) -> str:
+        """What was done or found and, where something is wrong, what to do next."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain values that JSON can hold."""
+
+
+class ReportFields:
+    """A base for dataclasses: `as_dict` from their fields and public properties."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field and public property by name, as plain values that JSON can hold."""
+        names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
+        for kind in type(self).__mro__:
+            for name, member in vars(kind).items():
+                if isinstance(member, property) and not name.startswith("_") and name not in names:
+                    names.append(name)
+        return {name: plain(getattr(self, name)) for name in names}
+
+
+def plain(value: Any) -> Any:
+    """Return `value` made of what JSON knows: dates in ISO 8601, paths as text, sets as lists."""
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def format_bytes(size: float) -> str:
+    """Return a size in the unit that suits it, in powers of 1024: `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def format_age(seconds: float | None) -> str:
+    """Return a length of time in the unit that suits it: `3 days`, `8 s`; `never` for None."""
+    if seconds is None:
+        return "never"
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
