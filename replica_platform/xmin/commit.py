@@ -102,7 +102,7 @@ class Settle:
         if plan.verify and not job.staged:
             return apply.Written(), _count(self._home, job.target)
         whole = plan.mode == "full" or (plan.mode == "timestamp" and plan.since is None)
-        if whole and (job.spec.deletes != "never" or not job.key):
+        if whole and job.spec.deletes != "never":
             if plan.mode == "full":
                 rows = _count(self._home, job.target)  # a full copy believes no mark
             with job.step("replace"):

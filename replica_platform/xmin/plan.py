@@ -55,6 +55,12 @@ def decide(
         raise CannotSync(f"There is no mode {mode!r}; choose one of {', '.join(MODES)}.")
     if mode == "timestamp" or (mode == "auto" and timestamp_column and not table.has_xmin):
         return _timestamp(table, snapshot, mark, timestamp_column, key)
+    if not key and deletes == "never":
+        raise CannotSync(
+            f"{table.name} has no key, so a changed row is replaced by deleting it, which "
+            "deletes='never' forbids. Give it a primary key or a unique index of NOT NULL columns, "
+            "name its key columns with key, or use deletes='auto'."
+        )
     if mode == "full":
         return Plan("full", "A full copy was asked for.")
     if not table.has_xmin:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from replica_platform.xmin import sync, validate
-from replica_platform.xmin.errors import TooManyDeletes
+from replica_platform.xmin.errors import CannotSync, TooManyDeletes
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
@@ -144,3 +144,32 @@ def test_a_view_that_reads_empty_is_refused(source: str, target: str, table: Non
     with pytest.raises(TooManyDeletes, match=r"3,002 of 3,002 rows of public\.v"):
         sync(source, target, "v")
     assert rows(target, "select count(*) from v") == [(3002,)]
+
+
+@pytest.mark.parametrize("mode", ["auto", "full"])
+def test_deletes_never_is_refused(mode: str, source: str, target: str, table: None) -> None:
+    """Without a key a changed row is a deleted and an inserted one, so there is no such sync."""
+    execute(source, "delete from t where a < 100", "update t set x = 'new' where a = 200")
+    before = rows(target, BAG), rows(target, "select w, snapshot from replica_platform.mark")
+    with pytest.raises(CannotSync, match=r"public\.t has no key.* deletes='never'.*deletes='auto'"):
+        sync(source, target, "t", mode=mode, deletes="never")
+    after = rows(target, BAG), rows(target, "select w, snapshot from replica_platform.mark")
+    assert after == before
+    # The control: these rows are what such a sync deleted.
+    assert sync(source, target, "t").rows_deleted == 202
+
+
+def test_deletes_never_is_refused_at_the_first_copy(source: str, target: str) -> None:
+    execute(source, "create table t (a int)", "create view v as select * from t",
+            "create table k (a int primary key)", "insert into k values (1), (2)")  # fmt: skip
+    for name in ("t", "v"):
+        with pytest.raises(CannotSync, match=rf"public\.{name} has no key"):
+            sync(source, target, name, deletes="never")
+    assert rows(target, "select to_regclass('t') is null, to_regclass('v') is null") == [
+        (True, True)
+    ]
+    sync(source, target, "k", deletes="never")
+    execute(source, "delete from k where a = 1", "insert into t values (1)")
+    for mode in ("auto", "full"):
+        assert sync(source, target, "k", mode=mode, deletes="never").rows == 2
+    assert sync(source, target, "v", key=["a"], deletes="never").rows == 1
