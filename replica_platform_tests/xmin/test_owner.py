@@ -1,6 +1,6 @@
 """A target table belongs to one source table; another one is refused before a row is written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import pytest
@@ -8,6 +8,7 @@ from dagster.components.core.component_tree import ComponentTree
 
 from replica_platform.components import XminTables
 from replica_platform.components.xmin_tables import Table
+from replica_platform.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group, validate
 from replica_platform.xmin.errors import CannotSync, TargetTaken, TooManyDeletes
 from replica_platform_tests.xmin.helpers import execute, rows
@@ -241,3 +242,33 @@ def test_the_component_refuses_entries_that_meet() -> None:
         component.build_defs(ComponentTree.for_test().load_context)
     kept = XminTables(tables=tables[1:], into="copy")
     assert kept.build_defs(ComponentTree.for_test().load_context).assets
+
+
+@pytest.fixture
+def restored(server: Server) -> Iterator[str]:
+    """The DSN of a database `source` on another server than `sixteen`'s of the same name."""
+    execute(server.dsn(), "create database source")
+    yield server.dsn("source")
+    execute(server.dsn(), "drop database source with (force)")
+
+
+def test_a_real_restore_and_the_way_back(target: str, sixteen: Server, restored: str) -> None:
+    """The same rows under other xids and another system identifier; then the old server again."""
+    old = sixteen.dsn("source")
+    execute(restored, "select count(pg_current_xact_id()) from generate_series(1, 3)")
+    for dsn in (old, restored):
+        execute(dsn, "drop table if exists o", "create table o (id int primary key, x text)",
+                "insert into o select i, 'x' from generate_series(1, 2000) i")  # fmt: skip
+    sync(old, target, "o", into="copy")
+    execute(restored, "update o set x = 'new' where id = 1", "delete from o where id = 2")
+    report = sync(restored, target, "o", into="copy")
+    assert "another server" in report.why
+    assert (report.mode, report.rows_read) == ("full", 1999)
+    assert (report.rows_inserted, report.rows_deleted) == (0, 1)
+    assert rows(target, HELD) == rows(restored, "select id, x from o order by id")
+    assert sync(restored, target, "o", into="copy").mode in ("scan", "none")
+    with pytest.raises(TargetTaken, match="from this server before"):
+        sync(old, target, "o", into="copy")
+    assert sync(old, target, "o", into="copy", take_over=True).rows == 2000
+    with pytest.raises(TargetTaken, match="from this server before"):
+        sync(restored, target, "o", into="copy")
