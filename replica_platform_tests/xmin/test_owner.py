@@ -6,9 +6,9 @@ import dagster as dg
 import pytest
 from dagster.components.core.component_tree import ComponentTree
 
+from replica_platform.app.embedded import Server
 from replica_platform.components import XminTables
 from replica_platform.components.xmin_tables import Table
-from replica_platform.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group, validate
 from replica_platform.xmin.errors import CannotSync, TargetTaken, TooManyDeletes
 from replica_platform_tests.xmin.helpers import execute, rows
