@@ -31,7 +31,7 @@ faults: $(DEV_READY) ## kills and corruptions, the short form
 
 torture: $(DEV_READY) ## kills and corruptions, the long form
 	@REPLICA_TORTURE=1 $(BIN)/python -m pytest -s --timeout 3600 replica_platform_tests/faults \
-	  replica_platform_tests/xmin/test_schedules.py
+	  replica_platform_tests/xmin/test_schedules.py replica_platform_tests/outbox/test_interrupted.py
 
 test-duckdb2: $(READY) ## the replica's tests on DuckDB 2.0, in an environment of their own
 	@test -x $(VENV)-duckdb2/bin/pytest || { $(PYTHON) -m venv $(VENV)-duckdb2 && \

@@ -36,28 +36,42 @@ INSERT = "insert into record (id, kind, payload, sha, created_at) values (?, ?, 
 # A group of threads' rows goes as one statement: with a statement a row, each would let go of the
 # interpreter's lock and wait for it again, behind all the threads that want to append.
 ROWS_A_STATEMENT = 64
+SLEEP_S = 0.05  # until a waiting thread looks for itself whether its rows are written
+MAX_PAUSE_S = 0.05  # between two attempts at a lock that another process holds
 
 _open_boxes: "weakref.WeakSet[Outbox]" = weakref.WeakSet()
 
 
-class _Ticket:
-    """The rows of one caller, waiting to be committed by whoever holds the pen."""
+class _Call:
+    """The rows of one `append`, waiting for the thread that writes.
 
-    __slots__ = ("_sleep", "done", "error", "rows")
+    Each sleeps on a lock of its own: all on one lock was half as fast. `threading.Condition` and
+    `Event` are no substitute, because a signal handler that raises inside of them leaves their
+    inner lock held, or lets `with` release a lock that another thread holds.
+    """
 
-    def __init__(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    __slots__ = ("_sleep", "deadline", "done", "error", "rows")
+
+    def __init__(self, rows: Sequence[tuple[Any, ...]], deadline: float) -> None:
         self.rows = rows
+        self.deadline = deadline  # until when it waits for another process's lock, monotonic
         self.done = False
         self.error: Exception | None = None
         self._sleep = threading.Lock()
         self._sleep.acquire()
 
-    def wait(self) -> None:
-        self._sleep.acquire()
+    def sleep(self) -> None:
+        """Sleep until woken, or for `SLEEP_S`: a signal may end the thread that was to wake it."""
+        self._sleep.acquire(timeout=SLEEP_S)
 
     def wake(self) -> None:
         with contextlib.suppress(RuntimeError):  # awake already
             self._sleep.release()
+
+    def end(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.done = True
+        self.wake()
 
 
 class Outbox:
@@ -81,9 +95,11 @@ class Outbox:
         self.durability = durability
         self._poison = poison
         self._max_bytes = max_bytes
-        self._pen = threading.Lock()
-        self._waiting: deque[_Ticket] = deque()
-        self._writer: int | None = None  # the thread that holds the pen
+        # Taken by `with`, which no signal can part from the release (but for the fork hooks), and
+        # reentrant, so that it knows its owner.
+        self._write_lock = threading.RLock()
+        self._is_writing = False  # only a hint that sleeping is better than asking for the lock
+        self._waiting: deque[_Call] = deque()  # each until it is done or its thread gives up
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._closed = False
@@ -92,12 +108,12 @@ class Outbox:
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         refuse_network(self.path.parent)
-        self._slot = lock_slot(self.path)
+        self._slot: int | None = lock_slot(self.path)
         try:
             self._open()
             keep_reserve(self.path)
         except BaseException:
-            os.close(self._slot)
+            self._release_slot()
             raise
         _open_boxes.add(self)
 
@@ -143,18 +159,17 @@ class Outbox:
         return [row[0] for row in rows]
 
     def close(self) -> None:
-        """Let go of the file and the slot; what was appended stays. Twice is fine."""
-        # A thread that a signal ended may have kept the pen: the process's end then does the rest.
-        if not self._pen.acquire(timeout=file.BUSY_TIMEOUT_S):
-            self._closed = True
+        """Close the file and release the slot; what was appended stays.
+
+        It may be repeated. In a signal handler that interrupts an append of the same thread it
+        only refuses further appends: that append, or what it raises, comes first; close again.
+        """
+        self._closed = True
+        if self._owns_write_lock():
             return
-        try:
-            if not self._closed:
-                self._closed = True
-                self._let_go()
-                os.close(self._slot)
-        finally:
-            self._put_down_pen()
+        with self._write_lock:
+            self._let_go()
+            self._release_slot()
 
     def __enter__(self) -> Self:
         return self
@@ -180,90 +195,78 @@ class Outbox:
         return identity, kind, text, hashlib.sha256(data).digest(), time.time()
 
     def _commit(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Group commit: who holds the pen writes for all who wait, in one transaction."""
-        if not self._waiting and self._pen.acquire(blocking=False):
-            try:
-                self._write(rows)
-            finally:
-                self._put_down_pen()
-            return
-        if self._writer == threading.get_ident():
+        """Group commit: the thread that holds the write lock writes the rows of all who wait.
+
+        A signal handler may raise between any two steps here. Then the lock is free, and the
+        rows of the other threads still wait; at worst a row is written twice, with one id.
+        """
+        if self._owns_write_lock():
             raise OutboxBusy(
                 f"{self.path}: append was called by a signal handler while its own thread was "
                 "appending; set a flag in the handler and append after it. The record is not saved."
             )
-        ticket = _Ticket(rows)
-        self._waiting.append(ticket)
+        call = _Call(rows, time.monotonic() + file.BUSY_TIMEOUT_S)
         try:
-            while not ticket.done:
-                self._write_or_wait(ticket)
+            self._waiting.append(call)
+            while not call.done:
+                if self._is_writing:
+                    call.sleep()
+                else:
+                    self._write_or_wait(call)
         except BaseException:
-            # A signal ended this thread's wait: what was to wake it must wake another.
             with contextlib.suppress(ValueError):
-                self._waiting.remove(ticket)
-            self._wake_one()
+                self._waiting.remove(call)
             raise
-        if ticket.error is not None:
-            raise ticket.error
+        if call.error is not None:
+            raise call.error
 
-    def _write_or_wait(self, ticket: _Ticket) -> None:
-        if not self._pen.acquire(blocking=False):
-            # Asleep on a lock of its own: all through one lock was half as fast.
-            ticket.wait()
-            return
+    def _write_or_wait(self, mine: _Call) -> None:
         try:
-            if not ticket.done:
-                self._write_waiting(ticket)
+            with self._write_lock:
+                try:
+                    self._is_writing = True
+                    if not mine.done:
+                        self._write_waiting(mine)
+                finally:
+                    self._is_writing = False
         finally:
-            self._put_down_pen()
-
-    def _put_down_pen(self) -> None:
-        """Let go of the pen and wake somebody who may have come while it was held."""
-        self._writer = None
-        self._pen.release()
-        self._wake_one()
-
-    def _wake_one(self) -> None:
-        if self._waiting:
-            with contextlib.suppress(IndexError):  # somebody took it in between
+            with contextlib.suppress(IndexError):  # nobody came while the lock was held
                 self._waiting[0].wake()
 
-    def _write_waiting(self, mine: _Ticket) -> None:
-        group = [mine]
-        while self._waiting:
-            other = self._waiting.popleft()
-            if other is not mine:
-                group.append(other)
-        try:
-            self._write_group(group)
-        finally:
-            for ticket in group:
-                # Interrupted, this thread leaves the others' rows to the others.
-                if not ticket.done and ticket is not mine:
-                    self._waiting.append(ticket)
-                ticket.wake()
+    def _owns_write_lock(self) -> bool:
+        """Return whether this thread has the write lock: then a signal handler is asking."""
+        owned: bool = self._write_lock._is_owned()  # type: ignore[attr-defined]
+        return owned
 
-    def _write_group(self, group: Sequence[_Ticket]) -> None:
-        try:
-            self._write([row for ticket in group for row in ticket.rows])
-        except Exception as error:
-            if len(group) == 1:
-                group[0].error = error
-            else:
-                # One caller's huge record must not refuse the others' small ones.
-                self._write_one_by_one(group)
-        for ticket in group:
-            ticket.done = True
+    def _write_waiting(self, mine: _Call) -> None:
+        """Write the rows of all waiting calls, or refuse those whose deadline has passed."""
+        group = [call for call in self._waiting.copy() if not call.done]
+        if mine not in group:  # a forked child starts with an empty queue
+            group.append(mine)
+        error = self._write([row for call in group for row in call.rows], group[0].deadline)
+        if isinstance(error, OutboxBusy):
+            now = time.monotonic()
+            for call in group:
+                if call is group[0] or call.deadline <= now:
+                    self._end(call, OutboxBusy(str(error)))
+        elif error is None or len(group) == 1:
+            for call in group:
+                self._end(call, error)
+        else:
+            # One caller's huge record must not refuse the others' small ones.
+            for call in group:
+                self._end(call, self._write(call.rows, call.deadline))
 
-    def _write_one_by_one(self, group: Sequence[_Ticket]) -> None:
-        for ticket in group:
-            try:
-                self._write(ticket.rows)
-            except Exception as error:
-                ticket.error = error
+    def _end(self, call: _Call, error: Exception | None) -> None:
+        call.end(error)
+        with contextlib.suppress(ValueError):  # its thread gave up
+            self._waiting.remove(call)
 
-    def _write(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._writer = threading.get_ident()
+    def _write(self, rows: Sequence[tuple[Any, ...]], deadline: float) -> Exception | None:
+        """Commit `rows`; return the error that refused them.
+
+        Returned, because what is raised may be a signal handler's, which is this thread's alone.
+        """
         connection = self._connection
         if connection is None or self._closed:
             connection = self._open()
@@ -272,16 +275,51 @@ class Outbox:
                 f"{self.path} was open when this process was forked by something that did not "
                 "tell Python; open the outbox after the fork. The record is not saved."
             )
-        try:
-            if len(rows) <= ROWS_A_STATEMENT:
-                values = [value for row in rows for value in row]
-                connection.execute(INSERT + ", (?, ?, ?, ?, ?)" * (len(rows) - 1), values)
-            else:
-                with file.writing(connection):
-                    connection.executemany(INSERT, rows)
-        except sqlite3.Error as error:
-            words = file.in_words(error, self.path, "append; the record is not saved")
-            raise words from error
+        pause_s = 0.001
+        while True:
+            try:
+                if self._insert(connection, rows):
+                    return None
+                return OutboxBusy(
+                    f"{self.path}: a transaction was still open after the commit and was rolled "
+                    "back; append again. The record is not saved."
+                )
+            except sqlite3.Error as error:
+                words = file.in_words(error, self.path, "append; the record is not saved")
+                words.__cause__ = error
+            except MemoryError as error:
+                return error
+            remaining_s = deadline - time.monotonic()
+            if not isinstance(words, OutboxBusy) or remaining_s <= 0:
+                return words
+            # Waiting here and not inside SQLite lets signal handlers run in the meantime.
+            time.sleep(min(pause_s, remaining_s))
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    def _insert(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
+        """Insert and commit `rows`; return whether SQLite says that no transaction is open."""
+        # Left open by an append that a signal ended: none of its rows was acknowledged, while
+        # refusing to go on would lose every later record.
+        if connection.in_transaction:
+            connection.execute("rollback")
+        if len(rows) <= ROWS_A_STATEMENT:
+            values = [value for row in rows for value in row]
+            connection.execute(INSERT + ", (?, ?, ?, ?, ?)" * (len(rows) - 1), values)
+        else:
+            # Not `file.writing`: a signal may part a generator from its `with`, and what collects
+            # it later would roll back another thread's transaction.
+            try:
+                connection.execute("begin immediate")
+                connection.executemany(INSERT, rows)
+                connection.execute("commit")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("rollback")
+                raise
+        if connection.in_transaction:
+            connection.execute("rollback")
+            return False
+        return True
 
     def _open(self) -> sqlite3.Connection:
         if self._closed:
@@ -289,26 +327,37 @@ class Outbox:
                 f"{self.path} was closed; open a new Outbox. The record is not saved."
             )
         self._process = os.getpid()
-        self._connection = file.create_or_open(self.path, self.durability, self._max_bytes)
-        return self._connection
+        connection = file.create_or_open(self.path, self.durability, self._max_bytes)
+        connection.execute("pragma busy_timeout = 0")  # `_write` waits
+        self._connection = connection
+        return connection
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
+    def _release_slot(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            os.close(slot)
+
     def _before_fork(self) -> None:
         """Close: a child's SQLite would believe that it holds the parent's locks.
 
         Then the parent's last close may delete a WAL the child still writes to.
         """
-        self._pen.acquire()
+        self._write_lock.acquire()
         self._let_go()
+
+    def _after_fork_in_parent(self) -> None:
+        _release(self._write_lock)
 
     def _after_fork_in_child(self) -> None:
         # What other threads were about to write, the parent writes.
         self._waiting.clear()
-        self._put_down_pen()
+        self._is_writing = False
+        self._write_lock = threading.RLock()
 
 
 def _check_kind(kind: str) -> None:
@@ -332,23 +381,34 @@ def _uuid(id: str | UUID) -> str:
         ) from None
 
 
+_fork_lock = threading.RLock()  # threads that fork at once take turns
 _held: list[Outbox] = []
 
 
 def _before_fork() -> None:
+    _fork_lock.acquire()
     for box in list(_open_boxes):
+        _held.append(box)  # first: what a signal stops here is still released after the fork
         box._before_fork()
-        _held.append(box)
 
 
 def _after_fork_in_parent() -> None:
     while _held:
-        _held.pop()._put_down_pen()
+        _held.pop()._after_fork_in_parent()
+    _release(_fork_lock)
 
 
 def _after_fork_in_child() -> None:
-    while _held:
-        _held.pop()._after_fork_in_child()
+    global _fork_lock
+    _held.clear()
+    for box in list(_open_boxes):
+        box._after_fork_in_child()
+    _fork_lock = threading.RLock()
+
+
+def _release(lock: "threading.RLock") -> None:
+    with contextlib.suppress(RuntimeError):  # a signal stopped its acquisition
+        lock.release()
 
 
 with contextlib.suppress(AttributeError):  # not on systems that cannot fork

@@ -111,8 +111,9 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
 
     A read that is upgraded to a write fails at once whatever the busy timeout.
     """
-    connection.execute("begin immediate")
     try:
+        # Inside: a signal handler may raise as soon as this statement's wait for the lock ends.
+        connection.execute("begin immediate")
         yield
         connection.execute("commit")
     except BaseException:

@@ -6,16 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, file
+from replica_platform.outbox import Outbox
 from replica_platform.outbox.errors import (
     ForkedOutbox,
     NetworkFileSystem,
     OutboxBusy,
-    OutboxClosed,
     OutboxFull,
 )
 from replica_platform.outbox.file import open_existing
@@ -34,12 +35,12 @@ def test_threads_share_commits_and_each_row_is_there(box: Outbox, path: Path) ->
     commits = 0
     write = box._write
 
-    def counting(rows: list[tuple[object, ...]]) -> None:
+    def counting(*arguments: Any) -> Exception | None:
         nonlocal commits
         commits += 1
-        write(rows)
+        return write(*arguments)
 
-    box._write = counting  # type: ignore[method-assign, assignment]
+    box._write = counting  # type: ignore[method-assign]
 
     def work() -> None:
         for n in range(25):
@@ -65,13 +66,12 @@ def test_one_threads_huge_record_does_not_refuse_the_others(path: Path) -> None:
             except OutboxFull as error:
                 results[n] = error
 
-        box._pen.acquire()  # so that all wait and are written as one group
         threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        while len(box._waiting) < 8:
-            pass
-        box._put_down_pen()
+        with box._write_lock:  # so that all wait and are written as one group
+            for thread in threads:
+                thread.start()
+            while len(box._waiting) < 8:
+                time.sleep(0.001)
         for thread in threads:
             thread.join()
     assert isinstance(results[3], OutboxFull)
@@ -92,9 +92,10 @@ def test_an_append_from_a_signal_handler_is_refused_and_not_waited_for(
 
     write = box._write
 
-    def interrupted(rows: list[tuple[object, ...]]) -> None:
-        write(rows)
+    def interrupted(*arguments: Any) -> Exception | None:
+        error = write(*arguments)
         os.kill(os.getpid(), signal.SIGUSR1)
+        return error
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
@@ -114,7 +115,18 @@ def test_a_wait_that_a_signal_ends_leaves_nobody_asleep(box: Outbox, path: Path)
         raise Stop
 
     acknowledged: list[str] = []
-    box._pen.acquire()
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with box._write_lock:
+            box._is_writing = True
+            held.set()
+            free.wait()
+            box._is_writing = False
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
     before = signal.signal(signal.SIGUSR1, handler)
     main = threading.main_thread().ident
     assert main is not None
@@ -128,24 +140,11 @@ def test_a_wait_that_a_signal_ends_leaves_nobody_asleep(box: Outbox, path: Path)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(box._waiting) == 1
-    box._put_down_pen()
+    free.set()  # and nobody wakes the other thread
+    holder.join()
     other.join(10)
     assert not other.is_alive()
     assert ids_in(path) == acknowledged
-
-
-def test_a_pen_that_was_never_put_down_does_not_hang_the_close(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    box = Outbox(path)
-    box._pen.acquire()
-    monkeypatch.setattr(file, "BUSY_TIMEOUT_S", 0.05)
-    box.close()
-    box._put_down_pen()
-    with pytest.raises(OutboxClosed):
-        box.append("note", {})
-    box._closed = False
-    box.close()
 
 
 def test_a_fork_appends_and_outlives_its_parent(path: Path) -> None:
