@@ -230,8 +230,9 @@ class Outbox:
                 finally:
                     self._is_writing = False
         finally:
-            with contextlib.suppress(IndexError):  # nobody came while the lock was held
-                self._waiting[0].wake()
+            if self._waiting:  # somebody came while the lock was held
+                with contextlib.suppress(IndexError):  # and was served in between
+                    self._waiting[0].wake()
 
     def _owns_write_lock(self) -> bool:
         """Return whether this thread has the write lock: then a signal handler is asking."""
