@@ -52,7 +52,7 @@ format: $(DEV_READY) ## let ruff put the code in order
 	@$(BIN)/ruff format .
 
 docs: $(DOCS_READY) ## the documentation as a site, in site/; a warning fails it
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 	@echo "The documentation is in site/; open site/index.html."
 
 bench: $(DEV_READY) ## every benchmark against its peer
