@@ -4,6 +4,7 @@ from typing import Any
 
 import griffe
 
+logger = griffe.get_logger("faces")
 SETTINGS = "replica_platform.app.settings.Settings"
 ENV_PREFIX = "REPLICA_"
 
@@ -18,7 +19,12 @@ class FaceNames(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **_: Any) -> None:
         """Put the imported objects back, once every other alias has found its target."""
         loader.resolve_aliases(implicit=True, external=False)
-        replaced = [found for package in _packages(pkg) for found in _hidden(package, loader)]
+        packages = _packages(pkg)
+        for package in packages:
+            # A lazy name that no `if TYPE_CHECKING` import declares is invisible here, and to mypy.
+            for name in sorted({str(name) for name in package.exports or ()} - {*package.members}):
+                logger.warning("%s lists %s in __all__ and does not import it", package.path, name)
+        replaced = [found for package in packages for found in _hidden(package, loader)]
         for package, name, target in replaced:
             package.set_member(name, griffe.Alias(name, target, parent=package))
 
