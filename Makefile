@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 # The environment is made again when what it is made from changes.
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
+DOCS_READY := $(VENV)/.ready-docs
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help run dev test test-duckdb2 faults torture lint format bench status clean
+.PHONY: help run dev test test-duckdb2 faults torture lint format docs bench status clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,11 +51,15 @@ format: $(DEV_READY) ## let ruff put the code in order
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docs: $(DOCS_READY) ## the documentation as a site, in site/; a warning fails it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+	@echo "The documentation is in site/; open site/index.html."
+
 bench: $(DEV_READY) ## every benchmark against its peer
 	@for program in benchmarks/*_*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done
 
 clean: ## remove the environment and the sample's data
-	rm -rf $(VENV) $(VENV)-duckdb2 data storage history schedules .tmp_dagster_home_*
+	rm -rf $(VENV) $(VENV)-duckdb2 site data storage history schedules .tmp_dagster_home_*
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -69,5 +74,11 @@ $(READY): pyproject.toml constraints.txt
 $(DEV_READY): $(READY)
 	@echo "Adding what the tests need."
 	@$(INSTALL) --editable '.[dev]' || \
+	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
+	@touch $@
+
+$(DOCS_READY): $(READY)
+	@echo "Adding what the documentation needs."
+	@$(INSTALL) --editable '.[docs]' || \
 	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
 	@touch $@
