@@ -210,9 +210,9 @@ def test_a_restored_outbox_gets_a_new_identity_and_continues(
         box.append_many("note", [{"n": n} for n in range(6, 10)])
         assert drain([path], target).delivered == 4
         taken = backup(path, folder, now=day(2))
-    with psycopg.connect(target) as there:
-        landed = there.execute("select payload->>'n' from outbox.record order by 1").fetchall()
-        by_new = there.execute(
+    with psycopg.connect(target) as target_db:
+        landed = target_db.execute("select payload->>'n' from outbox.record order by 1").fetchall()
+        by_new = target_db.execute(
             "select count(*) from outbox.record where file_uuid = %s", [done.file_uuid]
         ).fetchone()
     assert [int(n) for (n,) in landed] == list(range(10))

@@ -58,7 +58,7 @@ def must_be_in_order(folder: Path) -> None:
 
 
 def test_a_backup_killed_at_any_step(app: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "backups"
     backup(app, folder, now=at(0))
     kills = finished_by_the_next = 0
     while True:
@@ -79,7 +79,7 @@ def test_a_backup_killed_at_any_step(app: Path, tmp_path: Path) -> None:
 
 def test_a_backup_killed_while_it_copies(tmp_path: Path, torture: bool) -> None:
     """The caller is killed at random moments of the copy; the child then ends by itself."""
-    app, folder = tmp_path / "app.db", tmp_path / "shelf"
+    app, folder = tmp_path / "app.db", tmp_path / "backups"
     backup_writer.make(app)
     kills = 60 if torture else 4
     caller = (
@@ -123,7 +123,7 @@ def test_a_retention_run_killed_at_any_step(app: Path, tmp_path: Path) -> None:
     four_backups(app, template)
     kills = 0
     while True:
-        folder = tmp_path / f"shelf{kills}"
+        folder = tmp_path / f"backups{kills}"
         shutil.copytree(template, folder)
         if not killed_before_step(kills + 1, lambda folder=folder: keep_two(folder)):
             break
@@ -138,7 +138,7 @@ def test_a_retention_run_killed_at_any_step(app: Path, tmp_path: Path) -> None:
 
 def test_naive_retention_leaves_files_for_ever(app: Path, tmp_path: Path) -> None:
     """For comparison: the manifest first. A kill in between leaves a file without one."""
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "backups"
     four_backups(app, folder)
 
     def naive() -> None:
@@ -169,7 +169,7 @@ def test_a_naive_backup_killed_half_way_leaves_half_a_file_with_a_backups_name(
 
 
 def test_a_restore_killed_at_any_step(app: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "shelf"
+    folder = tmp_path / "backups"
     taken = backup(app, folder, now=at(0)).file
     kills = 0
     while True:
