@@ -55,6 +55,7 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
     environment = {**os.environ, "PATH": ours if path is None else path}
 
     async def run(process: asyncssh.SSHServerProcess) -> None:
+        running.append(asyncio.current_task())
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", process.command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
@@ -77,6 +78,9 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
             child._transport.get_pipe_transport(descriptor).close()
         try:
             return await asyncio.wait_for(child.wait(), 5)
+        except TimeoutError:
+            child.kill()
+            return await child.wait()
         finally:
             child._transport.close()
 
@@ -84,8 +88,12 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
         server.close()
         await server.wait_closed()
         await asyncio.sleep(0.05)
+        for task in running:  # one whose command is silent does not notice a lost client
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await asyncio.gather(*endings)
 
+    running: list[asyncio.Task[None]] = []
     endings: list[asyncio.Task[int]] = []
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

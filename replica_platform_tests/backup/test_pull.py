@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 import replica_platform.backup
 from replica_platform.backup import pull
 from replica_platform.backup.errors import HostUnknown, NotAllowed, Unreachable, Unreadable, Unsaved
+from replica_platform.backup.remote import connection
 from replica_platform.core.errors import TerminalError
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import Host, serving
@@ -255,5 +257,67 @@ def test_the_agent_is_python_3_7_and_the_standard_library() -> None:
         names = {getattr(node, "module", None) or node.names[0].name for node in top}
         assert names <= {
             "__future__", "base64", "hashlib", "json", "os", "pathlib", "re", "sqlite3", "sys",
-            "tempfile", "typing",
+            "tempfile", "threading", "time", "typing",
         }  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("rows", "characters"), [(4000, 1060), (3, 2_100_000)])
+def test_rows_of_many_bytes_are_pulled_by_query(
+    host: Host, remote: Path, remote_db, local: Path, rows: int, characters: int
+) -> None:
+    values = (("x" * characters, bytes([n % 256]) * 10) for n in range(rows))
+    remote_db.executemany("insert into visit (at, note) values (?, ?)", values)
+    pulled = pull(host.url(remote), local, method="query", **host.access)
+    assert pulled.verified and contents_of(local) == contents(remote_db)
+
+
+SILENT = {
+    "before it is ready": "exec cat >/dev/null",
+    "before its first answer": "echo replica-ready; exec cat >/dev/null",
+    "in the middle of an answer": "echo replica-ready; printf "99\\nshort"; exec cat >/dev/null",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("script", SILENT.values(), ids=SILENT.keys())
+def test_a_host_that_falls_silent_is_given_up(
+    tmp_path: Path, remote: Path, local: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 0.5, raising=False)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "python3").write_text(f"#!/bin/sh\n{script}\n")
+    (commands / "python3").chmod(0o755)
+    (tmp_path / "host").mkdir()
+    path = f"{commands}:{os.environ['PATH']}"
+    with (
+        serving(tmp_path / "host", path=path) as host,
+        pytest.raises(Unreachable, match=r"sent nothing for 0\.5 s"),
+    ):
+        pull(host.url(remote), local, method="query", **host.access)
+    assert not local.exists()
+
+
+def test_long_work_on_the_other_host_is_no_silence(
+    host: Host, remote: Path, remote_db, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 1.0, raising=False)
+    program = connection._program
+    # The agent counts for three seconds, and says every 0.2 s that it works.
+    slow = (
+        b"HEARTBEAT_S = 0.2\n"
+        b"import time\n"
+        b"quick = Agent.count_tables\n"
+        b"Agent.count_tables = lambda self: (time.sleep(3), quick(self))[1]\n"
+    )
+
+    def slow_program(path: str) -> bytes:
+        _, _, text = program(path).partition(b"\n")
+        imports, _, serve = text.rpartition(b"\n")
+        text = imports + b"\n" + slow + serve
+        return b"%d\n%s" % (len(text), text)
+
+    monkeypatch.setattr(connection, "_program", slow_program)
+    pulled = pull(host.url(remote), local, method="query", info_only=True, **host.access)
+    assert pulled.tables["member"] == 4999

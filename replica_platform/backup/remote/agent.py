@@ -2,8 +2,11 @@
 
 It is sent over the connection after `child/contents.py`, into the same namespace. So it may use
 only the standard library and the syntax of Python 3.7, and must not import this package: what it
-needs of it stands here a second time. It answers requests, each a line of JSON, and reads the
-database; it never writes to it.
+needs of it stands here a second time. It reads the database and never writes to it.
+
+A request is a line of JSON. Whatever the agent sends is a frame: a line with the number of bytes,
+then the bytes. An answer is one frame of JSON, a file is many. An empty frame says that the agent
+still works, so that its caller can tell long work from a host that fell silent.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import os
 import sqlite3
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +35,12 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 18
 BUSY_WAIT_S = 10
+HEARTBEAT_S = 10
+# A page ends with the row that passes either limit.
+PAGE_ROWS = 2000
+PAGE_BYTES = 1 << 20
 TEMPORARY = ".replica-pull-"
+SENDING = threading.Lock()
 
 
 class Agent:
@@ -96,9 +106,15 @@ class Agent:
         """Return a number that changes with each commit of another connection."""
         return int(self.db.execute("pragma data_version").fetchone()[0])
 
-    def read_rows(self, table: Any, after: Any, until: Any, limit: int) -> list[Any]:
-        """Return a page of rows."""
-        return list(rows_between(self.db, table, after, until, limit))
+    def read_rows(self, table: Any, after: Any, until: Any) -> dict[str, Any]:
+        """Return a page of rows, and whether it is the last one of the range."""
+        rows, size = [], 0
+        for row in rows_between(self.db, table, after, until, PAGE_ROWS):
+            rows.append(row)
+            size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if size >= PAGE_BYTES or len(rows) == PAGE_ROWS:
+                return {"rows": rows, "is_last": False}
+        return {"rows": rows, "is_last": True}
 
     def digest_ranges(self, table: Any, bounds: Any) -> list[Any]:
         """Return count and digest of the rows between each two bounds."""
@@ -136,12 +152,11 @@ class Agent:
         return {"bytes": size, "sha256": digest.hexdigest()}
 
     def send_snapshot(self) -> None:
-        """Write the snapshot's bytes straight after this request's answer."""
+        """Send the snapshot's bytes before this request's answer."""
         assert self.snapshot
         with self.snapshot.open("rb") as file:
             for block in iter(lambda: file.read(BLOCK_BYTES), b""):
-                sys.stdout.buffer.write(block)
-        sys.stdout.buffer.flush()
+                send(block)
 
     def close(self) -> None:
         """Remove the snapshot."""
@@ -163,30 +178,40 @@ class Agent:
                 copy.unlink()
 
 
-def answer(text: str) -> None:
-    """Write one line."""
-    sys.stdout.buffer.write(text.encode("ascii") + b"\n")
-    sys.stdout.buffer.flush()
+def send(content: bytes) -> None:
+    """Write one frame to the standard output."""
+    frame = memoryview(b"%d\n%s" % (len(content), content))
+    with SENDING:
+        # Not by sys.stdout: a thread that waits in it aborts the interpreter's end.
+        while frame:
+            frame = frame[os.write(1, frame) :]
+
+
+def send_heartbeats() -> None:
+    """Send an empty frame from time to time, until the connection ends."""
+    try:
+        while True:
+            time.sleep(HEARTBEAT_S)
+            send(b"")
+    except OSError:
+        pass  # the connection has ended
 
 
 def serve(path: str) -> None:
     """Answer requests until the input ends."""
+    threading.Thread(target=send_heartbeats, daemon=True).start()
     agent = None
     try:
         agent = Agent(path)
-        answer('{"result":null}')
+        send(b'{"result":null}')
         for line in sys.stdin.buffer:
             request = unpack(line.decode("ascii"))
-            name = request.pop("request")
-            if name == "send_snapshot":
-                answer('{"result":null}')
-                agent.send_snapshot()
-                continue
-            answer('{"result":' + pack(getattr(agent, name)(**request)) + "}")
+            result = getattr(agent, request.pop("request"))(**request)
+            send(pack({"result": result}).encode("ascii"))
     except BrokenPipeError:
         pass  # the connection has ended
     except (OSError, sqlite3.Error) as error:
-        answer(json.dumps({"error": str(error)}))
+        send(json.dumps({"error": str(error)}).encode("ascii"))
     finally:
         if agent:
             agent.close()

@@ -20,7 +20,6 @@ def copy_file(agent: RemoteAgent, copy: Path, progress: Progress) -> Comparison:
     """
     snapshot = agent.ask("take_snapshot")
     digest, done = hashlib.sha256(), 0
-    agent.ask("send_snapshot")
     with copy.open("wb") as file:
 
         def write(block: bytes) -> None:
@@ -30,7 +29,7 @@ def copy_file(agent: RemoteAgent, copy: Path, progress: Progress) -> Comparison:
             done += len(block)
             progress(done, snapshot["bytes"], "bytes")
 
-        agent.receive(snapshot["bytes"], write)
+        agent.receive("send_snapshot", snapshot["bytes"], write)
     if digest.hexdigest() != snapshot["sha256"]:
         raise Damaged("The file changed on its way (SHA-256 differs); nothing was kept. Try again.")
     with closing(sqlite3.connect(copy)) as db:

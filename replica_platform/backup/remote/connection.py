@@ -6,10 +6,11 @@ the program does. A host whose key is not known is refused.
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from replica_platform.backup.child.contents import pack, unpack
 from replica_platform.backup.errors import Unreachable, Unreadable
@@ -20,10 +21,17 @@ from replica_platform.core.errors import TerminalError
 if TYPE_CHECKING:
     import asyncssh
 
+Received = TypeVar("Received")
+
 CONNECT_TIMEOUT_S = 20
 # A host that fell silent is given up after four unanswered messages.
 KEEPALIVE_S = 15
 KEEPALIVE_COUNT = 4
+# The agent sends a heartbeat every 10 s, however long its work takes.
+SILENCE_S = 60.0
+# The longest work of one request: a snapshot of a large file from a slow card takes hours.
+ANSWER_S = 6 * 3600.0
+CLOSE_S = 5.0
 BLOCK_BYTES = 1 << 18
 COMMAND_NOT_FOUND = 127
 READY = b"replica-ready\n"
@@ -36,7 +44,7 @@ PROGRAM = ("child/contents.py", "remote/agent.py")
 
 
 class RemoteAgent:
-    """The agent on the other host, asked one request at a time."""
+    """The agent on the other host, asked one request at a time; no wait is without a deadline."""
 
     def __init__(
         self, runner: asyncio.Runner, process: "asyncssh.SSHClientProcess[bytes]", address: Address
@@ -46,47 +54,85 @@ class RemoteAgent:
 
     def start(self, program: bytes) -> None:
         """Wait until python3 runs, past what the login prints, and send it its program."""
-        while (line := self._runner.run(self._process.stdout.readline())) != READY:
-            if not line:
-                raise self._ended()
+        deadline = time.monotonic() + ANSWER_S
+        while self._line(deadline) != READY:
+            pass
         self._process.stdin.write(program)
-        self._answer()
+        self._answer(deadline)
 
     def ask(self, request: str, **arguments: Any) -> Any:
         """Send a request and return its answer.
 
         Raises:
             Unreadable: The agent could not do what was asked.
-            Unreachable: The connection ended.
+            Unreachable: The connection ended, or the agent was silent for too long.
         """
-        message = pack({"request": request, **arguments})
-        self._process.stdin.write(message.encode("ascii") + b"\n")
-        return self._answer()
+        self._send(request, arguments)
+        return self._answer(time.monotonic() + ANSWER_S)
 
-    def receive(self, size: int, write: Callable[[bytes], object]) -> None:
-        """Read the `size` bytes that follow the last answer."""
+    def receive(self, request: str, size: int, write: Callable[[bytes], object]) -> None:
+        """Send a request whose answer follows `size` bytes, and pass those to `write`.
+
+        Raises:
+            Unreadable: The agent could not read the file to its end.
+            Unreachable: The connection ended, or the agent was silent for too long.
+        """
+        self._send(request, {})
+        deadline = time.monotonic() + ANSWER_S
         left = size
-        while left:
-            block = self._runner.run(self._process.stdout.read(min(left, BLOCK_BYTES)))
-            if not block:
-                raise self._ended()
+        while left > 0:
+            block = self._frame(deadline)
             write(block)
             left -= len(block)
-        self.bytes_received += size
+        self._answer(deadline)
 
-    def _answer(self) -> Any:
-        line = self._runner.run(self._process.stdout.readline())
-        self.bytes_received += len(line)
-        if not line.endswith(b"\n"):
-            raise self._ended()
-        answer = unpack(line.decode("ascii"))
+    def _send(self, request: str, arguments: dict[str, Any]) -> None:
+        message = pack({"request": request, **arguments})
+        self._process.stdin.write(message.encode("ascii") + b"\n")
+
+    def _answer(self, deadline: float) -> Any:
+        answer = unpack(self._frame(deadline).decode("ascii"))
         if "error" in answer:
             raise Unreadable(f"{self._address} cannot be read: {answer['error']}. Check it there.")
         return answer["result"]
 
+    def _frame(self, deadline: float) -> bytes:
+        """Return the next frame that is no heartbeat; see `agent` for the format."""
+        while not (size := int(self._line(deadline))):
+            pass
+        blocks: list[bytes] = []
+        while size:
+            block = self._wait(self._process.stdout.read(min(size, BLOCK_BYTES)), deadline)
+            if not block:
+                raise self._ended()
+            blocks.append(block)
+            size -= len(block)
+            self.bytes_received += len(block)
+        return b"".join(blocks)
+
+    def _line(self, deadline: float) -> bytes:
+        line = self._wait(self._process.stdout.readline(), deadline)
+        self.bytes_received += len(line)
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        return line
+
+    def _wait(self, reading: Coroutine[Any, Any, Received], deadline: float) -> Received:
+        """Wait for the next bytes, at most `SILENCE_S` and not beyond the deadline."""
+        left = min(SILENCE_S, deadline - time.monotonic())
+        try:
+            return self._runner.run(asyncio.wait_for(reading, left))
+        except TimeoutError as error:
+            silent = f"sent nothing for {SILENCE_S:g} s" if left == SILENCE_S else "did not finish"
+            raise Unreachable(
+                f"{self._address.host} {silent}, so the pull was given up; "
+                "nothing here was changed. Check that host, then try again."
+            ) from error
+
     def _ended(self) -> Exception:
-        complaints = self._runner.run(self._process.stderr.read()).decode(errors="replace").strip()
-        self._runner.run(self._process.wait())
+        complaints = ""
+        with suppress(TimeoutError):
+            complaints = self._runner.run(asyncio.wait_for(self._complaints(), CLOSE_S))
         if self._process.returncode == COMMAND_NOT_FOUND:
             return TerminalError(
                 f"There is no python3 on {self._address.host}, which is all that a pull needs "
@@ -97,6 +143,11 @@ class RemoteAgent:
             f"The connection to {self._address} ended half-way ({reason}); "
             "nothing here was changed. Try again."
         )
+
+    async def _complaints(self) -> str:
+        complaints = await self._process.stderr.read()
+        await self._process.wait()
+        return complaints.decode(errors="replace").strip()
 
 
 @contextmanager
@@ -113,7 +164,7 @@ def connect(
     Raises:
         HostUnknown: The host's key is not known.
         NotAllowed: The host refuses the login.
-        Unreachable: The host cannot be reached, or the connection ended.
+        Unreachable: The host cannot be reached, ended the connection, or fell silent.
         TerminalError: asyncssh is missing here, or python3 there.
     """
     with asyncio.Runner() as runner:
@@ -121,13 +172,12 @@ def connect(
             connection = runner.run(_connect(address, known_hosts, client_keys))
         try:
             with translate_errors(address):
-                process = runner.run(_start(connection))
+                process = runner.run(asyncio.wait_for(_start(connection), CONNECT_TIMEOUT_S))
                 agent = RemoteAgent(runner, process, address)
                 agent.start(_program(address.path.removeprefix("/~/")))
                 yield agent
         finally:
-            connection.close()
-            runner.run(connection.wait_closed())
+            runner.run(_close(connection))
 
 
 async def _connect(
@@ -158,6 +208,14 @@ async def _start(
     connection: "asyncssh.SSHClientConnection",
 ) -> "asyncssh.SSHClientProcess[bytes]":
     return await connection.create_process(f"python3 -c '{STARTER}'", encoding=None)
+
+
+async def _close(connection: "asyncssh.SSHClientConnection") -> None:
+    connection.close()
+    try:
+        await asyncio.wait_for(connection.wait_closed(), CLOSE_S)
+    except TimeoutError:
+        connection.abort()
 
 
 def _program(path: str) -> bytes:

@@ -28,10 +28,10 @@ def translate_errors(address: Address, *, connecting: bool = False) -> Iterator[
         TerminalError: asyncssh is not installed.
     """
     asyncssh = _import_asyncssh()
-    expected = OSError if connecting else ConnectionError
+    expected = (OSError,) if connecting else (ConnectionError, TimeoutError)
     try:
         yield
-    except (expected, asyncssh.Error) as error:
+    except (*expected, asyncssh.Error) as error:
         raise (_of_connecting if connecting else _of_a_connection)(error, address) from error
 
 

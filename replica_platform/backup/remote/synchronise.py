@@ -19,7 +19,6 @@ from replica_platform.backup.child.contents import (
 from replica_platform.backup.remote.connection import RemoteAgent
 from replica_platform.core.sqlite import sqlite3
 
-PAGE_ROWS = 2_000
 RANGE_ROWS = 2_000
 
 
@@ -66,13 +65,14 @@ def _replace_range(
     # OR REPLACE: a unique value that moved to this row may still stand in a stale one.
     insert = f"insert or replace into {name} ({columns}) values ({marks})"
     while True:
-        page = agent.ask("read_rows", table=table, after=after, until=until, limit=PAGE_ROWS)
-        is_last = len(page) < PAGE_ROWS
-        condition, values = key_range(table, after, until if is_last else key_of(table, page[-1]))
+        page = agent.ask("read_rows", table=table, after=after, until=until)
+        rows, is_last = page["rows"], page["is_last"]
+        through = until if is_last else key_of(table, rows[-1])
+        condition, values = key_range(table, after, through)
         # The names are quoted; SQLite takes no parameters in their place.
         db.execute(f"delete from {name} where {condition}", values)
-        db.executemany(insert, page)
-        count_moved(len(page))
+        db.executemany(insert, rows)
+        count_moved(len(rows))
         if is_last:
             return
-        after = key_of(table, page[-1])
+        after = through
