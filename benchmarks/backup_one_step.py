@@ -1,11 +1,11 @@
-"""How long a verified backup of a large file takes, against `cp` with an fsync, in one run.
+"""The time of a verified backup of a large file, against `cp` with an fsync, in one run.
 
     python benchmarks/backup_one_step.py [--megabytes 464] [--rounds 5]
 
 Each round does both on the same file, in turn; the medians are printed. The source stays in
-the page cache for both. What the verification costs (SHA-256, MD5, integrity_check, counts) is
-told apart, and so is what a child of its own costs. The last line is the same backup under a
-writer that commits 200 times a second, with that writer's slowest commit.
+the page cache for both. The verification (SHA-256, MD5, integrity_check, counts) and the child
+process are measured separately. The last line is the same backup under a writer that commits 200
+times a second, with that writer's slowest commit.
 """
 
 import argparse
@@ -39,7 +39,7 @@ print(f"{commits} commits, the slowest {slowest * 1000:.0f} ms", flush=True)
 
 
 def make(file: Path, megabytes: int) -> None:
-    """A table of random rows with an index, of about the given size, in WAL mode."""
+    """Make a table of random rows with an index, of about the given size, in WAL mode."""
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.execute("pragma journal_mode=wal")
         db.execute("pragma synchronous=off")
@@ -56,7 +56,7 @@ def make(file: Path, megabytes: int) -> None:
 
 
 def cp_and_fsync(source: Path, to: Path) -> float:
-    """Seconds for `cp` and making its copy durable."""
+    """Return the seconds of `cp` with an fsync of the copy."""
     began = time.perf_counter()
     subprocess.run(["cp", source, to], check=True)
     fd = os.open(to, os.O_RDONLY)
@@ -66,7 +66,7 @@ def cp_and_fsync(source: Path, to: Path) -> float:
 
 
 def show(what: str, seconds: list[float], size: int) -> None:
-    """One line: the median, its rate, the range."""
+    """Print the median, its rate, the range."""
     middle = statistics.median(seconds)
     print(
         f"{what:44} {middle:6.2f} s {size / middle / 1e6:7.0f} MB/s"
@@ -75,7 +75,7 @@ def show(what: str, seconds: list[float], size: int) -> None:
 
 
 def main() -> None:
-    """Make the file, take the rounds, print the table."""
+    """Make the file, run the rounds, print the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--megabytes", type=int, default=464)
     options.add_argument("--rounds", type=int, default=5)
@@ -111,8 +111,10 @@ def main() -> None:
             began = time.perf_counter()
             taken = backup(live, folder / "b", now=moment)
             whole = time.perf_counter() - began
-            told = writer.stdout.readline().strip()
-        print(f"under a writer: {whole:.2f} s, of which {taken.copy_s:.2f} s copying; {told}")
+            writer_report = writer.stdout.readline().strip()
+        print(
+            f"under a writer: {whole:.2f} s, of which {taken.copy_s:.2f} s copying; {writer_report}"
+        )
 
 
 if __name__ == "__main__":

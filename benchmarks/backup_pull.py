@@ -1,9 +1,9 @@
-"""How long it takes to bring a database home: by rows, by rows again, and as a file.
+"""The time of a pull: by rows, by rows again, and as a file.
 
     python benchmarks/backup_pull.py [--members 200000]
 
 Both ends are this machine, with asyncssh's own server between them, so the network's speed is
-not in it; bytes moved are what a network would carry. The peer is `cp` of the same file.
+not measured; bytes moved are what a network would carry. The peer is `cp` of the same file.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from replica_platform_tests.backup.ssh_server import serving
 
 
 def make(file: Path, members: int) -> None:
-    """A table of members and one of their visits, in WAL mode."""
+    """Make a table of members and one of their visits, in WAL mode."""
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.execute("pragma journal_mode=wal")
         db.execute("create table member (id integer primary key, name text, joined_at text)")
@@ -34,7 +34,7 @@ def make(file: Path, members: int) -> None:
 
 
 def show(what: str, got: Pulled) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     print(
         f"{what:24} {got.seconds:6.2f} s {got.rows_moved:9,} rows and {got.bytes_moved:12,} bytes"
         f" moved, {got.ranges} ranges compared"
@@ -42,22 +42,22 @@ def show(what: str, got: Pulled) -> None:
 
 
 def main() -> None:
-    """Make the file, bring it home in each way, print the table."""
+    """Make the file, pull it by each method, print the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--members", type=int, default=200_000)
     given = options.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         folder = Path(name)
-        there = folder / "far.db"
-        make(there, given.members)
-        print(f"{there.stat().st_size / 1e6:.0f} MB, {2 * given.members:,} rows")
+        remote = folder / "remote.db"
+        make(remote, given.members)
+        print(f"{remote.stat().st_size / 1e6:.0f} MB, {2 * given.members:,} rows")
         began = time.perf_counter()
-        subprocess.run(["cp", there, folder / "cp.db"], check=True)
+        subprocess.run(["cp", remote, folder / "cp.db"], check=True)
         print(f"{'cp, same machine':24} {time.perf_counter() - began:6.2f} s")
         with serving(folder) as host:
-            url, rows, file = host.url(there), folder / "rows.db", folder / "file.db"
+            url, rows, file = host.url(remote), folder / "rows.db", folder / "file.db"
             show("query, first time", pull(url, rows, method="query", **host.access))
-            with closing(sqlite3.connect(there, isolation_level=None)) as db:
+            with closing(sqlite3.connect(remote, isolation_level=None)) as db:
                 db.execute("delete from visit where rowid = 1000")
                 db.execute("update member set name = 'another' where id in (7, 90000)")
                 db.execute("insert into visit values (1, '2026-02-01', 'new')")

@@ -6,7 +6,7 @@ from typing import Any
 
 from replica_platform import replica
 from replica_platform.app.settings import Settings
-from replica_platform.backup import stats
+from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
 from replica_platform.outbox import backlog, reconcile
 from replica_platform.xmin import standings
@@ -105,7 +105,7 @@ def _outbox(settings: Settings) -> Answer:
 
 
 def _backups(settings: Settings) -> Answer:
-    found = stats(settings.backup_dir)
+    found = backup_status(settings.backup_dir)
     facts = {"count": found.count, "total_bytes": found.bytes, "newest_age_s": found.newest_age_s}
     if found.newest_age_s is not None and found.newest_age_s > BACKUP_BUDGET_S:
         return False, f"{found.sentence} See whether the schedules run (`make dev`).", facts

@@ -1,29 +1,68 @@
-"""Verified copies of SQLite files: taken while the program writes, kept, checked, restored,
-and brought home from other machines.
+"""Verified copies of SQLite files: taken under a running writer, kept, checked, restored, pulled.
 
     taken = backup(Path("data/gym_system.db"), Path("data/backups"))
     restore(taken.file, Path("data/gym_system.db"))
 
-What is kept can be restored: nothing gets a backup's name before SQLite has checked it.
+A file gets a backup's name only after SQLite has checked it. In the order of the story:
+
+- `take`, `verify`, `restore`, `cleanup`, `status`: what is done with backups.
+- `remote`: brings a database of another host here, over SSH.
+- `folder`: the lock of a folder of backups, the list of them, what killed runs left.
+- `destination`: the file that a restore or a pull replaces.
+- `manifest`: the description beside each backup.
+- `child`: the process in which every SQLite file is opened, copied and hashed.
+- `errors`: what can go wrong, and the translation of SQLite's and the system's errors.
+
+Schedules, assets and settings do not belong here.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from replica_platform.backup.cleanup import cleanup
-from replica_platform.backup.folder import Stats, backups, stats
+from replica_platform.backup.errors import (
+    Busy,
+    ChildFailed,
+    Damaged,
+    HostUnknown,
+    NameTaken,
+    NoRoom,
+    NotAllowed,
+    Unreachable,
+    Unreadable,
+    Unsaved,
+)
+from replica_platform.backup.folder import backups
 from replica_platform.backup.manifest import Backup
 from replica_platform.backup.restore import Restored, restore
+from replica_platform.backup.status import FolderStatus, status
 from replica_platform.backup.take import backup
-from replica_platform.backup.verify import Verification, verify
+from replica_platform.backup.verify import BackupVerification, verify
 
 if TYPE_CHECKING:
     from replica_platform.backup.remote.pull import Pulled, pull
 
+# Earlier names.
+Stats = FolderStatus
+Verification = BackupVerification
+stats = status
+
 __all__ = [
     "Backup",
+    "BackupVerification",
+    "Busy",
+    "ChildFailed",
+    "Damaged",
+    "FolderStatus",
+    "HostUnknown",
+    "NameTaken",
+    "NoRoom",
+    "NotAllowed",
     "Pulled",
     "Restored",
     "Stats",
+    "Unreachable",
+    "Unreadable",
+    "Unsaved",
     "Verification",
     "backup",
     "backups",
@@ -31,12 +70,13 @@ __all__ = [
     "pull",
     "restore",
     "stats",
+    "status",
     "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what pulls from another host when it is first used, since asyncio comes with it.
+    """Import `pull` when it is first used, because asyncio comes with it.
 
     Every backup starts a child process that imports this package: 0.06 s instead of 0.2 s.
     """

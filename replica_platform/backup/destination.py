@@ -1,7 +1,7 @@
-"""The place where a restore or a pull puts a file: idle, nothing unsaved, nothing left over.
+"""The file that a restore or a pull replaces: idle, no unsaved changes, no sidecars left over.
 
-A `-wal` that lies beside a file that it does not belong to is applied to it, silently, and
-`integrity_check` says ok. So sidecars are looked at before a file is put in place, never after.
+SQLite applies a `-wal` beside a file silently, even one that belongs to another file, and
+`integrity_check` then says ok. So sidecars are examined before a file is put in place.
 """
 
 import re
@@ -11,36 +11,41 @@ from pathlib import Path
 from replica_platform.backup.errors import Busy, Unsaved
 from replica_platform.core.files import fsync_dir
 
-
-def sidecars(file: Path) -> list[Path]:
-    """The files that SQLite keeps beside a database while it is open, those that exist."""
-    names = (file.with_name(file.name + suffix) for suffix in ("-wal", "-journal", "-shm"))
-    return [path for path in names if path.exists()]
+SIDECARS = ("-wal", "-journal", "-shm")
 
 
-def clear_killed(to: Path) -> None:
-    """Remove the temporary copies that a killed run for this very file left."""
-    of_ours = re.compile(rf"\.tmp-{re.escape(to.name)}-(\d+)-.*")
-    for path in to.parent.iterdir():
-        found = of_ours.fullmatch(path.name)
-        if found and not Path(f"/proc/{found[1]}").exists():
-            path.unlink(missing_ok=True)
+def prepare(to: Path, *, allow_readers: bool = False) -> None:
+    """Make the target's folder, remove what killed runs left in it, require an idle target.
 
-
-def must_be_idle(to: Path, readers: bool = False) -> None:
-    """Nobody has the target open, and nothing unsaved lies beside it.
-
-    With `readers` it may be open as long as nobody could write to it without a sidecar's
-    being there: they go on reading the file that it was.
+    Raises:
+        Busy: A process has the target open.
+        Unsaved: A WAL or journal beside it holds changes.
     """
-    for path in sidecars(to) if readers or not to.exists() else [to, *sidecars(to)]:
-        holder = _who_has_open(path)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned_copies(to)
+    require_idle(to, allow_readers=allow_readers)
+
+
+def require_idle(to: Path, *, allow_readers: bool = False) -> None:
+    """Require that no process has the target open and no unsaved changes lie beside it.
+
+    Args:
+        to: The file that is to be replaced.
+        allow_readers: Accept processes that only read; they keep the old file.
+
+    Raises:
+        Busy: A process has the target open.
+        Unsaved: A WAL or journal beside it holds changes.
+    """
+    # A program that writes has a sidecar open too.
+    for path in _sidecars(to) if allow_readers or not to.exists() else [to, *_sidecars(to)]:
+        holder = _process_with_open(path)
         if holder:
             raise Busy(
                 f"{to} is open in process {holder}; stop that program, then try again, "
                 "or choose another path."
             )
-    for path in sidecars(to):
+    for path in _sidecars(to):
         if path.stat().st_size and not path.name.endswith("-shm"):
             raise Unsaved(
                 f"{path} holds changes that are not in {to.name} yet, and a new file would lose "
@@ -49,21 +54,35 @@ def must_be_idle(to: Path, readers: bool = False) -> None:
             )
 
 
-def _who_has_open(path: Path) -> int | None:
-    """A process of this machine that has the file open, as far as we may look."""
+def remove_empty_sidecars(to: Path) -> None:
+    """Remove the sidecars that `require_idle` found empty, before the new file gets its name."""
+    for path in _sidecars(to):
+        path.unlink()
+    fsync_dir(to.parent)
+
+
+def _sidecars(file: Path) -> list[Path]:
+    """Return the files that SQLite keeps beside an open database, as far as they exist."""
+    paths = (file.with_name(file.name + suffix) for suffix in SIDECARS)
+    return [path for path in paths if path.exists()]
+
+
+def _remove_abandoned_copies(to: Path) -> None:
+    temporary = re.compile(rf"\.tmp-{re.escape(to.name)}-(\d+)-.*")
+    for path in to.parent.iterdir():
+        found = temporary.fullmatch(path.name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            path.unlink(missing_ok=True)
+
+
+def _process_with_open(path: Path) -> int | None:
+    """Return a process of this machine that has the file open, among those we may inspect."""
     wanted = path.stat()
     for descriptors in Path("/proc").glob("[0-9]*/fd"):
         with suppress(OSError):
             for entry in list(descriptors.iterdir()):
                 with suppress(OSError):
-                    seen = entry.stat()
-                    if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino):
+                    found = entry.stat()
+                    if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
                         return int(descriptors.parent.name)
     return None
-
-
-def remove_empty_sidecars(to: Path) -> None:
-    """Remove what `must_be_idle` found empty, just before the new file gets its name."""
-    for path in sidecars(to):
-        path.unlink()
-    fsync_dir(to.parent)

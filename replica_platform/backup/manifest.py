@@ -1,28 +1,51 @@
-"""One backup as its manifest tells it, and the manifest's way to the disk and back.
+"""The manifest of a backup: what it holds, how it is written and read.
 
-The manifest (`<backup>.json`, beside the file) is what makes a file a backup: it is written
-last, it holds the time and the checksum, and everything that lists or deletes goes by it.
+The manifest (`<backup>.json`, beside the file) makes a file a backup: it is written last, holds
+the time and the checksum, and whatever lists or deletes backups goes by it.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from replica_platform.core.files import write_atomically
+from replica_platform.core.reports import ReportFields, format_bytes, plain
 
 SUFFIX = ".json"
 
 
 @dataclass(frozen=True)
-class Backup:
-    """A verified copy of one SQLite file, and what was seen in it when it was taken."""
+class Backup(ReportFields):
+    """A verified copy of a SQLite file, and what was in it when it was taken.
+
+    Attributes:
+        file: The backup.
+        name: The stem of the file that was copied.
+        source: The absolute path that was copied.
+        taken_at: When the backup was taken, in UTC.
+        bytes: Size of the backup.
+        sha256: Hexadecimal digest of its bytes.
+        md5: The same by MD5, for tools that know no other.
+        pages: Pages of the database.
+        page_size: Bytes of a page.
+        tables: Rows of each table.
+        newest: The newest value of each column that holds a time: `{"table.column": value}`.
+        integrity: What SQLite's integrity_check said of the copy: `ok`.
+        journal_mode: The source's journal mode; a restore brings it back.
+        checkpoint: (busy, WAL frames, moved frames) of the checkpoint before it; None if skipped.
+        copy_s: How long the copying took, in seconds.
+        check_s: How long the checks of the copy took, in seconds.
+        seconds: How long the whole backup took.
+        sqlite_version: The SQLite that copied it.
+        tool_version: The version of this package.
+        verified_at: When the backup was last read and compared with this manifest.
+        damage: What the last verification found wrong; None if nothing.
+    """
 
     file: Path
     name: str
     source: str
-    """The absolute path that was copied, or the `ssh://` address."""
     taken_at: datetime
     bytes: int
     sha256: str
@@ -30,15 +53,10 @@ class Backup:
     pages: int
     page_size: int
     tables: dict[str, int | None]
-    """Rows of each table."""
     newest: dict[str, str | int | float]
-    """The newest value of each column that holds a time: `{"table.column": value}`."""
     integrity: str
-    """What SQLite's integrity_check said of the copy: `ok`."""
     journal_mode: str
-    """The source's; a restore brings it back (the copy itself is a single quiet file)."""
     checkpoint: list[int] | None
-    """What the checkpoint before it answered (busy, WAL frames, moved); None when skipped."""
     copy_s: float
     check_s: float
     seconds: float
@@ -46,7 +64,6 @@ class Backup:
     tool_version: str
     verified_at: datetime
     damage: str | None = None
-    """What the latest verification found wrong; None when it found nothing."""
 
     @property
     def manifest(self) -> Path:
@@ -55,45 +72,61 @@ class Backup:
 
     @property
     def rows(self) -> int:
-        """All tables' rows together."""
+        """The rows of all tables together."""
         return sum(count or 0 for count in self.tables.values())
 
     @property
-    def sound(self) -> bool:
-        """Nothing is known against it, at the price of one `stat`; `verify` reads it all."""
+    def problem(self) -> str | None:
+        """What is known to be wrong with the backup, from one `stat` and the last verification."""
+        if self.damage:
+            return self.damage
         try:
-            return self.damage is None and self.file.stat().st_size == self.bytes
+            size = self.file.stat().st_size
         except OSError:
-            return False
+            return "its file is gone"
+        return None if size == self.bytes else "its size is wrong"
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same in plain JSON types."""
-        times = {"taken_at": self.taken_at.isoformat(), "verified_at": self.verified_at.isoformat()}
-        return {**asdict(self), "file": str(self.file), **times}
+    @property
+    def ok(self) -> bool:
+        """Whether no problem is known; `verify` reads the whole file."""
+        return self.problem is None
+
+    @property
+    def sentence(self) -> str:
+        """What the backup holds, or what is wrong with it."""
+        if self.problem:
+            return f"{self.file.name} cannot be relied on: {self.problem}. Take a new backup."
+        return (
+            f"{self.file} holds {len(self.tables)} tables, {self.rows:,} rows in "
+            f"{format_bytes(self.bytes)}, as of {self.taken_at:%Y-%m-%d %H:%M:%S} UTC."
+        )
 
     def manifest_text(self) -> str:
-        """What stands in the manifest: all but the folder, so that the pair may be moved."""
-        content = {**self.as_dict(), "file": self.file.name}
-        return json.dumps(content, indent=2) + "\n"
+        """Return the manifest's content: every field, the file without its folder.
+
+        Without the folder, a backup and its manifest may be moved together.
+        """
+        values = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        return json.dumps({**values, "file": self.file.name}, indent=2) + "\n"
 
     def save(self) -> None:
-        """Write the manifest anew, wholly or not at all."""
+        """Replace the manifest atomically."""
         write_atomically(self.manifest, self.manifest_text().encode())
 
 
 def manifest_of(file: Path) -> Path:
-    """Where the manifest of a backup file lies."""
+    """Return the path of a backup file's manifest."""
     return file.with_name(file.name + SUFFIX)
 
 
 def read_manifest(path: Path) -> Backup | None:
-    """The backup that a manifest tells of; None when it is not one (or is damaged)."""
+    """Return the backup that a manifest describes; None if it is no manifest, or damaged."""
     backup = parse_manifest(path)
     return backup if backup and backup.manifest == path else None
 
 
 def parse_manifest(path: Path) -> Backup | None:
-    """The same of a manifest that may not have its final name yet."""
+    """Return the same for a manifest that may still have a temporary name."""
     try:
         content = json.loads(path.read_bytes())
         content["file"] = path.with_name(content["file"])
@@ -105,5 +138,5 @@ def parse_manifest(path: Path) -> Backup | None:
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The same moment in UTC; one without a zone is taken to be in UTC already."""
+    """Return the moment in UTC; one without a time zone is taken to be in UTC already."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

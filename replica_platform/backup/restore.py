@@ -1,115 +1,122 @@
-"""Bring a backup back to life as a database file.
+"""Restore a backup: put it in place as a database file.
 
-Verified first, copied under a temporary name, checked once more, renamed. What lies at the
-target is kept beside it; what was never folded into it is never thrown away unasked.
+Verify the backup, copy it under a temporary name, check the copy, rename it. The file that was at
+the target is kept beside it; unsaved changes there are never thrown away.
 """
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_IMODE
-from typing import Any
 
-from replica_platform.backup.child.process import in_child
-from replica_platform.backup.destination import clear_killed, must_be_idle, remove_empty_sidecars
+from replica_platform.backup.child.process import make_restored_copy
+from replica_platform.backup.destination import prepare, remove_empty_sidecars, require_idle
 from replica_platform.backup.errors import Damaged, Unreadable
-from replica_platform.backup.manifest import manifest_of, read_manifest
-from replica_platform.backup.verify import reread
+from replica_platform.backup.verify import compare_with_manifest, require_manifest
 from replica_platform.core.files import replacing
-from replica_platform.core.reports import Progress
+from replica_platform.core.reports import Progress, ReportFields
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What a restore put in place."""
+class Restored(ReportFields):
+    """What a restore put in place.
+
+    Attributes:
+        file: The restored database.
+        backup: The backup that it was made from.
+        kept: Where the database that was there before is now; None if there was none.
+        bytes: Size of the restored database.
+        tables: Rows of each table.
+        file_uuid: The new identity of a restored outbox; None for any other file.
+        seconds: How long the restore took.
+        sentence: What was restored, and what was kept.
+    """
 
     file: Path
     backup: Path
     kept: Path | None
-    """Where the database that was there before lies now."""
     bytes: int
     tables: dict[str, int | None]
     file_uuid: str | None
-    """The new identity of a restored outbox; None for any other file."""
     seconds: float
     sentence: str
 
     @property
     def ok(self) -> bool:
-        """Always: a restore that is not whole raises instead."""
+        """Always True: a restore that fails raises."""
         return True
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same in plain JSON types."""
-        paths = {"file": str(self.file), "backup": str(self.backup)}
-        return {**asdict(self), **paths, "kept": str(self.kept) if self.kept else None}
 
 
 def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Restored:
-    """Put a backup in place as `to`: verified, checked once more, renamed.
+    """Put a backup in place as `to`: verified, copied, checked again, renamed.
 
-    Refuses a target that is open somewhere (`Busy`) or has changes that were never folded in
-    (`Unsaved`), and a backup that is not sound (`Damaged`). An outbox gets a new `file_uuid`,
-    because its sequence goes on from the past; the journal mode is that of the source. Owner and
-    mode are those of the file that was there; behind a symbolic link, its target is replaced.
+    An outbox gets a new `file_uuid`, because its numbering continues from the past. The journal
+    mode is that of the source. Owner and mode are those of the file that was there; behind a
+    symbolic link, the file that it names is replaced.
+
+    Args:
+        backup: The backup's file; its manifest lies beside it.
+        to: The database to make or replace.
+        progress: Called with the bytes that were copied.
+
+    Returns:
+        What was put in place, and where the previous file is kept.
+
+    Raises:
+        Busy: The target is open in a process of this machine.
+        Unsaved: A WAL or journal beside the target holds changes.
+        Damaged: The backup is not sound.
+        Unreadable: The backup has no manifest, or the previous owner cannot be kept.
+        NoRoom: The target's disk has no space for the copy.
+        ChildFailed: The child process ended without an answer.
     """
     began = time.perf_counter()
     backup, to = backup.absolute(), to.absolute()
     if to.is_symlink():
-        # As SQLite does: it keeps the sidecars beside the real file, too.
+        # SQLite keeps the sidecars beside the file that the link names, too.
         to = to.resolve()
-    known = read_manifest(manifest_of(backup))
-    if known is None:
-        raise Unreadable(
-            f"{backup} has no readable manifest ({manifest_of(backup).name}), so nobody knows "
-            "whether it is sound; choose a backup that `replica backup --stats-only` counts."
-        )
-    outcome = reread(known)
+    known = require_manifest(backup)
+    outcome = compare_with_manifest(known)
     if not outcome.ok:
         raise Damaged(f"{outcome.sentence} Nothing was restored; choose an older one.")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    clear_killed(to)
-    must_be_idle(to)
+    prepare(to)
     replaced = to.stat() if to.exists() else None
     mode = S_IMODE(replaced.st_mode) if replaced else backup.stat().st_mode & 0o664
-    kept = None
-    with replacing(to, mode) as fresh:
-        facts = in_child(
-            "revive",
-            progress,
-            backup=str(known.file.resolve()),
-            to=str(fresh),
+    with replacing(to, mode) as copy:
+        restored = make_restored_copy(
+            known.file.resolve(),
+            copy,
             sha256=known.sha256,
             journal_mode=known.journal_mode,
+            progress=progress,
         )
         if replaced:
-            _give_to(fresh, replaced, to)
-        must_be_idle(to)
-        kept = _keep_the_old(to)
+            _keep_owner(copy, replaced, to)
+        require_idle(to)
+        kept = _keep_previous(to)
         remove_empty_sidecars(to)
-    rows = sum(count or 0 for count in facts["tables"].values())
     return Restored(
         file=to,
         backup=backup,
         kept=kept,
         bytes=to.stat().st_size,
-        tables=facts["tables"],
-        file_uuid=facts["file_uuid"],
+        tables=restored.check.tables,
+        file_uuid=restored.file_uuid,
         seconds=round(time.perf_counter() - began, 4),
         sentence=(
-            f"{to} is {known.file.name} again: {len(facts['tables'])} tables, {rows:,} rows, "
+            f"{to} is {known.file.name} again: {len(known.tables)} tables, {known.rows:,} rows, "
             f"as of {known.taken_at:%Y-%m-%d %H:%M:%S} UTC."
             + (f" What was there before is {kept}." if kept else "")
         ),
     )
 
 
-def _give_to(fresh: Path, replaced: os.stat_result, to: Path) -> None:
-    """Give the new file the owner of the one that it replaces, who could not write to it else."""
+def _keep_owner(copy: Path, replaced: os.stat_result, to: Path) -> None:
+    """Give the copy the owner of the file that it replaces, who could not write to it otherwise."""
     try:
-        os.chown(fresh, replaced.st_uid, replaced.st_gid)
+        os.chown(copy, replaced.st_uid, replaced.st_gid)
     except PermissionError as error:
         raise Unreadable(
             f"{to} belongs to user {replaced.st_uid} and group {replaced.st_gid}, and this user "
@@ -118,7 +125,7 @@ def _give_to(fresh: Path, replaced: os.stat_result, to: Path) -> None:
         ) from error
 
 
-def _keep_the_old(to: Path) -> Path | None:
+def _keep_previous(to: Path) -> Path | None:
     if not to.exists():
         return None
     stamp = datetime.now(UTC)

@@ -1,24 +1,25 @@
 """Take a backup: a verified copy of a live SQLite file, with its manifest beside it.
 
-The story: be alone in the folder, copy in a child with one step of SQLite's backup API, check
-the copy, and only then give file and manifest their names. Whatever stops it half-way leaves
-no file under a backup's name that is not a whole, checked one.
+Lock the folder, copy in a child process with one step of SQLite's backup API, check the copy, and
+only then give file and manifest their names. A run that stops half-way leaves no file under a
+backup's name that is not whole and checked.
 """
 
-import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from replica_platform.backup.child.process import in_child
-from replica_platform.backup.errors import Damaged, NameTaken, NoRoom, Unreadable
-from replica_platform.backup.failures import FULL_ERRNOS, explain_os
-from replica_platform.backup.folder import at_work, backups, clear_leftovers
+from replica_platform.backup.child.messages import Snapshot
+from replica_platform.backup.child.process import take_snapshot
+from replica_platform.backup.errors import Damaged, NameTaken, NoRoom, Unreadable, translate_errors
+from replica_platform.backup.folder import backups, clear_leftovers, folder_lock
 from replica_platform.backup.manifest import Backup, in_utc, manifest_of
+from replica_platform.core.disk_space import shortage
 from replica_platform.core.files import fsync_file, replacing
 from replica_platform.core.reports import Progress
 
 SPARE_BYTES = 1 << 20
+NAME_POLL_S = 0.05
 
 
 def backup(
@@ -31,55 +32,85 @@ def backup(
 ) -> Backup:
     """Copy `file`, with everything in its WAL, into the folder `to`, checked and durable.
 
-    Safe while another process, or this one, writes to it, and nobody waits for the copy.
-    The checkpoint first only shortens the file's WAL; with `skip_checkpoint` the source is
-    not written at all. The name carries `now` (UTC when it is left out) to the second.
-    `progress` is told (bytes done, bytes in all); copying and checking each count once.
+    It is safe while another process, or this one, writes to the file, and nobody waits for it.
 
-    Raises `Unreadable`, `Damaged` (the source itself is not sound), `NoRoom`, `Busy` or
-    `NameTaken`; then the folder is as it was.
+    Args:
+        file: A SQLite database.
+        to: The folder of backups; made if absent.
+        skip_checkpoint: Leave the source unwritten. The checkpoint only shortens its WAL; the
+            copy has everything either way.
+        now: The moment in the backup's name and manifest; the next free second if left out.
+        progress: Called with the bytes copied plus the bytes checked.
+
+    Returns:
+        The backup, with what is in it.
+
+    Raises:
+        Unreadable: The file does not exist, cannot be read, or is not a database.
+        Damaged: The source itself is not sound; its last sound backup is named.
+        NoRoom: The folder's disk has no space for the copy.
+        Busy: The source stayed locked, or another process works on these backups.
+        NameTaken: A backup of the moment `now` exists.
+        ChildFailed: The child process ended without an answer.
     """
     began = time.perf_counter()
-    to, name = to.absolute(), file.stem
-    source = _source(file)
-    with at_work(to, name):
-        taken_at, target = _free_name(to, name, now)
-        _must_fit(source, to)
-        mode = source.stat().st_mode & 0o644  # whoever may not read the source, not its copy
+    folder, name = to.absolute(), file.stem
+    source = _existing(file)
+    with folder_lock(folder, name):
+        taken_at, target = _free_name(folder, name, now)
+        _require_space(source, folder)
+        mode = source.stat().st_mode & 0o644  # readable for nobody who may not read the source
         try:
-            with replacing(manifest_of(target), mode) as told, replacing(target, mode) as copy:
-                facts = in_child(
-                    "snapshot",
-                    progress,
-                    source=str(source),
-                    to=str(copy),
-                    checkpoint=not skip_checkpoint,
+            with (
+                translate_errors("back up", source, target),
+                replacing(manifest_of(target), mode) as manifest,
+                replacing(target, mode) as copy,
+            ):
+                snapshot = take_snapshot(
+                    source, copy, checkpoint=not skip_checkpoint, progress=progress
                 )
-                _must_be_sound(facts["integrity"], source, backups(to, name))
-                taken = Backup(
-                    file=target,
-                    name=name,
-                    source=str(source),
-                    taken_at=in_utc(taken_at),
-                    verified_at=datetime.now(UTC),
-                    seconds=round(time.perf_counter() - began, 4),
-                    tool_version=tool_version(),
-                    **facts,
-                )
-                # Durable before the file gets its name: a run killed between the two renames
-                # is finished by the next one from this.
-                told.write_text(taken.manifest_text())
-                fsync_file(told)
-        except BaseException as error:
-            clear_leftovers(to, name)
-            if isinstance(error, OSError) and error.errno in FULL_ERRNOS:
-                raise explain_os(error, "back up") from error
+                _require_sound(snapshot, source, backups(folder, name))
+                seconds = time.perf_counter() - began
+                taken = _described(snapshot, target, source, taken_at, seconds)
+                # Durable before the file gets its name: the next run finishes one that was
+                # killed between the two renames from this.
+                manifest.write_text(taken.manifest_text())
+                fsync_file(manifest)
+        except BaseException:
+            clear_leftovers(folder, name)
             raise
     return taken
 
 
-def tool_version() -> str:
-    """This package's version, for the manifest."""
+def _described(
+    snapshot: Snapshot, target: Path, source: Path, taken_at: datetime, seconds: float
+) -> Backup:
+    check = snapshot.check
+    return Backup(
+        file=target,
+        name=source.stem,
+        source=str(source),
+        taken_at=in_utc(taken_at),
+        bytes=check.bytes,
+        sha256=check.sha256,
+        md5=check.md5,
+        pages=check.pages,
+        page_size=check.page_size,
+        tables=check.tables,
+        newest=check.newest,
+        integrity=check.integrity,
+        journal_mode=snapshot.journal_mode,
+        checkpoint=snapshot.checkpoint,
+        copy_s=snapshot.copy_s,
+        check_s=check.check_s,
+        seconds=round(seconds, 4),
+        sqlite_version=check.sqlite_version,
+        tool_version=_tool_version(),
+        verified_at=datetime.now(UTC),
+    )
+
+
+def _tool_version() -> str:
     # Imported here because it costs half of the package's import, and each child pays that.
     from importlib.metadata import PackageNotFoundError, version
 
@@ -89,8 +120,8 @@ def tool_version() -> str:
         return "not installed"
 
 
-def _source(file: Path) -> Path:
-    # Only looked at from outside: opening it here would drop this process's own locks on it.
+def _existing(file: Path) -> Path:
+    # Only its entry is read: opening the file here would drop this process's locks on it.
     try:
         is_file = file.is_file()
     except OSError as error:
@@ -100,38 +131,37 @@ def _source(file: Path) -> Path:
     return file.resolve()
 
 
-def _free_name(to: Path, name: str, now: datetime | None) -> tuple[datetime, Path]:
-    """The moment of a backup and its name; without a given moment, the next free second."""
+def _free_name(folder: Path, name: str, now: datetime | None) -> tuple[datetime, Path]:
+    """Return a backup's moment and path; without a given moment, those of the next free second."""
     while True:
         taken_at = now or datetime.now(UTC)
-        target = to / f"{name}_backup_{taken_at:%Y%m%d_%H%M%S}.db"
+        target = folder / f"{name}_backup_{taken_at:%Y%m%d_%H%M%S}.db"
         if not target.exists() and not manifest_of(target).exists():
             return taken_at, target
         if now:
-            raise NameTaken(
-                f"{target} is there already and is never overwritten; give another time."
-            )
-        time.sleep(0.05)
+            raise NameTaken(f"{target} exists and is never overwritten; give another time.")
+        time.sleep(NAME_POLL_S)
 
 
-def _must_fit(source: Path, to: Path) -> None:
+def _require_space(source: Path, folder: Path) -> None:
     wal = source.with_name(source.name + "-wal")
     needed = source.stat().st_size + (wal.stat().st_size if wal.exists() else 0) + SPARE_BYTES
-    free = shutil.disk_usage(to).free
-    if free < needed:
+    if missing := shortage(folder, needed):
         raise NoRoom(
-            f"A copy of {source} needs {needed:,} bytes and {to} has {free:,} free; "
-            "make room, or run `replica backup --cleanup`."
+            f"No copy of {source} was made: {missing}; make room, or run "
+            "`replica backup --cleanup`."
         )
 
 
-def _must_be_sound(integrity: str, source: Path, kept: list[Backup]) -> None:
-    if integrity == "ok":
+def _require_sound(snapshot: Snapshot, source: Path, kept: list[Backup]) -> None:
+    if snapshot.check.is_sound:
         return
-    last = next((b for b in kept if b.source == str(source) and b.sound), None)
+    last = next((backup for backup in kept if backup.source == str(source) and backup.ok), None)
     advice = (
         f"the last sound backup is {last.file}; restore it with `replica restore`"
         if last
         else "recover what is left with `sqlite3 FILE .recover`"
     )
-    raise Damaged(f"{source} is damaged ({integrity}); no backup was kept of it. Now {advice}.")
+    raise Damaged(
+        f"{source} is damaged ({snapshot.check.integrity}); no backup was kept of it. Now {advice}."
+    )

@@ -1,20 +1,34 @@
-"""Is this backup still what its manifest says? Read from the disk again, never believed."""
+"""Verify a backup: read it from the disk again and compare it with its manifest."""
 
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from replica_platform.backup.child.process import in_child
+from replica_platform.backup.child.messages import FileCheck
+from replica_platform.backup.child.process import check_file
 from replica_platform.backup.errors import ChildFailed, Unreadable
-from replica_platform.backup.folder import at_work
+from replica_platform.backup.folder import folder_lock
 from replica_platform.backup.manifest import Backup, manifest_of, read_manifest
-from replica_platform.core.reports import Progress
+from replica_platform.core.reports import Progress, ReportFields
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What one reading of a backup found."""
+class BackupVerification(ReportFields):
+    """What one reading of a backup found.
+
+    Attributes:
+        file: The backup.
+        ok: Whether it is what its manifest says.
+        sentence: The same in words, with every problem.
+        problems: What differs from the manifest, each as half a sentence.
+        checked_at: When it was read, in UTC.
+        bytes: Size of the file; 0 when it could not be read.
+        sha256: Hexadecimal digest of its bytes; empty when it could not be read.
+        integrity: What SQLite's integrity_check said; empty when it could not be read.
+        tables: Rows of each table.
+        seconds: How long the reading took.
+    """
 
     file: Path
     ok: bool
@@ -27,81 +41,93 @@ class Verification:
     tables: dict[str, int | None]
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same in plain JSON types."""
-        return {**asdict(self), "file": str(self.file), "checked_at": self.checked_at.isoformat()}
 
-
-def verify(backup: Path, *, progress: Progress | None = None) -> Verification:
+def verify(backup: Path, *, progress: Progress | None = None) -> BackupVerification:
     """Read a backup again: digest, integrity check, rows of each table, against its manifest.
 
-    The outcome is noted in the manifest where the folder can be written; retention and
-    `stats` go by it. Raises `Unreadable` where there is no manifest to compare with.
+    The outcome is recorded in the manifest if the folder can be written; retention and `status`
+    go by it.
+
+    Args:
+        backup: The backup's file.
+        progress: Called with the bytes that were read.
+
+    Returns:
+        The problems found; `ok` when there are none.
+
+    Raises:
+        Unreadable: There is no manifest to compare with.
+        Busy: Another process works on these backups.
     """
-    backup = backup.absolute()
-    known = read_manifest(manifest_of(backup))
-    if known is None:
-        raise Unreadable(
-            f"{backup} has no readable manifest ({manifest_of(backup).name}), so nothing is "
-            "known of what it should hold; take a new backup."
-        )
-    outcome = reread(known, progress)
-    try:
-        with at_work(backup.parent, known.name):
-            note(known, outcome)
-    except OSError:
-        pass  # read-only media: the answer stands without a note
+    known = require_manifest(backup.absolute())
+    outcome = compare_with_manifest(known, progress)
+    with suppress(OSError), folder_lock(known.file.parent, known.name):  # read-only media
+        record_outcome(known, outcome)
     return outcome
 
 
-def reread(known: Backup, progress: Progress | None = None) -> Verification:
-    """The reading itself, which writes nothing."""
-    problems = []
+def require_manifest(file: Path) -> Backup:
+    """Return the backup that a file's manifest describes.
+
+    Raises:
+        Unreadable: The file has no readable manifest.
+    """
+    known = read_manifest(manifest_of(file))
+    if known is None:
+        raise Unreadable(
+            f"{file} has no readable manifest ({manifest_of(file).name}), so nothing is known of "
+            "what it should hold; choose a backup that `replica backup --stats-only` counts, or "
+            "take a new one."
+        )
+    return known
+
+
+def compare_with_manifest(known: Backup, progress: Progress | None = None) -> BackupVerification:
+    """Read a backup and compare it with its manifest; write nothing."""
+    check = None
     try:
-        facts = in_child("examine", progress, file=str(known.file), drop_cache=True)
+        check = check_file(known.file, drop_cache=True, progress=progress)
     except (Unreadable, ChildFailed) as error:  # a bad sector ends the child by SIGBUS
-        facts = {"bytes": 0, "sha256": "", "integrity": "", "tables": {}, "check_s": 0.0}
-        problems.append(str(error).rstrip("."))
+        problems = [str(error).rstrip(".")]
     else:
-        problems += _differences(known, facts)
-    count = sum(rows or 0 for rows in facts["tables"].values())
-    sentence = (
-        f"{known.file.name} cannot be relied on: {'; '.join(problems)}. Take a new backup."
-        if problems
-        else f"{known.file.name} is sound: {len(known.tables)} tables, {count:,} rows."
-    )
-    return Verification(
+        problems = _differences(known, check)
+    tables = check.tables if check else {}
+    return BackupVerification(
         file=known.file,
         ok=not problems,
-        sentence=sentence,
+        sentence=(
+            f"{known.file.name} cannot be relied on: {'; '.join(problems)}. Take a new backup."
+            if problems
+            else f"{known.file.name} is sound: {len(tables)} tables, {known.rows:,} rows."
+        ),
         problems=problems,
         checked_at=datetime.now(UTC),
-        bytes=facts["bytes"],
-        sha256=facts["sha256"],
-        integrity=facts["integrity"],
-        tables=facts["tables"],
-        seconds=facts["check_s"],
+        bytes=check.bytes if check else 0,
+        sha256=check.sha256 if check else "",
+        integrity=check.integrity if check else "",
+        tables=tables,
+        seconds=check.check_s if check else 0.0,
     )
 
 
-def note(known: Backup, outcome: Verification) -> None:
-    """Write the outcome into the manifest, if the backup is still there."""
+def record_outcome(known: Backup, outcome: BackupVerification) -> None:
+    """Write the outcome into the manifest, if the backup still has one."""
     if known.manifest.exists():
         damage = "; ".join(outcome.problems) or None
         replace(known, verified_at=outcome.checked_at, damage=damage).save()
 
 
-def _differences(known: Backup, facts: dict[str, Any]) -> list[str]:
+def _differences(known: Backup, check: FileCheck) -> list[str]:
     found = []
-    if facts["bytes"] != known.bytes:
-        found.append(f"it has {facts['bytes']:,} bytes where the manifest says {known.bytes:,}")
-    elif facts["sha256"] != known.sha256:
+    if check.bytes != known.bytes:
+        found.append(f"it has {check.bytes:,} bytes where the manifest says {known.bytes:,}")
+    elif check.sha256 != known.sha256:
         found.append("its content is not what was written (SHA-256 differs)")
-    if facts["integrity"] != "ok":
-        found.append(f"SQLite finds it damaged ({facts['integrity']})")
-    elif facts["tables"] != known.tables:
+    if not check.is_sound:
+        found.append(f"SQLite finds it damaged ({check.integrity})")
+    elif check.tables != known.tables:
         found.append("its tables or their rows are not those of the manifest")
     wal = known.file.with_name(known.file.name + "-wal")
     if wal.exists() and wal.stat().st_size:
-        found.append(f"somebody wrote to it ({wal.name} lies beside it)")
+        found.append(f"a program wrote to it ({wal.name} lies beside it)")
     return found

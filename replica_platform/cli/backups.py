@@ -30,7 +30,7 @@ def backup(
     from replica_platform import backup as engine
 
     if stats_only:
-        return print_sentence(engine.stats(to, file.stem), as_json)
+        return print_sentence(engine.status(to, file.stem), as_json)
     with bar("copying") as progress:
         made = engine.backup(file, to, skip_checkpoint=skip_checkpoint, progress=progress)
     gone = (

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
 from replica_platform.app.settings import Settings
-from replica_platform.backup import backup, backups, cleanup, pull, stats, verify
+from replica_platform.backup import backup, backups, cleanup, pull, status, verify
 from replica_platform.metadata import described
 from replica_platform.policies import DAILY, TRANSIENT, plain_failures
 
@@ -67,7 +67,7 @@ class SqliteBackups(Component, Model, Resolvable):
         @dg.multi_asset_check(name=f"{key.path[-1]}_checks", specs=specs, can_subset=True)
         def checks() -> Iterator[dg.AssetCheckResult]:
             folder = Settings().backup_dir
-            found = stats(folder, _path(file).stem)
+            found = status(folder, _path(file).stem)
             newest = next(iter(backups(folder, _path(file).stem)), None)
             verification = verify(newest.file) if newest else None
             fresh = found.newest_age_s is not None and found.newest_age_s <= self.fresh_within_s

@@ -1,7 +1,7 @@
-"""Files that are either wholly there or not there at all, also after a power cut.
+"""Atomic, durable writes of files: a reader, and a power cut, see the old file or the new one.
 
-Temporary name in the same folder, fsync, rename, fsync the folder. What engines share about
-the file system belongs here; what is inside a file does not.
+A temporary name in the same folder, fsync, rename, fsync of the folder. What engines share about
+the file system belongs here; the content of a file does not.
 """
 
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 def fsync_file(path: Path) -> None:
-    """Make a file's content survive a power cut."""
+    """Write a file's content through to the disk, so that it survives a power cut."""
     _fsync(path, os.O_RDONLY)
 
 
 def fsync_dir(folder: Path) -> None:
-    """Make a folder's entries (a rename in it, a new file) survive a power cut."""
+    """Write a folder's entries (a rename in it, a new file) through to the disk."""
     _fsync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -32,10 +32,14 @@ def _fsync(path: Path, flags: int) -> None:
 def replacing(
     target: Path, mode: int = 0o644, step: Callable[[str], None] = lambda _: None
 ) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it becomes `target`, durably.
+    """Yield a temporary path beside `target`; after the block it becomes `target`, durably.
 
-    On any error the temporary file is removed and `target` is as it was. `step` is told
-    the name of each step before it happens, so that a test can stop the process there.
+    On any error the temporary file is removed and `target` is as it was.
+
+    Args:
+        target: The file to make or replace.
+        mode: The mode of the new file.
+        step: Called with the name of each step before it, so that a test can stop there.
     """
     temporary = target.parent / f".tmp-{target.name}-{os.getpid()}-{os.urandom(4).hex()}"
     try:
@@ -52,6 +56,6 @@ def replacing(
 
 
 def write_atomically(target: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace `target` by `content`: a reader sees the old file or the new one."""
+    """Replace the content of `target`: a reader sees the old file or the new one."""
     with replacing(target, mode) as temporary:
         temporary.write_bytes(content)

@@ -1,8 +1,8 @@
 """The one SQLite library of the platform: everything imports `sqlite3` from here.
 
-SQLite before 3.51.3 can corrupt a WAL file that two processes share (the WAL-reset bug), and
-two SQLite libraries on one file in one process drop each other's locks. So there is one import
-point; it prefers the recent library bundled with `pysqlite3`.
+SQLite before 3.51.3 can corrupt a WAL file that two processes share (the WAL-reset bug), and two
+SQLite libraries on one file in one process drop each other's locks. So this is the only module that
+imports one; it prefers the recent library that `pysqlite3` brings. Statements do not belong here.
 """
 
 import warnings

@@ -197,7 +197,7 @@ def renew(connection: sqlite3.Connection) -> str:
     """Give the file a new identity, as a restored copy must have, and return it.
 
     `replica restore` applies the same rule to a file with our `APPLICATION_ID`, in
-    `backup.work.new_identity`: engines do not import one another. Change both together.
+    `backup.child.restored_copy`: engines do not import one another. Change both together.
     """
     fresh = str(uuid4())
     if former := identities(connection):

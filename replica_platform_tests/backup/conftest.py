@@ -1,4 +1,4 @@
-"""A small database in WAL mode whose program still runs, and the moments of a calendar."""
+"""A small database in WAL mode whose program still runs, and the days of a calendar."""
 
 import shutil
 import subprocess
@@ -16,19 +16,19 @@ DAY_1 = datetime(2026, 1, 1, 3, 0, tzinfo=UTC)
 
 
 def day(number: int) -> datetime:
-    """Three in the morning of the given day of January 2026, or beyond."""
+    """Return three in the morning of a day of January 2026, or of a later month."""
     return DAY_1 + timedelta(days=number - 1)
 
 
 def rows_of(file: Path) -> list[str]:
-    """The values in table `t` of a quiet file."""
+    """Return the values in table `t` of a quiet file."""
     uri = f"{file.as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as db:
         return [v for (v,) in db.execute("select v from t order by rowid")]
 
 
 def make(file: Path, *values: str) -> sqlite3.Connection:
-    """A database with table `t (v)` in WAL mode, and its open connection."""
+    """Make a database with table `t (v)` in WAL mode; return its open connection."""
     db = sqlite3.connect(file, isolation_level=None)
     db.execute("pragma journal_mode=wal")
     db.execute("create table t (v text)")
@@ -50,14 +50,14 @@ def app(live: sqlite3.Connection, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Path:
-    """Where backups go; not made yet."""
+def folder(tmp_path: Path) -> Path:
+    """The folder of backups; not made yet."""
     return tmp_path / "backups"
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one backup of `app.db`, taken once; each test that wants it has a copy."""
+    """A folder with one backup of `app.db`, taken once and copied for each test."""
     folder = tmp_path_factory.mktemp("template")
     with closing(make(folder / "app.db", "a", "b")):
         backup(folder / "app.db", folder / "backups", now=day(1))
@@ -65,15 +65,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def taken(template: Path, shelf: Path) -> Backup:
-    """One backup of `app.db` with the rows a and b, taken on day 1, alone in `shelf`."""
-    shutil.copytree(template, shelf)
-    return backups(shelf)[0]
+def taken(template: Path, folder: Path) -> Backup:
+    """One backup of `app.db` with the rows a and b, taken on day 1, alone in `folder`."""
+    shutil.copytree(template, folder)
+    return backups(folder)[0]
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """A function that mounts a real file system of so many bytes; only root can."""
+    """A function that mounts a file system of so many bytes; it needs root."""
     with ExitStack() as mounted:
 
         def mount(size: int) -> Path:
@@ -90,15 +90,15 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 @pytest.fixture
 def in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A function that has each child run these lines first, with `work` imported."""
+    """A function that has each child run these lines first, with `snapshot` imported."""
 
     def install(lines: str) -> None:
-        folder = tmp_path / "site"
-        folder.mkdir()
+        site = tmp_path / "site"
+        site.mkdir()
         # The child has our sys.path, and Python imports a module of this name as it starts.
-        (folder / "sitecustomize.py").write_text(
-            f"from replica_platform.backup import work\n{lines}\n"
+        (site / "sitecustomize.py").write_text(
+            f"from replica_platform.backup.child import snapshot\n{lines}\n"
         )
-        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.syspath_prepend(str(site))
 
     return install

@@ -1,6 +1,6 @@
-"""A real SSH server on a free port, asyncssh's own, that runs what it is asked to, as sshd does.
+"""An SSH server on a free port, asyncssh's own, that runs commands as sshd does.
 
-It has a host key and lets one client key in; both are made new each time.
+It has a host key and accepts one client key; both are made new each time.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ import asyncssh
 
 @dataclass(frozen=True)
 class Host:
-    """How to reach the server and what to trust."""
+    """The server's port, its key and the key that it accepts."""
 
     port: int
     known_hosts: Path
     client_key: Path
 
     def url(self, file: Path) -> str:
-        """The address of a file over there."""
+        """Return the address of a file on the server."""
         return f"ssh://pi@127.0.0.1:{self.port}{file}"
 
     @property
     def access(self) -> dict:
-        """The arguments of `pull` that go with it."""
+        """The arguments of `pull` for this server."""
         return {"known_hosts": self.known_hosts, "client_keys": [self.client_key]}
 
 
-async def pump(source, sink) -> None:
-    """Carry bytes from one end to the other until either is closed."""
+async def copy_stream(source, sink) -> None:
+    """Copy bytes from one stream to the other until either is closed."""
     with suppress(OSError, asyncssh.Error):
         while data := await source.read(1 << 16):
             sink.write(data)
@@ -45,30 +45,31 @@ async def pump(source, sink) -> None:
 
 @contextmanager
 def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
-    """The server, running in a thread until the block ends; `path` is its commands' PATH."""
+    """Run the server in a thread until the block ends; `path` is its commands' PATH."""
     host_key, client_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     (folder / "client").write_bytes(client_key.export_private_key())
     (folder / "client").chmod(0o600)
     (folder / "authorized").write_bytes(client_key.export_public_key())
-    # This Python first: a version manager's shim takes longer to start than the pull.
+    # This Python first: a version manager's shim takes longer to start than a pull.
     ours = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, "PATH": ours if path is None else path}
 
     async def run(process: asyncssh.SSHServerProcess) -> None:
+        running.append(asyncio.current_task())
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", process.command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
         )
-        # Pumps of our own: asyncssh's redirect reads a pipe twice at once when a client is slow.
-        feeding = asyncio.create_task(pump(process.stdin, child.stdin))
-        complaining = asyncio.create_task(pump(child.stderr, process.stderr))
+        # Not asyncssh's redirect: it reads a pipe twice at once when a client is slow.
+        feeding = asyncio.create_task(copy_stream(process.stdin, child.stdin))
+        complaining = asyncio.create_task(copy_stream(child.stderr, process.stderr))
         try:
-            await pump(child.stdout, process.stdout)
+            await copy_stream(child.stdout, process.stdout)
             await asyncio.wait({complaining}, timeout=1)
         finally:
             feeding.cancel()
             complaining.cancel()
-            ending = loop.create_task(end(child))  # its own, as a lost client cancels this one
+            ending = loop.create_task(end(child))  # a separate task: a lost client cancels this one
             endings.append(ending)
         process.exit(await asyncio.shield(ending))
 
@@ -77,6 +78,9 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
             child._transport.get_pipe_transport(descriptor).close()
         try:
             return await asyncio.wait_for(child.wait(), 5)
+        except TimeoutError:
+            child.kill()
+            return await child.wait()
         finally:
             child._transport.close()
 
@@ -84,8 +88,12 @@ def serving(folder: Path, path: str | None = None) -> Iterator[Host]:
         server.close()
         await server.wait_closed()
         await asyncio.sleep(0.05)
+        for task in running:  # one whose command is silent does not notice a lost client
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await asyncio.gather(*endings)
 
+    running: list[asyncio.Task[None]] = []
     endings: list[asyncio.Task[int]] = []
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)

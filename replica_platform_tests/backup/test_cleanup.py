@@ -13,18 +13,18 @@ from replica_platform.core.errors import TerminalError
 from replica_platform_tests.backup.conftest import day, make
 
 
-def days_left(shelf: Path) -> list[int]:
-    return [taken.taken_at.day for taken in reversed(backups(shelf))]
+def days_left(folder: Path) -> list[int]:
+    return [taken.taken_at.day for taken in reversed(backups(folder))]
 
 
 @pytest.fixture
-def five(taken: Backup, shelf: Path) -> list[Path]:
-    """One backup of each of the first five days; the first is taken, the others are its likes."""
+def five(taken: Backup, folder: Path) -> list[Path]:
+    """A backup of each of the first five days; all are copies of the first."""
     for n in range(2, 6):
-        file = shelf / f"app_backup_2026010{n}_030000.db"
+        file = folder / f"app_backup_2026010{n}_030000.db"
         shutil.copyfile(taken.file, file)
         replace(taken, file=file, taken_at=day(n)).save()
-    return [each.file for each in reversed(backups(shelf))]
+    return [each.file for each in reversed(backups(folder))]
 
 
 @pytest.mark.parametrize(
@@ -37,49 +37,51 @@ def five(taken: Backup, shelf: Path) -> list[Path]:
     ],
 )
 def test_both_days_and_count_protect(
-    five: list[Path], shelf: Path, keep_days: int, keep_count: int, left: list[int]
+    five: list[Path], folder: Path, keep_days: int, keep_count: int, left: list[int]
 ) -> None:
-    deleted = cleanup(shelf, "app", keep_days=keep_days, keep_count=keep_count, now=day(6))
-    assert days_left(shelf) == left
+    deleted = cleanup(folder, "app", keep_days=keep_days, keep_count=keep_count, now=day(6))
+    assert days_left(folder) == left
     assert deleted == five[: 5 - len(left)]
     assert not any(path.exists() or manifest_of(path).exists() for path in deleted)
 
 
-def test_times_come_from_manifests_not_from_the_file_system(five: list[Path], shelf: Path) -> None:
+def test_times_come_from_manifests_not_from_the_file_system(five: list[Path], folder: Path) -> None:
     for path in five:
         os.utime(path, (0, 0))
-    assert cleanup(shelf, "app", keep_days=30, keep_count=1, now=day(6)) == []
+    assert cleanup(folder, "app", keep_days=30, keep_count=1, now=day(6)) == []
 
 
-def test_a_damaged_backup_neither_counts_nor_vouches(five: list[Path], shelf: Path) -> None:
-    for path in five[1:]:  # same size, other content: only reading it tells
+def test_a_damaged_backup_does_not_count_as_a_newer_sound_one(
+    five: list[Path], folder: Path
+) -> None:
+    for path in five[1:]:  # same size, other content: only reading it shows it
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-    assert cleanup(shelf, "app", keep_days=0, keep_count=1, now=day(6)) == []
-    assert days_left(shelf) == [1, 2, 3, 4, 5]
-    assert [taken.sound for taken in reversed(backups(shelf))] == [True, False, False, False, False]
+    assert cleanup(folder, "app", keep_days=0, keep_count=1, now=day(6)) == []
+    assert days_left(folder) == [1, 2, 3, 4, 5]
+    assert [taken.ok for taken in reversed(backups(folder))] == [True, False, False, False, False]
 
 
-def test_a_half_deleted_backup_is_finished(five: list[Path], shelf: Path) -> None:
+def test_a_half_deleted_backup_is_finished(five: list[Path], folder: Path) -> None:
     five[0].unlink()  # where a kill between file and manifest leaves it
-    deleted = cleanup(shelf, "app", keep_days=2, keep_count=1, now=day(6))
+    deleted = cleanup(folder, "app", keep_days=2, keep_count=1, now=day(6))
     assert five[0] in deleted
-    assert days_left(shelf) == [4, 5]
+    assert days_left(folder) == [4, 5]
 
 
-def test_another_source_of_the_same_name_is_counted_by_itself(
-    five: list[Path], shelf: Path, tmp_path: Path
+def test_another_source_of_the_same_name_is_counted_separately(
+    five: list[Path], folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     other = tmp_path / "elsewhere" / "app.db"
     make(other, "z").close()
-    backup(other, shelf, now=day(7))
-    assert cleanup(shelf, "app", keep_days=0, keep_count=1, now=day(9)) == five[:4]
-    assert days_left(shelf) == [5, 7]
+    backup(other, folder, now=day(7))
+    assert cleanup(folder, "app", keep_days=0, keep_count=1, now=day(9)) == five[:4]
+    assert days_left(folder) == [5, 7]
 
 
-def test_a_rule_that_would_keep_nothing_is_refused(five: list[Path], shelf: Path) -> None:
+def test_a_rule_that_would_keep_nothing_is_refused(five: list[Path], folder: Path) -> None:
     with pytest.raises(TerminalError, match="would leave none"):
-        cleanup(shelf, "app", keep_days=0, keep_count=0)
-    assert days_left(shelf) == [1, 2, 3, 4, 5]
+        cleanup(folder, "app", keep_days=0, keep_count=0)
+    assert days_left(folder) == [1, 2, 3, 4, 5]

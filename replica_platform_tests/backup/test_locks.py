@@ -1,4 +1,4 @@
-"""A backup taken by the very process that writes leaves that process its locks."""
+"""A backup taken by the process that writes does not drop the locks of that process."""
 
 import shutil
 import subprocess
@@ -8,34 +8,34 @@ from pathlib import Path
 from replica_platform.backup import backup
 from replica_platform.core.sqlite import sqlite3
 
-INTRUDER = """
+SECOND_WRITER = """
 import sys
 from replica_platform.core.sqlite import sqlite3
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=0)
 try:
     db.execute("begin immediate")
-    print("in")
+    print("written")
 except sqlite3.OperationalError:
-    print("kept out")
+    print("locked")
 """
 
 
-def intrude(app: Path) -> str:
-    """What a second process gets when it tries to write in the middle of our transaction."""
+def write_from_another_process(app: Path) -> str:
+    """Return what happens when a second process tries to write during our transaction."""
     ran = subprocess.run(
-        [sys.executable, "-c", INTRUDER, str(app)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SECOND_WRITER, str(app)], capture_output=True, text=True, check=True
     )
     return ran.stdout.strip()
 
 
-def test_our_own_transaction_stays_locked_through_a_backup(
-    app: Path, live: sqlite3.Connection, shelf: Path
+def test_an_open_transaction_keeps_its_lock_during_a_backup(
+    app: Path, live: sqlite3.Connection, folder: Path
 ) -> None:
     live.execute("begin immediate")
     live.execute("insert into t values ('not committed')")
-    taken = backup(app, shelf)
+    taken = backup(app, folder)
     assert taken.tables == {"t": 2}
-    assert intrude(app) == "kept out"
+    assert write_from_another_process(app) == "locked"
     live.execute("commit")
 
 
@@ -43,6 +43,6 @@ def test_the_naive_copy_in_the_same_process_loses_the_lock(
     app: Path, live: sqlite3.Connection, tmp_path: Path
 ) -> None:
     live.execute("begin immediate")
-    assert intrude(app) == "kept out"
+    assert write_from_another_process(app) == "locked"
     shutil.copyfile(f"{app}-shm", tmp_path / "copy-shm")
-    assert intrude(app) == "in"
+    assert write_from_another_process(app) == "written"

@@ -1,7 +1,8 @@
-"""A database of another machine is brought home whole, by rows or as a file, and proven equal."""
+"""A database of another host is pulled whole, by rows or as a file, and proven equal."""
 
 import ast
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 import replica_platform.backup
 from replica_platform.backup import pull
 from replica_platform.backup.errors import HostUnknown, NotAllowed, Unreachable, Unreadable, Unsaved
+from replica_platform.backup.remote import connection
 from replica_platform.core.errors import TerminalError
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import Host, serving
@@ -38,10 +40,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
-def far(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """A program's open database on the other machine, with every kind of table."""
-    (tmp_path / "far").mkdir()
-    with closing(sqlite3.connect(tmp_path / "far" / "pi.db", isolation_level=None)) as db:
+def remote_db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A program's open database on the other host, with every kind of table."""
+    (tmp_path / "remote").mkdir()
+    with closing(sqlite3.connect(tmp_path / "remote" / "pi.db", isolation_level=None)) as db:
         db.execute("pragma journal_mode=wal")
         db.executescript(SCHEMA)
         db.execute("begin")
@@ -58,17 +60,17 @@ def far(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.fixture
-def there(far: sqlite3.Connection, tmp_path: Path) -> Path:
-    return tmp_path / "far" / "pi.db"
+def remote(remote_db: sqlite3.Connection, tmp_path: Path) -> Path:
+    return tmp_path / "remote" / "pi.db"
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    return tmp_path / "home" / "pi.db"
+def local(tmp_path: Path) -> Path:
+    return tmp_path / "local" / "pi.db"
 
 
 def contents(db: sqlite3.Connection) -> list:
-    """Everything that a database holds, its statements included."""
+    """Return everything in a database, its statements included."""
     made = db.execute("select type, name, sql from sqlite_master order by type, name").fetchall()
     tables = [name for kind, name, _ in made if kind == "table"]
     quoted = [name.replace('"', '""') for name in tables]
@@ -82,106 +84,112 @@ def contents_of(file: Path) -> list:
 
 
 @METHODS
-def test_everything_comes_while_the_program_has_it_open(
-    host: Host, far: sqlite3.Connection, there: Path, here: Path, method
+def test_everything_is_pulled_while_a_program_has_the_file_open(
+    host: Host, remote_db: sqlite3.Connection, remote: Path, local: Path, method
 ) -> None:
     seen: list[tuple[int, int]] = []
     got = pull(
-        host.url(there), here, method=method, progress=lambda *at: seen.append(at), **host.access
+        host.url(remote), local, method=method, progress=lambda *at: seen.append(at), **host.access
     )
-    assert contents_of(here) == contents(far)
+    assert contents_of(local) == contents(remote_db)
     assert got.ok and got.verified and got.ranges >= 6
     assert got.tables["member"] == 4999 and got.tables['odd "table'] == 1
     assert got.newest["member.joined_at"] == "2026-01-28"
-    assert got.far_wal_bytes > 0 and got.bytes == here.stat().st_size
+    assert got.remote_wal_bytes > 0 and got.bytes == local.stat().st_size
     assert seen[-1][0] == seen[-1][1]
     assert json.dumps(got.as_dict()) and "is the same as" in got.sentence
-    assert [path.name for path in here.parent.iterdir()] == ["pi.db"]  # one file, no leftovers
-    assert here.read_bytes()[18:20] == b"\x01\x01"
-    # The far side clears away after it has answered: a moment later on a busy machine.
+    assert [path.name for path in local.parent.iterdir()] == ["pi.db"]  # one file, no leftovers
+    assert local.read_bytes()[18:20] == b"\x01\x01"
+    # The agent removes its snapshot after its last answer: later on a busy machine.
     for _ in range(100):
-        if not list(there.parent.glob(".replica-pull-*")):
+        if not list(remote.parent.glob(".replica-pull-*")):
             break
         time.sleep(0.1)
-    assert not list(there.parent.glob(".replica-pull-*"))
-    assert here.stat().st_mode & 0o777 == 0o600
+    assert not list(remote.parent.glob(".replica-pull-*"))
+    assert local.stat().st_mode & 0o777 == 0o600
 
 
 @METHODS
-def test_a_second_pull_brings_what_changed_and_forgets_what_was_deleted(
-    host: Host, far: sqlite3.Connection, there: Path, here: Path, method
+def test_a_second_pull_moves_what_changed_and_deletes_what_was_deleted(
+    host: Host, remote_db: sqlite3.Connection, remote: Path, local: Path, method
 ) -> None:
-    first = pull(host.url(there), here, method=method, **host.access)
-    far.execute("delete from member where id = 17")  # in the middle: no newest row tells of it
-    far.execute("update member set name = 'm16' where id = 4000")  # and its unique name moves on
-    far.execute("insert into visit values (1, '2026-02-03', x'00')")
-    second = pull(host.url(there), here, method=method, **host.access)
-    assert contents_of(here) == contents(far)
+    first = pull(host.url(remote), local, method=method, **host.access)
+    remote_db.execute(
+        "delete from member where id = 17"
+    )  # in the middle: no newest row tells of it
+    remote_db.execute(
+        "update member set name = 'm16' where id = 4000"
+    )  # and its unique name moves on
+    remote_db.execute("insert into visit values (1, '2026-02-03', x'00')")
+    second = pull(host.url(remote), local, method=method, **host.access)
+    assert contents_of(local) == contents(remote_db)
     if method == "query":
         assert second.rows_moved < first.rows_moved
         assert second.bytes_moved < first.bytes_moved
-        third = pull(host.url(there), here, method=method, **host.access)
-        assert third.rows_moved == 0 and contents_of(here) == contents(far)
+        third = pull(host.url(remote), local, method=method, **host.access)
+        assert third.rows_moved == 0 and contents_of(local) == contents(remote_db)
 
 
-def test_tables_that_were_changed_over_there_are_made_anew(
-    host: Host, far: sqlite3.Connection, there: Path, here: Path
+def test_changed_remote_tables_are_made_again(
+    host: Host, remote_db: sqlite3.Connection, remote: Path, local: Path
 ) -> None:
-    pull(host.url(there), here, method="query", **host.access)
-    far.execute("alter table visit add column seen int default 3")
-    far.execute("analyze")
-    pull(host.url(there), here, method="query", **host.access)
-    with closing(sqlite3.connect(here)) as db:
+    pull(host.url(remote), local, method="query", **host.access)
+    remote_db.execute("alter table visit add column seen int default 3")
+    remote_db.execute("analyze")
+    pull(host.url(remote), local, method="query", **host.access)
+    with closing(sqlite3.connect(local)) as db:
         assert db.execute("select distinct seen from visit").fetchall() == [(3,)]
 
 
 @METHODS
-def test_a_file_without_wal(host: Host, there: Path, far, here: Path, method) -> None:
-    far.execute("pragma journal_mode=delete")
-    got = pull(host.url(there), here, method=method, **host.access)
-    assert got.far_journal_mode == "delete"
-    assert contents_of(here) == contents(far)
+def test_a_file_without_wal(host: Host, remote: Path, remote_db, local: Path, method) -> None:
+    remote_db.execute("pragma journal_mode=delete")
+    got = pull(host.url(remote), local, method=method, **host.access)
+    assert got.remote_journal_mode == "delete"
+    assert contents_of(local) == contents(remote_db)
 
 
-def test_information_alone_brings_nothing(host: Host, there: Path, here: Path) -> None:
-    got = pull(host.url(there), here, method="query", info_only=True, **host.access)
+def test_info_only_moves_nothing(host: Host, remote: Path, local: Path) -> None:
+    got = pull(host.url(remote), local, method="query", info_only=True, **host.access)
     assert got.file is None and not got.verified and got.tables["member"] == 4999
-    assert got.far_bytes == there.stat().st_size
-    assert not here.parent.exists()
+    assert got.remote_bytes == remote.stat().st_size
+    assert not local.parent.exists()
 
 
 def test_a_host_that_is_not_known_is_refused(
-    host: Host, there: Path, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, remote: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "nobody").touch()
     keys = [host.client_key]
     with pytest.raises(HostUnknown, match="nothing was sent"):
         pull(
-            host.url(there),
-            here,
+            host.url(remote),
+            local,
             method="scp",
             known_hosts=tmp_path / "nobody",
             client_keys=keys,
         )
-    # Left out means ~/.ssh/known_hosts, never "trust anybody".
+    # Left out means ~/.ssh/known_hosts, never "trust any host".
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(HostUnknown):
-        pull(host.url(there), here, method="scp", client_keys=keys)
-    assert not here.exists()
+        pull(host.url(remote), local, method="scp", client_keys=keys)
+    assert not local.exists()
 
 
 def test_another_key_than_the_known_one_is_refused(
-    host: Host, there: Path, here: Path, tmp_path: Path
+    host: Host, remote: Path, local: Path, tmp_path: Path
 ) -> None:
     known = tmp_path / "known"
     other = host.client_key.parent.joinpath("authorized").read_text()  # a key, but not the host's
     known.write_text(f"[127.0.0.1]:{host.port} {other}")
     with pytest.raises(HostUnknown, match="another one now"):
-        pull(host.url(there), here, method="scp", known_hosts=known, client_keys=[host.client_key])
+        pull(
+            host.url(remote), local, method="scp", known_hosts=known, client_keys=[host.client_key]
+        )
 
 
-def test_what_stands_in_the_way_is_said_in_words(
-    host: Host, there: Path, here: Path, tmp_path: Path
+def test_each_obstacle_has_an_error_that_says_what_to_do(
+    host: Host, remote: Path, local: Path, tmp_path: Path
 ) -> None:
     import asyncssh
 
@@ -189,55 +197,59 @@ def test_what_stands_in_the_way_is_said_in_words(
     stranger.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
     with pytest.raises(NotAllowed, match="does not let pi in"):
         pull(
-            host.url(there),
-            here,
+            host.url(remote),
+            local,
             method="scp",
             known_hosts=host.known_hosts,
             client_keys=[stranger],
         )
     with pytest.raises(Unreachable, match="check that it is on"):
-        pull("ssh://pi@127.0.0.1:1/x.db", here, method="scp", **host.access)
+        pull("ssh://pi@127.0.0.1:1/x.db", local, method="scp", **host.access)
     with pytest.raises(Unreadable, match="there is no file"):
-        pull(host.url(tmp_path / "absent.db"), here, method="scp", **host.access)
+        pull(host.url(tmp_path / "absent.db"), local, method="scp", **host.access)
     (tmp_path / "text.db").write_text("not a database, though long enough to be one" * 30)
     with pytest.raises(Unreadable, match="not a database"):
-        pull(host.url(tmp_path / "text.db"), here, method="query", **host.access)
+        pull(host.url(tmp_path / "text.db"), local, method="query", **host.access)
     with pytest.raises(TerminalError, match="write it as ssh://"):
-        pull("http://example.org/x.db", here, method="query")
+        pull("http://example.org/x.db", local, method="query")
     with pytest.raises(TerminalError, match="use a key"):
-        pull("ssh://pi:secret@example.org/x.db", here, method="query")
-    assert not here.exists()
+        pull("ssh://pi:secret@example.org/x.db", local, method="query")
+    assert not local.exists()
 
 
-def test_without_python3_over_there(tmp_path: Path, there: Path, here: Path) -> None:
+def test_a_host_without_python3(tmp_path: Path, remote: Path, local: Path) -> None:
     (tmp_path / "host").mkdir()
     with (
         serving(tmp_path / "host", path="/nowhere") as host,
         pytest.raises(TerminalError, match="no python3"),
     ):
-        pull(host.url(there), here, method="query", **host.access)
+        pull(host.url(remote), local, method="query", **host.access)
 
 
-def test_virtual_tables_go_by_file_only(host: Host, there: Path, far, here: Path) -> None:
-    far.execute("create virtual table words using fts5 (word)")
-    far.execute("insert into words values ('hello')")
+def test_virtual_tables_are_pulled_by_scp_only(
+    host: Host, remote: Path, remote_db, local: Path
+) -> None:
+    remote_db.execute("create virtual table words using fts5 (word)")
+    remote_db.execute("insert into words values ('hello')")
     with pytest.raises(Unreadable, match="use --method scp"):
-        pull(host.url(there), here, method="query", **host.access)
-    pull(host.url(there), here, method="scp", **host.access)
-    assert contents_of(here) == contents(far)
+        pull(host.url(remote), local, method="query", **host.access)
+    pull(host.url(remote), local, method="scp", **host.access)
+    assert contents_of(local) == contents(remote_db)
 
 
 @METHODS
-def test_unsaved_changes_at_home_are_not_lost(host: Host, there: Path, here: Path, method) -> None:
-    here.parent.mkdir()
-    here.write_bytes(b"")
-    here.with_name("pi.db-wal").write_bytes(b"precious")
+def test_unsaved_changes_beside_the_target_are_not_lost(
+    host: Host, remote: Path, local: Path, method
+) -> None:
+    local.parent.mkdir()
+    local.write_bytes(b"")
+    local.with_name("pi.db-wal").write_bytes(b"precious")
     with pytest.raises(Unsaved):
-        pull(host.url(there), here, method=method, **host.access)
-    assert here.with_name("pi.db-wal").read_bytes() == b"precious"
+        pull(host.url(remote), local, method=method, **host.access)
+    assert local.with_name("pi.db-wal").read_bytes() == b"precious"
 
 
-def test_what_runs_over_there_is_python_3_7_and_the_standard_library() -> None:
+def test_the_agent_is_python_3_7_and_the_standard_library() -> None:
     folder = Path(replica_platform.backup.__file__).parent
     for name in ("child/contents.py", "remote/agent.py"):
         tree = ast.parse((folder / name).read_text(), feature_version=(3, 7))
@@ -245,5 +257,67 @@ def test_what_runs_over_there_is_python_3_7_and_the_standard_library() -> None:
         names = {getattr(node, "module", None) or node.names[0].name for node in top}
         assert names <= {
             "__future__", "base64", "hashlib", "json", "os", "pathlib", "re", "sqlite3", "sys",
-            "tempfile", "typing",
+            "tempfile", "threading", "time", "typing",
         }  # fmt: skip
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("rows", "characters"), [(4000, 1060), (3, 2_100_000)])
+def test_rows_of_many_bytes_are_pulled_by_query(
+    host: Host, remote: Path, remote_db, local: Path, rows: int, characters: int
+) -> None:
+    values = (("x" * characters, bytes([n % 256]) * 10) for n in range(rows))
+    remote_db.executemany("insert into visit (at, note) values (?, ?)", values)
+    pulled = pull(host.url(remote), local, method="query", **host.access)
+    assert pulled.verified and contents_of(local) == contents(remote_db)
+
+
+SILENT = {
+    "before it is ready": "exec cat >/dev/null",
+    "before its first answer": "echo replica-ready; exec cat >/dev/null",
+    "in the middle of an answer": "echo replica-ready; printf "99\\nshort"; exec cat >/dev/null",
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("script", SILENT.values(), ids=SILENT.keys())
+def test_a_host_that_falls_silent_is_given_up(
+    tmp_path: Path, remote: Path, local: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 0.5, raising=False)
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "python3").write_text(f"#!/bin/sh\n{script}\n")
+    (commands / "python3").chmod(0o755)
+    (tmp_path / "host").mkdir()
+    path = f"{commands}:{os.environ['PATH']}"
+    with (
+        serving(tmp_path / "host", path=path) as host,
+        pytest.raises(Unreachable, match=r"sent nothing for 0\.5 s"),
+    ):
+        pull(host.url(remote), local, method="query", **host.access)
+    assert not local.exists()
+
+
+def test_long_work_on_the_other_host_is_no_silence(
+    host: Host, remote: Path, remote_db, local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SILENCE_S", 1.0, raising=False)
+    program = connection._program
+    # The agent counts for three seconds, and says every 0.2 s that it works.
+    slow = (
+        b"HEARTBEAT_S = 0.2\n"
+        b"import time\n"
+        b"quick = Agent.count_tables\n"
+        b"Agent.count_tables = lambda self: (time.sleep(3), quick(self))[1]\n"
+    )
+
+    def slow_program(path: str) -> bytes:
+        _, _, text = program(path).partition(b"\n")
+        imports, _, serve = text.rpartition(b"\n")
+        text = imports + b"\n" + slow + serve
+        return b"%d\n%s" % (len(text), text)
+
+    monkeypatch.setattr(connection, "_program", slow_program)
+    pulled = pull(host.url(remote), local, method="query", info_only=True, **host.access)
+    assert pulled.tables["member"] == 4999

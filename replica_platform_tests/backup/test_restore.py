@@ -1,4 +1,4 @@
-"""A restore puts back what was, and never loses or mixes what is."""
+"""A restore brings back a backup, and loses nothing that is at the target."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify
-from replica_platform.backup.child import tasks as work
+from replica_platform.backup.child.restored_copy import OUTBOX_APPLICATION_ID, renew_identity
 from replica_platform.backup.errors import Busy, Damaged, NoRoom, Unreadable, Unsaved
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox, drain
@@ -21,7 +21,7 @@ from replica_platform.outbox.file import APPLICATION_ID, identities, open_existi
 from replica_platform_tests.backup.conftest import day, make, rows_of
 
 
-def test_what_was_there_then_is_there_again(
+def test_the_rows_of_the_backup_are_back(
     app: Path, live: sqlite3.Connection, taken: Backup
 ) -> None:
     live.execute("delete from t")
@@ -36,7 +36,7 @@ def test_what_was_there_then_is_there_again(
     assert not list(app.parent.glob(".tmp-*"))
 
 
-def test_to_a_new_place(taken: Backup, tmp_path: Path) -> None:
+def test_a_restore_to_a_new_path(taken: Backup, tmp_path: Path) -> None:
     done = restore(taken.file, tmp_path / "new" / "app.db")
     assert rows_of(done.file) == ["a", "b"] and done.kept is None
     assert [path.name for path in done.file.parent.iterdir()] == ["app.db"]
@@ -63,7 +63,7 @@ def test_unsaved_changes_beside_the_target_are_never_lost(
     with pytest.raises(Unsaved, match=r"app\.db-wal holds changes"):
         restore(taken.file, crashed)
     assert left.read_bytes() == wal
-    crashed.unlink()  # the WAL alone is as precious
+    crashed.unlink()  # a WAL alone is kept too
     with pytest.raises(Unsaved):
         restore(taken.file, crashed)
     assert left.read_bytes() == wal
@@ -82,7 +82,9 @@ def test_an_old_wal_left_in_place_would_be_applied_silently(tmp_path: Path, take
         assert db.execute("pragma integrity_check").fetchone() == ("ok",)
 
 
-def test_empty_sidecars_go_before_the_new_file_comes(app: Path, live, taken: Backup) -> None:
+def test_empty_sidecars_are_removed_before_the_new_file_gets_its_name(
+    app: Path, live, taken: Backup
+) -> None:
     live.close()
     for suffix in ("-wal", "-shm"):
         app.with_name(app.name + suffix).touch()
@@ -163,11 +165,11 @@ def test_changes_beside_the_file_behind_a_link_are_never_lost(
     assert link.is_symlink() and rows_of(real) == ["a", "b"]
 
 
-def test_a_disk_that_fills_under_a_restore_is_no_room(
-    tmp_path: Path, shelf: Path, disk: Callable[[int], Path]
+def test_a_disk_that_fills_during_a_restore_is_no_room(
+    tmp_path: Path, folder: Path, disk: Callable[[int], Path]
 ) -> None:
     make(tmp_path / "big.db", *["x" * 3000] * 1000).close()
-    taken = backup(tmp_path / "big.db", shelf)
+    taken = backup(tmp_path / "big.db", folder)
     small = disk(taken.bytes // 2)
     with pytest.raises(NoRoom, match="make room"):
         restore(taken.file, small / "app.db")
@@ -190,27 +192,27 @@ def test_a_damaged_backup_is_not_restored(
     assert app.read_bytes() == before
 
 
-def test_a_restored_outbox_gets_a_new_identity_and_goes_on(
-    tmp_path: Path, shelf: Path, target: str
+def test_a_restored_outbox_gets_a_new_identity_and_continues(
+    tmp_path: Path, folder: Path, target: str
 ) -> None:
     path = tmp_path / "worker-1.db"
     with Outbox(path) as box:
         box.append_many("note", [{"n": n} for n in range(3)])
         assert drain([path], target).delivered == 3
         (first,) = identities_of(path)
-        taken = backup(path, shelf, now=day(1))
+        taken = backup(path, folder, now=day(1))
         box.append_many("note", [{"n": n} for n in range(3, 6)])
         assert drain([path], target).delivered == 3
     done = restore(taken.file, path)
     assert done.file_uuid not in (None, first)
     assert identities_of(path) == [done.file_uuid, first]
-    with Outbox(path) as box:  # its numbers begin again after those of the backup
+    with Outbox(path) as box:  # its numbers continue after those of the backup
         box.append_many("note", [{"n": n} for n in range(6, 10)])
         assert drain([path], target).delivered == 4
-        taken = backup(path, shelf, now=day(2))
-    with psycopg.connect(target) as there:
-        landed = there.execute("select payload->>'n' from outbox.record order by 1").fetchall()
-        by_new = there.execute(
+        taken = backup(path, folder, now=day(2))
+    with psycopg.connect(target) as target_db:
+        landed = target_db.execute("select payload->>'n' from outbox.record order by 1").fetchall()
+        by_new = target_db.execute(
             "select count(*) from outbox.record where file_uuid = %s", [done.file_uuid]
         ).fetchone()
     assert [int(n) for (n,) in landed] == list(range(10))
@@ -227,43 +229,43 @@ def test_backup_and_outbox_agree_on_what_an_outbox_is(tmp_path: Path) -> None:
     by_backup = tmp_path / "by_backup.db"
     shutil.copy(path, by_backup)
     with closing(sqlite3.connect(by_backup, isolation_level=None)) as db:
-        assert work.new_identity(db) == identities_of(by_backup)[0]
+        assert renew_identity(db) == identities_of(by_backup)[0]
     with closing(open_existing(path)) as db:
         renew(db)
     assert identities_of(by_backup)[1:] == identities_of(path)[1:] == before
     assert set(meta_of(by_backup)) == set(meta_of(path))
-    assert work.OUTBOX_APPLICATION_ID == APPLICATION_ID
+    assert OUTBOX_APPLICATION_ID == APPLICATION_ID
 
 
 def test_a_file_that_only_resembles_an_outbox_is_restored_as_it_was(
-    app: Path, live: sqlite3.Connection, shelf: Path
+    app: Path, live: sqlite3.Connection, folder: Path
 ) -> None:
     live.execute("create table meta (key text primary key, value text not null)")
     live.execute("insert into meta values ('file_uuid', 'one')")
-    done = restore(backup(app, shelf).file, app.parent / "again.db")
+    done = restore(backup(app, folder).file, app.parent / "again.db")
     assert done.file_uuid is None
     assert meta_of(done.file) == {"file_uuid": "one"}
 
 
-def test_an_outbox_without_an_identity_is_not_restored(tmp_path: Path, shelf: Path) -> None:
+def test_an_outbox_without_an_identity_is_not_restored(tmp_path: Path, folder: Path) -> None:
     path = tmp_path / "worker-1.db"
     Outbox(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("delete from meta where key = 'file_uuid'")
-    taken = backup(path, shelf)
+    taken = backup(path, folder)
     with pytest.raises(Damaged, match="has no identity"):
         restore(taken.file, tmp_path / "again.db")
     assert not (tmp_path / "again.db").exists()
 
 
 def meta_of(file: Path) -> dict[str, str]:
-    """The settings in a file's table `meta`."""
+    """Return the settings in a file's table `meta`."""
     with closing(sqlite3.connect(file)) as db:
         return dict(db.execute("select key, value from meta").fetchall())
 
 
 def identities_of(file: Path) -> list[str]:
-    """An outbox's identity now, then its former ones."""
+    """Return an outbox's identity, then its former ones."""
     with closing(open_existing(file)) as db:
         return identities(db)
 
@@ -271,7 +273,7 @@ def identities_of(file: Path) -> list[str]:
 def test_copies_of_killed_restores_are_cleared(taken: Backup, tmp_path: Path) -> None:
     target = tmp_path / "new" / "app.db"
     target.parent.mkdir()
-    for pid in (1, 4194305):  # one that lives, one that cannot exist
+    for pid in (1, 4194305):  # one that runs, one that cannot exist
         target.with_name(f".tmp-app.db-{pid}-00ff").touch()
     restore(taken.file, target)
     assert sorted(path.name for path in target.parent.iterdir()) == [".tmp-app.db-1-00ff", "app.db"]

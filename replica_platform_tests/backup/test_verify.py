@@ -1,4 +1,4 @@
-"""A verification reads the file again and believes nothing."""
+"""A verification reads the whole backup again and compares it with its manifest."""
 
 import json
 import os
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import Backup, backup, backups, stats, verify
+from replica_platform.backup import Backup, backup, backups, stats, status, verify
 from replica_platform.backup.errors import Unreadable
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import day
 
 
-def test_an_untouched_backup_is_sound_and_the_manifest_remembers_the_look(
-    taken: Backup, shelf: Path
+def test_an_unchanged_backup_is_sound_and_its_manifest_records_the_verification(
+    taken: Backup, folder: Path
 ) -> None:
     seen = verify(taken.file)
     assert seen.ok and seen.problems == [] and seen.tables == {"t": 2}
     assert seen.sentence == f"{taken.file.name} is sound: 1 tables, 2 rows."
-    assert backups(shelf)[0].verified_at == seen.checked_at > taken.verified_at
+    assert backups(folder)[0].verified_at == seen.checked_at > taken.verified_at
 
 
 def flip(file: Path) -> None:
@@ -42,41 +42,44 @@ def cut(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "finding"),
+    ("damage", "finding"),
     [
         (flip, "SHA-256 differs"),
         (append_row, "SHA-256 differs"),
         (cut, "bytes where the manifest says"),
-        (leave_wal, "somebody wrote to it"),
+        (leave_wal, "a program wrote to it"),
         (Path.unlink, "Cannot read"),
     ],
 )
-def test_every_harm_is_found_and_remembered(taken: Backup, shelf: Path, harm, finding: str) -> None:
-    harm(taken.file)
+def test_every_damage_is_found_and_recorded(
+    taken: Backup, folder: Path, damage, finding: str
+) -> None:
+    damage(taken.file)
     seen = verify(taken.file)
     assert not seen.ok
     assert finding in seen.sentence
-    assert not backups(shelf)[0].sound
-    assert not stats(shelf).ok and stats(shelf).verified == 0
+    assert not backups(folder)[0].ok
+    assert not stats(folder).ok and stats(folder).verified == 0
 
 
-def test_a_changed_manifest_does_not_vouch(taken: Backup, shelf: Path) -> None:
-    told = json.loads(taken.manifest.read_text())
-    taken.manifest.write_text(json.dumps({**told, "tables": {"t": 3}}))
+def test_a_changed_manifest_is_noticed(taken: Backup, folder: Path) -> None:
+    manifest = json.loads(taken.manifest.read_text())
+    taken.manifest.write_text(json.dumps({**manifest, "tables": {"t": 3}}))
     assert "tables or their rows" in verify(taken.file).sentence
     taken.manifest.write_text("{")
     with pytest.raises(Unreadable, match="no readable manifest"):
         verify(taken.file)
-    assert stats(shelf).unlisted == 1
+    assert stats(folder).unlisted == 1
 
 
-def test_stats_say_how_old_the_newest_is(app: Path, shelf: Path) -> None:
-    assert stats(shelf).ok is False and "No backup" in stats(shelf).sentence
-    first, second = (backup(app, shelf, now=day(n)) for n in (1, 4))
-    seen = stats(shelf, "app", now=day(5))
+def test_status_gives_the_age_of_the_newest(app: Path, folder: Path) -> None:
+    assert stats(folder).ok is False and "No backup" in stats(folder).sentence
+    first, second = (backup(app, folder, now=day(n)) for n in (1, 4))
+    seen = stats(folder, "app", now=day(5))
     assert (seen.count, seen.verified, seen.ok) == (2, 2, True)
     assert seen.newest_age_s == 86400
     assert (seen.oldest_at, seen.newest_at) == (day(1), day(4))
     assert seen.bytes == first.bytes + second.bytes
     assert json.dumps(seen.as_dict())
-    assert stats(shelf, "other").count == 0
+    assert stats(folder, "other").count == 0
+    assert stats is status

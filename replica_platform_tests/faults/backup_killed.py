@@ -1,7 +1,7 @@
-"""Run a piece of work in a forked process that kills itself (-9) just before its n-th step.
+"""Run a function in a forked process that kills itself (-9) just before its n-th step.
 
-A step is whatever can be seen on the disk or by another process: a file written, synced,
-renamed, deleted, its mode changed, a child started.
+A step is visible on the disk or to another process: a file written, synced, renamed, linked,
+deleted, its mode changed, a child started.
 """
 
 import os
@@ -24,7 +24,7 @@ STEPS = [
 
 
 def killed_before_step(number: int, work: Callable[[], object]) -> bool:
-    """Do `work` in a fork, killed before its step `number`; False when it ended before that."""
+    """Run `work` in a fork, killed before its step `number`; return False if it ended before."""
     pid = os.fork()
     if pid == 0:
         left = number

@@ -1,7 +1,7 @@
 """A program that rewrites a database as fast as it can, for tests that copy it meanwhile.
 
-Every commit changes 20 random rows, adds one and deletes one, so that a torn copy shows: in
-the count of rows, or in the index that no longer agrees with its table.
+Every commit changes 20 random rows, adds one and deletes one. A torn copy has a wrong number of
+rows, or an index that differs from its table.
 """
 
 import os
@@ -19,7 +19,7 @@ ROWS = 25_000
 
 
 def make(file: Path) -> None:
-    """The database at rest: `ROWS` rows with an index on a random key, some 12 MB."""
+    """Make the database: `ROWS` rows with an index on a random key, some 12 MB."""
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
         db.execute("pragma journal_mode=wal")
         db.execute("create table t (id integer primary key, k text, v text)")
@@ -31,7 +31,7 @@ def make(file: Path) -> None:
 
 
 def is_sound(copy: Path) -> bool:
-    """Whether a copy opens, passes SQLite's check and has the rows of a single moment."""
+    """Return whether a copy opens, passes SQLite's check and has the rows of one moment."""
     try:
         with closing(sqlite3.connect(copy)) as db:
             checked = db.execute("pragma integrity_check(1)").fetchall()
@@ -41,14 +41,14 @@ def is_sound(copy: Path) -> bool:
 
 
 def is_one_moment(db: sqlite3.Connection) -> bool:
-    """Whether the rows are those of a single moment: always as many, and never with a gap."""
+    """Return whether the rows are of one moment: the same number, without a gap."""
     rows, span = db.execute("select count(*), max(id) - min(id) + 1 from t").fetchone()
     return bool(rows == span == ROWS)
 
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """The program at full speed, from its first commit to its kill."""
+    """Run the program at full speed from its first commit until the block ends."""
     with subprocess.Popen(
         [sys.executable, "-m", __name__, str(file)], stdout=subprocess.PIPE
     ) as writer:
@@ -61,7 +61,7 @@ def writing(file: Path) -> Iterator[None]:
 
 
 def write_for_ever(file: str) -> None:
-    """The program itself."""
+    """Write until killed."""
     db = sqlite3.connect(file, isolation_level=None, timeout=30)
     db.execute("pragma synchronous=normal")
     db.execute("pragma wal_autocheckpoint=200")

@@ -1,4 +1,4 @@
-"""kill -9 at every step of a backup, a retention run and a restore, and what is left then."""
+"""kill -9 at every step of a backup, a retention run and a restore."""
 
 import hashlib
 import os
@@ -47,39 +47,39 @@ def is_whole(file: Path) -> bool:
         return False
 
 
-def must_be_in_order(shelf: Path) -> None:
-    """What a finished run leaves: pairs that agree, and nothing else."""
-    listed = backups(shelf)
-    assert {b.file for b in listed} == set(shelf.glob(NAMED))
+def must_be_in_order(folder: Path) -> None:
+    """Require what a finished run leaves: files with their manifests, and nothing else."""
+    listed = backups(folder)
+    assert {b.file for b in listed} == set(folder.glob(NAMED))
     for each in listed:
         assert hashlib.sha256(each.file.read_bytes()).hexdigest() == each.sha256
         assert is_whole(each.file)
-    assert not list(shelf.glob(".tmp-*"))
+    assert not list(folder.glob(".tmp-*"))
 
 
 def test_a_backup_killed_at_any_step(app: Path, tmp_path: Path) -> None:
-    shelf = tmp_path / "shelf"
-    backup(app, shelf, now=at(0))
+    folder = tmp_path / "backups"
+    backup(app, folder, now=at(0))
     kills = finished_by_the_next = 0
     while True:
         moment = at(2 * kills + 1)
-        if not killed_before_step(kills + 1, lambda now=moment: backup(app, shelf, now=now)):
+        if not killed_before_step(kills + 1, lambda now=moment: backup(app, folder, now=now)):
             break
         kills += 1
-        # Whatever has a backup's name is whole, at every moment; nothing else is listed.
-        assert all(is_whole(file) for file in shelf.glob(NAMED))
-        assert {b.file for b in backups(shelf)} <= set(shelf.glob(NAMED))
-        finished_by_the_next += stats(shelf).unlisted
-        backup(app, shelf, now=at(2 * kills))
-        must_be_in_order(shelf)
+        # A file with a backup's name is whole at every moment; no other file is listed.
+        assert all(is_whole(file) for file in folder.glob(NAMED))
+        assert {b.file for b in backups(folder)} <= set(folder.glob(NAMED))
+        finished_by_the_next += stats(folder).unlisted
+        backup(app, folder, now=at(2 * kills))
+        must_be_in_order(folder)
     print(f"backup: {kills} kills, {finished_by_the_next} finished by the next run, 0 in disorder")
     assert kills >= 8
     assert finished_by_the_next >= 1  # killed between the two renames
 
 
 def test_a_backup_killed_while_it_copies(tmp_path: Path, torture: bool) -> None:
-    """The caller dies at random moments of the child's work; the child then ends by itself."""
-    app, shelf = tmp_path / "app.db", tmp_path / "shelf"
+    """The caller is killed at random moments of the copy; the child then ends by itself."""
+    app, folder = tmp_path / "app.db", tmp_path / "backups"
     backup_writer.make(app)
     kills = 60 if torture else 4
     caller = (
@@ -91,31 +91,31 @@ def test_a_backup_killed_while_it_copies(tmp_path: Path, torture: bool) -> None:
     seen_half_done = 0
     for number in range(kills):
         with subprocess.Popen(
-            [sys.executable, "-c", caller, app, shelf, at(number + 1).isoformat()],
+            [sys.executable, "-c", caller, app, folder, at(number + 1).isoformat()],
             stdout=subprocess.PIPE,
         ) as process:
             assert process.stdout and process.stdout.readline()
             time.sleep(0.10 + 0.25 * number / kills)
             process.send_signal(signal.SIGKILL)
-        seen_half_done += bool(list(shelf.glob(".tmp-*")))
-        assert all(backup_writer.is_sound(file) for file in shelf.glob(NAMED))
-    taken = backup(app, shelf, now=at(0))
-    assert {b.file for b in backups(shelf)} == set(shelf.glob(NAMED)) >= {taken.file}
-    assert not list(shelf.glob(".tmp-*"))
+        seen_half_done += bool(list(folder.glob(".tmp-*")))
+        assert all(backup_writer.is_sound(file) for file in folder.glob(NAMED))
+    taken = backup(app, folder, now=at(0))
+    assert {b.file for b in backups(folder)} == set(folder.glob(NAMED)) >= {taken.file}
+    assert not list(folder.glob(".tmp-*"))
     print(f"copying: {kills} kills, {seen_half_done} left a temporary file, all cleared")
     assert seen_half_done > 0
 
 
-def four_backups(app: Path, shelf: Path) -> None:
-    first = backup(app, shelf, now=at(0))
+def four_backups(app: Path, folder: Path) -> None:
+    first = backup(app, folder, now=at(0))
     for day in range(1, 4):
-        file = shelf / f"app_backup_{at(day):%Y%m%d_%H%M%S}.db"
+        file = folder / f"app_backup_{at(day):%Y%m%d_%H%M%S}.db"
         shutil.copyfile(first.file, file)
         replace(first, file=file, taken_at=at(day)).save()
 
 
-def keep_two(shelf: Path) -> list[Path]:
-    return cleanup(shelf, "app", keep_days=1, keep_count=2, now=at(9))
+def keep_two(folder: Path) -> list[Path]:
+    return cleanup(folder, "app", keep_days=1, keep_count=2, now=at(9))
 
 
 def test_a_retention_run_killed_at_any_step(app: Path, tmp_path: Path) -> None:
@@ -123,36 +123,38 @@ def test_a_retention_run_killed_at_any_step(app: Path, tmp_path: Path) -> None:
     four_backups(app, template)
     kills = 0
     while True:
-        shelf = tmp_path / f"shelf{kills}"
-        shutil.copytree(template, shelf)
-        if not killed_before_step(kills + 1, lambda shelf=shelf: keep_two(shelf)):
+        folder = tmp_path / f"backups{kills}"
+        shutil.copytree(template, folder)
+        if not killed_before_step(kills + 1, lambda folder=folder: keep_two(folder)):
             break
         kills += 1
-        assert [b.taken_at for b in backups(shelf) if b.sound][:2] == [at(3), at(2)]
-        keep_two(shelf)
-        must_be_in_order(shelf)
-        assert [b.taken_at for b in backups(shelf)] == [at(3), at(2)]
+        assert [b.taken_at for b in backups(folder) if b.ok][:2] == [at(3), at(2)]
+        keep_two(folder)
+        must_be_in_order(folder)
+        assert [b.taken_at for b in backups(folder)] == [at(3), at(2)]
     print(f"retention: {kills} kills, the next run ended each with the same two backups")
     assert kills >= 10
 
 
 def test_naive_retention_leaves_files_for_ever(app: Path, tmp_path: Path) -> None:
-    """For comparison: the manifest first. A kill in between leaves what nobody lists."""
-    shelf = tmp_path / "shelf"
-    four_backups(app, shelf)
+    """For comparison: the manifest first. A kill in between leaves a file without one."""
+    folder = tmp_path / "backups"
+    four_backups(app, folder)
 
     def naive() -> None:
-        for old in backups(shelf)[2:]:
+        for old in backups(folder)[2:]:
             old.manifest.unlink()
             old.file.unlink()
 
     assert killed_before_step(2, naive)
     naive()
     with pytest.raises(AssertionError):
-        must_be_in_order(shelf)
+        must_be_in_order(folder)
 
 
-def test_a_naive_backup_killed_half_way_has_a_backups_name(tmp_path: Path) -> None:
+def test_a_naive_backup_killed_half_way_leaves_half_a_file_with_a_backups_name(
+    tmp_path: Path,
+) -> None:
     """For comparison: the copy under its final name."""
     app, copy = tmp_path / "app.db", tmp_path / "app_backup_20260101_030000.db"
     backup_writer.make(app)
@@ -167,8 +169,8 @@ def test_a_naive_backup_killed_half_way_has_a_backups_name(tmp_path: Path) -> No
 
 
 def test_a_restore_killed_at_any_step(app: Path, tmp_path: Path) -> None:
-    shelf = tmp_path / "shelf"
-    taken = backup(app, shelf, now=at(0)).file
+    folder = tmp_path / "backups"
+    taken = backup(app, folder, now=at(0)).file
     kills = 0
     while True:
         target = tmp_path / f"target{kills}" / "app.db"
@@ -180,7 +182,7 @@ def test_a_restore_killed_at_any_step(app: Path, tmp_path: Path) -> None:
         if not killed_before_step(kills + 1, lambda target=target: restore(taken, target)):
             break
         kills += 1
-        # At every moment the target is the old file or the new one, and the old one is there.
+        # At every moment the target is the old file or the new one, and the old one is kept.
         assert target.read_bytes() == newer or is_whole(target)
         assert newer in [path.read_bytes() for path in target.parent.glob("app*.db")]
         restore(taken, target)

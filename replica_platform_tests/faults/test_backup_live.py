@@ -1,6 +1,6 @@
-"""Copies of a file that is rewritten at full speed: ours are sound, the naive ones torn.
+"""Copies of a file that is rewritten at full speed: backups are sound, naive copies are torn.
 
-At twenty commits a second every method passes; only full speed tells them apart.
+At twenty commits a second every method passes; only full speed separates them.
 """
 
 import subprocess
@@ -27,7 +27,7 @@ def with_backup_skipping_checkpoint(live: Path, folder: Path) -> Path:
 
 
 def cp(source: Path, to: Path) -> None:
-    subprocess.run(["cp", source, to], check=True)  # a child: our own locks are not the point
+    subprocess.run(["cp", source, to], check=True)  # a child, so that this process keeps its locks
 
 
 def naive_file_alone(live: Path, folder: Path) -> Path:
@@ -81,7 +81,7 @@ def test_copies_under_a_writer_at_full_speed(
     rounds = 25 if torture else 40 if tears else 3
     torn = done = 0
     with backup_writer.writing(live):
-        # The short form stops at a naive way's first torn copy: that one is enough.
+        # The short form stops at the first torn copy of a naive method.
         while done < rounds and (torture or not torn):
             folder = tmp_path / str(done)
             folder.mkdir()
@@ -92,7 +92,7 @@ def test_copies_under_a_writer_at_full_speed(
 
 
 def test_in_pages_it_never_ends_and_in_one_step_it_does(live: Path, tmp_path: Path) -> None:
-    """Why `pages=-1`: a commit by another sends a copy in portions back to its first page."""
+    """Why `pages=-1`: a commit of another connection restarts a copy in portions."""
     with backup_writer.writing(live):
         began = time.monotonic()
         backup(live, tmp_path)

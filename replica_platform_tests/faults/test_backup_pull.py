@@ -1,4 +1,4 @@
-"""A pull while the program over there writes at full speed, and one that is cut off half-way."""
+"""A pull while the remote program writes at full speed, and pulls that are cut off half-way."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 
 from replica_platform.backup import pull
 from replica_platform.backup.errors import Damaged, Unreachable
-from replica_platform.backup.remote.ssh import FarSide
+from replica_platform.backup.remote.connection import RemoteAgent
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import Host, serving
 from replica_platform_tests.faults import backup_writer
@@ -25,8 +25,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Path:
-    file = tmp_path / "far" / "busy.db"
+def remote(tmp_path: Path) -> Path:
+    file = tmp_path / "remote" / "busy.db"
     file.parent.mkdir()
     backup_writer.make(file)
     return file
@@ -34,21 +34,21 @@ def there(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("method", ["query", "scp"])
 def test_pulls_under_a_writer_at_full_speed(
-    host: Host, there: Path, tmp_path: Path, torture: bool, method
+    host: Host, remote: Path, tmp_path: Path, torture: bool, method
 ) -> None:
-    here, rounds = tmp_path / "home.db", 15 if torture else 1
-    with backup_writer.writing(there):
+    local, rounds = tmp_path / "local.db", 15 if torture else 1
+    with backup_writer.writing(remote):
         for _ in range(rounds):
-            got = pull(host.url(there), here, method=method, **host.access)
-            assert got.verified and backup_writer.is_sound(here)
+            got = pull(host.url(remote), local, method=method, **host.access)
+            assert got.verified and backup_writer.is_sound(local)
     print(f"pull by {method} under a writer: 0 of {rounds} unsound; {got.sentence}")
 
 
-def test_naive_pages_are_not_one_moment(there: Path, tmp_path: Path) -> None:
+def test_naive_pages_are_no_single_moment(remote: Path, tmp_path: Path) -> None:
     """For comparison: each page read by itself, and nothing compared at the end."""
     with (
-        backup_writer.writing(there),
-        closing(sqlite3.connect(there, timeout=30)) as source,
+        backup_writer.writing(remote),
+        closing(sqlite3.connect(remote, timeout=30)) as source,
         closing(sqlite3.connect(tmp_path / "naive.db", isolation_level=None)) as copy,
     ):
         copy.execute("create table t (id integer primary key, k text, v text)")
@@ -65,19 +65,19 @@ def test_naive_pages_are_not_one_moment(there: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["query", "scp"])
-def test_a_pull_cut_off_half_way_leaves_the_file_of_last_time(
-    host: Host, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method
+def test_a_pull_cut_off_half_way_leaves_the_previous_copy(
+    host: Host, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method
 ) -> None:
-    here = tmp_path / "home" / "busy.db"
-    here.parent.mkdir()
-    shutil.copyfile(there, here)
-    before = here.read_bytes()
-    with closing(sqlite3.connect(there, isolation_level=None)) as db:
+    local = tmp_path / "local" / "busy.db"
+    local.parent.mkdir()
+    shutil.copyfile(remote, local)
+    before = local.read_bytes()
+    with closing(sqlite3.connect(remote, isolation_level=None)) as db:
         db.execute("update t set v = 'changed'")
     left = 3
 
     def cut_after_some(original):
-        def call(self: FarSide, *args, **kwargs):
+        def call(self: RemoteAgent, *args, **kwargs):
             nonlocal left
             left -= 1
             if left == 0:
@@ -88,46 +88,48 @@ def test_a_pull_cut_off_half_way_leaves_the_file_of_last_time(
 
     watched = "ask" if method == "query" else "receive"
     left = 6 if method == "query" else 1
-    monkeypatch.setattr(FarSide, watched, cut_after_some(getattr(FarSide, watched)))
+    monkeypatch.setattr(RemoteAgent, watched, cut_after_some(getattr(RemoteAgent, watched)))
     with pytest.raises(Unreachable, match="Try again"):
-        pull(host.url(there), here, method=method, **host.access)
-    assert here.read_bytes() == before
-    assert [path.name for path in here.parent.iterdir()] == ["busy.db"]
+        pull(host.url(remote), local, method=method, **host.access)
+    assert local.read_bytes() == before
+    assert [path.name for path in local.parent.iterdir()] == ["busy.db"]
     monkeypatch.undo()
-    pull(host.url(there), here, method=method, **host.access)
-    assert backup_writer.is_sound(here)
-    for _ in range(50):  # the program over there ends by itself and takes its copy along
-        if not list(there.parent.glob(".replica-pull-*")):
+    pull(host.url(remote), local, method=method, **host.access)
+    assert backup_writer.is_sound(local)
+    for _ in range(50):  # the agent ends by itself and removes its snapshot
+        if not list(remote.parent.glob(".replica-pull-*")):
             break
         time.sleep(0.1)
-    assert not list(there.parent.glob(".replica-pull-*"))
+    assert not list(remote.parent.glob(".replica-pull-*"))
 
 
-def test_bytes_that_change_on_their_way_are_noticed(
-    host: Host, there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_bytes_that_change_on_the_way_are_noticed(
+    host: Host, remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receive, ask = FarSide.receive, FarSide.ask
+    receive, ask = RemoteAgent.receive, RemoteAgent.ask
 
-    def flipping(self: FarSide, size: int, write) -> None:
-        receive(self, size, lambda block: write(block[:-1] + bytes([block[-1] ^ 1])))
+    def flipping(self: RemoteAgent, request: str, size: int, write) -> None:
+        receive(self, request, size, lambda block: write(block[:-1] + bytes([block[-1] ^ 1])))
 
-    def dropping(self: FarSide, do: str, **arguments):
-        answer = ask(self, do, **arguments)
-        return answer[:700] + answer[701:] if do == "rows" else answer
+    def dropping(self: RemoteAgent, request: str, **arguments):
+        answer = ask(self, request, **arguments)
+        if request == "read_rows":
+            answer["rows"] = answer["rows"][:700] + answer["rows"][701:]
+        return answer
 
-    monkeypatch.setattr(FarSide, "receive", flipping)
+    monkeypatch.setattr(RemoteAgent, "receive", flipping)
     with pytest.raises(Damaged, match="SHA-256"):
-        pull(host.url(there), tmp_path / "home.db", method="scp", **host.access)
-    monkeypatch.setattr(FarSide, "ask", dropping)
+        pull(host.url(remote), tmp_path / "local.db", method="scp", **host.access)
+    monkeypatch.setattr(RemoteAgent, "ask", dropping)
     with pytest.raises(Damaged, match="differ"):
-        pull(host.url(there), tmp_path / "home.db", method="query", **host.access)
-    assert not (tmp_path / "home.db").exists()
+        pull(host.url(remote), tmp_path / "local.db", method="query", **host.access)
+    assert not (tmp_path / "local.db").exists()
 
 
-def test_a_killed_pull_leaves_the_target_and_the_next_clears_up(
-    host: Host, there: Path, tmp_path: Path, torture: bool
+def test_a_killed_pull_leaves_the_target_and_the_next_removes_its_temporary_file(
+    host: Host, remote: Path, tmp_path: Path, torture: bool
 ) -> None:
-    here = tmp_path / "home" / "busy.db"
+    local = tmp_path / "local" / "busy.db"
     puller = (
         "import sys; from pathlib import Path; from replica_platform.backup import pull\n"
         "url, to, method, hosts, key = sys.argv[1:]; print('on', flush=True)\n"
@@ -137,15 +139,15 @@ def test_a_killed_pull_leaves_the_target_and_the_next_clears_up(
     for number in range(kills):
         method = ("query", "scp")[number % 2]
         access = [host.known_hosts, host.client_key]
-        command = [sys.executable, "-c", puller, host.url(there), here, method, *access]
+        command = [sys.executable, "-c", puller, host.url(remote), local, method, *access]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout and process.stdout.readline()
             time.sleep(0.6 + 0.6 * number / kills)
             process.kill()
-        if here.parent.exists():
-            half_done += bool(list(here.parent.glob(".tmp-*")))
-        assert not here.exists() or backup_writer.is_sound(here)
-    pull(host.url(there), here, method="scp", **host.access)
-    assert [path.name for path in here.parent.iterdir()] == ["busy.db"]
-    assert backup_writer.is_sound(here)
+        if local.parent.exists():
+            half_done += bool(list(local.parent.glob(".tmp-*")))
+        assert not local.exists() or backup_writer.is_sound(local)
+    pull(host.url(remote), local, method="scp", **host.access)
+    assert [path.name for path in local.parent.iterdir()] == ["busy.db"]
+    assert backup_writer.is_sound(local)
     print(f"pull: {kills} kills, {half_done} left a temporary file, all cleared")

@@ -1,6 +1,6 @@
-"""A small, realistic `gym_system.db` to try backups on: members, check-ins, payments.
+"""A small `gym_system.db` to try backups on: members, check-ins, payments.
 
-The same content every time; nothing of it belongs to a real person.
+The content is random, the same every time, and of no real person.
 """
 
 import random
@@ -33,46 +33,45 @@ create index payment_by_time on payment (paid_at);
 
 
 def sample_gym_system(path: Path) -> None:
-    """Make the database at `path` in WAL mode; do nothing when there is a file already."""
+    """Make the database at `path` in WAL mode; do nothing if the file exists."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    dice = random.Random(20250106)
-    joined = sorted(OPENED + timedelta(minutes=dice.randrange(300 * 1440)) for _ in range(MEMBERS))
-    plans = [dice.choice(list(PLANS)) for _ in range(MEMBERS)]
-    names = [f"{dice.choice(FIRST)} {dice.choice(LAST)}" for _ in range(MEMBERS)]
+    rng = random.Random(20250106)
+    joined = sorted(OPENED + timedelta(minutes=rng.randrange(300 * 1440)) for _ in range(MEMBERS))
+    plans = [rng.choice(list(PLANS)) for _ in range(MEMBERS)]
+    names = [f"{rng.choice(FIRST)} {rng.choice(LAST)}" for _ in range(MEMBERS)]
     visits = sorted(
-        (joined[who] + timedelta(minutes=dice.randrange(120 * 1440)), who + 1)
-        for who in (dice.randrange(MEMBERS) for _ in range(CHECK_INS))
+        (joined[member] + timedelta(minutes=rng.randrange(120 * 1440)), member + 1)
+        for member in (rng.randrange(MEMBERS) for _ in range(CHECK_INS))
     )
+    members = [(n, p, j.isoformat(" ")) for n, p, j in zip(names, plans, joined, strict=True)]
+    check_ins = [
+        (member_id, at.isoformat(" "), _check_out(at, rng).isoformat(" "))
+        for at, member_id in visits
+    ]
+    payments = [
+        (member + 1, PLANS[plans[member]], _due(joined[member], month).isoformat(" "))
+        for month in range(6)
+        for member in range(MEMBERS)
+    ]
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("pragma journal_mode=wal")
         db.executescript(f"begin;{SCHEMA}")
-        db.executemany(
-            "insert into member (name, plan, joined_at) values (?, ?, ?)",
-            [(n, p, j.isoformat(" ")) for n, p, j in zip(names, plans, joined, strict=True)],
-        )
+        db.executemany("insert into member (name, plan, joined_at) values (?, ?, ?)", members)
         db.executemany(
             "insert into check_in (member_id, checked_in_at, checked_out_at) values (?, ?, ?)",
-            [
-                (
-                    who,
-                    at.isoformat(" "),
-                    (at + timedelta(minutes=dice.randrange(20, 150))).isoformat(" "),
-                )
-                for at, who in visits
-            ],
+            check_ins,
         )
         db.executemany(
-            "insert into payment (member_id, amount_cents, paid_at) values (?, ?, ?)",
-            [
-                (
-                    who + 1,
-                    PLANS[plans[who]],
-                    (joined[who] + timedelta(days=30 * month)).isoformat(" "),
-                )
-                for month in range(6)
-                for who in range(MEMBERS)
-            ],
+            "insert into payment (member_id, amount_cents, paid_at) values (?, ?, ?)", payments
         )
         db.execute("commit")
+
+
+def _check_out(checked_in: datetime, rng: random.Random) -> datetime:
+    return checked_in + timedelta(minutes=rng.randrange(20, 150))
+
+
+def _due(joined: datetime, month: int) -> datetime:
+    return joined + timedelta(days=30 * month)

@@ -1,4 +1,4 @@
-"""Makes the sample's input: the tables of the source database, and a worker's outbox."""
+"""The sample's input: tables of the source database, and a worker's outbox."""
 
 import base64
 import hashlib
@@ -32,14 +32,14 @@ create table fds.prices (
 
 
 def fill_source(dsn: str) -> None:
-    """The tables of the source with the sample's bars, in one transaction, if absent."""
+    """Create the source's tables with the sample's bars in one transaction, if absent."""
     with connect(dsn) as source:
         if source.execute("select to_regclass('fds.prices')").fetchone() == (None,):
             _fill(source, load_bars())
 
 
 def append_conversations(outbox: Path) -> int:
-    """What a sample worker does, once: append each conversation of the file; returns how many."""
+    """Append each sample conversation to a new outbox; return how many, 0 if the file exists."""
     if outbox.exists():
         return 0
     lines = files("replica_platform.app.sample").joinpath("conversations.jsonl").read_text("utf-8")
@@ -63,6 +63,6 @@ def _fill(source: psycopg.Connection, bars: Bars) -> None:
 
 
 def _fsym_id(symbol: str) -> str:
-    """A stable identifier of the vendor's shape: six letters or digits, then `-R`."""
+    """Return a stable identifier in the vendor's form: six letters or digits, then `-R`."""
     digest = hashlib.sha256(symbol.encode()).digest()
     return base64.b32encode(digest)[:6].decode() + "-R"

@@ -1,53 +1,58 @@
-"""The child: one task from `work`, its progress and its answer as JSON lines.
+"""The child's side: run the task of the command line, write its messages to standard output.
 
-Not for people; `child.in_child` starts it.
+Not for people; `child.process` starts it.
 """
 
 import json
 import os
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-from replica_platform.backup.child.tasks import TASKS
-from replica_platform.backup.errors import BY_NAME, Unreadable
-from replica_platform.backup.failures import explain_os, explain_sqlite
+from replica_platform.backup.child.check import check_file
+from replica_platform.backup.child.messages import Advance, Answer, Failure, Message, encode
+from replica_platform.backup.child.restored_copy import make_restored_copy
+from replica_platform.backup.child.snapshot import take_snapshot
+from replica_platform.backup.errors import translate_errors
 from replica_platform.core.errors import PlatformError
-from replica_platform.core.sqlite import sqlite3
+from replica_platform.core.reports import Unit
+
+TASKS: dict[str, Callable[..., Answer]] = {
+    "copy": take_snapshot,
+    "check": check_file,
+    "restore": make_restored_copy,
+}
+PATHS = ("source", "file", "backup", "copy")
 
 
 def main() -> None:
-    """Do the task named on the command line; say how it went on standard output."""
-    os.umask(0o077)  # a half-made copy is nobody else's; the final mode comes with the name
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    task, arguments = sys.argv[1], json.loads(sys.argv[2])
+    """Run one task; write its progress, then its answer or its error."""
+    os.umask(0o077)  # an unfinished copy is private; the final mode comes with the name
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+    task, given = sys.argv[1], json.loads(sys.argv[2])
+    arguments = {name: Path(v) if name in PATHS else v for name, v in given.items()}
+    read = next(arguments[name] for name in PATHS if name in arguments)
     try:
-        _say({"result": TASKS[task](**arguments, progress=lambda *at: _say({"progress": at}))})
-    except (PlatformError, OSError, sqlite3.Error) as error:
-        if isinstance(error, OSError):
-            error = explain_os(error, task)
-        elif isinstance(error, sqlite3.Error):
-            read = next(
-                arguments[name] for name in ("source", "file", "backup") if name in arguments
-            )
-            error = explain_sqlite(error, task, read, arguments.get("to"))
-        _say({"error": _kind(error), "text": str(error)})
+        with translate_errors(task, read, arguments.get("copy")):
+            _write(TASKS[task](**arguments, progress=_write_progress))
+    except PlatformError as error:
+        _write(Failure(type(error).__name__, str(error)))
 
 
-def _end_with_parent() -> None:
+def _end_with_caller() -> None:
     # Not through sys.stdin: its lock, held while waiting, aborts the interpreter's own end.
     while os.read(0, 4096):
         pass
     os._exit(1)
 
 
-def _kind(error: PlatformError) -> str:
-    name = type(error).__name__
-    return name if name in BY_NAME else Unreadable.__name__
+def _write_progress(done: int, total: int, unit: Unit) -> None:
+    _write(Advance(done, total, unit))
 
 
-def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
+def _write(message: Message) -> None:
+    sys.stdout.write(encode(message) + "\n")
     sys.stdout.flush()
 
 

@@ -1,59 +1,128 @@
-"""Work on a SQLite file in a process of its own, and the answer brought back.
+"""The caller's side of the child process: start it, pass on its progress, return its answer.
 
-A process that opens and closes a live SQLite file, or its `-shm`, drops every lock that the
-same process holds on it; commits can then vanish while `integrity_check` says ok. So whatever
-reads, copies or hashes a file runs as `python -m replica_platform.backup.child`. That, and not
-multiprocessing's spawn, because spawn imports the caller's main module again (Dagster's, or a
-script without a guard); both cost one interpreter start, 0.1 s.
-
-Only the parent's side belongs here; what the child does is in `work`.
+The child is `python -m replica_platform.backup.child`, not multiprocessing's spawn: spawn imports
+the caller's main module again (Dagster's, or a script without a guard). Both cost the start of an
+interpreter, 0.1 s.
 """
 
 import json
 import os
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from replica_platform.backup.errors import BY_NAME, ChildFailed
+from replica_platform.backup.child.messages import (
+    Advance,
+    Failure,
+    FileCheck,
+    Message,
+    RestoredCopy,
+    Snapshot,
+    decode,
+)
+from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed
 from replica_platform.core.reports import Progress
 
+Expected = TypeVar("Expected", FileCheck, Snapshot, RestoredCopy)
+MODULE = "replica_platform.backup.child"
 
-def in_child(task: str, progress: Progress | None = None, **arguments: Any) -> dict[str, Any]:
-    """Run one of `work`'s tasks in a child and return its answer; its errors are raised here.
+
+def take_snapshot(
+    source: Path, copy: Path, *, checkpoint: bool, progress: Progress | None = None
+) -> Snapshot:
+    """Copy the live file `source` to `copy`, with everything in its WAL, and check the copy.
+
+    Raises:
+        Unreadable: The source is not a database, or cannot be read.
+        Busy: The source stayed locked.
+        NoRoom: The disk of the copy is full.
+        ChildFailed: The child ended without an answer.
+    """
+    return _run(
+        Snapshot, "copy", progress, source=str(source), copy=str(copy), checkpoint=checkpoint
+    )
+
+
+def check_file(file: Path, *, drop_cache: bool, progress: Progress | None = None) -> FileCheck:
+    """Hash a quiet file, check its integrity, count its tables; change nothing.
+
+    Args:
+        file: A database that no program writes to.
+        drop_cache: Read from the disk, not from the kernel's page cache.
+        progress: Called with the bytes that were read.
+
+    Raises:
+        Unreadable: The file is not a database, or cannot be read.
+        ChildFailed: The child ended without an answer.
+    """
+    return _run(FileCheck, "check", progress, file=str(file), drop_cache=drop_cache)
+
+
+def make_restored_copy(
+    backup: Path,
+    copy: Path,
+    *,
+    sha256: str,
+    journal_mode: str,
+    progress: Progress | None = None,
+) -> RestoredCopy:
+    """Copy a verified backup to `copy` with its journal mode, and check the copy.
+
+    Raises:
+        Damaged: The backup changed since it was verified, or the copy is not sound.
+        Unreadable: The backup cannot be read.
+        NoRoom: The disk of the copy is full.
+        ChildFailed: The child ended without an answer.
+    """
+    return _run(
+        RestoredCopy,
+        "restore",
+        progress,
+        backup=str(backup),
+        copy=str(copy),
+        sha256=sha256,
+        journal_mode=journal_mode,
+    )
+
+
+def _run(
+    expected: type[Expected], task: str, progress: Progress | None, **arguments: Any
+) -> Expected:
+    """Run a task in a child and return its answer; raise the child's error here.
 
     The child ends by itself when this process dies: its standard input is then at its end.
     """
-    module = "replica_platform.backup.child"
-    command = [sys.executable, "-P", "-m", module, task, json.dumps(arguments)]
-    # The child finds the same modules as we do, wherever we were started.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    answer: dict[str, Any] = {}
+    last: Message | None = None
     with subprocess.Popen(
-        command,
+        [sys.executable, "-P", "-m", MODULE, task, json.dumps(arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment,
+        env=_environment(),
         text=True,
     ) as child:
         assert child.stdout and child.stderr and child.stdin
         try:
             for line in child.stdout:
-                answer = json.loads(line)
-                if progress and "progress" in answer:
-                    progress(*answer["progress"])
-            noise = child.stderr.read()
+                last = decode(line)
+                if progress and isinstance(last, Advance):
+                    progress(last.done, last.total, last.unit)
+            complaints = child.stderr.read()
         except BaseException:
             child.kill()
             raise
-    if "error" in answer:
-        raise BY_NAME[answer["error"]](answer["text"])
-    if "result" not in answer:
-        reason = noise.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+    if isinstance(last, Failure):
+        raise OF_THE_CHILD[last.error](last.sentence)
+    if not isinstance(last, expected):
+        reason = complaints.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
         raise ChildFailed(
             f"The process that should {task} the file ended without an answer ({reason[0]}); "
             "nothing was kept of it. Try again."
         )
-    result: dict[str, Any] = answer["result"]
-    return result
+    return last
+
+
+def _environment() -> dict[str, str]:
+    """Let the child find the same modules, wherever this process was started."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

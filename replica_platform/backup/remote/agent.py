@@ -1,8 +1,12 @@
-"""The other side of a pull: what runs over there, in a python3 that has nothing of ours.
+"""The program that runs on the other host during a pull, in a python3 without this package.
 
-Sent over the connection after `look`, into the same namespace; so the same rules hold: the
-standard library, the syntax of Python 3.7. A request is a line of JSON, an answer too; a file
-follows its answer as it is. Reads the database, never writes to it.
+It is sent over the connection after `child/contents.py`, into the same namespace. So it may use
+only the standard library and the syntax of Python 3.7, and must not import this package: what it
+needs of it stands here a second time. It reads the database and never writes to it.
+
+A request is a line of JSON. Whatever the agent sends is a frame: a line with the number of bytes,
+then the bytes. An answer is one frame of JSON, a file is many. An empty frame says that the agent
+still works, so that its caller can tell long work from a host that fell silent.
 """
 
 from __future__ import annotations
@@ -13,30 +17,38 @@ import os
 import sqlite3
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from replica_platform.backup.child.contents import (
         count_tables,
-        describe,
-        packed,
-        ranges,
-        rows_after,
+        describe_table,
+        pack,
+        range_digests,
+        rows_between,
         table_names,
-        unpacked,
+        unpack,
     )
 
 BLOCK_BYTES = 1 << 18
-LEFT_OVER = ".replica-pull-"
+BUSY_WAIT_S = 10
+HEARTBEAT_S = 10
+# A page ends with the row that passes either limit.
+PAGE_ROWS = 2000
+PAGE_BYTES = 1 << 20
+TEMPORARY = ".replica-pull-"
+SENDING = threading.Lock()
 
 
-class Far:
-    """One connection's work on one database; each public method is a request."""
+class Agent:
+    """The database that a connection asks about; each public method is a request."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.copy: Path | None = None
+        self.snapshot: Path | None = None
         if not self.path.is_file():
             raise OSError(f"there is no file {path}")
         self.path = self.path.resolve()
@@ -45,12 +57,12 @@ class Far:
     def _open(self, path: Path) -> sqlite3.Connection:
         # Never immutable: that would read past the WAL of a file that is written to.
         uri = path.as_uri() + "?mode=ro"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_WAIT_S)
         db.execute("select count(*) from sqlite_master").fetchone()
         return db
 
-    def info(self) -> dict[str, Any]:
-        """What the file is, and what reads it."""
+    def describe_file(self) -> dict[str, Any]:
+        """Return the file's size and mode, and the versions of what reads it."""
         wal = self.path.with_name(self.path.name + "-wal")
         return {
             "bytes": self.path.stat().st_size,
@@ -60,12 +72,12 @@ class Far:
             "python": ".".join(str(part) for part in sys.version_info[:3]),
         }
 
-    def count(self) -> list[Any]:
-        """Rows of each table and the newest values, as of now or of the moment held."""
+    def count_tables(self) -> list[Any]:
+        """Return the rows of each table and the newest values."""
         return list(count_tables(self.db))
 
-    def schema(self) -> dict[str, Any]:
-        """Every statement that made it, its settings, and its tables as `look` describes them."""
+    def read_schema(self) -> dict[str, Any]:
+        """Return the statements that made the database, its settings, its tables and keys."""
         made = self.db.execute("select type, name, tbl_name, sql from sqlite_master order by rowid")
         settings = ("page_size", "encoding", "auto_vacuum", "user_version", "application_id")
         names = table_names(self.db)
@@ -77,49 +89,51 @@ class Far:
             "statements": statements,
             "settings": {n: self.db.execute("pragma " + n).fetchone()[0] for n in settings},
             "virtual": virtual,
-            "tables": [] if virtual else [describe(self.db, name) for name in names],
+            "tables": [] if virtual else [describe_table(self.db, name) for name in names],
         }
 
-    def begin(self) -> None:
-        """Hold this moment: whatever is read from here on is of one and the same."""
+    def begin_read(self) -> None:
+        """Begin a read transaction: all further answers are of this moment."""
         self.db.execute("begin")
         self.db.execute("select count(*) from sqlite_master").fetchone()
 
-    def end(self) -> None:
-        """Let the moment go."""
+    def end_read(self) -> None:
+        """End the read transaction, if there is one."""
         if self.db.in_transaction:
             self.db.execute("rollback")
 
-    def version(self) -> int:
-        """A number that changes with each commit of anybody else."""
+    def data_version(self) -> int:
+        """Return a number that changes with each commit of another connection."""
         return int(self.db.execute("pragma data_version").fetchone()[0])
 
-    def rows(self, table: Any, after: Any, until: Any, limit: int) -> list[Any]:
-        """A page of rows."""
-        return list(rows_after(self.db, table, after, until, limit))
+    def read_rows(self, table: Any, after: Any, until: Any) -> dict[str, Any]:
+        """Return a page of rows, and whether it is the last one of the range."""
+        rows, size = [], 0
+        for row in rows_between(self.db, table, after, until, PAGE_ROWS):
+            rows.append(row)
+            size += sum(len(value) for value in row if isinstance(value, (str, bytes)))
+            if size >= PAGE_BYTES or len(rows) == PAGE_ROWS:
+                return {"rows": rows, "is_last": False}
+        return {"rows": rows, "is_last": True}
 
-    def ranges(self, table: Any, bounds: Any) -> list[Any]:
-        """Counts and digests between bounds."""
-        return ranges(self.db, table, bounds)
+    def digest_ranges(self, table: Any, bounds: Any) -> list[Any]:
+        """Return count and digest of the rows between each two bounds."""
+        return range_digests(self.db, table, bounds)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Copy the file in one step of the backup API, over here; its size and checksum.
+    def take_snapshot(self) -> dict[str, Any]:
+        """Copy the file in one step of the backup API, on this host; return its size and digest.
 
         From then on the other requests are answered from the copy.
         """
         folder = self.path.parent
-        if not os.access(folder, os.W_OK):
+        if not os.access(str(folder), os.W_OK):
             folder = Path(tempfile.gettempdir())
-        self._clear(folder)
-        free = os.statvfs(folder)
-        needed = self.db.execute("pragma page_count").fetchone()[0]
-        needed *= self.db.execute("pragma page_size").fetchone()[0]
-        if free.f_bavail * free.f_frsize < needed:
-            raise OSError(f"a copy needs {needed} bytes and {folder} over there has less free")
-        prefix = LEFT_OVER + str(os.getpid()) + "-"
+        self._remove_abandoned(folder)
+        self._require_space(folder)
+        prefix = TEMPORARY + str(os.getpid()) + "-"
         handle, copy = tempfile.mkstemp(prefix=prefix, suffix=".db", dir=str(folder))
         os.close(handle)
-        self.copy = Path(copy)
+        self.snapshot = Path(copy)
         quiet = sqlite3.connect(copy, isolation_level=None)
         quiet.execute("pragma journal_mode=off")
         quiet.execute("pragma synchronous=off")
@@ -129,59 +143,75 @@ class Far:
         quiet.execute("pragma journal_mode=delete")
         quiet.close()
         self.db.close()
-        self.db = self._open(self.copy)
+        self.db = self._open(self.snapshot)
         digest, size = hashlib.sha256(), 0
-        with self.copy.open("rb") as file:
+        with self.snapshot.open("rb") as file:
             for block in iter(lambda: file.read(BLOCK_BYTES), b""):
                 digest.update(block)
                 size += len(block)
         return {"bytes": size, "sha256": digest.hexdigest()}
 
-    def send(self) -> None:
-        """The copy, as it is, straight after this request's answer."""
-        assert self.copy
-        with self.copy.open("rb") as file:
+    def send_snapshot(self) -> None:
+        """Send the snapshot's bytes before this request's answer."""
+        assert self.snapshot
+        with self.snapshot.open("rb") as file:
             for block in iter(lambda: file.read(BLOCK_BYTES), b""):
-                sys.stdout.buffer.write(block)
-        sys.stdout.buffer.flush()
+                send(block)
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove the snapshot."""
         self.db.close()
-        if self.copy:
-            self.copy.unlink()
+        if self.snapshot:
+            self.snapshot.unlink()
 
-    def _clear(self, folder: Path) -> None:
-        for left in folder.glob(LEFT_OVER + "*"):
-            pid = left.name[len(LEFT_OVER) :].split("-")[0]
+    def _require_space(self, folder: Path) -> None:
+        disk = os.statvfs(str(folder))
+        needed = self.db.execute("pragma page_count").fetchone()[0]
+        needed *= self.db.execute("pragma page_size").fetchone()[0]
+        if disk.f_bavail * disk.f_frsize < needed:
+            raise OSError(f"a copy needs {needed} bytes and {folder} on that host has less free")
+
+    def _remove_abandoned(self, folder: Path) -> None:
+        for copy in folder.glob(TEMPORARY + "*"):
+            pid = copy.name[len(TEMPORARY) :].split("-")[0]
             if not Path("/proc", pid).exists():
-                left.unlink()
+                copy.unlink()
 
 
-def answer(text: str) -> None:
-    """One line back."""
-    sys.stdout.buffer.write(text.encode("ascii") + b"\n")
-    sys.stdout.buffer.flush()
+def send(content: bytes) -> None:
+    """Write one frame to the standard output."""
+    frame = memoryview(b"%d\n%s" % (len(content), content))
+    with SENDING:
+        # Not by sys.stdout: a thread that waits in it aborts the interpreter's end.
+        while frame:
+            frame = frame[os.write(1, frame) :]
+
+
+def send_heartbeats() -> None:
+    """Send an empty frame from time to time, until the connection ends."""
+    try:
+        while True:
+            time.sleep(HEARTBEAT_S)
+            send(b"")
+    except OSError:
+        pass  # the connection has ended
 
 
 def serve(path: str) -> None:
-    """Answer requests until there are no more."""
-    far = None
+    """Answer requests until the input ends."""
+    threading.Thread(target=send_heartbeats, daemon=True).start()
+    agent = None
     try:
-        far = Far(path)
-        answer('{"result":null}')
+        agent = Agent(path)
+        send(b'{"result":null}')
         for line in sys.stdin.buffer:
-            request = unpacked(line.decode("ascii"))
-            if request["do"] == "send":
-                answer('{"result":null}')
-                far.send()
-                continue
-            result = getattr(far, request.pop("do"))(**request)
-            answer('{"result":' + packed(result) + "}")
+            request = unpack(line.decode("ascii"))
+            result = getattr(agent, request.pop("request"))(**request)
+            send(pack({"result": result}).encode("ascii"))
     except BrokenPipeError:
-        pass  # nobody is there any more
+        pass  # the connection has ended
     except (OSError, sqlite3.Error) as error:
-        answer(json.dumps({"error": str(error), "kind": type(error).__name__}))
+        send(json.dumps({"error": str(error)}).encode("ascii"))
     finally:
-        if far:
-            far.close()
+        if agent:
+            agent.close()

@@ -1,0 +1,123 @@
+"""Check a quiet database file: its digests, SQLite's integrity check, the rows of its tables."""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from replica_platform.backup.child.contents import count_tables, integrity_of
+from replica_platform.backup.child.messages import FileCheck
+from replica_platform.backup.errors import Unreadable
+from replica_platform.core.reports import Progress
+from replica_platform.core.sqlite import sqlite3
+
+BLOCK_BYTES = 1 << 20
+PROGRESS_EVERY_S = 0.1
+HEADER = b"SQLite format 3\x00"
+
+
+def check_file(file: Path, drop_cache: bool, progress: Progress) -> FileCheck:
+    """Hash a quiet file, check its integrity, count its tables; change nothing.
+
+    Hashing and SQLite's check run side by side: both release the interpreter's lock.
+
+    Args:
+        file: A database that no program writes to.
+        drop_cache: Have the kernel forget the file first, so that it is read from the disk.
+        progress: Called with the bytes that were hashed.
+
+    Raises:
+        Unreadable: The file is not a database, or cannot be read.
+    """
+    require_sqlite(file)
+    started = time.perf_counter()
+    if drop_cache:
+        _drop_cache(file)
+    # Immutable: no locks, no sidecars, works on read-only media; the file is quiet.
+    uri = f"{file.resolve().as_uri()}?mode=ro&immutable=1"
+    with _hashing(file, progress) as digests, closing(sqlite3.connect(uri, uri=True)) as db:
+        # Through memory: integrity_check of 464 MB in 0.9 s instead of 1.8.
+        db.execute(f"pragma mmap_size={1 << 40}")
+        db.execute("pragma cache_size=-65536")
+        integrity = integrity_of(db)
+        tables, newest = count_tables(db) if integrity == "ok" else ({}, {})
+        pages, page_size = (
+            db.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size")
+        )
+    return FileCheck(
+        **digests,
+        integrity=integrity,
+        tables=tables,
+        newest=newest,
+        pages=pages,
+        page_size=page_size,
+        sqlite_version=sqlite3.sqlite_version,
+        check_s=round(time.perf_counter() - started, 4),
+    )
+
+
+def require_sqlite(file: Path) -> None:
+    """Raise `Unreadable` unless the file begins as a SQLite database does."""
+    try:
+        with file.open("rb") as opened:
+            header = opened.read(len(HEADER))
+    except OSError as error:
+        raise Unreadable(
+            f"Cannot read {file}: {error.strerror}. Check the path and its permissions."
+        ) from error
+    if header != HEADER:
+        raise Unreadable(
+            f"{file} is not a SQLite database ({'wrong header' if header else 'it is empty'}); "
+            "check the path."
+        )
+
+
+@contextmanager
+def _hashing(file: Path, progress: Progress) -> Iterator[dict[str, Any]]:
+    """Hash a file in a thread beside the block; the yielded dictionary is filled after it."""
+    digests: dict[str, Any] = {}
+    errors: list[OSError] = []
+
+    def hash_file() -> None:
+        try:
+            digests.update(_hash(file, progress))
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=hash_file)
+    thread.start()
+    try:
+        yield digests
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _hash(file: Path, progress: Progress) -> dict[str, Any]:
+    size = file.stat().st_size
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    done, reported_at = 0, 0.0
+    with file.open("rb", buffering=0) as opened:
+        while count := opened.readinto(buffer):
+            sha256.update(buffer[:count])
+            md5.update(buffer[:count])
+            done += count
+            if time.monotonic() - reported_at > PROGRESS_EVERY_S:
+                reported_at = time.monotonic()
+                progress(done, size, "bytes")
+    progress(done, size, "bytes")
+    return {"bytes": done, "sha256": sha256.hexdigest(), "md5": md5.hexdigest()}
+
+
+def _drop_cache(file: Path) -> None:
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)

@@ -1,0 +1,92 @@
+"""The status of a folder of backups: how many, how old, and whether each could be restored."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from replica_platform.backup.folder import backups
+from replica_platform.backup.manifest import Backup, in_utc
+from replica_platform.core.reports import ReportFields, format_age
+
+
+@dataclass(frozen=True)
+class FolderStatus(ReportFields):
+    """The backups of one name in a folder, or of all names.
+
+    Attributes:
+        count: Backups with a readable manifest.
+        bytes: Size of those without a known problem.
+        newest_at: When the newest backup without a known problem was taken.
+        newest_age_s: Its age in seconds.
+        oldest_at: When the oldest backup without a known problem was taken.
+        verified: Backups of the right size whose last verification found no damage.
+        unlisted: Database files without a readable manifest; nothing is known of them.
+        ok: Whether there are backups and none has a known problem.
+        sentence: The same in words, and what to do next.
+    """
+
+    count: int
+    bytes: int
+    newest_at: datetime | None
+    newest_age_s: float | None
+    oldest_at: datetime | None
+    verified: int
+    unlisted: int
+    ok: bool
+    sentence: str
+
+
+def status(to: Path, name: str | None = None, *, now: datetime | None = None) -> FolderStatus:
+    """Count the backups in a folder and say whether they could be restored today.
+
+    No backup is read; `verify` does that.
+
+    Args:
+        to: The folder of backups.
+        name: The stem of the source's file name; all sources if left out.
+        now: The moment from which ages are counted; the clock's if left out.
+
+    Returns:
+        The counts, sizes in bytes, ages in seconds, and a sentence.
+    """
+    folder = to.absolute()
+    listed = backups(folder, name)
+    sound = [backup for backup in listed if backup.ok]
+    newest_at = sound[0].taken_at if sound else None
+    age_s = (in_utc(now or datetime.now(UTC)) - newest_at).total_seconds() if newest_at else None
+    unlisted = _without_manifest(folder, name)
+    sentence = _about_backups(listed, f"{f'of {name} ' if name else ''}in {folder}", age_s)
+    if unlisted:
+        sentence += f" {len(unlisted)} files have no manifest ({unlisted[0].name})."
+    return FolderStatus(
+        count=len(listed),
+        bytes=sum(backup.bytes for backup in sound),
+        newest_at=newest_at,
+        newest_age_s=age_s,
+        oldest_at=sound[-1].taken_at if sound else None,
+        verified=len(sound),
+        unlisted=len(unlisted),
+        ok=bool(listed) and len(sound) == len(listed),
+        sentence=sentence,
+    )
+
+
+def _without_manifest(folder: Path, name: str | None) -> list[Path]:
+    listed = {backup.file.name for backup in backups(folder)}
+    return [
+        file
+        for file in sorted(folder.glob("*_backup_*.db"))
+        if file.name not in listed and (name is None or file.name.startswith(f"{name}_backup_"))
+    ]
+
+
+def _about_backups(listed: list[Backup], where: str, age_s: float | None) -> str:
+    if not listed:
+        return f"No backup {where}; run `replica backup` to take one."
+    unsound = [backup for backup in listed if not backup.ok]
+    if unsound:
+        return (
+            f"{len(unsound)} of {len(listed)} backups {where} cannot be relied on: "
+            f"{unsound[0].file.name}: {unsound[0].problem}. Take a new one, then delete it."
+        )
+    return f"{len(listed)} backups {where}, the newest {format_age(age_s)} old."
