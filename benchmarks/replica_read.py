@@ -19,8 +19,8 @@ from replica_publish import append, make_master
 from replicas import measure
 
 from replica_platform.replica import Master, ReplicaReader, publish
-from replica_platform.replica.store.candidate import point
 from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.pointer import point_to
 
 QUERIES = {
     "point": "select grade from watchlist where id = 'C77'",
@@ -64,13 +64,13 @@ def notice(store: Path, rounds: int) -> list[float]:
         for number in range(rounds):
             target = older if number % 2 == 0 else newest
             time.sleep(0.03)
-            point(layout, target)
+            point_to(layout, target)
             # The rename that readers see comes before the folder's fsync, so look at its time.
             moved = layout.pointer.stat().st_ctime
             while reader.generation != target.generation:
                 time.sleep(0.0005)
             found.append(time.time() - moved)
-        point(layout, newest)
+        point_to(layout, newest)
     return found
 
 

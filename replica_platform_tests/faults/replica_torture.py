@@ -25,7 +25,7 @@ from replica_platform.replica.store.layout import Layout
 
 ROWS = 3_000
 STEPS = (
-    "lock", "clear", "settle", "room", "copy", "patch", "fsync", "verify", "name",
+    "lock", "clear", "quiesce", "reserve", "copy", "patch", "fsync", "verify", "name",
     "lease", "rename", "manifest", "pointer", "forget", "retire",
 )  # fmt: skip
 TORN = f"""

@@ -24,7 +24,7 @@ from replica_platform.replica import (
     status,
     verify,
 )
-from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES
+from replica_platform.replica.copy.file_format import BLOCK_BYTES, HEADER_BYTES
 from replica_platform.replica.errors import GenerationDamaged, MasterDamaged
 from replica_platform.replica.store import verify_copy as verifying
 from replica_platform.replica.store.layout import Layout
@@ -130,7 +130,7 @@ def test_a_damaged_generation_gives_the_previous_rows(
         assert not verify(folder / "store").ok
         with ReplicaReader(folder / "store", poll_s=5) as reader:
             counts["right" if reader.query(SUMS) == first else "WRONG"] += 1
-            assert reader.status().rung == "previous"
+            assert reader.status().served_from == "previous"
     print(f"\n{how.__name__}: {dict(counts)}")
     assert set(counts) == {"right"}
 
@@ -164,12 +164,12 @@ def test_damaged_under_an_open_reader_it_is_left(
     with ReplicaReader(folder / "store", poll_s=60) as reader:
         assert reader.query(SUMS) == second
         damaged(swap_words, 1)
-        reader._serving.look()
+        reader._server.refresh()
         assert reader.query(SUMS) == first
         damaged(lambda raw, dice: None, 1)  # repaired
-        reader._serving.look()
+        reader._server.refresh()
         assert reader.query(SUMS) == second
-        assert reader.status().rung == "current"
+        assert reader.status().served_from == "current"
 
 
 def test_whole_again_it_is_accepted_though_its_seal_is_broken(
@@ -205,7 +205,7 @@ def test_a_damaged_pointer_leads_to_the_newest_generation(
         pointer.write_bytes(broken)
         with ReplicaReader(store) as reader:
             assert reader.query(SUMS) == made[2][1]
-            assert reader.status().rung == "previous"
+            assert reader.status().served_from == "previous"
         assert "pointer" in status(store).sentence
     assert publish(made[0] / "master.duckdb", store).how == "unchanged"
     assert status(store).ok

@@ -14,8 +14,8 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, ReplicaReader, publish
-from replica_platform.replica.store.candidate import point
 from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.pointer import point_to
 from replica_platform_tests.faults.replica_torture import TORN, write_version
 
 THREADS = 4
@@ -74,7 +74,7 @@ def swap(store: Path, source: Source, swaps: int) -> Counter[str]:
         thread.start()
     for number in range(swaps):
         manifest = older if number % 2 == 0 else newest
-        point(layout, manifest)
+        point_to(layout, manifest)
         current = manifest.generation
         time.sleep(0.02)
     time.sleep(0.3)

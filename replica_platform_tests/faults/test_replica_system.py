@@ -98,7 +98,7 @@ def as_nobody(work: Callable[[], object]) -> str:
 
 def ask(store: Path) -> tuple[object, str | None]:
     with ReplicaReader(store) as reader:
-        return reader.query(COUNT), reader.status().rung
+        return reader.query(COUNT), reader.status().served_from
 
 
 def leftovers(store: Path) -> list[Path]:
@@ -202,7 +202,7 @@ def test_on_a_full_disk_keeping_fewer_generations_makes_room(
     with ReplicaReader(store) as reader:
         assert reader.query(COUNT) == [(400_003,)]
         assert publish(master.path, store, keep=2, min_age_s=0).generation == 4
-        reader._serving.look()
+        reader._server.refresh()
         assert reader.query(COUNT) == [(400_004,)]
     assert [kept.generation for kept in Layout(store).kept()] == [4, 3]
     assert leftovers(store) == []
@@ -237,14 +237,14 @@ def test_on_a_full_disk_a_pull_with_fewer_generations_makes_room(
     master: Master, disk: Callable[[int], Path], folder: Path
 ) -> None:
     store = filled(master, disk)
-    elsewhere, blocks = folder / "elsewhere", BlockStore(folder / "blocks")
+    elsewhere, block_store = folder / "elsewhere", BlockStore(folder / "blocks")
     for _ in range(4):
         fill(master, 400_000)  # so that no block here is one of there
         publish(master.path, elsewhere, min_age_s=0)
-    blocks.push(elsewhere)
+    block_store.push(elsewhere)
     with pytest.raises(StoreFull, match="keep fewer generations"):
-        blocks.pull(store, keep=3, min_age_s=0)
-    assert blocks.pull(store, keep=2, min_age_s=0).generation == 4
+        block_store.pull(store, keep=3, min_age_s=0)
+    assert block_store.pull(store, keep=2, min_age_s=0).generation == 4
     assert ask(store) == ([(400_000,)], "current")
     assert leftovers(store) == []
 
@@ -467,9 +467,9 @@ def test_batch_and_publication_exclude_each_other(master: Master, folder: Path) 
 def test_two_publishers_exclude_each_other(
     master: Master, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from replica_platform.replica.store import candidate
+    from replica_platform.replica.store import pointer
 
-    monkeypatch.setattr(candidate, "STORE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(pointer, "STORE_PATIENCE_S", 0.1)
     refused: list[str] = []
 
     def publish_too(step: str) -> None:

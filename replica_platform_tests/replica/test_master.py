@@ -9,7 +9,12 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, status
-from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES, SECTOR, parse_header
+from replica_platform.replica.copy.file_format import (
+    BLOCK_BYTES,
+    HEADER_BYTES,
+    SECTOR,
+    parse_header,
+)
 from replica_platform.replica.errors import MasterBusy, MasterDamaged, MasterOpenHere
 
 

@@ -65,7 +65,7 @@ def test_a_retired_generation_is_patched_to_the_master_byte_for_byte(
     publications = [again(day, keep=1) for day in range(3)]
     assert [publication.how for publication in publications] == ["copy", "copy", "patch"]
     last = publications[-1]
-    assert 0 < last.blocks_written < len(last.manifest.blocks)
+    assert 0 < last.blocks_written < len(last.manifest.block_digests)
     assert last.file.read_bytes() == master.path.read_bytes()
     assert verify(store).ok
 
@@ -85,7 +85,7 @@ def test_a_whole_copy_leaves_half_of_the_cores_to_readers(
     before = os.sched_getaffinity(0)
     for day, cores in ((3, (len(before) + 1) // 2), (4, (len(before) + 1) // 2), (5, len(before))):
         again(day, keep=1)
-        assert seen == {"survey": cores}
+        assert seen == {"scan": cores}
         assert os.sched_getaffinity(0) == before
 
 
@@ -170,7 +170,8 @@ def test_every_step_in_its_order_and_the_pointer_last(
         master.path, store, step=lambda name: seen.update({name: status(store).generation})
     )
     assert " ".join(seen) == (
-        "lock clear settle room copy fsync verify name lease rename manifest pointer forget retire"
+        "lock clear quiesce reserve copy fsync verify name "
+        "lease rename manifest pointer forget retire"
     )
     assert [name for name, generation in seen.items() if generation == 2] == ["forget", "retire"]
     assert second.generation == 2
@@ -180,13 +181,13 @@ def test_a_copy_that_changed_before_it_was_verified_is_thrown_away(
     master: Master, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte that changes after it was written: what a bad disk or another process does."""
-    verified = Probe.look
+    verified = Probe.read_tables
 
     def late(self: Probe, path: Path, scan: list[str]) -> object:
         damage(path, 400_000, b"\xff\x00\xff\x00")
         return verified(self, path, scan)
 
-    monkeypatch.setattr(Probe, "look", late)
+    monkeypatch.setattr(Probe, "read_tables", late)
     with pytest.raises((CandidateDamaged, MasterDamaged), match="readers"):
         publish(master.path, store)
     assert status(store).generation is None

@@ -20,8 +20,8 @@ from replica_platform.replica import (
     rollback,
     status,
 )
-from replica_platform.replica.serving import generation
-from replica_platform.replica.serving import swap as serving
+from replica_platform.replica.serving import swap
+from replica_platform.replica.store import integrity
 from replica_platform.replica.store.manifest import Manifest
 from replica_platform_tests.replica.conftest import damage
 
@@ -59,7 +59,7 @@ def test_a_new_generation_is_noticed(
     again(4)
     until(lambda: reader.generation == 2)
     assert reader.query(COUNT) == [(5,)]
-    assert reader.status().rung == "current"
+    assert reader.status().served_from == "current"
 
 
 def test_a_rollback_is_noticed(
@@ -82,7 +82,7 @@ def test_a_damaged_generation_is_refused_for_the_previous(
     with ReplicaReader(store, poll_s=0.01) as reader:
         assert reader.query(COUNT) == [(4,)]
         found = reader.status()
-        assert (found.rung, found.generation) == ("previous", 1)
+        assert (found.served_from, found.generation) == ("previous", 1)
         assert "not what was published" in found.refused[0]
 
 
@@ -90,12 +90,12 @@ def test_memory_then_default_then_an_error(again: Callable[..., Publication], st
     published = again()
     with ReplicaReader(store, poll_s=0.01) as reader:
         assert reader.query(COUNT) == [(4,)]
-        reader._serving._leave()  # as if DuckDB had failed
+        reader._server._drop_attached()  # as if DuckDB had failed
         published.file.unlink()
         assert reader.query(COUNT, default=[]) == [(4,)]
-        assert reader.status().rung == "memory"
+        assert reader.status().served_from == "memory"
         assert reader.query("select 1", default=[(7,)]) == [(7,)]
-        assert reader.status().rung == "default"
+        assert reader.status().served_from == "default"
         with pytest.raises(ReplicaUnavailable, match="publish again"):
             reader.query("select 2")
 
@@ -177,7 +177,7 @@ def test_it_needs_nothing_but_duckdb(
     program = (
         "from replica_platform.replica import ReplicaReader\n"
         "with ReplicaReader(sys.argv[1]) as reader:\n"
-        "    print(reader.query('select count(*) from bars'), reader.status().rung)\n"
+        "    print(reader.query('select count(*) from bars'), reader.status().served_from)\n"
     )
     assert said_with_only_duckdb(bare, program, store) == "[(5,)] current"
     # What it cannot verify it does not serve.
@@ -207,19 +207,19 @@ def test_a_bad_generation_is_looked_at_once(
 
     def noting(path: Path, manifest: Manifest, **options: bool) -> None:
         checked.append(path.name)
-        generation.check(path, manifest, **options)
+        integrity.check(path, manifest, **options)
 
-    monkeypatch.setattr(serving, "check", noting)
+    monkeypatch.setattr(swap, "check", noting)
     with ReplicaReader(store, poll_s=600) as reader:
         for _ in range(20):
-            reader._serving.look()
+            reader._server.refresh()
             assert reader.query(COUNT) == [(4,)]
         assert checked.count(second.file.name) == 1
         # Another file in its place is another chance.
         whole = second.file.read_bytes()
         second.file.unlink()
         second.file.write_bytes(whole)
-        reader._serving.look()
+        reader._server.refresh()
         assert checked.count(second.file.name) == 2
 
 
@@ -234,7 +234,7 @@ def test_a_query_that_fails_in_the_file_is_answered_from_the_previous(
         whole = second.file.read_bytes()
         damage(second.file, 12_288 + 4096, bytes(len(whole) - 12_288 - 4096))
         hashes = reader.query("select bit_xor(hash(s)) from pad")
-        assert reader.status().rung == "previous"
+        assert reader.status().served_from == "previous"
         assert "failed a query" in str(reader.status().last_error) or reader.status().refused
         assert reader.query(COUNT) == [(4,)]
     with ReplicaReader(store) as reader:

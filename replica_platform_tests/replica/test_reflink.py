@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, publish, verify
-from replica_platform.replica.copy.header import BLOCK_BYTES
+from replica_platform.replica.copy.file_format import BLOCK_BYTES
 
 MAKE = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "-q"]}
 IMAGE_BYTES = 400 * 1024 * 1024

@@ -8,8 +8,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from replica_platform.replica import Master, Publication, ReplicaReader, publish, reader, status
-from replica_platform.replica import status as health
+from replica_platform.replica import Master, Publication, ReplicaReader, publish, status
+from replica_platform.replica.store import manifest
 from replica_platform_tests.replica.conftest import damage
 
 
@@ -76,15 +76,14 @@ def test_a_publisher_that_hangs_shows_although_reads_succeed(
 ) -> None:
     publish(master.path, store, max_age_s=3600)
     assert status(store, master.path).ok
-    for module in (health, reader):
-        monkeypatch.setattr(module, "now", lambda: datetime.now(UTC) + timedelta(hours=2))
+    monkeypatch.setattr(manifest, "now", lambda: datetime.now(UTC) + timedelta(hours=2))
     found = status(store, master.path)
     assert (found.ok, found.in_sync) == (False, True)
     assert "see whether the publisher still runs" in found.sentence
     with ReplicaReader(store) as reading:
         assert reading.query("select count(*) from bars") == [(3,)]
         seen = reading.status()
-    assert seen.rung == "current"
+    assert seen.served_from == "current"
     assert seen.publication_age_s is not None
     assert seen.publication_age_s > 3600
     monkeypatch.undo()
