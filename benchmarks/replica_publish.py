@@ -1,11 +1,11 @@
-"""What a publication costs beside `cp` and fsync of the same file, in one run, turn about.
+"""The time of a publication and of `cp` with fsync of the same file, alternating in one run.
 
     python benchmarks/replica_publish.py [--mb 1000] [--rounds 5] [--folder DIR] [--json]
 
 A master of about that size; full publications into fresh stores against `cp` + fsync; then one
 per cent of rows appended and published where a retired generation can be patched. Verification
-(own digest, DuckDB's checksums, the child's look) runs while the file is copied and written out, so
-a full publication has the budget of both: 1.25 times the peer, and 0.3 s a gigabyte.
+(own digests, DuckDB's checksums, the child's probe) runs while the file is copied and written
+out, so a full publication has the budget of both: 1.25 times the peer, and 0.3 s a gigabyte.
 """
 
 import os
@@ -23,7 +23,7 @@ ROWS_PER_MB = 40_000
 
 
 def make_master(path: Path, mb: int) -> Master:
-    """Ticks of six columns, about `mb` megabytes, and a small table beside them."""
+    """Make a master with ticks of six columns, about `mb` megabytes, and a small table."""
     master = Master(path)
     with master.write() as connection:
         connection.execute(

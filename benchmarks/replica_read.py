@@ -1,4 +1,4 @@
-"""What a query through `ReplicaReader` costs beside plain duckdb, in one run, turn about.
+"""The time of a query through `ReplicaReader` and through plain duckdb, alternating in one run.
 
     python benchmarks/replica_read.py [--mb 1000] [--seconds 20] [--folder DIR] [--json]
 
@@ -19,8 +19,8 @@ from replica_publish import append, make_master
 from replicas import measure
 
 from replica_platform.replica import Master, ReplicaReader, publish
-from replica_platform.replica.store.candidate import point
 from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.pointer import point_to
 
 QUERIES = {
     "point": "select grade from watchlist where id = 'C77'",
@@ -30,7 +30,7 @@ QUERIES = {
 
 
 def beside_plain(store: Path, rounds: int) -> dict[str, float]:
-    """The median time through the reader over that of plain duckdb, by query."""
+    """Return the median time through the reader divided by plain duckdb's, by query."""
     ratios = {}
     with ReplicaReader(store, poll_s=0.02) as reader:
         path = Layout(store).data(reader_manifest(store))
@@ -56,7 +56,7 @@ def reader_manifest(store: Path):  # type: ignore[no-untyped-def]
 
 
 def notice(store: Path, rounds: int) -> list[float]:
-    """Seconds from the pointer's move to the first query that sees it, at a poll of 20 ms."""
+    """Return the seconds from a move of the pointer to the first query that sees it."""
     layout = Layout(store)
     newest, older = layout.kept()[:2]
     found = []
@@ -64,17 +64,17 @@ def notice(store: Path, rounds: int) -> list[float]:
         for number in range(rounds):
             target = older if number % 2 == 0 else newest
             time.sleep(0.03)
-            point(layout, target)
-            # The rename that readers see comes before the folder's fsync, so look at its time.
+            point_to(layout, target)
+            # Readers see the rename before the folder's fsync, so its time counts.
             moved = layout.pointer.stat().st_ctime
             while reader.generation != target.generation:
                 time.sleep(0.0005)
             found.append(time.time() - moved)
-        point(layout, newest)
+        point_to(layout, newest)
     return found
 
 
-def publish_again_and_again(path: Path, store: Path, going: Event, quiet: Event, keep: int) -> None:
+def publish_repeatedly(path: Path, store: Path, going: Event, quiet: Event, keep: int) -> None:
     """Publish while `going`; `quiet` is set outside of publications."""
     master = Master(path)
     while going.is_set():
@@ -86,10 +86,10 @@ def publish_again_and_again(path: Path, store: Path, going: Event, quiet: Event,
 
 
 def slowest(store: Path, master: Path, seconds: float, keep: int) -> dict[str, float]:
-    """The 99th percentile of queries in quiet times and during publications, in milliseconds."""
+    """Return the 99th percentile of queries in quiet times and during publications, in ms."""
     going, quiet = multiprocessing.Event(), multiprocessing.Event()
     publishing = multiprocessing.Process(
-        target=publish_again_and_again, args=(master, store, going, quiet, keep)
+        target=publish_repeatedly, args=(master, store, going, quiet, keep)
     )
     sql = QUERIES["rows"]
     calm: list[float] = []

@@ -1,4 +1,4 @@
-"""What the replica's benchmarks share: how they are called, and how they say what they found."""
+"""The command line and the output of the replica's benchmarks."""
 
 import argparse
 import json
@@ -8,9 +8,12 @@ from pathlib import Path
 
 
 def measure(description: str, run: Callable[..., dict[str, object]], **options: float) -> None:
-    """Call `run` with a folder of its own, `--mb` and those options, and print what it returns.
+    """Call `run` with a temporary folder, `--mb` and the options, and print its result.
 
-    options: the default of each; its type is that of its value.
+    Args:
+        description: The help text.
+        run: The benchmark.
+        **options: The default of each option, which also gives its type.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--folder", type=Path)

@@ -76,9 +76,9 @@ def rollback(store: Path, to: int | None, as_json: bool) -> int:
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
 @click.option("--blocks", required=True, help="The block store: a folder or s3://bucket/prefix.")
 @click.option("--generation", type=int, help="Which one; the current one otherwise.")
-@click.option("--anew", is_flag=True, help="Send every block again, to mend damaged ones.")
+@click.option("--resend", "--anew", is_flag=True, help="Send every block, to repair damaged ones.")
 @as_json_option
-def push(store: Path, blocks: str, generation: int | None, anew: bool, as_json: bool) -> int:
+def push(store: Path, blocks: str, generation: int | None, resend: bool, as_json: bool) -> int:
     """Send a generation to a block store.
 
     Only the blocks that it lacks are sent.
@@ -86,13 +86,13 @@ def push(store: Path, blocks: str, generation: int | None, anew: bool, as_json: 
     from replica_platform.replica import BlockStore
 
     with bar("pushing") as progress:
-        pushed = BlockStore(blocks).push(store, generation, anew=anew, progress=progress)
+        pushed = BlockStore(blocks).push(store, generation, resend=resend, progress=progress)
     if as_json:
         print_json(pushed)
     else:
         out.print(
             f"Generation {pushed.generation} is in the block store: {pushed.blocks_sent:,} of "
-            f"{pushed.blocks:,} blocks sent, {format_bytes(pushed.bytes_sent)}."
+            f"{pushed.block_count:,} blocks sent, {format_bytes(pushed.bytes_sent)}."
         )
     return 0
 
@@ -126,7 +126,9 @@ def repair(store: Path, blocks: str | None, master: Path | None, as_json: bool) 
     from replica_platform.replica import BlockStore
     from replica_platform.replica import repair as repair_store
 
-    publication = repair_store(store, blocks=BlockStore(blocks) if blocks else None, master=master)
+    publication = repair_store(
+        store, block_store=BlockStore(blocks) if blocks else None, master=master
+    )
     if publication is not None:
         return _published(publication, as_json)
     if as_json:

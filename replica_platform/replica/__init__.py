@@ -1,52 +1,101 @@
 """Publishing a DuckDB master to readers that never wait and never see half a file.
 
-`Master` is the one writer; `publish` (or `prepare`, then `release`) makes a generation of it;
-`ReplicaReader` reads, and needs nothing beside duckdb; `status`, `verify` and `rollback` look
-after the store.
+The story:
+
+master        the one writable database
+publish       a new generation; `options` are its arguments, `copy_master` copies the bytes
+reader        an answer to every query, whatever happens to the store
+status        the state of a store, and `verify` with every byte
+repair        repair what is damaged, or roll back
+lineage       whether the master is still in the state that was published
+
+Below it, each folder imports only from those before it: `copy` (bytes of files), `store` (the
+folder on disk), `serving` (one attached generation), `purpose` (masked parts of the master),
+`remote` (blocks elsewhere). Dagster, the command line and other engines are not imported here.
 """
 
-from replica_platform.replica.errors import ReplicaUnavailable
+from replica_platform.replica.errors import (
+    BlockMissing,
+    BlockStoreDamaged,
+    BlockStoreUnavailable,
+    CandidateDamaged,
+    CandidateGone,
+    GenerationDamaged,
+    MasterBusy,
+    MasterChanging,
+    MasterDamaged,
+    MasterDenied,
+    MasterMissing,
+    MasterOpenHere,
+    NothingPublished,
+    PointerMoved,
+    PurposeWrong,
+    ReplicaUnavailable,
+    StoreBusy,
+    StoreDenied,
+    StoreFull,
+    WrongLineage,
+    WrongStore,
+)
 from replica_platform.replica.master import STORAGE_VERSION, Master
 from replica_platform.replica.publish import prepare, publish
-from replica_platform.replica.purpose.definition import (
-    Part,
-    Purpose,
-    UnlistedColumns,
-    load_purposes,
-    unlisted_columns,
-)
+from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
+from replica_platform.replica.purpose.definition import Part, Purpose, load_purposes
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
 from replica_platform.replica.remote.block_store import BlockStore, BlockStoreVerification, Pushed
-from replica_platform.replica.repair import repair
+from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.status import (
+    GenerationVerification,
     Reader,
     ReplicaStatus,
-    Verification,
-    rollback,
     status,
     verify,
 )
 from replica_platform.replica.store.candidate import Candidate, Publication
 from replica_platform.replica.store.manifest import Manifest
 
+# The former name.
+Verification = GenerationVerification
+
 __all__ = [
     "STORAGE_VERSION",
+    "BlockMissing",
     "BlockStore",
+    "BlockStoreDamaged",
+    "BlockStoreUnavailable",
     "BlockStoreVerification",
     "Candidate",
+    "CandidateDamaged",
+    "CandidateGone",
+    "GenerationDamaged",
+    "GenerationVerification",
     "Manifest",
     "Master",
+    "MasterBusy",
+    "MasterChanging",
+    "MasterDamaged",
+    "MasterDenied",
+    "MasterMissing",
+    "MasterOpenHere",
+    "NothingPublished",
     "Part",
+    "PointerMoved",
     "Publication",
     "Purpose",
+    "PurposeWrong",
     "Pushed",
     "Reader",
     "ReaderStatus",
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "StoreBusy",
+    "StoreDenied",
+    "StoreFull",
     "UnlistedColumns",
     "Verification",
+    "WrongLineage",
+    "WrongStore",
     "load_purposes",
     "prepare",
     "publish",

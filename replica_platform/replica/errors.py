@@ -1,4 +1,8 @@
-"""What can be wrong between master and readers; each text says what, and what to do next."""
+"""The replica engine's errors; each text says what is wrong and what to do next.
+
+Importable without DuckDB. `translate_errors` is where the operating system's refusals become these
+errors; `Master` translates DuckDB's and `remote.objects` those of the object store.
+"""
 
 import errno
 from collections.abc import Iterator
@@ -9,27 +13,27 @@ from replica_platform.core.errors import TerminalError, TransientError
 
 
 class MasterBusy(TransientError):
-    """Somebody else writes the master; the text names the process."""
+    """Another process is using the master; the text names it."""
 
 
 class MasterChanging(TransientError):
-    """The master changed under each attempt to copy it."""
+    """The master changed during every attempt to copy it."""
 
 
 class MasterOpenHere(TerminalError):
-    """This process still has the master open, so reading its file would drop DuckDB's lock."""
+    """This process has the master open, and reading its file would drop DuckDB's lock on it."""
 
 
 class MasterMissing(TerminalError):
-    """There is no master file."""
+    """The master file does not exist."""
 
 
 class MasterDenied(TerminalError):
-    """The operating system does not permit this user to read or write the master."""
+    """This user lacks permission to read or write the master."""
 
 
 class MasterDamaged(TerminalError):
-    """The master is not a sound DuckDB file, or its write-ahead log cannot be taken in."""
+    """The master is not a sound DuckDB file, or its write-ahead log cannot be checkpointed."""
 
 
 class WrongLineage(TerminalError):
@@ -37,27 +41,27 @@ class WrongLineage(TerminalError):
 
 
 class StoreBusy(TransientError):
-    """Another process publishes into this store; the text names it."""
+    """Another process is publishing into this store; the text names it."""
 
 
 class StoreFull(TransientError):
-    """The disk, a quota or a file size limit leaves no room for another generation."""
+    """The disk, a quota or a file size limit leaves no space for another generation."""
 
 
 class StoreDenied(TerminalError):
-    """The operating system does not permit what the store needs."""
+    """This user lacks a permission that the store needs."""
 
 
 class PurposeWrong(TerminalError):
-    """A purpose replica asks for what the master does not have, or is written wrongly."""
+    """A purpose is written incorrectly, or names what the master does not have."""
 
 
 class WrongStore(TerminalError):
-    """The store's generations are those of another purpose, or of the whole master."""
+    """The store's generations belong to another purpose, or to the whole master."""
 
 
 class CandidateDamaged(TransientError):
-    """The copy is not what the master was; it was thrown away and readers kept their generation."""
+    """The copy differs from the master; it was deleted and readers kept their generation."""
 
 
 class CandidateGone(TransientError):
@@ -65,42 +69,47 @@ class CandidateGone(TransientError):
 
 
 class NothingPublished(TerminalError):
-    """The store holds no generation that can be used for this."""
+    """The store has no generation that can be used for this."""
 
 
 class GenerationDamaged(TerminalError):
-    """A published generation's file is not what its manifest says."""
+    """A published generation's file differs from its manifest."""
 
 
 class BlockStoreUnavailable(TransientError):
-    """The folder or bucket of blocks does not answer, or refuses."""
+    """The block store does not answer, or refused the request."""
 
 
 class BlockStoreDamaged(TerminalError):
-    """A block or a manifest there is missing or not what its name says."""
+    """A block or a manifest in the block store is missing or damaged."""
 
 
 class BlockMissing(BlockStoreDamaged):
-    """A block is not in the block store."""
+    """A block is missing from the block store."""
 
 
 class PointerMoved(TransientError):
-    """Somebody else moved the block store's pointer at the same time."""
+    """Another process moved the block store's pointer at the same time."""
 
 
 class ReplicaUnavailable(TransientError):
-    """No rung of the ladder has an answer, and the caller gave no default."""
+    """Every fallback of the reader failed, and the caller gave no default."""
 
 
 @contextmanager
-def explaining(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusals below `folder` into a sentence."""
+def translate_errors(folder: Path) -> Iterator[None]:
+    """Turn the operating system's refusals below `folder` into this engine's errors.
+
+    Raises:
+        StoreFull: The disk, a quota or a file size limit was reached.
+        StoreDenied: A permission is missing.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            # Room for the next publication is made by retiring only where the disk shows the
-            # lack; a quota or a size limit does not show there.
+            # Retiring generations helps a full disk. It does not help against a limit, which
+            # the disk's free space does not show.
             advice = (
                 "Free space there, or keep fewer generations, and publish again."
                 if error.errno == errno.ENOSPC
@@ -112,8 +121,8 @@ def explaining(folder: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreDenied(
-                f"{error.filename or folder} may not be used by this user ({error.strerror}); "
-                "nothing was published and readers keep theirs. Give the publisher write "
-                "permission on the store, and publish again."
+                f"This user may not use {error.filename or folder} ({error.strerror}); nothing "
+                "was published and readers keep theirs. Give the publisher write permission on "
+                "the store, and publish again."
             ) from error
         raise

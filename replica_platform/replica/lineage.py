@@ -1,28 +1,32 @@
-"""Whether a master is still in the state that a generation shows.
+"""Whether the master is still in the state that a generation was made from.
 
-Its header tells database and checkpoint count. Two histories of the same length (one of them from
-a restored backup) can have the very same header, so an equal header is believed only while the
-file's seal is unbroken too; else every byte is compared.
+The header holds the database's identity and its number of checkpoints. Two histories of the same
+length (one of them from a restored backup) can have equal headers, so an equal header counts only
+while the file's seal is unbroken; otherwise every byte is compared.
 """
 
 from replica_platform.replica.copy import blocks
-from replica_platform.replica.copy.header import parse_header
+from replica_platform.replica.copy.file_format import parse_header
 from replica_platform.replica.errors import WrongLineage
-from replica_platform.replica.master import Settled
+from replica_platform.replica.master import QuiescentMaster
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Lineage, Manifest, Seal
 
 
 def lineage_of(header: bytes, seal: Seal) -> Lineage:
-    """The lineage of the master with that header. Errors: `NotDuckDB`."""
+    """Return the lineage of the master with that header.
+
+    Raises:
+        NotDuckDB: The header is damaged.
+    """
     parsed = parse_header(header)
     return Lineage(parsed.db_id, parsed.iteration, blocks.digest(header), seal)
 
 
-def is_same(layout: Layout, known: Lineage, found: Lineage, master: int) -> bool | None:
-    """Whether the open file `master`, of lineage `found`, is what was published as `known`.
+def has_same_content(layout: Layout, known: Lineage, found: Lineage, master: int) -> bool | None:
+    """Return whether the open file `master`, of lineage `found`, is what was published as `known`.
 
-    None where that cannot be told: no generation holds its bytes as they were.
+    None where this is unknown: no generation holds the bytes that the master had.
     """
     if known != found:
         return False
@@ -33,34 +37,42 @@ def is_same(layout: Layout, known: Lineage, found: Lineage, master: int) -> bool
     copy = next(copies, None)
     if copy is None:
         return None
-    return blocks.survey_of(master, found.seal.bytes).digests == copy.blocks
+    return blocks.scan(master, found.seal.bytes).digests == copy.block_digests
 
 
-def is_known(layout: Layout, current: Manifest | None, found: Lineage, master: int) -> bool | None:
-    """Whether the master is as readers have it, or as they were rolled back from it on purpose."""
+def is_published(
+    layout: Layout, current: Manifest | None, found: Lineage, master: int
+) -> bool | None:
+    """Return whether the master is in the state that readers have or were rolled back from."""
     for known in (current.lineage, current.withheld) if current else ():
         if known == found:
-            return is_same(layout, known, found, master)
+            return has_same_content(layout, known, found, master)
     return False
 
 
 def assert_continued(
-    current: Manifest | None, found: Lineage, settled: Settled, same: bool | None
+    current: Manifest | None, found: Lineage, master: QuiescentMaster, published: bool | None
 ) -> None:
-    """Errors: `WrongLineage`. Old storage has no identity, and then nothing can be told."""
-    if current is None or not settled.header.has_identity:
+    """Make sure that the master descends from the state of the current generation.
+
+    Storage older than v1.5.0 has no identity, and is accepted.
+
+    Raises:
+        WrongLineage: It is another database, older, or has another history.
+    """
+    if current is None or not master.header.has_identity:
         return
     known = current.lineage
     if known.db_id != found.db_id:
-        wrong = "is another database than"
+        difference = "is another database than"
     elif found.iteration < known.iteration:
-        wrong = "is older than"
-    elif found.iteration == known.iteration and same is False:
-        wrong = "has parted from"
+        difference = "is older than"
+    elif found.iteration == known.iteration and published is False:
+        difference = "has parted from"
     else:
         return
     raise WrongLineage(
-        f"The master {settled.path} {wrong} the one generation {current.generation} came from; "
+        f"The master {master.path} {difference} the one generation {current.generation} came from; "
         "nothing was published. If it was restored or rebuilt on purpose, publish once with "
         "new_lineage."
     )

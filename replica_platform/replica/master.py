@@ -1,8 +1,7 @@
-"""The master: one DuckDB file, one writer at a time, no log left beside it.
+"""The master: one DuckDB file, one writer at a time, and no log left beside it.
 
-Batch and publication exclude each other by a lock on a file of their own, which DuckDB's locks
-(lost when this process closes any handle of the master) cannot be. What readers see is not
-here: they never open the master.
+Batches and publications exclude each other by a lock on a separate file; DuckDB's own locks are
+lost when this process closes any handle of the master. Readers never open the master.
 """
 
 import fcntl
@@ -17,7 +16,13 @@ import duckdb
 
 from replica_platform.core import locks
 from replica_platform.core.files import fsync_dir
-from replica_platform.replica.copy.header import HEADER_BYTES, Header, NotDuckDB, parse_header
+from replica_platform.replica.copy.file_format import (
+    HEADER_BYTES,
+    Header,
+    NotDuckDB,
+    logs_beside,
+    parse_header,
+)
 from replica_platform.replica.errors import (
     MasterBusy,
     MasterChanging,
@@ -25,22 +30,23 @@ from replica_platform.replica.errors import (
     MasterDenied,
     MasterMissing,
     MasterOpenHere,
-    explaining,
+    translate_errors,
 )
 
-# Before v1.4.0 a log does not know its database, and a foreign one is silently replayed;
-# DuckDB 2.0's own default cannot be read by 1.5.
+# In storage older than v1.4.0 a log does not name its database, and a foreign one is silently
+# replayed; DuckDB 2.0's own default cannot be read by 1.5.
 STORAGE_VERSION = "v1.5.0"
 PATIENCE_S = 30.0
-# How DuckDB (1.5 and 2.0) begins its message; damage is an IO Error too and names a "block".
+# How DuckDB 1.5 and 2.0 begin the message; damage is an IO Error too, and names a "block".
 LOCKED = "IO Error: Could not set lock on file"
-SIDECARS = (".wal", ".wal.checkpoint", ".wal.recovery")
 
 
 class Master:
-    """The one writable database at `path`; every handle it gives is closed again.
+    """The one writable database, at `path`.
 
-    `patience_s`: how long to wait for another writer before `MasterBusy` names it.
+    Args:
+        path: The DuckDB file; made by the first `write`.
+        patience_s: How long to wait for another process, in seconds, before `MasterBusy`.
     """
 
     def __init__(self, path: Path | str, *, patience_s: float = PATIENCE_S) -> None:
@@ -49,19 +55,23 @@ class Master:
 
     @property
     def lock_path(self) -> Path:
+        """The file of the lock."""
         return self.path.with_name(self.path.name + ".lock")
 
     @property
     def sidecars(self) -> list[Path]:
-        """Logs that lie beside the master: none after a clean close."""
-        beside = [self.path.with_name(self.path.name + suffix) for suffix in SIDECARS]
-        return [path for path in beside if path.exists()]
+        """Log files beside the master; none after a clean close."""
+        return logs_beside(self.path)
 
     @contextmanager
     def write(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """One transaction on the master: committed, checkpointed and closed, or rolled back.
+        """Yield a connection in one transaction: committed and checkpointed, or rolled back.
 
-        The file is made when absent. Errors: `MasterBusy`, `MasterDamaged`.
+        Raises:
+            MasterBusy: Another process uses the master.
+            MasterDamaged: DuckDB cannot open the file.
+            MasterDenied: A permission is missing.
+            MasterOpenHere: This process has the master open.
         """
         with self._locked():
             if not self.path.exists():
@@ -79,11 +89,19 @@ class Master:
                 connection.execute("checkpoint")
             finally:
                 connection.close()
-            self._assert_settled()
+            self._assert_no_logs()
 
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A read-only connection, for the batch's own eyes; writers wait for it."""
+        """Yield a read-only connection, for checks by the batch; writers wait for it.
+
+        Raises:
+            MasterBusy: Another process writes the master.
+            MasterDamaged: DuckDB cannot open the file.
+            MasterDenied: A permission is missing.
+            MasterMissing: There is no file.
+            MasterOpenHere: This process has the master open.
+        """
         with self._locked(shared=True):
             self._assert_exists()
             connection = self._connect(read_only=True)
@@ -93,33 +111,41 @@ class Master:
                 connection.close()
 
     @contextmanager
-    def settled(self) -> Iterator["Settled"]:
-        """The master at rest: closed, without a log, and nobody may write it meanwhile.
+    def quiesced(self) -> Iterator["QuiescentMaster"]:
+        """Yield the master at rest: closed, checkpointed, and locked against writers.
 
-        A log left by a crash is taken in first. Errors: `MasterMissing`, `MasterBusy`,
-        `MasterOpenHere`, `MasterDamaged`, and `MasterChanging` if somebody wrote all the same.
+        A log that a crash left is checkpointed first.
+
+        Raises:
+            MasterBusy: Another process uses the master.
+            MasterDamaged: The file or its log is damaged.
+            MasterDenied: A permission is missing.
+            MasterMissing: There is no file.
+            MasterOpenHere: This process has the master open.
         """
         with self._locked():
             self._assert_exists()
             self._assert_not_open_here()
             if self.sidecars:
-                self._take_in_the_log()
+                self._checkpoint_log()
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                self._keep_writers_out(fd)
-                yield Settled(self.path, fd)
+                self._lock_out_writers(fd)
+                yield QuiescentMaster(self.path, fd)
             finally:
                 os.close(fd)
 
     def _create(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        making = self.path.with_name(f".making-{self.path.name}")
-        making.unlink(missing_ok=True)
-        with explaining(self.path.parent), duckdb.connect() as connection:
-            quoted = str(making).replace("'", "''")
-            connection.execute(f"attach '{quoted}' as making (storage_version '{STORAGE_VERSION}')")
-            connection.execute("detach making")
-            making.rename(self.path)
+        temporary = self.path.with_name(f".making-{self.path.name}")
+        temporary.unlink(missing_ok=True)
+        with translate_errors(self.path.parent), duckdb.connect() as connection:
+            quoted = str(temporary).replace("'", "''")
+            connection.execute(
+                f"attach '{quoted}' as created (storage_version '{STORAGE_VERSION}')"
+            )
+            connection.execute("detach created")
+            temporary.rename(self.path)
             fsync_dir(self.path.parent)
 
     def _connect(self, *, read_only: bool) -> duckdb.DuckDBPyConnection:
@@ -128,25 +154,29 @@ class Master:
             try:
                 return duckdb.connect(str(self.path), read_only=read_only)
             except duckdb.Error as error:
-                words = " ".join(str(error).split())
+                message = " ".join(str(error).split())
                 self._assert_not_open_here()
-                if "Permission denied" in words:
-                    raise self._denied() from error
-                if not words.startswith(LOCKED):
-                    raise MasterDamaged(
-                        f"The master {self.path} cannot be opened: {words}. Restore it "
-                        "from a backup or the store's last good generation; readers keep theirs."
-                    ) from error
-                if time.monotonic() >= deadline:
-                    raise self._busy(words) from error
+                if not message.startswith(LOCKED) or time.monotonic() >= deadline:
+                    raise self._translated(message) from error
                 time.sleep(locks.POLL_S)
 
-    def _busy(self, words: str = "") -> MasterBusy:
+    def _translated(self, message: str) -> MasterDenied | MasterDamaged | MasterBusy:
+        """Return our error for DuckDB's message."""
+        if "Permission denied" in message:
+            return self._denied()
+        if message.startswith(LOCKED):
+            return self._busy(message)
+        return MasterDamaged(
+            f"The master {self.path} cannot be opened: {message}. Restore it "
+            "from a backup or the store's last good generation; readers keep theirs."
+        )
+
+    def _busy(self, message: str = "") -> MasterBusy:
         found = [h for path in (self.lock_path, self.path) for h in locks.holders(path)]
-        pid = re.search(r"PID (\d+)", words)
-        who = f"PID {pid[1]}" if pid and not found else locks.describe(found)
+        pid = re.search(r"PID (\d+)", message)
+        holder = f"PID {pid[1]}" if pid and not found else locks.describe(found)
         return MasterBusy(
-            f"The master {self.path} is being written or read by {who}; nothing was changed. "
+            f"The master {self.path} is being written or read by {holder}; nothing was changed. "
             "Wait for it to finish, or stop it, and run this again."
         )
 
@@ -174,7 +204,7 @@ class Master:
         if not self.path.exists():
             raise MasterMissing(
                 f"There is no master at {self.path}; run the batch that fills it, "
-                "or give the path of the one you mean."
+                "or give the path of another one."
             )
 
     def _assert_not_open_here(self) -> None:
@@ -184,23 +214,23 @@ class Master:
                 "would drop DuckDB's lock on it; close that connection, and publish again."
             )
 
-    def _assert_settled(self) -> None:
-        if left := self.sidecars:
+    def _assert_no_logs(self) -> None:
+        if logs := self.sidecars:
             raise MasterDamaged(
-                f"{left[0]} is still there after a checkpoint and a close; close whatever else has "
-                "the master open, and publish again."
+                f"{logs[0]} is still there after a checkpoint and a close; close every other "
+                "program that has the master open, and publish again."
             )
 
-    def _take_in_the_log(self) -> None:
+    def _checkpoint_log(self) -> None:
         connection = self._connect(read_only=False)
         try:
             connection.execute("checkpoint")
         finally:
             connection.close()
-        self._assert_settled()
+        self._assert_no_logs()
 
-    def _keep_writers_out(self, fd: int) -> None:
-        """Take the lock that a DuckDB reader takes: a writer that ignores ours is refused."""
+    def _lock_out_writers(self, fd: int) -> None:
+        """Take a DuckDB reader's lock, so that DuckDB refuses a writer that ignores ours."""
         deadline = time.monotonic() + self.patience_s
         while True:
             try:
@@ -212,29 +242,42 @@ class Master:
                 time.sleep(locks.POLL_S)
 
 
-class Settled:
-    """A master that nobody writes: its open file, and whether it is still what it was."""
+class QuiescentMaster:
+    """A master that nobody writes.
+
+    Attributes:
+        path: Its path.
+        fd: Its open file.
+        header: Its header.
+        header_bytes: The bytes of its header.
+        bytes: Its size.
+    """
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
-        self.header, self.header_bytes = self._look()
+        self.header, self.header_bytes = self._read_header()
         self.bytes = os.fstat(fd).st_size
 
     def assert_unchanged(self) -> None:
-        """Errors: `MasterChanging`, when the file is not the one that was settled."""
-        # Read by name as well: a master replaced by a rename leaves our handle as it was.
+        """Make sure that nobody wrote the file since.
+
+        Raises:
+            MasterChanging: It changed, or another file has its name.
+        """
+        # By name too: the handle still reads the old file after the name went to a new one.
         if (
             os.pread(self.fd, len(self.header_bytes), 0) != self.header_bytes
             or os.fstat(self.fd).st_size != self.bytes
             or self.path.stat().st_ino != os.fstat(self.fd).st_ino
         ):
             raise MasterChanging(
-                f"Somebody wrote {self.path} while it was copied, past the writer's lock; the copy "
-                "was thrown away. Write the master only through Master.write, and publish again."
+                f"{self.path} was written while it was copied, by a program that ignores the "
+                "writer's lock; the copy was thrown away. Write the master only through "
+                "Master.write, and publish again."
             )
 
-    def _look(self) -> tuple[Header, bytes]:
+    def _read_header(self) -> tuple[Header, bytes]:
         raw = os.pread(self.fd, HEADER_BYTES, 0)
         try:
             return parse_header(raw), raw
@@ -249,6 +292,6 @@ def _commit(connection: duckdb.DuckDBPyConnection) -> None:
     try:
         connection.execute("commit")
     except duckdb.TransactionException as error:
-        # Whoever ended our transaction inside the block has committed or rolled back already.
+        # The caller already committed or rolled back inside the block.
         if "no transaction is active" not in str(error):
             raise

@@ -1,322 +1,162 @@
-"""Publication, top to bottom: from a master at rest to a generation that readers may have.
+"""Publication, top to bottom: from a master at rest to a generation that readers can open.
 
-Lock, take the master's log in, compare headers, make room, copy, check that nobody wrote, fsync,
-verify every byte and open it in a child process; then, in `candidate`, rename, manifest,
-pointer, link. Killed anywhere, readers keep what they have and the next publication clears up.
+Lock the store, checkpoint the master, compare headers, reserve space, copy (see `copy_master`),
+check that nobody wrote, fsync, verify every byte and open the copy in a child process; then, in
+`store.candidate`: rename, manifest, pointer, link. Whenever the publisher is killed, readers keep
+what they have and the next publication clears up.
 """
 
-import time
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from replica_platform.core.files import fsync_dir
-from replica_platform.core.reports import Progress
-from replica_platform.replica.copy import blocks
-from replica_platform.replica.copy import copy_file as copying
-from replica_platform.replica.copy.header import BLOCK_BYTES, Header
-from replica_platform.replica.copy.priority import half_the_cores
-from replica_platform.replica.errors import MasterChanging, explaining
-from replica_platform.replica.lineage import assert_continued, is_known, lineage_of
-from replica_platform.replica.master import PATIENCE_S, STORAGE_VERSION, Master, Settled
-from replica_platform.replica.purpose.definition import Purpose, build
-from replica_platform.replica.serving.generation import Unusable, check
-from replica_platform.replica.store.candidate import (
-    Candidate,
-    Publication,
-    Step,
-    building_path,
-    clear_orphans,
-    publishing,
-)
-from replica_platform.replica.store.disk_space import find_room, make_folders
+from replica_platform.replica.copy.blocks import file_digest
+from replica_platform.replica.copy_master import MasterCopier, MasterCopy
+from replica_platform.replica.errors import translate_errors
+from replica_platform.replica.master import Master
+from replica_platform.replica.options import PublishKeywords, PublishOptions, StepTimer
+from replica_platform.replica.store.candidate import Candidate, Publication
+from replica_platform.replica.store.folders import building_path, clear_orphans, make_folders
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Lineage, Manifest, Seal, Table, now
+from replica_platform.replica.store.manifest import Manifest, Seal, TableContent, now
 from replica_platform.replica.store.ownership import assert_own_store
-from replica_platform.replica.store.probe_process import Probe
+from replica_platform.replica.store.pointer import store_lock
 from replica_platform.replica.store.verify_copy import verify_copy
-
-KEEP = 3
-MIN_AGE_S = 60.0
-ATTEMPTS = 3
 
 
 def publish(
-    master: Path | str,
-    store: Path | str,
-    *,
-    keep: int | None = None,
-    min_age_s: float | None = None,
-    data_as_of: datetime | None = None,
-    run_id: str | None = None,
-    progress: Progress | None = None,
-    patience_s: float = PATIENCE_S,
-    new_lineage: bool = False,
-    required: tuple[str, ...] = (),
-    purpose: Purpose | None = None,
-    max_age_s: float | None = None,
-    step: Step | None = None,
+    master: Path | str, store: Path | str, **keywords: Unpack[PublishKeywords]
 ) -> Publication:
-    """Publish `master` into `store` as a new generation, made if absent; readers notice.
+    """Publish a master into a store as a new generation.
 
-    keep, min_age_s: how many generations stay (3), and for how long one does at least (60 s).
-    data_as_of: the moment the data speaks of; only the caller knows it.
-    new_lineage: accept a master that is not the database the last generation came from.
-    required: tables that must be there and are read to the end first, `*` for all of them. A file
-        of at most 32 MiB is read to the end whatever is named; of larger ones, of each table its
-        first rows, and every block's checksum is compared in any case.
-    purpose: build this part of the master instead of copying it; its own retention counts then.
-    max_age_s: when the data counts as stale for `status`.
-    progress: told (blocks or bytes done, total) while copying. step: told each step's name.
-    Errors: those of `errors`; after any of them readers have what they had.
+    Args:
+        master: The DuckDB file that the batch writes.
+        store: The store's folder; made if absent.
+        **keywords: `PublishOptions` by name:
+            keep, min_age_s: how many generations stay (3), and how long each does at least, in
+            seconds (60); a purpose has its own defaults.
+            data_as_of: the time that the data describes; only the caller knows it.
+            run_id: the run that publishes, for the manifest.
+            progress: told the blocks that are copied.
+            patience_s: how long to wait, in seconds, for a writer of the master (30).
+            new_lineage: accept a master that is not the database the last generation came from.
+            required: tables that must exist and are read to the end, `*` for all. A file of at
+            most 32 MiB is always read to the end; of a larger one, the first rows of each table.
+            Every block's checksum is compared in any case.
+            purpose: build this part of the master instead of copying it.
+            max_age_s: the age in seconds beyond which `status` calls the data stale.
+            step: told the name of each step before it begins.
+
+    Returns:
+        What was published; `how` is `unchanged` where the master has nothing new.
+
+    Raises:
+        PlatformError: One of the classes in `replica.errors`; readers keep what they have.
     """
-    candidate = prepare(
-        master,
-        store,
-        keep=keep,
-        min_age_s=min_age_s,
-        data_as_of=data_as_of,
-        run_id=run_id,
-        progress=progress,
-        patience_s=patience_s,
-        new_lineage=new_lineage,
-        required=required,
-        purpose=purpose,
-        max_age_s=max_age_s,
-        step=step,
-    )
-    return candidate.release(step)
+    return prepare(master, store, **keywords).release(keywords.get("step"))
 
 
 def prepare(
-    master: Path | str,
-    store: Path | str,
-    *,
-    keep: int | None = None,
-    min_age_s: float | None = None,
-    data_as_of: datetime | None = None,
-    run_id: str | None = None,
-    progress: Progress | None = None,
-    patience_s: float = PATIENCE_S,
-    new_lineage: bool = False,
-    required: tuple[str, ...] = (),
-    purpose: Purpose | None = None,
-    max_age_s: float | None = None,
-    step: Step | None = None,
+    master: Path | str, store: Path | str, **keywords: Unpack[PublishKeywords]
 ) -> Candidate:
-    """Build and verify the next generation without showing it; see `publish` for the arguments.
+    """Build and verify the next generation without showing it to readers.
 
-    A candidate that still waits from before is thrown away.
+    A candidate that still waits in the store is deleted.
+
+    Args:
+        master: The DuckDB file that the batch writes.
+        store: The store's folder; made if absent.
+        **keywords: As for `publish`.
+
+    Returns:
+        The candidate, to audit and then to release or to discard.
+
+    Raises:
+        PlatformError: One of the classes in `replica.errors`; readers keep what they have.
     """
-    if keep is None:
-        keep = purpose.keep if purpose else KEEP
-    if min_age_s is None:
-        min_age_s = purpose.min_age_s if purpose else MIN_AGE_S
+    options = PublishOptions(**keywords)
     layout = Layout(store)
-    steps = _Steps(step)
+    steps = StepTimer(options.step)
     steps("lock")
     make_folders(layout)
-    with publishing(layout), explaining(layout.root), ExitStack() as children:
-        assert_own_store(layout, purpose.name if purpose else None)
+    with store_lock(layout), translate_errors(layout.root):
+        assert_own_store(layout, options.purpose_name)
         steps("clear")
         clear_orphans(layout)
         current = layout.latest()
-        temporary = building_path(layout)
-        source = Master(master, patience_s=patience_s)
-        taken = _take(
-            source, layout, current, temporary, purpose, new_lineage, steps, progress, children,
-            keep, min_age_s,
-        )  # fmt: skip
-        if taken is None and current is not None:
-            manifest = replace(
-                current,
-                confirmed_at=now(),
-                data_as_of=data_as_of or current.data_as_of,
-                seal=Seal.of(layout.data(current)),
-            )
-            how, written = "unchanged", 0
-        elif taken is not None:
-            tables = verify_copy(temporary, taken.copied.survey, taken.probe, required, steps)
-            manifest = replace(
-                _describe(layout, taken, tables, current, data_as_of, run_id),
-                purpose=purpose.name if purpose else None,
-                recipe=purpose.recipe if purpose else None,
-                max_age_s=purpose.max_age_s if purpose else max_age_s,
-            )
-            how, written = taken.copied.how, taken.copied.blocks_written
+        target = building_path(layout)
+        with MasterCopier(layout, current, target, options, steps) as copier:
+            copy = copier.copy(Master(master, patience_s=options.patience_s))
+            if copy is not None:
+                tables = verify_copy(target, copy.file.scan, copy.probe, options.required, steps)
+        if copy is not None:
             steps("name")
-            path = layout.candidates / manifest.file
-            temporary.replace(path)
-            fsync_dir(layout.candidates)
-            manifest = replace(manifest, seal=Seal.of(path))
+            manifest = _describe(layout, copy, tables, current, options)
+            manifest = _name(layout, target, manifest)
+        else:
+            assert current is not None
+            manifest = _confirm(layout, current, options)
         candidate = Candidate(
-            layout.root,
-            manifest,
-            how,
-            written,
-            steps.finish(),
-            keep=keep,
-            min_age_s=min_age_s,
+            store=layout.root,
+            manifest=manifest,
+            how=copy.file.how if copy else "unchanged",
+            blocks_written=copy.file.blocks_written if copy else 0,
+            steps=steps.finish(),
+            keep=options.retention.keep,
+            min_age_s=options.retention.min_age_s,
             built_on=current.generation if current else None,
         )
         candidate.save()
     return candidate
 
 
-@dataclass(frozen=True)
-class _Taken:
-    """What was copied from the master, and what the master was then."""
-
-    header: Header
-    lineage: Lineage
-    bytes: int
-    copied: copying.Copied
-    probe: Probe
-
-
-def _take(
-    master: Master,
-    layout: Layout,
-    current: Manifest | None,
-    temporary: Path,
-    purpose: Purpose | None,
-    new_lineage: bool,
-    steps: "_Steps",
-    progress: Progress | None,
-    children: ExitStack,
-    keep: int,
-    min_age_s: float,
-) -> _Taken | None:
-    """Copy the master at rest; None when the current generation shows it already."""
-    for attempt in range(ATTEMPTS):
-        steps("settle")
-        with master.settled() as settled:
-            lineage = lineage_of(settled.header_bytes, Seal.of(settled.fd))
-            same = is_known(layout, current, lineage, settled.fd)
-            if not new_lineage:
-                assert_continued(current, lineage, settled, same)
-            if same and _is_shown(layout, current, purpose):
-                return None
-            try:
-                probe = children.enter_context(Probe())
-                copied = (
-                    None
-                    if purpose
-                    else _patch(settled, layout, temporary, steps, progress, keep, min_age_s)
-                )
-                if copied is None:
-                    # A patch is over before a reader notices; a whole file is not.
-                    children.enter_context(half_the_cores(probe.pid))
-                    if purpose:
-                        copied = _build(purpose, settled, temporary, steps)
-                    else:
-                        copied = _copy(settled, temporary, steps, progress)
-                settled.assert_unchanged()
-                return _Taken(settled.header, lineage, temporary.stat().st_size, copied, probe)
-            except (MasterChanging, EOFError):
-                temporary.unlink(missing_ok=True)
-                if attempt == ATTEMPTS - 1:
-                    raise
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _patch(
-    settled: Settled,
-    layout: Layout,
-    target: Path,
-    steps: "_Steps",
-    progress: Progress | None,
-    keep: int,
-    min_age_s: float,
-) -> copying.Copied | None:
-    """Make the file of what is there already; None when all of it must be written."""
-    steps("room")
-    block_bytes = settled.header.block_bytes
-    if copied := copying.reflink(settled.fd, target, block_bytes):
-        return copied
-    known = find_room(layout, target, settled.bytes, keep=keep, min_age_s=min_age_s)
-    if known is None:
-        return None
-    steps("patch")
-    return copying.patch(settled.fd, target, known, block_bytes, progress)
-
-
-def _copy(
-    settled: Settled, target: Path, steps: "_Steps", progress: Progress | None
-) -> copying.Copied:
-    steps("copy")
-    return copying.full(settled.fd, target, settled.header.block_bytes, progress)
-
-
-def _build(purpose: Purpose, settled: Settled, target: Path, steps: "_Steps") -> copying.Copied:
-    steps("build")
-    build(purpose, settled.path, target, STORAGE_VERSION)
-    survey = blocks.survey(target, duckdb_block_bytes=BLOCK_BYTES)
-    return copying.Copied("build", survey, len(survey.digests))
+def _confirm(layout: Layout, current: Manifest, options: PublishOptions) -> Manifest:
+    """Return the current manifest, stamped: the master has nothing newer."""
+    return replace(
+        current,
+        confirmed_at=now(),
+        data_as_of=options.data_as_of or current.data_as_of,
+        seal=Seal.of(layout.data(current)),
+    )
 
 
 def _describe(
     layout: Layout,
-    taken: _Taken,
-    tables: dict[str, Table],
+    copy: MasterCopy,
+    tables: dict[str, TableContent],
     current: Manifest | None,
-    data_as_of: datetime | None,
-    run_id: str | None,
+    options: PublishOptions,
 ) -> Manifest:
-    digest = blocks.root(taken.copied.survey.digests)
+    """Return the manifest of a verified copy."""
+    digests = copy.file.scan.digests
+    digest = file_digest(digests)
     generation = max([*layout.numbers(), current.generation if current else 0], default=0) + 1
     moment = now()
     return Manifest(
         generation=generation,
         file=f"{generation:06d}-{digest[:8]}.duckdb",
-        bytes=taken.bytes,
+        bytes=copy.bytes,
         digest=digest,
-        digests="".join(taken.copied.survey.digests),
-        lineage=taken.lineage,
-        storage=taken.header.storage,
-        duckdb=taken.header.library,
+        digests="".join(digests),
+        lineage=copy.lineage,
+        storage=copy.header.storage,
+        duckdb=copy.header.library,
         tables=tables,
         published_at=moment,
         confirmed_at=moment,
         parent=current.generation if current else None,
-        data_as_of=data_as_of,
-        run_id=run_id,
+        data_as_of=options.data_as_of,
+        run_id=options.run_id,
+        purpose=options.purpose_name,
+        recipe=options.recipe,
+        max_age_s=options.stale_after_s,
     )
 
 
-def _is_shown(layout: Layout, current: Manifest | None, purpose: Purpose | None) -> bool:
-    """Whether readers can have what is current, and it is what is asked for."""
-    if current is None or current.recipe != (purpose.recipe if purpose else None):
-        return False
-    try:
-        check(layout.data(current), current)
-    except (Unusable, OSError):
-        return False  # damaged or gone: publishing it anew is the repair
-    return True
-
-
-class _Steps:
-    """Tells each step before it happens, and remembers how long it took."""
-
-    def __init__(self, tell: Step | None) -> None:
-        self._tell = tell
-        self._name: str | None = None
-        self._since = 0.0
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> None:
-        self.finish()
-        self._name, self._since = name, time.monotonic()
-        if self._tell:
-            self._tell(name)
-
-    def finish(self) -> dict[str, float]:
-        if self._name is not None:
-            took = time.monotonic() - self._since
-            self.seconds[self._name] = self.seconds.get(self._name, 0.0) + took
-            self._name = None
-        return self.seconds
+def _name(layout: Layout, target: Path, manifest: Manifest) -> Manifest:
+    """Give the copy its name among the candidates, and seal it."""
+    path = layout.candidates / manifest.file
+    target.replace(path)
+    fsync_dir(layout.candidates)
+    return replace(manifest, seal=Seal.of(path))

@@ -1,20 +1,18 @@
-"""ReplicaReader: every query is answered, and it is known by which rung of the ladder.
+"""`ReplicaReader`: an answer to every query, and where it came from.
 
-    current    the generation the pointer names
-    previous   an older generation, verified anew, while the current one cannot be used
+    current    the generation that the pointer names
+    previous   an older generation, verified again, while the current one cannot be used
     memory     the last good answer to the same question
-    default    what the caller gave
+    default    the caller's
 
-One thread looks at the pointer by a single `stat`; `serving` swaps generations behind the queries,
-and those in flight end on the generation they began with. Needs only duckdb and the standard
-library.
+One thread watches the pointer; `serving.swap` swaps generations, and queries that are running
+finish on the generation they began with. Needs only duckdb and the standard library.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,20 +20,22 @@ from weakref import WeakSet
 
 import duckdb
 
+from replica_platform.core.reports import ReportFields
 from replica_platform.replica.errors import ReplicaUnavailable
-from replica_platform.replica.serving.swap import DATABASE, Served, Serving
+from replica_platform.replica.serving.answers import Answers
+from replica_platform.replica.serving.swap import DATABASE, Attached, GenerationServer
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import now
+from replica_platform.replica.store.manifest import Manifest, age_s
 
 if TYPE_CHECKING:
     import pandas
     import pyarrow
 
 POLL_S = 0.5
-REMEMBERED_ANSWERS = 64
-REMEMBERED_ROWS = 100_000
+# Each failure drops a generation, or at least a DuckDB instance.
+ATTEMPTS = 3
 
-# What a query's author must see: the file is not at fault, and a default would hide it.
+# Errors of the query itself: a default would hide them from its author.
 QUERY_ERRORS = (
     duckdb.ProgrammingError,
     duckdb.DataError,
@@ -47,11 +47,22 @@ QUERY_ERRORS = (
 
 
 @dataclass(frozen=True)
-class ReaderStatus:
-    """How the last answer came about. Ages in seconds: of what the data speaks of (None when the
-    publisher did not say), and since a publisher last found the generation to be current."""
+class ReaderStatus(ReportFields):
+    """How the last answer was obtained, and how old the data is.
 
-    rung: str | None
+    Attributes:
+        served_from: current, previous, memory or default; None before the first answer of a
+            store without a generation.
+        generation: The generation that is attached.
+        data_age_s: The age of the data in seconds; None when the publisher did not say.
+        publication_age_s: Seconds since a publisher last found the generation to be current.
+        data_as_of: The time that the data describes.
+        published_at: When the generation was published.
+        last_error: The last problem.
+        refused: Why each refused generation was refused.
+    """
+
+    served_from: str | None
     generation: int | None
     data_age_s: float | None
     publication_age_s: float | None
@@ -60,42 +71,69 @@ class ReaderStatus:
     last_error: str | None
     refused: list[str]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able fields."""
-        fields = asdict(self)
-        for name in ("data_as_of", "published_at"):
-            fields[name] = fields[name].isoformat() if fields[name] else None
-        return fields
+    @property
+    def ok(self) -> bool:
+        """Whether answers come from the current generation."""
+        return self.served_from == "current"
+
+    @property
+    def sentence(self) -> str:
+        """Where answers come from and, if not from the current generation, why."""
+        if self.ok:
+            return f"Answers come from generation {self.generation}, the current one."
+        source = {
+            "previous": f"the previous generation {self.generation}",
+            "memory": "the last good answers",
+            "default": "the caller's defaults",
+        }.get(self.served_from or "", "nowhere yet")
+        return (
+            f"Answers come from {source} ({self.last_error or 'nothing is published yet'}); "
+            "publish again."
+        )
+
+    @property
+    def rung(self) -> str | None:
+        """The former name of `served_from`."""
+        return self.served_from
 
 
 class _Missing:
-    """No default was given."""
+    """Stands for a default that was not given."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One generation for several queries; see `ReplicaReader.snapshot`."""
+    """One generation for several queries; see `ReplicaReader.snapshot`.
+
+    Attributes:
+        generation: The generation's number.
+    """
 
     generation: int
     _cursor: duckdb.DuckDBPyConnection
 
     def query(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """The rows of `sql`."""
+        """Return the rows of `sql`."""
         return _rows(self._cursor, sql, params)
 
     def arrow(self, sql: str, params: Any = None) -> "pyarrow.Table":
-        """The same as an Arrow table."""
+        """Return the rows of `sql` as an Arrow table."""
         return _arrow(self._cursor, sql, params)
 
     def df(self, sql: str, params: Any = None) -> "pandas.DataFrame":
-        """The same as a data frame."""
+        """Return the rows of `sql` as a data frame."""
         return _df(self._cursor, sql, params)
 
 
 class ReplicaReader:
-    """Reads the store's current generation; thread-safe; close it, or use it in a `with`.
+    """A reader of a store's current generation; thread-safe.
 
-    poll_s: how often the pointer is looked at. config: DuckDB's settings (`memory_limit`, …).
+    Close it, or use it in a `with`.
+
+    Args:
+        store: The store's folder.
+        poll_s: How often the pointer is looked at, in seconds.
+        config: Settings of DuckDB, such as `memory_limit`.
     """
 
     def __init__(
@@ -107,96 +145,130 @@ class ReplicaReader:
     ) -> None:
         self._layout = Layout(store)
         self._poll_s = poll_s
-        self._serving = Serving(self._layout, config or {})
+        self._server = GenerationServer(self._layout, config or {})
         self._mutex = threading.Lock()
-        self._mine = threading.local()
+        self._local = threading.local()
         self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._answers: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
-        self._rung: str | None = None
+        self._answers = Answers()
+        self._served_from: str | None = None
 
     def query(self, sql: str, params: Any = None, default: Any = _Missing) -> list[tuple[Any, ...]]:
-        """The rows of `sql`, which names tables as the master does.
+        """Return the rows of a query.
 
-        default: what to return when no generation can be read and this was never answered.
-        Errors: DuckDB's own for a wrong query; `ReplicaUnavailable` where no default is given.
+        Args:
+            sql: The query; tables have the names that they have in the master.
+            params: Its parameters.
+            default: Returned when no generation can be read and this was never answered.
+
+        Returns:
+            The rows.
+
+        Raises:
+            ReplicaUnavailable: Every fallback failed and there is no default.
+            duckdb.Error: The query itself is wrong.
         """
         return list(self._answer("rows", _rows, sql, params, default))
 
     def arrow(self, sql: str, params: Any = None, default: Any = _Missing) -> "pyarrow.Table":
-        """The same as an Arrow table; pyarrow must be installed."""
+        """Return the rows of a query as an Arrow table; needs pyarrow.
+
+        Args:
+            sql: The query; tables have the names that they have in the master.
+            params: Its parameters.
+            default: Returned when no generation can be read and this was never answered.
+
+        Returns:
+            The rows.
+
+        Raises:
+            ReplicaUnavailable: Every fallback failed and there is no default.
+            duckdb.Error: The query itself is wrong.
+        """
         return self._answer("arrow", _arrow, sql, params, default)
 
     def df(self, sql: str, params: Any = None, default: Any = _Missing) -> "pandas.DataFrame":
-        """The same as a data frame; pandas must be installed."""
+        """Return the rows of a query as a data frame; needs pandas.
+
+        Args:
+            sql: The query; tables have the names that they have in the master.
+            params: Its parameters.
+            default: Returned when no generation can be read and this was never answered.
+
+        Returns:
+            The rows.
+
+        Raises:
+            ReplicaUnavailable: Every fallback failed and there is no default.
+            duckdb.Error: The query itself is wrong.
+        """
         return self._answer("df", _df, sql, params, default)
 
     @contextmanager
     def snapshot(self) -> Iterator["Snapshot"]:
-        """Several queries on one generation, whatever is published meanwhile.
+        """Yield one generation for several queries, unaffected by publications.
 
-        Errors: `ReplicaUnavailable`; a failing file is not followed by another here.
+        Raises:
+            ReplicaUnavailable: No generation can be read. Unlike `query`, a snapshot has no
+                fallbacks.
         """
-        self._begin()
-        served = self._serving.enter()
-        if served is None:
+        self._start()
+        attached = self._server.begin_query()
+        if attached is None:
             raise self._unavailable()
         try:
-            cursor = served.instance.cursor()
+            cursor = attached.instance.cursor()
             try:
                 cursor.execute(f"use {DATABASE}")
                 cursor.execute("begin transaction read only")
-                # DuckDB binds a transaction to a database at its first look into it.
+                # DuckDB binds a transaction to a database when it first reads its catalog.
                 cursor.execute(
                     "select count(*) from duckdb_tables() where database_name = current_database()"
                 )
-                yield Snapshot(served.manifest.generation, cursor)
+                yield Snapshot(attached.manifest.generation, cursor)
             finally:
                 cursor.close()
         finally:
-            self._serving.exit(served)
+            self._server.end_query(attached)
 
     @property
     def generation(self) -> int | None:
-        """The generation that queries are answered from now."""
-        self._begin()
-        served = self._serving.served
-        return served.manifest.generation if served else None
+        """The generation that queries run on now."""
+        self._start()
+        attached = self._server.attached
+        return attached.manifest.generation if attached else None
 
     def status(self) -> ReaderStatus:
-        """The rung of the last answer, the ages, and what was refused."""
-        self._begin()
-        served, pointer = self._serving.served, self._serving.pointer
-        shown = served.manifest if served else None
-        if shown and pointer and pointer.file == shown.file:
-            shown = pointer  # which knows when it was confirmed last
-        moment = now()
+        """Return how the last answer was obtained, the ages, and what was refused."""
+        self._start()
+        server = self._server
+        manifest = self._attached_manifest()
         return ReaderStatus(
-            rung=self._rung or self._serving.rung_of(served),
-            generation=shown.generation if shown else None,
-            data_age_s=_age(moment, shown.data_as_of if shown else None),
-            publication_age_s=_age(moment, shown.confirmed_at if shown else None),
-            data_as_of=shown.data_as_of if shown else None,
-            published_at=shown.published_at if shown else None,
-            last_error=self._serving.error,
-            refused=sorted(set(self._serving.refused.values())),
+            served_from=self._served_from or self._source_of(server.attached),
+            generation=manifest.generation if manifest else None,
+            data_age_s=age_s(manifest.data_as_of) if manifest else None,
+            publication_age_s=age_s(manifest.confirmed_at) if manifest else None,
+            data_as_of=manifest.data_as_of if manifest else None,
+            published_at=manifest.published_at if manifest else None,
+            last_error=server.error,
+            refused=sorted(set(server.refused.values())),
         )
 
     def close(self) -> None:
-        """Stop looking, give the lease back, close DuckDB."""
+        """Stop watching the pointer, release the lease, and close DuckDB."""
         self._stop.set()
         if self._thread and self._thread is not threading.current_thread():
             self._thread.join()
-        served = self._serving.served
-        self._serving.close()
+        attached = self._server.attached
+        self._server.close()
         for cursor in list(self._cursors):
             cursor.close()
-        if served:
-            served.instance.close()
+        if attached:
+            attached.instance.close()
 
     def __enter__(self) -> Self:
-        self._begin()
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -204,84 +276,85 @@ class ReplicaReader:
 
     def _answer(
         self,
-        shape: str,
+        form: str,
         fetch: Callable[[duckdb.DuckDBPyConnection, str, Any], Any],
         sql: str,
         params: Any,
         default: Any,
     ) -> Any:
-        self._begin()
-        key = (shape, sql, repr(params))
-        # Each failure takes a generation, or at least a DuckDB instance, out of the way.
-        for _ in range(3):
-            served = self._serving.enter()
-            if served is None:
+        self._start()
+        question = (form, sql, repr(params))
+        for _ in range(ATTEMPTS):
+            attached = self._server.begin_query()
+            if attached is None:
                 break
             try:
-                answer = fetch(self._cursor(served), sql, params)
+                answer = fetch(self._cursor(attached), sql, params)
             except QUERY_ERRORS:
                 raise
             except duckdb.Error as error:
-                self._serving.mistrust(served, error)
+                self._server.handle_failure(attached, error)
             else:
-                self._remember(key, answer)
-                self._rung = self._serving.rung_of(served)
+                self._answers.remember(question, answer)
+                self._served_from = self._source_of(attached)
                 return answer
             finally:
-                self._serving.exit(served)
-        if key in self._answers:
-            self._rung = "memory"
-            return self._answers[key]
+                self._server.end_query(attached)
+        if question in self._answers:
+            self._served_from = "memory"
+            return self._answers[question]
         if default is not _Missing:
-            self._rung = "default"
+            self._served_from = "default"
             return default
         raise self._unavailable()
 
+    def _source_of(self, attached: Attached | None) -> str | None:
+        if attached is None:
+            return None
+        return "current" if self._server.is_current(attached) else "previous"
+
+    def _attached_manifest(self) -> Manifest | None:
+        attached, pointer = self._server.attached, self._server.pointer
+        if attached is None:
+            return None
+        if pointer and self._server.is_current(attached):
+            return pointer  # which says when the generation was last confirmed
+        return attached.manifest
+
     def _unavailable(self) -> ReplicaUnavailable:
-        why = self._serving.error or "nothing is published yet"
+        reason = self._server.error or "nothing is published yet"
         return ReplicaUnavailable(
-            f"No generation in {self._layout.root} can be read ({why}); "
+            f"No generation in {self._layout.root} can be read ({reason}); "
             "publish again, or give a default."
         )
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         if self._thread is not None:
             return
         with self._mutex:
             if self._thread is not None or self._stop.is_set():
                 return
-            self._serving.look()
+            self._server.refresh()
             self._thread = threading.Thread(target=self._watch, name="replica-reader", daemon=True)
             self._thread.start()
 
     def _watch(self) -> None:
         while not self._stop.wait(self._poll_s):
             try:
-                self._serving.look()
-            except Exception as error:  # a watch that ended would leave readers behind for ever
-                self._serving.note(f"Looking for a new generation failed: {error!r}")
+                self._server.refresh()
+            except Exception as error:  # without this thread readers would never see a new one
+                self._server.record_error(f"Looking for a new generation failed: {error!r}")
 
-    def _cursor(self, served: Served) -> duckdb.DuckDBPyConnection:
-        """This thread's own connection to the instance."""
-        instance: duckdb.DuckDBPyConnection | None = getattr(self._mine, "instance", None)
-        if instance is not served.instance:
-            cursor = served.instance.cursor()
+    def _cursor(self, attached: Attached) -> duckdb.DuckDBPyConnection:
+        """Return this thread's connection to the instance."""
+        instance: duckdb.DuckDBPyConnection | None = getattr(self._local, "instance", None)
+        if instance is not attached.instance:
+            cursor = attached.instance.cursor()
             cursor.execute(f"use {DATABASE}")
             self._cursors.add(cursor)
-            self._mine.instance, self._mine.cursor = served.instance, cursor
-        mine: duckdb.DuckDBPyConnection = self._mine.cursor
-        return mine
-
-    def _remember(self, key: tuple[str, str, str], answer: Any) -> None:
-        if len(answer) > REMEMBERED_ROWS:
-            return
-        if key[0] == "df":
-            answer = answer.copy()  # the caller may change theirs
-        with self._mutex:
-            self._answers[key] = answer
-            self._answers.move_to_end(key)
-            while len(self._answers) > REMEMBERED_ANSWERS:
-                self._answers.popitem(last=False)
+            self._local.instance, self._local.cursor = attached.instance, cursor
+        local: duckdb.DuckDBPyConnection = self._local.cursor
+        return local
 
 
 def _rows(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> list[tuple[Any, ...]]:
@@ -295,8 +368,3 @@ def _arrow(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
 
 def _df(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
     return cursor.sql(sql, params=params).df()
-
-
-def _age(moment: datetime, since: datetime | None) -> float | None:
-    # A clock that jumped back would make an age negative; it is at least not old.
-    return None if since is None else max(0.0, (moment - since).total_seconds())

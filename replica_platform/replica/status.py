@@ -1,28 +1,33 @@
-"""What state a store is in, and the two acts that follow: verify a generation, go back to one."""
+"""The state of a store: `status` without reading its bytes, and `verify` with every byte."""
 
 import os
 import time
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from replica_platform.core import locks
-from replica_platform.replica.copy.header import HEADER_BYTES, NotDuckDB
-from replica_platform.replica.errors import GenerationDamaged, NothingPublished
-from replica_platform.replica.lineage import is_same, lineage_of
+from replica_platform.core.reports import ReportFields
+from replica_platform.replica.copy.file_format import HEADER_BYTES, NotDuckDB
+from replica_platform.replica.lineage import has_same_content, lineage_of
 from replica_platform.replica.master import Master
-from replica_platform.replica.serving.generation import Unusable, check
-from replica_platform.replica.store import retention
-from replica_platform.replica.store.candidate import Publication, point, publishing
+from replica_platform.replica.store.integrity import find_damage
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, now
-from replica_platform.replica.store.ownership import assert_same_purpose
+from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, age_s
+from replica_platform.replica.store.retention import reader_pids
 
 
 @dataclass(frozen=True)
-class Verification:
-    """Whether the file is, byte for byte, what was published; `problem` says why not."""
+class GenerationVerification(ReportFields):
+    """Whether a generation's file is, byte for byte, what was published.
+
+    Attributes:
+        generation: The generation.
+        file: Its file.
+        bytes: The file's size, by the manifest.
+        ok: Whether every byte is right.
+        problem: What is wrong; None when nothing is.
+        seconds: How long it took.
+    """
 
     generation: int
     file: Path
@@ -41,25 +46,38 @@ class Verification:
             "or roll back to an earlier generation."
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able fields."""
-        return {**asdict(self), "file": str(self.file), "sentence": self.sentence}
-
 
 @dataclass(frozen=True)
 class Reader:
-    """A process that holds a generation."""
+    """A process that holds a generation.
+
+    Attributes:
+        pid: The process.
+        generation: The generation.
+    """
 
     pid: int
     generation: int
 
 
 @dataclass(frozen=True)
-class ReplicaStatus:
-    """Master and replica side by side; ages in seconds, sizes in bytes, None where unknown.
+class ReplicaStatus(ReportFields):
+    """Master and replica side by side; None where unknown.
 
-    in_sync: whether the replica shows the master's last checkpoint, by lineage, never by size.
-    sentence: what is wrong and what to do next, or that all is well.
+    Attributes:
+        ok: Whether all is well.
+        sentence: What is wrong and what to do next, or that all is well.
+        master: The master's path.
+        master_there: Whether the master exists.
+        master_bytes: The master's size.
+        replica_there: Whether the current generation's file exists.
+        replica_bytes: The file's size.
+        generation: The current generation.
+        in_sync: Whether it has the master's last checkpoint, by lineage, not by size.
+        data_age_s: The age of the data in seconds.
+        publication_age_s: Seconds since a publisher last found it to be current.
+        readers: The processes that hold a generation.
+        kept: The generations that are kept, newest first.
     """
 
     ok: bool
@@ -76,189 +94,148 @@ class ReplicaStatus:
     readers: list[Reader]
     kept: list[int]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able fields."""
-        return {**asdict(self), "master": str(self.master) if self.master else None}
 
+def verify(store: Path | str, generation: int | None = None) -> GenerationVerification:
+    """Read every byte of a generation and compare it with its manifest.
 
-def verify(store: Path | str, generation: int | None = None) -> Verification:
-    """Read every byte of a generation (the current one) and compare it with its manifest.
+    Args:
+        store: The store's folder.
+        generation: Its number; by default the current one.
 
-    Errors: `NothingPublished`, when there is no such generation.
+    Returns:
+        Whether it is what was published.
+
+    Raises:
+        NothingPublished: The store does not have that generation.
     """
     layout = Layout(store)
-    manifest = _find(layout, generation)
+    manifest = layout.find(generation)
     path = layout.data(manifest)
     started = time.monotonic()
-    problem = None
-    try:
-        check(path, manifest, distrustful=True)
-    except FileNotFoundError:
-        problem = f"{path} is missing"
-    except (Unusable, OSError) as error:
-        problem = str(error)
+    problem = find_damage(path, manifest, read_all=True)
     took = time.monotonic() - started
-    return Verification(manifest.generation, path, manifest.bytes, problem is None, problem, took)
-
-
-def rollback(store: Path | str, to: int | None = None) -> Publication:
-    """Point readers at an older generation (the one before the current), after verifying it.
-
-    The master's state that was rolled back from is not published again until it changes.
-    Errors: `NothingPublished`, `WrongStore`, `GenerationDamaged`, `StoreBusy`.
-    """
-    started = time.monotonic()
-    layout = Layout(store)
-    with publishing(layout):
-        current = _find(layout, None)
-        if to is None:
-            older = [m.generation for m in layout.kept() if m.generation < current.generation]
-            if not older:
-                raise NothingPublished(
-                    f"Generation {current.generation} is the oldest kept in {layout.root}; there "
-                    "is nothing to go back to. Repair the data in the master and publish again."
-                )
-            to = older[0]
-        manifest = _find(layout, to)
-        assert_same_purpose(layout.root, current.purpose, manifest.purpose)
-        try:
-            check(layout.data(manifest), manifest, distrustful=True)
-        except (Unusable, OSError) as error:
-            raise GenerationDamaged(
-                f"Generation {to} cannot be gone back to: {error}; readers stay on generation "
-                f"{current.generation}. Choose another one, or publish again."
-            ) from error
-        withheld = current.lineage if current.generation != manifest.generation else None
-        manifest = replace(manifest, confirmed_at=now(), withheld=withheld)
-        point(layout, manifest)
-    return Publication.unchanged(layout.data(manifest), manifest, time.monotonic() - started)
-
-
-def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus:
-    """Look at a store, and at the master it is published from; nothing is changed or locked."""
-    layout = Layout(store)
-    problem: str | None = None
-    try:
-        current = layout.current()
-    except (NotAManifest, OSError) as error:
-        current, problem = None, f"The pointer {layout.pointer} cannot be read ({error})"
-    there = current is not None and layout.data(current).exists()
-    size = layout.data(current).stat().st_size if current and there else None
-    path = Path(master).absolute() if master else None
-    in_sync, master_problem = _compare(path, layout, current)
-    if current is None:
-        problem = problem or f"Nothing is published in {layout.root}"
-    elif not there:
-        problem = (
-            f"The file of generation {current.generation} is missing from {layout.generations}"
-        )
-    elif damage := _damage(layout, current):
-        problem = f"Generation {current.generation} is damaged: {damage}"
-    moment = now()
-    data_age_s = _age(moment, current.data_as_of) if current else None
-    publication_age_s = _age(moment, current.confirmed_at) if current else None
-    if problem:
-        problem = f"{problem}; publish again."
-    else:
-        problem = master_problem or _stale(current, data_age_s, publication_age_s)
-    return ReplicaStatus(
-        ok=problem is None,
-        sentence=problem or _well(current, in_sync),
-        master=path,
-        master_there=path.exists() if path else None,
-        master_bytes=path.stat().st_size if path and path.exists() else None,
-        replica_there=there,
-        replica_bytes=size,
-        generation=current.generation if current else None,
-        in_sync=in_sync,
-        data_age_s=data_age_s,
-        publication_age_s=publication_age_s,
-        readers=[
-            Reader(pid, kept.generation)
-            for kept in layout.kept()
-            for pid in retention.readers(layout, kept)
-        ],
-        kept=[kept.generation for kept in layout.kept()],
+    return GenerationVerification(
+        manifest.generation, path, manifest.bytes, problem is None, problem, took
     )
 
 
-def _damage(layout: Layout, current: Manifest) -> str | None:
-    """What is wrong with the file; its bytes are read only where its seal is broken."""
+def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus:
+    """Inspect a store, and the master it is published from; change and lock nothing.
+
+    Args:
+        store: The store's folder.
+        master: The master's path; without it only the store is inspected.
+
+    Returns:
+        The state of both.
+    """
+    layout = Layout(store)
+    path = Path(master).absolute() if master else None
+    current, unreadable = _read_pointer(layout)
+    file = layout.data(current) if current else None
+    file_exists = file is not None and file.exists()
+    in_sync, master_problem = _inspect_master(path, layout, current)
+    problem = (
+        _problem_of_replica(layout, current, unreadable)
+        or master_problem
+        or (_staleness(current) if current else None)
+    )
+    kept = layout.kept()
+    return ReplicaStatus(
+        ok=problem is None,
+        sentence=problem or _all_is_well(current, in_sync),
+        master=path,
+        master_there=path.exists() if path else None,
+        master_bytes=path.stat().st_size if path and path.exists() else None,
+        replica_there=file_exists,
+        replica_bytes=file.stat().st_size if file and file_exists else None,
+        generation=current.generation if current else None,
+        in_sync=in_sync,
+        data_age_s=age_s(current.data_as_of) if current else None,
+        publication_age_s=age_s(current.confirmed_at) if current else None,
+        readers=[
+            Reader(pid, manifest.generation)
+            for manifest in kept
+            for pid in reader_pids(layout, manifest)
+        ],
+        kept=[manifest.generation for manifest in kept],
+    )
+
+
+def _read_pointer(layout: Layout) -> tuple[Manifest | None, str | None]:
+    """Return the current generation, and what is wrong with the pointer."""
     try:
-        check(layout.data(current), current)
-    except (Unusable, OSError) as error:
-        return str(error)
-    return None
+        return layout.current(), None
+    except (NotAManifest, OSError) as error:
+        return None, f"The pointer {layout.pointer} cannot be read ({error})"
 
 
-def _compare(
+def _problem_of_replica(
+    layout: Layout, current: Manifest | None, unreadable: str | None
+) -> str | None:
+    """Return what is wrong with the pointer or the file, whose bytes are read if it was touched."""
+    if current is None:
+        problem = unreadable or f"Nothing is published in {layout.root}"
+    elif not layout.data(current).exists():
+        problem = (
+            f"The file of generation {current.generation} is missing from {layout.generations}"
+        )
+    elif damage := find_damage(layout.data(current), current):
+        problem = f"Generation {current.generation} is damaged: {damage}"
+    else:
+        return None
+    return f"{problem}; publish again."
+
+
+def _inspect_master(
     master: Path | None, layout: Layout, current: Manifest | None
 ) -> tuple[bool | None, str | None]:
-    """Whether the replica shows the master's last checkpoint, and what is wrong with the master."""
+    """Return whether the replica has the master's last checkpoint, and the master's problem."""
     if master is None:
         return None, None
     if not master.exists():
         return None, f"There is no master at {master}; run the batch that fills it."
     if any(holder.exclusive or holder.pid == os.getpid() for holder in locks.holders(master)):
-        # A batch is at work, or this process reads it: to look would drop DuckDB's lock.
+        # A batch is running, or this process has the master open: reading the file here would
+        # drop DuckDB's lock on it.
         return None, None
     if current is None:
         return False, None
     try:
-        same = _is_shown(master, layout, current)
+        return _compare(master, layout, current)
     except NotDuckDB as error:
         return None, f"The master {master} is damaged: {error}; restore it from a backup."
-    if same is None:
-        return False, None  # rolled back on purpose
-    if same and not Master(master).sidecars:
-        return True, None
+
+
+def _compare(master: Path, layout: Layout, current: Manifest) -> tuple[bool, str | None]:
+    """Compare the master's state with that of the current generation."""
+    with master.open("rb", buffering=0) as file:
+        found = lineage_of(file.read(HEADER_BYTES), Seal.of(file.fileno()))
+        if has_same_content(layout, current.lineage, found, file.fileno()):
+            if not Master(master).sidecars:
+                return True, None
+        elif current.withheld and has_same_content(layout, current.withheld, found, file.fileno()):
+            return False, None  # readers were rolled back from it on purpose
     return False, f"The master has data that generation {current.generation} lacks; publish it."
 
 
-def _is_shown(master: Path, layout: Layout, current: Manifest) -> bool | None:
-    """Whether the current generation shows the master; None when that is withheld from readers."""
-    with master.open("rb", buffering=0) as file:
-        found = lineage_of(file.read(HEADER_BYTES), Seal.of(file.fileno()))
-        if is_same(layout, current.lineage, found, file.fileno()):
-            return True
-        withheld = current.withheld
-        if withheld and is_same(layout, withheld, found, file.fileno()):
-            return None
-    return False
-
-
-def _age(moment: datetime, since: datetime | None) -> float | None:
-    # A clock that jumped back would make an age negative; it is at least not old.
-    return None if since is None else max(0.0, (moment - since).total_seconds())
-
-
-def _stale(
-    current: Manifest | None, data_age_s: float | None, publication_age_s: float | None
-) -> str | None:
-    """Both ages count: of the data, and of the last word of a publisher, which may hang."""
-    limit_s = current.max_age_s if current else None
-    for what, age_s, then in (
-        ("The data", data_age_s, "run the batch, and publish"),
-        ("The last publication", publication_age_s, "see whether the publisher still runs"),
+def _staleness(current: Manifest) -> str | None:
+    """Return which of the two ages is too high: of the data, or of the last publication."""
+    limit_s = current.max_age_s
+    for what, since, advice in (
+        ("The data", current.data_as_of, "run the batch, and publish"),
+        ("The last publication", current.confirmed_at, "see whether the publisher still runs"),
     ):
-        if limit_s is not None and age_s is not None and age_s > limit_s:
-            return f"{what} is {age_s:,.0f} s old and may be {limit_s:,.0f} s at most; {then}."
+        seconds = age_s(since)
+        if limit_s is not None and seconds is not None and seconds > limit_s:
+            return f"{what} is {seconds:,.0f} s old and may be {limit_s:,.0f} s at most; {advice}."
     return None
 
 
-def _well(current: Manifest | None, in_sync: bool | None) -> str:
+def _all_is_well(current: Manifest | None, in_sync: bool | None) -> str:
     generation = current.generation if current else None
     if current and current.withheld:
         return f"All is well: readers were rolled back to generation {generation}."
     if in_sync:
         return f"All is well: generation {generation} shows the master's last checkpoint."
     return f"All is well: readers have generation {generation}."
-
-
-def _find(layout: Layout, generation: int | None) -> Manifest:
-    current = layout.latest()
-    for manifest in ([current] if current else []) + layout.kept():
-        if generation in (None, manifest.generation):
-            return manifest
-    what = "Nothing is" if generation is None else f"Generation {generation} is not"
-    raise NothingPublished(f"{what} published in {layout.root}; publish into it first.")

@@ -1,10 +1,10 @@
-"""The programs that `test_replica_torture` runs and kills: a batch that publishes, and readers.
+"""The programs that `test_replica_torture` runs: a publisher that is killed, and readers.
 
-    python -m replica_platform_tests.faults.replica_torture publisher WAY FOLDER KILLS SEED
-    python -m replica_platform_tests.faults.replica_torture reader WAY FOLDER
+    python -m replica_platform_tests.faults.replica_torture publisher METHOD FOLDER KILLS SEED
+    python -m replica_platform_tests.faults.replica_torture reader METHOD FOLDER
 
-Every version v of the data says so in each of its rows, in two tables, so that one query tells
-a whole answer from a torn one. WAY is `ours` or a common way that must not pass.
+Each row of two tables holds the version of the data, so that one query tells a whole answer from
+a torn one. METHOD is `ours`, or a common one that must fail.
 """
 
 import json
@@ -25,7 +25,7 @@ from replica_platform.replica.store.layout import Layout
 
 ROWS = 3_000
 STEPS = (
-    "lock", "clear", "settle", "room", "copy", "patch", "fsync", "verify", "name",
+    "lock", "clear", "quiesce", "reserve", "copy", "patch", "fsync", "verify", "name",
     "lease", "rename", "manifest", "pointer", "forget", "retire",
 )  # fmt: skip
 TORN = f"""
@@ -52,40 +52,40 @@ def write_version(connection: duckdb.DuckDBPyConnection) -> int:
     return version
 
 
-def batch(way: str, folder: Path, step: object) -> None:
+def batch(method: str, folder: Path, step: object) -> None:
     """Write the next version into the master and publish it."""
     master = Master(folder / "master.duckdb")
     with master.write() as connection:
         write_version(connection)
-    if way == "ours":
+    if method == "ours":
         publish(master.path, folder / "store", keep=2, min_age_s=0, step=step)  # type: ignore[arg-type]
-    elif way == "copy2 in place":
+    elif method == "copy2 in place":
         shutil.copy2(master.path, folder / "replica.db")
-    elif way == "copy2 and rename":
+    elif method == "copy2 and rename":
         shutil.copy2(master.path, folder / "replica.tmp")
         (folder / "replica.tmp").replace(folder / "replica.db")
 
 
-def publisher(way: str, folder: Path, kills: int, seed: int) -> None:
-    """Kill batches at a step or at a random moment, until `kills` died; then one more lives."""
-    dice = random.Random(seed)
+def publisher(method: str, folder: Path, kills: int, seed: int) -> None:
+    """Kill batches at a step or at a random moment, until `kills` died; then let one finish."""
+    rng = random.Random(seed)
     at: Counter[str] = Counter()
     usual_s = 0.3
     number = 0
     while at.total() - at["lived"] < kills and number < 3 * kills:
         number += 1
         by_step = STEPS[(number // 2) % len(STEPS)] if number % 2 else None
-        # Some live, and always the one before a kill while patching: it leaves what to patch.
+        # Some live, always the one before a kill while patching: it leaves a spare to patch.
         lives = number % 8 == 0 or STEPS[((number + 1) // 2) % len(STEPS)] == "patch"
         if by_step == "copy":
-            # With a spare there to be patched nothing would be copied whole.
+            # With a spare, nothing would be copied whole.
             shutil.rmtree(Layout(folder / "store").spares, ignore_errors=True)
         child = os.fork()
         if child == 0:
-            batch(way, folder, lambda step, by=by_step: step == by and os.kill(os.getpid(), 9))
+            batch(method, folder, lambda step, by=by_step: step == by and os.kill(os.getpid(), 9))
             os._exit(0)
         if by_step is None and not lives:
-            time.sleep(dice.uniform(0, 2 * usual_s))
+            time.sleep(rng.uniform(0, 2 * usual_s))
             os.kill(child, signal.SIGKILL)
         _, code = os.waitpid(child, 0)
         if os.WIFSIGNALED(code):
@@ -93,7 +93,7 @@ def publisher(way: str, folder: Path, kills: int, seed: int) -> None:
         else:
             at["lived" if os.WEXITSTATUS(code) == 0 else "failed"] += 1
     started = time.monotonic()
-    batch(way, folder, lambda _: None)
+    batch(method, folder, lambda _: None)
     with Master(folder / "master.duckdb").read() as connection:
         row = connection.execute("select max(v) from a").fetchone()
     took = time.monotonic() - started
@@ -101,7 +101,7 @@ def publisher(way: str, folder: Path, kills: int, seed: int) -> None:
 
 
 class Plain:
-    """The common reader: notices the file by its time, opens the same path again."""
+    """The common reader: it watches the file's time, and opens the same path again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,18 +119,18 @@ class Plain:
         return self.connection.execute(sql).fetchall()
 
 
-def reader(way: str, folder: Path) -> None:
-    """Ask until told to stop; print how many answers were whole, torn or not given."""
+def reader(method: str, folder: Path) -> None:
+    """Query until SIGTERM; print how many answers were whole, torn or missing."""
     counts: Counter[str] = Counter()
     versions: set[int] = set()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    if way == "ours":
+    if method == "ours":
         source: object = ReplicaReader(folder / "store", poll_s=0.01)
     else:
         source = Plain(folder / "replica.db")
 
-    def ask() -> None:
+    def query_repeatedly() -> None:
         while not stop.is_set():
             try:
                 version, whole = source.query(TORN)[0]  # type: ignore[attr-defined]
@@ -141,8 +141,10 @@ def reader(way: str, folder: Path) -> None:
                 counts[f"{type(error).__name__}: {str(error)[:60]}"] += 1
             time.sleep(0.02)
 
-    # The common reader has one connection and one thread: its own fault must not be ours.
-    threads = [threading.Thread(target=ask) for _ in range(2 if way == "ours" else 1)]
+    # The common reader has one connection, so it gets one thread.
+    threads = [
+        threading.Thread(target=query_repeatedly) for _ in range(2 if method == "ours" else 1)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -151,8 +153,8 @@ def reader(way: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    program, way, folder, *rest = sys.argv[1:]
+    program, method, folder, *rest = sys.argv[1:]
     if program == "publisher":
-        publisher(way, Path(folder), int(rest[0]), int(rest[1]))
+        publisher(method, Path(folder), int(rest[0]), int(rest[1]))
     else:
-        reader(way, Path(folder))
+        reader(method, Path(folder))

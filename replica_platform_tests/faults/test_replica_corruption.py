@@ -1,6 +1,6 @@
-"""Damaged files: each ends on the right rung or in a clear error, never in wrong rows.
+"""Damaged files: each leads to the right fallback or a clear error, never to wrong rows.
 
-Plain DuckDB on the same bytes runs beside it, in a child, for it answers wrongly or dies.
+The control, plain DuckDB in a child process, gives wrong answers for the same bytes, or dies.
 """
 
 import json
@@ -24,9 +24,9 @@ from replica_platform.replica import (
     status,
     verify,
 )
-from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES
+from replica_platform.replica.copy.file_format import BLOCK_BYTES, HEADER_BYTES
 from replica_platform.replica.errors import GenerationDamaged, MasterDamaged
-from replica_platform.replica.store import verify_copy as verifying
+from replica_platform.replica.store import verify_copy
 from replica_platform.replica.store.layout import Layout
 
 SUMS = "select count(*), sum(i), bit_xor(hash(i, s)) from t"
@@ -38,23 +38,23 @@ print(json.dumps(duckdb.connect(sys.argv[1], read_only=True).execute("{SUMS}").f
 Damage = Callable[[bytearray, random.Random], None]
 
 
-def flip_a_bit(raw: bytearray, dice: random.Random) -> None:
-    raw[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
+def flip_a_bit(raw: bytearray, rng: random.Random) -> None:
+    raw[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
 
 
-def swap_words(raw: bytearray, dice: random.Random) -> None:
-    """Two words of one block: DuckDB's checksum knows no order."""
-    block = HEADER_BYTES + BLOCK_BYTES * dice.randrange((len(raw) - HEADER_BYTES) // BLOCK_BYTES)
+def swap_words(raw: bytearray, rng: random.Random) -> None:
+    """Swap two words of one block: DuckDB's checksum ignores their order."""
+    block = HEADER_BYTES + BLOCK_BYTES * rng.randrange((len(raw) - HEADER_BYTES) // BLOCK_BYTES)
     while True:
-        a, b = (block + 8 * dice.randrange(1, BLOCK_BYTES // 8) for _ in range(2))
+        a, b = (block + 8 * rng.randrange(1, BLOCK_BYTES // 8) for _ in range(2))
         if raw[a : a + 8] != raw[b : b + 8]:
             raw[a : a + 8], raw[b : b + 8] = raw[b : b + 8], raw[a : a + 8]
             return
 
 
-def swap_blocks(raw: bytearray, dice: random.Random) -> None:
+def swap_blocks(raw: bytearray, rng: random.Random) -> None:
     while True:
-        a, b = dice.sample(range(HEADER_BYTES, len(raw), BLOCK_BYTES), 2)
+        a, b = rng.sample(range(HEADER_BYTES, len(raw), BLOCK_BYTES), 2)
         if raw[a : a + BLOCK_BYTES] != raw[b : b + BLOCK_BYTES]:  # free ones may be alike
             first = raw[a : a + BLOCK_BYTES]
             raw[a : a + BLOCK_BYTES] = raw[b : b + BLOCK_BYTES]
@@ -62,13 +62,13 @@ def swap_blocks(raw: bytearray, dice: random.Random) -> None:
             return
 
 
-def truncate(raw: bytearray, dice: random.Random) -> None:
-    del raw[dice.randrange(len(raw)) :]
+def truncate(raw: bytearray, rng: random.Random) -> None:
+    del raw[rng.randrange(len(raw)) :]
 
 
-def zero_a_page(raw: bytearray, dice: random.Random) -> None:
+def zero_a_page(raw: bytearray, rng: random.Random) -> None:
     while True:
-        at = dice.randrange(0, len(raw) - 4096, 4096)
+        at = rng.randrange(0, len(raw) - 4096, 4096)
         if any(raw[at : at + 4096]):
             raw[at : at + 4096] = bytes(4096)
             return
@@ -79,7 +79,7 @@ DAMAGES: list[Damage] = [flip_a_bit, swap_words, swap_blocks, truncate, zero_a_p
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Publication], list[object]]:
-    """A store of two generations, and what each answers."""
+    """A store of two generations, and the answer of each."""
     folder = tmp_path_factory.mktemp("zoo")
     master = Master(folder / "master.duckdb")
     publications, answers = [], []
@@ -100,7 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Publicati
 def damaged(
     made: tuple[Path, list[Publication], list[object]],
 ) -> Iterator[Callable[[Damage, int], Path]]:
-    """A function that damages the current generation's file; it is whole again afterwards."""
+    """A function that damages the current generation's file; it is restored after the test."""
     path = made[1][1].file
     whole = path.read_bytes()
     path.chmod(0o644)
@@ -117,7 +117,7 @@ def damaged(
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_generation_gives_the_previous_rows(
+def test_a_damaged_generation_is_replaced_by_the_previous_one(
     how: Damage,
     made: tuple[Path, list[Publication], list[object]],
     damaged: Callable[[Damage, int], Path],
@@ -130,7 +130,7 @@ def test_a_damaged_generation_gives_the_previous_rows(
         assert not verify(folder / "store").ok
         with ReplicaReader(folder / "store", poll_s=5) as reader:
             counts["right" if reader.query(SUMS) == first else "WRONG"] += 1
-            assert reader.status().rung == "previous"
+            assert reader.status().served_from == "previous"
     print(f"\n{how.__name__}: {dict(counts)}")
     assert set(counts) == {"right"}
 
@@ -140,7 +140,7 @@ def test_plain_duckdb_answers_wrongly(
     damaged: Callable[[Damage, int], Path],
     torture: bool,
 ) -> None:
-    """The control: without a digest of our own, swapped words and blocks are answered."""
+    """The control: without our digests, swapped words and blocks give wrong answers."""
     right = json.dumps([list(row) for row in made[2][1]])  # type: ignore[attr-defined]
     counts: Counter[str] = Counter()
     for seed in range(40 if torture else 8):
@@ -157,32 +157,32 @@ def test_plain_duckdb_answers_wrongly(
     assert counts["WRONG"] + counts["died"] > 0
 
 
-def test_damaged_under_an_open_reader_it_is_left(
+def test_a_generation_damaged_under_a_reader_is_dropped(
     made: tuple[Path, list[Publication], list[object]], damaged: Callable[[Damage, int], Path]
 ) -> None:
     folder, _, (first, second) = made
     with ReplicaReader(folder / "store", poll_s=60) as reader:
         assert reader.query(SUMS) == second
         damaged(swap_words, 1)
-        reader._serving.look()
+        reader._server.refresh()
         assert reader.query(SUMS) == first
-        damaged(lambda raw, dice: None, 1)  # repaired
-        reader._serving.look()
+        damaged(lambda raw, rng: None, 1)  # repaired
+        reader._server.refresh()
         assert reader.query(SUMS) == second
-        assert reader.status().rung == "current"
+        assert reader.status().served_from == "current"
 
 
-def test_whole_again_it_is_accepted_though_its_seal_is_broken(
+def test_a_repaired_generation_is_accepted_although_its_seal_is_broken(
     made: tuple[Path, list[Publication], list[object]], damaged: Callable[[Damage, int], Path]
 ) -> None:
     folder, _, (_, second) = made
-    damaged(lambda raw, dice: None, 0)
+    damaged(lambda raw, rng: None, 0)
     assert verify(folder / "store").ok
     with ReplicaReader(folder / "store") as reader:
         assert reader.query(SUMS) == second
 
 
-def test_a_damaged_generation_is_not_gone_back_to(
+def test_a_damaged_generation_is_not_rolled_back_to(
     made: tuple[Path, list[Publication], list[object]], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
@@ -205,7 +205,7 @@ def test_a_damaged_pointer_leads_to_the_newest_generation(
         pointer.write_bytes(broken)
         with ReplicaReader(store) as reader:
             assert reader.query(SUMS) == made[2][1]
-            assert reader.status().rung == "previous"
+            assert reader.status().served_from == "previous"
         assert "pointer" in status(store).sentence
     assert publish(made[0] / "master.duckdb", store).how == "unchanged"
     assert status(store).ok
@@ -225,8 +225,8 @@ def test_a_foreign_log_beside_a_generation_is_not_replayed(
         assert "foreign log" in reader.status().refused[0]
 
 
-def test_storage_that_knows_its_log_refuses_a_foreign_one(tmp_path: Path) -> None:
-    """Why the master is pinned to v1.5.0: in the old storage 7 rows become more, silently."""
+def test_the_pinned_storage_refuses_a_foreign_log(tmp_path: Path) -> None:
+    """In the old storage 7 rows become more, silently; so the master is pinned to v1.5.0."""
     found = {
         version: _rows_with_a_foreign_log(tmp_path, version) for version in ("v1.0.0", "v1.5.0")
     }
@@ -240,7 +240,7 @@ def test_storage_that_knows_its_log_refuses_a_foreign_one(tmp_path: Path) -> Non
 
 
 def _rows_with_a_foreign_log(folder: Path, version: str) -> int:
-    """The rows read from a file of seven when another's log lies beside it; -1 when refused."""
+    """Count the rows of a file of seven with another database's log beside it; -1 if refused."""
     log_maker = folder / f"logger-{version}.duckdb"
     replica = folder / f"replica-{version}.duckdb"
     for path in (log_maker, replica):
@@ -281,7 +281,7 @@ def test_a_damaged_master_is_not_published(
             refused += 1
             assert "readers" in str(error)
             continue
-        # Only a block that no table uses may pass: every row is as it was.
+        # Only damage to a block that no table uses may pass: every row is right.
         with duckdb.connect(str(publication.file), read_only=True) as connection:
             assert connection.execute(SUMS).fetchall() == made[2][1]
         shutil.rmtree(store)
@@ -290,16 +290,16 @@ def test_a_damaged_master_is_not_published(
     assert not (store / "current.json").exists()
 
 
-def test_what_no_checksum_knows_is_found_by_reading_to_the_end(
+def test_swapped_blocks_are_found_by_reading_every_row(
     made: tuple[Path, list[Publication], list[object]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two blocks in each other's place pass DuckDB's checksums; the control reads less."""
+    """Swapped blocks pass DuckDB's checksums; the control reads fewer rows and finds fewer."""
     whole = (made[0] / "master.duckdb").read_bytes()
 
     def refused(read_to_the_end_bytes: int) -> int:
-        monkeypatch.setattr(verifying, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
+        monkeypatch.setattr(verify_copy, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
         found = 0
         for seed in range(10):
             raw = bytearray(whole)

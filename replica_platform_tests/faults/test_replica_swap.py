@@ -1,6 +1,6 @@
-"""Generations swapped a hundred times under querying threads: no query fails or sees two of them.
+"""Generations are swapped a hundred times under querying threads: no query fails or sees two.
 
-DETACH and then ATTACH run in the same harness and must fail it.
+The control, DETACH and then ATTACH, runs in the same harness and must fail.
 """
 
 import json
@@ -14,8 +14,8 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, ReplicaReader, publish
-from replica_platform.replica.store.candidate import point
 from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.pointer import point_to
 from replica_platform_tests.faults.replica_torture import TORN, write_version
 
 THREADS = 4
@@ -26,7 +26,7 @@ class Source(Protocol):
 
 
 class Detaching:
-    """Swaps as one would write it first: DETACH, then ATTACH, beside the threads that query."""
+    """The obvious swap: DETACH, then ATTACH, while threads query."""
 
     def __init__(self, store: Path) -> None:
         self.pointer = store / "current.json"
@@ -52,7 +52,7 @@ class Detaching:
 
 
 def swap(store: Path, source: Source, swaps: int) -> Counter[str]:
-    """Point the store back and forth while threads ask; what they were told."""
+    """Move the pointer back and forth while threads query; return the counts."""
     layout = Layout(store)
     newest, older = layout.kept()
     counts: Counter[str] = Counter()
@@ -74,7 +74,7 @@ def swap(store: Path, source: Source, swaps: int) -> Counter[str]:
         thread.start()
     for number in range(swaps):
         manifest = older if number % 2 == 0 else newest
-        point(layout, manifest)
+        point_to(layout, manifest)
         current = manifest.generation
         time.sleep(0.02)
     time.sleep(0.3)

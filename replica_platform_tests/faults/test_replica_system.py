@@ -1,6 +1,6 @@
-"""What the system refuses or does behind our back: full disk, no permission, clocks, intruders.
+"""Faults of the system: full disks, missing permissions, clock jumps and foreign writers.
 
-Each ends in a sentence, with readers on the generation they had and nothing left behind.
+Each ends in a clear error, with readers on the generation they had and no file left behind.
 """
 
 import os
@@ -36,7 +36,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that another user may enter, as pytest's own may not be."""
+    """A folder that another user may enter; pytest's own may be closed."""
     with tempfile.TemporaryDirectory(prefix="rp-") as made:
         Path(made).chmod(0o755)
         yield Path(made)
@@ -58,7 +58,7 @@ def fill(master: Master, rows: int = 100_000) -> None:
 
 
 def child(program: str, *arguments: object) -> str:
-    """Run a program that prints one line: what it got or the error that it met."""
+    """Run a program, and return the line it prints: a result or an error."""
     prelude = (
         "import sys, os, resource, duckdb\n"
         "from pathlib import Path\n"
@@ -74,9 +74,9 @@ def child(program: str, *arguments: object) -> str:
     return (finished.stdout + finished.stderr).strip()
 
 
-def as_nobody(work: Callable[[], object]) -> str:
-    """What `work` returns or raises in a fork of this process that is no longer root."""
-    import numpy  # noqa: F401 - nobody may not read the folder that it is imported from
+def as_nobody(task: Callable[[], object]) -> str:
+    """Return what `task` returns or raises in a fork of this process without root."""
+    import numpy  # noqa: F401 - that user may not read the folder it is imported from
     import xxhash  # noqa: F401
 
     reading, writing = os.pipe()
@@ -85,10 +85,10 @@ def as_nobody(work: Callable[[], object]) -> str:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
         try:
-            said = str(work())
+            message = str(task())
         except BaseException as error:
-            said = f"{type(error).__name__} {error}"
-        os.write(writing, said.encode())
+            message = f"{type(error).__name__} {error}"
+        os.write(writing, message.encode())
         os._exit(0)
     os.close(writing)
     os.waitpid(child, 0)
@@ -98,7 +98,7 @@ def as_nobody(work: Callable[[], object]) -> str:
 
 def ask(store: Path) -> tuple[object, str | None]:
     with ReplicaReader(store) as reader:
-        return reader.query(COUNT), reader.status().rung
+        return reader.query(COUNT), reader.status().served_from
 
 
 def leftovers(store: Path) -> list[Path]:
@@ -114,13 +114,13 @@ except Exception as error:
 """
 
 
-def test_a_file_size_limit_is_a_sentence(master: Master, folder: Path) -> None:
+def test_a_file_size_limit_has_a_clear_error(master: Master, folder: Path) -> None:
     store = folder / "store"
     publish(master.path, store)
     fill(master, 200_000)
     limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 20}, {1 << 20}))\n"
-    said = child(limit + PUBLISH, master.path, store)
-    assert said.startswith("StoreFull No room for another generation")
+    message = child(limit + PUBLISH, master.path, store)
+    assert message.startswith("StoreFull No room for another generation")
     assert leftovers(store) == []
     with ReplicaReader(store) as reader:
         assert reader.query(COUNT) == [(100_000,)]
@@ -128,7 +128,7 @@ def test_a_file_size_limit_is_a_sentence(master: Master, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs takes root")
-def test_a_full_disk_is_a_sentence(master: Master, folder: Path) -> None:
+def test_a_full_disk_has_a_clear_error(master: Master, folder: Path) -> None:
     small = folder / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], check=True)
@@ -142,7 +142,7 @@ def test_a_full_disk_is_a_sentence(master: Master, folder: Path) -> None:
             if step == "copy":
                 filler.write_bytes(bytes(shutil.disk_usage(small).free - (1 << 20)))
 
-        # Past our own look at the room, the disk fills up under the copy.
+        # After the check of free space, the disk fills up during the copy.
         with pytest.raises(StoreFull, match="No room for another generation"):
             publish(master.path, store, step=fill_up)
         with pytest.raises(StoreFull, match="bytes free and a generation needs"):
@@ -158,7 +158,7 @@ def test_a_full_disk_is_a_sentence(master: Master, folder: Path) -> None:
 
 @pytest.fixture
 def disk(folder: Path) -> Iterator[Callable[[int], Path]]:
-    """A function that mounts a real file system of so many bytes."""
+    """A function that mounts a file system of a given size."""
     with ExitStack() as mounted:
 
         def mount(size: int) -> Path:
@@ -182,7 +182,7 @@ ROOM_TO_GROW = 3 * 1024 * 1024
 
 
 def filled(master: Master, disk: Callable[[int], Path]) -> Path:
-    """A store with three generations on a disk that has no room for a fourth one."""
+    """Return a store with three generations, on a disk without space for a fourth."""
     fill(master, 400_000)
     small = disk(3 * master.path.stat().st_size + MARGIN_BYTES + ROOM_TO_GROW)
     for row in range(3):
@@ -202,13 +202,13 @@ def test_on_a_full_disk_keeping_fewer_generations_makes_room(
     with ReplicaReader(store) as reader:
         assert reader.query(COUNT) == [(400_003,)]
         assert publish(master.path, store, keep=2, min_age_s=0).generation == 4
-        reader._serving.look()
+        reader._server.refresh()
         assert reader.query(COUNT) == [(400_004,)]
     assert [kept.generation for kept in Layout(store).kept()] == [4, 3]
     assert leftovers(store) == []
 
 
-def test_a_full_disk_takes_no_generation_that_must_stay(
+def test_a_full_disk_retires_no_generation_that_must_stay(
     master: Master, disk: Callable[[int], Path]
 ) -> None:
     store = filled(master, disk)
@@ -225,7 +225,7 @@ def test_a_full_disk_takes_no_generation_that_must_stay(
         stdout=subprocess.PIPE,
     ) as reader:
         assert reader.stdout and reader.stdin and reader.stdout.readline()
-        with pytest.raises(StoreFull):  # read by somebody
+        with pytest.raises(StoreFull):  # being read
             publish(master.path, store, keep=2, min_age_s=0)
         reader.stdin.close()
     assert [kept.generation for kept in Layout(store).kept()] == [3, 2, 1]
@@ -237,34 +237,34 @@ def test_on_a_full_disk_a_pull_with_fewer_generations_makes_room(
     master: Master, disk: Callable[[int], Path], folder: Path
 ) -> None:
     store = filled(master, disk)
-    elsewhere, blocks = folder / "elsewhere", BlockStore(folder / "blocks")
+    other_store, block_store = folder / "elsewhere", BlockStore(folder / "blocks")
     for _ in range(4):
-        fill(master, 400_000)  # so that no block here is one of there
-        publish(master.path, elsewhere, min_age_s=0)
-    blocks.push(elsewhere)
+        fill(master, 400_000)  # so that the two stores share no block
+        publish(master.path, other_store, min_age_s=0)
+    block_store.push(other_store)
     with pytest.raises(StoreFull, match="keep fewer generations"):
-        blocks.pull(store, keep=3, min_age_s=0)
-    assert blocks.pull(store, keep=2, min_age_s=0).generation == 4
+        block_store.pull(store, keep=3, min_age_s=0)
+    assert block_store.pull(store, keep=2, min_age_s=0).generation == 4
     assert ask(store) == ([(400_000,)], "current")
     assert leftovers(store) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
-def test_no_permission_is_a_sentence(master: Master, folder: Path) -> None:
+def test_a_missing_permission_has_a_clear_error(master: Master, folder: Path) -> None:
     store = folder / "store"
     publish(master.path, store)
     fill(master, 5)
     for path in (master.path, master.lock_path, folder):
         shutil.chown(path, NOBODY)
-    said = as_nobody(lambda: publish(master.path, store))
-    assert said.startswith("StoreDenied")
-    assert "Give the publisher write permission" in said
-    # Reading needs no permission but to read.
+    message = as_nobody(lambda: publish(master.path, store))
+    assert message.startswith("StoreDenied")
+    assert "Give the publisher write permission" in message
+    # A reader needs read permission only.
     assert as_nobody(lambda: ask(store)) == "([(100000,)], 'current')"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
-def test_a_master_that_may_not_be_written_is_a_sentence(master: Master, folder: Path) -> None:
+def test_a_master_that_may_not_be_written_has_a_clear_error(master: Master, folder: Path) -> None:
     def write() -> None:
         with master.write():
             pass
@@ -275,7 +275,9 @@ def test_a_master_that_may_not_be_written_is_a_sentence(master: Master, folder: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
-def test_a_generation_that_may_not_be_read_gives_the_previous(master: Master, folder: Path) -> None:
+def test_an_unreadable_generation_is_replaced_by_the_previous_one(
+    master: Master, folder: Path
+) -> None:
     store = folder / "store"
     publish(master.path, store)
     fill(master, 5)
@@ -283,7 +285,7 @@ def test_a_generation_that_may_not_be_read_gives_the_previous(master: Master, fo
     assert as_nobody(lambda: ask(store)) == "([(100000,)], 'previous')"
 
 
-def test_clock_jumps_hide_nothing(
+def test_clock_jumps_do_not_disturb_publication(
     master: Master, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = folder / "store"
@@ -313,7 +315,7 @@ def test_clock_jumps_hide_nothing(
 
 
 def test_readers_of_any_kind_keep_their_generation(master: Master, folder: Path) -> None:
-    """Ours by lease, any other DuckDB client by its lock; released, they go."""
+    """Our readers hold a lease, other DuckDB clients a lock; when released, the generation goes."""
     store = folder / "store"
     publish(master.path, store)
     hold = (
@@ -348,15 +350,15 @@ def test_readers_of_any_kind_keep_their_generation(master: Master, folder: Path)
     assert {reader.pid for reader in found.readers if reader.generation == 1} == {
         holder.pid for holder in holders
     }
-    said = [holder.communicate("\n")[0].strip() for holder in holders]
-    assert said == ["100000", "100000"]
+    message = [holder.communicate("\n")[0].strip() for holder in holders]
+    assert message == ["100000", "100000"]
     fill(master, 50)
     publish(master.path, store, keep=1, min_age_s=0)
     assert status(store).kept == [6]
 
 
 def test_a_held_spare_is_not_patched(master: Master, folder: Path) -> None:
-    """A client that opened a generation in the instant before it retired keeps its rows."""
+    """A client that opened a generation just before it retired keeps its rows."""
     store = folder / "store"
     publish(master.path, store)
     fill(master, 10)
@@ -371,7 +373,7 @@ def test_a_held_spare_is_not_patched(master: Master, folder: Path) -> None:
 
 
 def test_retention_races_with_opening_readers(master: Master, folder: Path, torture: bool) -> None:
-    """One generation kept, and readers that open all the time: not one goes without."""
+    """With one generation kept, readers that open all the time always get one."""
     store = folder / "store"
     fill(master, 100)
     publish(master.path, store)
@@ -379,7 +381,7 @@ def test_retention_races_with_opening_readers(master: Master, folder: Path, tort
     opened: list[int] = []
     failures: list[BaseException] = []
 
-    def open_again_and_again() -> None:
+    def open_repeatedly() -> None:
         while not stop.is_set():
             try:
                 with ReplicaReader(store) as reader:
@@ -387,7 +389,7 @@ def test_retention_races_with_opening_readers(master: Master, folder: Path, tort
             except BaseException as error:
                 failures.append(error)
 
-    threads = [threading.Thread(target=open_again_and_again) for _ in range(2)]
+    threads = [threading.Thread(target=open_repeatedly) for _ in range(2)]
     for thread in threads:
         thread.start()
     for rows in range(101, 161 if torture else 108):
@@ -401,7 +403,9 @@ def test_retention_races_with_opening_readers(master: Master, folder: Path, tort
     assert len(opened) > 20
 
 
-def test_an_intruder_is_refused_while_the_master_is_copied(master: Master, folder: Path) -> None:
+def test_a_foreign_writer_is_refused_while_the_master_is_copied(
+    master: Master, folder: Path
+) -> None:
     write = (
         "try:\n"
         "    duckdb.connect(sys.argv[1]).execute('delete from t')\n"
@@ -409,38 +413,38 @@ def test_an_intruder_is_refused_while_the_master_is_copied(master: Master, folde
         "except duckdb.Error as error:\n"
         "    print(type(error).__name__)\n"
     )
-    said = []
+    outputs = []
     publish(
         master.path,
         folder / "store",
-        step=lambda step: said.append(child(write, master.path)) if step == "copy" else None,
+        step=lambda step: outputs.append(child(write, master.path)) if step == "copy" else None,
     )
-    assert said == ["IOException"]
+    assert outputs == ["IOException"]
 
 
-def test_an_intruder_that_no_lock_stops_is_noticed(master: Master, folder: Path) -> None:
-    """In this very process POSIX locks hold nobody back; the header tells, we copy anew."""
-    intrusions: list[int] = []
+def test_a_foreign_writer_that_no_lock_stops_is_detected(master: Master, folder: Path) -> None:
+    """POSIX locks do not work within a process; the header reveals the write: copy again."""
+    writes: list[int] = []
 
-    def intrude(step: str) -> None:
-        if step == "copy" and len(intrusions) < limit:
-            intrusions.append(1)
+    def write_too(step: str) -> None:
+        if step == "copy" and len(writes) < limit:
+            writes.append(1)
             with duckdb.connect(str(master.path)) as connection:
-                connection.execute("insert into t values (-1, 'intruder')")
+                connection.execute("insert into t values (-1, 'foreign')")
 
     limit = 1
-    publication = publish(master.path, folder / "store", step=intrude)
+    publication = publish(master.path, folder / "store", step=write_too)
     assert publication.manifest.tables["t"].rows == 100_001
     assert publication.file.read_bytes() == master.path.read_bytes()
     limit = 99
     fill(master, 10)
     with pytest.raises(MasterChanging, match="thrown away"):
-        publish(master.path, folder / "store", step=intrude)
+        publish(master.path, folder / "store", step=write_too)
     assert leftovers(folder / "store") == []
     assert verify(folder / "store").ok
 
 
-def test_a_second_writer_is_told_by_whom(master: Master, folder: Path) -> None:
+def test_a_second_writer_is_told_who_holds_the_master(master: Master, folder: Path) -> None:
     try_to_write = (
         "try:\n"
         "    with Master(sys.argv[1], patience_s=0.1).write(): print('wrote')\n"
@@ -448,13 +452,13 @@ def test_a_second_writer_is_told_by_whom(master: Master, folder: Path) -> None:
         "    print(type(error).__name__, error)\n"
     )
     with master.write():
-        said = child(try_to_write, master.path)
-    assert said.startswith("MasterBusy")
-    assert f"PID {os.getpid()}" in said
-    with duckdb.connect(str(master.path)):  # a writer that knows nothing of our lock
-        said = child(try_to_write, master.path)
-    assert said.startswith("MasterBusy")
-    assert f"PID {os.getpid()}" in said
+        message = child(try_to_write, master.path)
+    assert message.startswith("MasterBusy")
+    assert f"PID {os.getpid()}" in message
+    with duckdb.connect(str(master.path)):  # a writer that ignores our lock
+        message = child(try_to_write, master.path)
+    assert message.startswith("MasterBusy")
+    assert f"PID {os.getpid()}" in message
 
 
 def test_batch_and_publication_exclude_each_other(master: Master, folder: Path) -> None:
@@ -467,9 +471,9 @@ def test_batch_and_publication_exclude_each_other(master: Master, folder: Path) 
 def test_two_publishers_exclude_each_other(
     master: Master, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from replica_platform.replica.store import candidate
+    from replica_platform.replica.store import pointer
 
-    monkeypatch.setattr(candidate, "STORE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(pointer, "STORE_PATIENCE_S", 0.1)
     refused: list[str] = []
 
     def publish_too(step: str) -> None:
@@ -494,32 +498,32 @@ except duckdb.Error as error:
 
 
 def lost_rows(master: Master, copy: Callable[[], object]) -> tuple[str, int]:
-    """Hold the master open, `copy` it, let another write: what that was told, what is lost."""
+    """Hold the master open, `copy` it, let another write; return its output and its lost rows."""
     connection = duckdb.connect(str(master.path))
     connection.execute("insert into t values (-1, 'the first writer')")
     connection.execute("checkpoint")
     copy()
-    said = child(WRITE_ONE_MORE, master.path)
+    message = child(WRITE_ONE_MORE, master.path)
     connection.execute("insert into t select range, 'more' from range(1000)")
     connection.execute("checkpoint")
     connection.close()
     with duckdb.connect(str(master.path), read_only=True) as connection:
         row = connection.execute("select count(*) from t where i = -7").fetchone()
-    return said, (1 if said == "wrote" else 0) - (row[0] if row else 0)
+    return message, (1 if message == "wrote" else 0) - (row[0] if row else 0)
 
 
 def test_a_copy_in_the_writers_process_loses_rows(master: Master, folder: Path) -> None:
-    """The control: the common way drops DuckDB's lock, and the second writer's row is lost."""
-    said, lost = lost_rows(master, lambda: shutil.copy2(master.path, folder / "copy.db"))
-    print(f"\ncopy2 in the writer's process: the second writer {said}, rows lost {lost}")
-    assert (said, lost) == ("wrote", 1)
+    """The control: `copy2` drops DuckDB's lock, and the second writer's row is lost."""
+    message, lost = lost_rows(master, lambda: shutil.copy2(master.path, folder / "copy.db"))
+    print(f"\ncopy2 in the writer's process: the second writer {message}, rows lost {lost}")
+    assert (message, lost) == ("wrote", 1)
 
 
-def test_ours_refuses_and_loses_none(master: Master, folder: Path) -> None:
+def test_our_publication_refuses_and_loses_no_row(master: Master, folder: Path) -> None:
     def copy() -> None:
         with pytest.raises(MasterOpenHere):
             publish(master.path, folder / "store")
 
-    said, lost = lost_rows(master, copy)
-    print(f"\nours: the second writer {said}, rows lost {lost}")
-    assert (said, lost) == ("IOException", 0)
+    message, lost = lost_rows(master, copy)
+    print(f"\nours: the second writer {message}, rows lost {lost}")
+    assert (message, lost) == ("IOException", 0)

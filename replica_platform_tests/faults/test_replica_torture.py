@@ -1,6 +1,6 @@
-"""The publisher killed at every step while four processes read: nothing fails, nothing is torn.
+"""The publisher is killed at every step while four processes read: no query fails or is torn.
 
-The common ways run in the same harness and must not pass it.
+The common methods run in the same harness and must fail.
 """
 
 import json
@@ -19,21 +19,23 @@ from replica_platform_tests.faults import replica_torture
 READERS = 4
 
 
-def run(way: str, folder: Path, kills: int, readers: int = READERS) -> dict[str, Any]:
-    """Publish a few, then kill `kills` publications while readers ask; what each counted."""
-    for _ in range(4 if way == "ours" else 1):
-        replica_torture.batch(way, folder, lambda _: None)
+def run(method: str, folder: Path, kills: int, readers: int = READERS) -> dict[str, Any]:
+    """Publish a few, then kill `kills` publications while readers query; return the counts."""
+    for _ in range(4 if method == "ours" else 1):
+        replica_torture.batch(method, folder, lambda _: None)
     module = [sys.executable, "-m", "replica_platform_tests.faults.replica_torture"]
-    asking = [
+    reading = [
         subprocess.Popen(
-            [*module, "reader", way, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [*module, "reader", method, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         for _ in range(readers)
     ]
     try:
         time.sleep(1)
         finished = subprocess.run(
-            [*module, "publisher", way, str(folder), str(kills), "7"],
+            [*module, "publisher", method, str(folder), str(kills), "7"],
             capture_output=True,
             text=True,
         )
@@ -41,21 +43,23 @@ def run(way: str, folder: Path, kills: int, readers: int = READERS) -> dict[str,
         published = json.loads(finished.stdout)
         time.sleep(1)
     finally:
-        for reader in asking:
+        for reader in reading:
             reader.terminate()
-        said = [reader.communicate()[0] for reader in asking]
-    codes = [reader.returncode for reader in asking]
-    heard = [json.loads(words) for words in said if words]
+        outputs = [reader.communicate()[0] for reader in reading]
+    codes = [reader.returncode for reader in reading]
+    counted = [json.loads(output) for output in outputs if output]
     total: dict[str, int] = {}
-    for one in heard:
+    for one in counted:
         for name, times in one["counts"].items():
             total[name] = total.get(name, 0) + times
-    print(f"\n{way}: {published}, readers {total}, versions {[one['versions'] for one in heard]}")
+    print(
+        f"\n{method}: {published}, readers {total}, versions {[one['versions'] for one in counted]}"
+    )
     return {
         "published": published,
         "total": total,
         "dead": sum(code != 0 for code in codes),
-        "stale": sum(one["last"] != published["version"] for one in heard),
+        "stale": sum(one["last"] != published["version"] for one in counted),
     }
 
 
@@ -65,7 +69,7 @@ def failures(result: dict[str, Any]) -> int:
 
 
 @pytest.mark.timeout(1200)
-def test_killed_at_every_step_readers_never_notice(tmp_path: Path, torture: bool) -> None:
+def test_readers_are_unaffected_by_kills_at_every_step(tmp_path: Path, torture: bool) -> None:
     result = run("ours", tmp_path, kills=200 if torture else 36)
     killed = sum(times for step, times in result["published"]["at"].items() if step != "lived")
     print(f"killed {killed}")
@@ -82,6 +86,6 @@ def test_killed_at_every_step_readers_never_notice(tmp_path: Path, torture: bool
     assert len(list(layout.generations.glob("*.duckdb"))) <= 3
 
 
-@pytest.mark.parametrize("way", ["copy2 in place", "copy2 and rename"])
-def test_the_common_way_does_not_pass(tmp_path: Path, way: str) -> None:
-    assert failures(run(way, tmp_path, kills=12, readers=2)) > 0
+@pytest.mark.parametrize("method", ["copy2 in place", "copy2 and rename"])
+def test_a_common_method_does_not_pass(tmp_path: Path, method: str) -> None:
+    assert failures(run(method, tmp_path, kills=12, readers=2)) > 0

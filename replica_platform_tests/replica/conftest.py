@@ -1,4 +1,4 @@
-"""A small master, a store, and what a test does to them again and again."""
+"""Fixtures of the replica engine: a small master, a store, and damage to a file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def master(tmp_path: Path) -> Master:
-    """A master with a table `bars` of three rows and one of many blocks, `pad`."""
+    """A master with a table `bars` of three rows and a table `pad` of many blocks."""
     master = Master(tmp_path / "master" / "stock_data.duckdb", patience_s=0.3)
     with master.write() as connection:
         connection.execute("create table bars (symbol varchar, day integer, close double)")
@@ -27,15 +27,15 @@ def master(tmp_path: Path) -> Master:
 
 
 @pytest.fixture
-def again(master: Master, store: Path) -> Callable[..., Publication]:
-    """A function that adds one bar to the master and publishes it."""
+def publish_next(master: Master, store: Path) -> Callable[..., Publication]:
+    """A function that adds one bar to the master and publishes the master."""
 
-    def publish_one_more(day: int = 3, **options: object) -> Publication:
+    def publish_it(day: int = 3, **options: object) -> Publication:
         with master.write() as connection:
             connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
         return publish(master.path, store, min_age_s=0, **options)  # type: ignore[arg-type]
 
-    return publish_one_more
+    return publish_it
 
 
 def damage(path: Path, at: int, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The block store, on a folder and on a bucket: push, pull, verify, go back, repair."""
+"""The block store, in a folder and in a bucket: push, pull, verify, point, repair and prune."""
 
 import threading
 import urllib.request
@@ -59,7 +59,7 @@ def bucket() -> Iterator[Callable[[str], BlockStore]]:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def blocks(
+def block_store(
     request: pytest.FixtureRequest, tmp_path: Path, bucket: Callable[[str], BlockStore]
 ) -> BlockStore:
     if request.param == "folder":
@@ -68,217 +68,229 @@ def blocks(
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
+def other_store(tmp_path: Path) -> Path:
     """A store in another region."""
     return tmp_path / "elsewhere"
 
 
 def test_a_region_pulls_what_was_pushed(
-    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+    publish_next: Callable[..., Publication],
+    block_store: BlockStore,
+    store: Path,
+    other_store: Path,
 ) -> None:
-    first = again()
-    pushed = blocks.push(store)
-    assert pushed.blocks_sent == pushed.blocks
+    first = publish_next()
+    pushed = block_store.push(store)
+    assert pushed.blocks_sent == pushed.block_count
     assert pushed.bytes_sent < pushed.bytes
-    pulled = blocks.pull(elsewhere)
+    pulled = block_store.pull(other_store)
     assert (pulled.generation, pulled.how) == (1, "pull")
     assert pulled.file.read_bytes() == first.file.read_bytes()
-    with ReplicaReader(elsewhere) as reader:
+    with ReplicaReader(other_store) as reader:
         assert reader.query(COUNT) == [(4,)]
-    assert blocks.pull(elsewhere).how == "unchanged"
+    assert block_store.pull(other_store).how == "unchanged"
 
 
 def test_each_block_is_sent_and_fetched_once(
-    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+    publish_next: Callable[..., Publication],
+    block_store: BlockStore,
+    store: Path,
+    other_store: Path,
 ) -> None:
-    again()
-    blocks.push(store)
-    blocks.pull(elsewhere)
-    second = again(4)
-    pushed = blocks.push(store)
-    assert 0 < pushed.blocks_sent < pushed.blocks / 2
-    pulled = blocks.pull(elsewhere, min_age_s=0)
+    publish_next()
+    block_store.push(store)
+    block_store.pull(other_store)
+    second = publish_next(4)
+    pushed = block_store.push(store)
+    assert 0 < pushed.blocks_sent < pushed.block_count / 2
+    pulled = block_store.pull(other_store, min_age_s=0)
     assert pulled.generation == 2
     assert pulled.blocks_written == pushed.blocks_sent
     assert pulled.file.read_bytes() == second.file.read_bytes()
-    assert blocks.push(store).blocks_sent == 0
+    assert block_store.push(store).blocks_sent == 0
 
 
-def test_back_to_any_kept_generation(
-    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+def test_any_kept_generation_can_be_made_current(
+    publish_next: Callable[..., Publication],
+    block_store: BlockStore,
+    store: Path,
+    other_store: Path,
 ) -> None:
     for day in (3, 4):
-        again(day, keep=1)
-        blocks.push(store)
-    assert blocks.generations() == [2, 1]
-    assert blocks.pull(elsewhere).generation == 2
-    # Here it is gone; there it is not.
+        publish_next(day, keep=1)
+        block_store.push(store)
+    assert block_store.generations() == [2, 1]
+    assert block_store.pull(other_store).generation == 2
+    # The local store no longer has it; the block store does.
     with pytest.raises(NothingPublished):
         rollback(store, 1)
-    assert blocks.pull(store, 1).generation == 1
-    blocks.point(1)
-    assert blocks.pull(elsewhere).generation == 1
-    with ReplicaReader(elsewhere) as reader:
+    assert block_store.pull(store, 1).generation == 1
+    block_store.point(1)
+    assert block_store.pull(other_store).generation == 1
+    with ReplicaReader(other_store) as reader:
         assert reader.query(COUNT) == [(4,)]
     with pytest.raises(NothingPublished, match="Generation 9 is not kept"):
-        blocks.pull(elsewhere, 9)
+        block_store.pull(other_store, 9)
 
 
-def test_the_pointer_moves_only_from_where_it_was_seen(
-    again: Callable[..., Publication], blocks: BlockStore, store: Path
+def test_the_pointer_moves_by_compare_and_swap(
+    publish_next: Callable[..., Publication], block_store: BlockStore, store: Path
 ) -> None:
-    again()
-    blocks.push(store)
-    number, current = blocks._last_pointer()
+    publish_next()
+    block_store.push(store)
+    number, current = block_store._last_pointer()
     assert current is not None
-    blocks.point(1)
+    block_store.point(1)
     with pytest.raises(PointerMoved, match="nothing is lost"):
-        blocks._move_pointer(number, current)
+        block_store._move_pointer(number, current)
 
 
-def test_of_many_that_move_the_pointer_at_once_one_does(
-    again: Callable[..., Publication], blocks: BlockStore, store: Path
+def test_of_many_concurrent_moves_of_the_pointer_one_succeeds(
+    publish_next: Callable[..., Publication], block_store: BlockStore, store: Path
 ) -> None:
-    """Eight at a time, eight times: each number is made once, and the losers are told."""
-    again()
-    blocks.push(store)
+    """Eight at a time, eight times: each number is created once, and the others get an error."""
+    publish_next()
+    block_store.push(store)
     together = threading.Barrier(8)
 
     def move(round_: int) -> str:
-        number, current = blocks._last_pointer()
+        number, current = block_store._last_pointer()
         assert (number, current is None) == (round_, False)
         together.wait()
         try:
-            blocks._move_pointer(number, current)
+            block_store._move_pointer(number, current)
         except PointerMoved:
-            return "told"
+            return "refused"
         return "moved"
 
     with ThreadPoolExecutor(8) as pool:
         for round_ in range(1, 9):
-            said = sorted(pool.map(move, [round_] * 8))
-            assert said == ["moved"] + ["told"] * 7
-    assert len(blocks.objects.names("pointers")) == 9
+            outcomes = sorted(pool.map(move, [round_] * 8))
+            assert outcomes == ["moved"] + ["refused"] * 7
+    assert len(block_store.objects.names("pointers")) == 9
 
 
-def test_two_that_push_at_once_lose_nothing(
-    master: Master, blocks: BlockStore, tmp_path: Path, elsewhere: Path
+def test_two_concurrent_pushes_lose_nothing(
+    master: Master, block_store: BlockStore, tmp_path: Path, other_store: Path
 ) -> None:
-    """Both send their blocks; one pointer moves; the other is told, and pushes again."""
+    """Both send their blocks; one moves the pointer; the other gets an error and pushes again."""
     stores = [tmp_path / "one", tmp_path / "two"]
     for day, store in enumerate(stores, 3):
         with master.write() as connection:
             connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
         publish(master.path, store)
     together = threading.Barrier(2)
-    seen = blocks._last_pointer
+    read_pointer = block_store._last_pointer
 
     def push(store: Path) -> str:
         mine = BlockStore.__new__(BlockStore)
-        mine.objects = blocks.objects
+        mine.objects = block_store.objects
 
-        def look() -> object:
-            found = seen()
+        def last_pointer() -> object:
+            found = read_pointer()
             together.wait()  # both have seen the same pointer
             return found
 
-        mine._last_pointer = look  # type: ignore[method-assign,assignment]
+        mine._last_pointer = last_pointer  # type: ignore[method-assign,assignment]
         try:
             mine.push(store)
         except PointerMoved:
-            return "told"
+            return "refused"
         return "moved"
 
     with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(push, stores)) == ["moved", "told"]
+        assert sorted(pool.map(push, stores)) == ["moved", "refused"]
     for store, rows in zip(stores, (4, 5), strict=True):
-        blocks.push(store)
-        assert blocks.pull(elsewhere, min_age_s=0).manifest.tables["bars"].rows == rows
+        block_store.push(store)
+        assert block_store.pull(other_store, min_age_s=0).manifest.tables["bars"].rows == rows
 
 
-def test_a_damaged_or_missing_block_is_never_served(
-    again: Callable[..., Publication], blocks: BlockStore, store: Path, elsewhere: Path
+def test_a_damaged_or_missing_block_is_never_pulled(
+    publish_next: Callable[..., Publication],
+    block_store: BlockStore,
+    store: Path,
+    other_store: Path,
 ) -> None:
-    again()
-    blocks.push(store)
-    assert blocks.verify().ok
-    first, second = sorted(blocks.objects.names("blocks"))[:2]
-    blocks.objects.replace(first, b"no zstd at all")
-    blocks.objects.remove([second])
-    found = blocks.verify()
+    publish_next()
+    block_store.push(store)
+    assert block_store.verify().ok
+    first, second = sorted(block_store.objects.names("blocks"))[:2]
+    block_store.objects.replace(first, b"no zstd at all")
+    block_store.objects.remove([second])
+    found = block_store.verify()
     assert (found.ok, found.damaged, found.missing) == (False, 1, 1)
     with pytest.raises(BlockStoreDamaged, match="push the generation again"):
-        blocks.pull(elsewhere)
-    assert status(elsewhere).generation is None
-    assert list(Layout(elsewhere).candidates.iterdir()) == []
-    blocks.push(store, anew=True)
-    assert blocks.verify().ok
-    assert blocks.pull(elsewhere).generation == 1
+        block_store.pull(other_store)
+    assert status(other_store).generation is None
+    assert list(Layout(other_store).candidates.iterdir()) == []
+    block_store.push(store, resend=True)
+    assert block_store.verify().ok
+    assert block_store.pull(other_store).generation == 1
 
 
-def test_the_stores_name_does_not_decide_what_is_missing(
-    again: Callable[..., Publication], store: Path, tmp_path: Path
+def test_the_stores_name_does_not_affect_verification(
+    publish_next: Callable[..., Publication], store: Path, tmp_path: Path
 ) -> None:
-    blocks = BlockStore(tmp_path / "what is missing")
-    again()
-    blocks.push(store)
-    first, second = sorted(blocks.objects.names("blocks"))[:2]
-    blocks.objects.replace(first, b"no zstd at all")
-    found = blocks.verify()
+    block_store = BlockStore(tmp_path / "what is missing")
+    publish_next()
+    block_store.push(store)
+    first, second = sorted(block_store.objects.names("blocks"))[:2]
+    block_store.objects.replace(first, b"no zstd at all")
+    found = block_store.verify()
     assert (found.damaged, found.missing) == (1, 0)
-    blocks.objects.remove([second])
-    found = blocks.verify()
+    block_store.objects.remove([second])
+    found = block_store.verify()
     assert (found.damaged, found.missing) == (1, 1)
     with pytest.raises(BlockMissing, match="push the generation"):
-        blocks.block(Path(second).stem, 1)
+        block_store.block(Path(second).stem, 1)
 
 
 def test_a_damaged_generation_is_repaired_from_blocks(
-    again: Callable[..., Publication], blocks: BlockStore, store: Path
+    publish_next: Callable[..., Publication], block_store: BlockStore, store: Path
 ) -> None:
-    again()
-    second = again(4)
-    blocks.push(store)
-    assert repair(store, blocks=blocks) is None
+    publish_next()
+    second = publish_next(4)
+    block_store.push(store)
+    assert repair(store, block_store=block_store) is None
     damage(second.file, 300_000, b"\xff\x00\xff")
     with ReplicaReader(store, poll_s=600) as reader:
         assert reader.query(COUNT) == [(4,)]  # the previous one
-        repaired = repair(store, blocks=blocks)
+        repaired = repair(store, block_store=block_store)
         assert repaired is not None
         assert (repaired.generation, repaired.how, repaired.blocks_written) == (2, "pull", 1)
-        reader._serving.look()
+        reader._server.refresh()
         assert reader.query(COUNT) == [(5,)]
     assert verify(store).ok
 
 
 def test_pruning_keeps_what_can_be_pulled(
-    again: Callable[..., Publication],
+    publish_next: Callable[..., Publication],
     tmp_path: Path,
     store: Path,
-    elsewhere: Path,
+    other_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from datetime import timedelta
 
-    from replica_platform.replica.remote import block_store as blockstore
+    from replica_platform.replica.remote import block_store as module
 
-    blocks = BlockStore(tmp_path / "blocks")
+    block_store = BlockStore(tmp_path / "blocks")
     for day in (3, 4, 5):
-        again(day)
-        blocks.push(store)
-    before = len(blocks.objects.names("blocks"))
-    assert blocks.prune(2) == 0  # a push may be under way
-    monkeypatch.setattr(blockstore, "PRUNE_AGE", timedelta(seconds=-60))
-    assert 0 < blocks.prune(2) < before
-    assert blocks.generations() == [3, 2]
-    assert blocks.verify(2).ok
-    assert blocks.pull(elsewhere).generation == 3
+        publish_next(day)
+        block_store.push(store)
+    before = len(block_store.objects.names("blocks"))
+    assert block_store.prune(2) == 0  # the blocks may belong to a running push
+    monkeypatch.setattr(module, "PRUNE_AGE", timedelta(seconds=-60))
+    assert 0 < block_store.prune(2) < before
+    assert block_store.generations() == [3, 2]
+    assert block_store.verify(2).ok
+    assert block_store.pull(other_store).generation == 3
 
 
-def test_without_blocks_the_master_repairs(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_without_a_block_store_the_master_is_published_again(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    first = again()
+    first = publish_next()
     first.file.unlink()
     with pytest.raises(GenerationDamaged, match="give a block store or the master"):
         repair(store)
@@ -287,10 +299,10 @@ def test_without_blocks_the_master_repairs(
     assert (repaired.generation, verify(store).ok) == (2, True)
 
 
-def test_a_lost_pointer_or_link_is_made_again(
-    again: Callable[..., Publication], store: Path
+def test_a_lost_pointer_or_link_is_restored(
+    publish_next: Callable[..., Publication], store: Path
 ) -> None:
-    again()
+    publish_next()
     (store / "current.json").write_bytes(b"{")
     assert repair(store) is not None
     assert status(store).ok
@@ -305,7 +317,7 @@ def test_a_lost_pointer_or_link_is_made_again(
         assert reader.query(COUNT) == [(4,)]
 
 
-def test_nothing_pushed_and_nobody_there_are_sentences(tmp_path: Path, store: Path) -> None:
+def test_empty_and_unreachable_block_stores_have_clear_errors(tmp_path: Path, store: Path) -> None:
     with pytest.raises(NothingPublished, match="push a generation first"):
         BlockStore(tmp_path / "blocks").pull(store)
     absent = BlockStore(
@@ -322,13 +334,13 @@ def test_nothing_pushed_and_nobody_there_are_sentences(tmp_path: Path, store: Pa
 
 
 def test_a_damaged_generation_is_not_pushed(
-    again: Callable[..., Publication], tmp_path: Path, store: Path
+    publish_next: Callable[..., Publication], tmp_path: Path, store: Path
 ) -> None:
-    damage(again().file, 300_000, b"\xff")
+    damage(publish_next().file, 300_000, b"\xff")
     with pytest.raises(BlockStoreDamaged, match="was not pushed"):
         BlockStore(tmp_path / "blocks").push(store)
 
 
-def test_a_replica_that_nobody_published_again(master: Master, store: Path) -> None:
+def test_repair_of_a_sound_replica_does_nothing(master: Master, store: Path) -> None:
     assert publish(master.path, store).generation == 1
     assert repair(store, master=master.path) is None

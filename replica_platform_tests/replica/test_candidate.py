@@ -1,4 +1,4 @@
-"""Write, audit, publish: a candidate is seen by nobody until it is released."""
+"""Candidates: no reader sees one before it is audited and released."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from replica_platform.replica.errors import CandidateDamaged, CandidateGone
 from replica_platform_tests.replica.conftest import damage
 
 
-def test_readers_see_it_only_once_released(master: Master, store: Path) -> None:
+def test_readers_see_a_candidate_only_when_released(master: Master, store: Path) -> None:
     candidate = prepare(master.path, store)
     assert status(store).generation is None
     with candidate.read() as connection:
@@ -21,7 +21,7 @@ def test_readers_see_it_only_once_released(master: Master, store: Path) -> None:
     assert status(store).generation == 1
 
 
-def test_another_process_finds_it(master: Master, store: Path) -> None:
+def test_another_process_can_load_it(master: Master, store: Path) -> None:
     path = prepare(master.path, store).path
     assert Candidate.load(store).path == path
     assert Candidate.load(store, path).release().generation == 1
@@ -29,7 +29,7 @@ def test_another_process_finds_it(master: Master, store: Path) -> None:
         Candidate.load(store)
 
 
-def test_discarded_it_leaves_readers_where_they_are(master: Master, store: Path) -> None:
+def test_a_discarded_candidate_does_not_affect_readers(master: Master, store: Path) -> None:
     publish(master.path, store)
     with master.write() as connection:
         connection.execute("delete from bars")
@@ -41,14 +41,16 @@ def test_discarded_it_leaves_readers_where_they_are(master: Master, store: Path)
         candidate.release()
 
 
-def test_overtaken_it_is_not_released(master: Master, store: Path) -> None:
+def test_an_overtaken_candidate_is_not_released(master: Master, store: Path) -> None:
     late = prepare(master.path, store)
     publish(master.path, store)
     with pytest.raises(CandidateGone):
         late.release()
 
 
-def test_touched_after_verification_it_is_not_released(master: Master, store: Path) -> None:
+def test_a_candidate_changed_after_verification_is_not_released(
+    master: Master, store: Path
+) -> None:
     candidate = prepare(master.path, store)
     damage(candidate.path, 300_000, b"\xff")
     with pytest.raises(CandidateDamaged, match="readers keep"):

@@ -1,4 +1,4 @@
-"""The master: one transaction at a time, committed or not, and no log left beside it."""
+"""The master: one transaction at a time, committed or rolled back, and no log left beside it."""
 
 import struct
 import subprocess
@@ -9,11 +9,16 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, status
-from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES, SECTOR, parse_header
+from replica_platform.replica.copy.file_format import (
+    BLOCK_BYTES,
+    HEADER_BYTES,
+    SECTOR,
+    parse_header,
+)
 from replica_platform.replica.errors import MasterBusy, MasterDamaged, MasterOpenHere
 
 
-def test_made_with_pinned_storage(master: Master) -> None:
+def test_the_storage_version_is_pinned(master: Master) -> None:
     header = parse_header(master.path.read_bytes())
     assert header.storage == 68
     assert header.has_identity
@@ -30,7 +35,7 @@ def test_an_error_rolls_everything_back(master: Master) -> None:
     assert master.sidecars == []
 
 
-def test_each_batch_counts_up(master: Master) -> None:
+def test_each_batch_raises_the_checkpoint_count(master: Master) -> None:
     before = parse_header(master.path.read_bytes())
     with master.write() as connection:
         connection.execute("delete from bars where day = 2")
@@ -44,7 +49,7 @@ def test_reading_is_read_only(master: Master) -> None:
         connection.execute("delete from bars")
 
 
-def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "master.duckdb"
     path.write_bytes(b"no database" * 2000)
     with (
@@ -55,7 +60,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["stock_data.duckdb", "Could not set lock on file.duckdb"])
-def test_damaged_metadata_is_damage_and_not_a_lock(tmp_path: Path, name: str) -> None:
+def test_damaged_metadata_is_not_taken_for_a_lock(tmp_path: Path, name: str) -> None:
     master = Master(tmp_path / name, patience_s=0)
     with master.write() as connection:
         connection.execute("create table t as select range i from range(1000)")
@@ -69,7 +74,7 @@ def test_damaged_metadata_is_damage_and_not_a_lock(tmp_path: Path, name: str) ->
 
 
 def newest_header(path: Path) -> bytes:
-    """The one of the two database headers that counts."""
+    """Return the newer of the two database headers."""
     raw = path.read_bytes()
     return max(
         (raw[at : at + SECTOR] for at in (SECTOR, 2 * SECTOR)),
@@ -78,7 +83,7 @@ def newest_header(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_lock_of_another_process_is_busy(master: Master, read_only: bool) -> None:
+def test_a_lock_of_another_process_is_reported(master: Master, read_only: bool) -> None:
     program = (
         "import duckdb, sys\n"
         "held = duckdb.connect(sys.argv[1])\n"
@@ -97,7 +102,7 @@ def test_a_lock_of_another_process_is_busy(master: Master, read_only: bool) -> N
         other.stdin.close()
 
 
-def test_open_here_with_another_configuration_is_named(master: Master) -> None:
+def test_a_master_open_here_with_other_settings_is_refused(master: Master) -> None:
     with (
         duckdb.connect(str(master.path), config={"threads": 1}),
         pytest.raises(MasterOpenHere),
@@ -106,8 +111,8 @@ def test_open_here_with_another_configuration_is_named(master: Master) -> None:
         pass
 
 
-def test_status_leaves_an_open_master_its_lock(master: Master, store: Path) -> None:
-    """A look at the file from the process that has it open would drop DuckDB's lock."""
+def test_status_keeps_the_lock_of_an_open_master(master: Master, store: Path) -> None:
+    """Reading the file in the process that has it open would drop DuckDB's lock."""
     from replica_platform.core.locks import holders
 
     with duckdb.connect(str(master.path)) as connection:

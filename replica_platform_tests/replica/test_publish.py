@@ -1,4 +1,4 @@
-"""Publication: what a generation holds, what it costs, and what is left beside it."""
+"""Publication: what a generation contains, what is copied, and which masters are refused."""
 
 import os
 import shutil
@@ -60,36 +60,36 @@ def test_an_unchanged_master_is_confirmed_not_copied(master: Master, store: Path
 
 
 def test_a_retired_generation_is_patched_to_the_master_byte_for_byte(
-    again: Callable[..., Publication], master: Master, store: Path
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    publications = [again(day, keep=1) for day in range(3)]
+    publications = [publish_next(day, keep=1) for day in range(3)]
     assert [publication.how for publication in publications] == ["copy", "copy", "patch"]
     last = publications[-1]
-    assert 0 < last.blocks_written < len(last.manifest.blocks)
+    assert 0 < last.blocks_written < len(last.manifest.block_digests)
     assert last.file.read_bytes() == master.path.read_bytes()
     assert verify(store).ok
 
 
 def test_a_whole_copy_leaves_half_of_the_cores_to_readers(
-    again: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
+    publish_next: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, int] = {}
     digest = blocks.digest
 
-    def noting(content: bytes) -> str:
+    def recorded(content: bytes) -> str:
         if len(content) == blocks.BLOCK_BYTES:
             seen[threading.current_thread().name.split("_")[0]] = len(os.sched_getaffinity(0))
         return digest(content)
 
-    monkeypatch.setattr(blocks, "digest", noting)
+    monkeypatch.setattr(blocks, "digest", recorded)
     before = os.sched_getaffinity(0)
     for day, cores in ((3, (len(before) + 1) // 2), (4, (len(before) + 1) // 2), (5, len(before))):
-        again(day, keep=1)
-        assert seen == {"survey": cores}
+        publish_next(day, keep=1)
+        assert seen == {"scan": cores}
         assert os.sched_getaffinity(0) == before
 
 
-def test_a_log_left_by_a_crash_is_taken_in(master: Master, store: Path, tmp_path: Path) -> None:
+def test_a_log_left_by_a_crash_is_checkpointed(master: Master, store: Path, tmp_path: Path) -> None:
     program = (
         "import duckdb, os, sys\n"
         "connection = duckdb.connect(sys.argv[1])\n"
@@ -103,7 +103,7 @@ def test_a_log_left_by_a_crash_is_taken_in(master: Master, store: Path, tmp_path
     assert master.sidecars == []
 
 
-def test_a_master_open_in_this_process_is_not_touched(master: Master, store: Path) -> None:
+def test_a_master_open_in_this_process_is_refused(master: Master, store: Path) -> None:
     with (
         duckdb.connect(str(master.path)),
         pytest.raises(MasterOpenHere, match="close that connection"),
@@ -111,7 +111,7 @@ def test_a_master_open_in_this_process_is_not_touched(master: Master, store: Pat
         publish(master.path, store)
 
 
-def test_no_master_is_named(tmp_path: Path, store: Path) -> None:
+def test_a_missing_master_is_named(tmp_path: Path, store: Path) -> None:
     with pytest.raises(MasterMissing, match="no master at"):
         publish(tmp_path / "absent.duckdb", store)
     assert not (tmp_path / "absent.duckdb").exists()
@@ -128,7 +128,7 @@ def test_another_database_is_refused(master: Master, store: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda master, before: master.path.write_bytes(before), "is older than"),
         (
@@ -137,19 +137,19 @@ def test_another_database_is_refused(master: Master, store: Path, tmp_path: Path
         ),
     ],
 )
-def test_a_master_that_went_back_is_refused(
-    again: Callable[..., Publication],
+def test_an_older_or_diverged_master_is_refused(
+    publish_next: Callable[..., Publication],
     master: Master,
     store: Path,
     change: Callable[[Master, bytes], object],
-    said: str,
+    message: str,
 ) -> None:
-    """Restored from a backup, or restored and written since."""
-    again()
+    """The master was restored from a backup, or restored and then written."""
+    publish_next()
     before = master.path.read_bytes()
-    again(4)
+    publish_next(4)
     change(master, before)
-    with pytest.raises(WrongLineage, match=said):
+    with pytest.raises(WrongLineage, match=message):
         publish(master.path, store)
     assert status(store).generation == 2
     assert publish(master.path, store, new_lineage=True).generation == 3
@@ -160,33 +160,34 @@ def one_more(master: Master, day: int) -> None:
         connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
 
 
-def test_every_step_in_its_order_and_the_pointer_last(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_the_steps_are_in_order_and_the_pointer_moves_last(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    again()
+    publish_next()
     one_more(master, 4)
     seen: dict[str, int | None] = {}
     second = publish(
         master.path, store, step=lambda name: seen.update({name: status(store).generation})
     )
     assert " ".join(seen) == (
-        "lock clear settle room copy fsync verify name lease rename manifest pointer forget retire"
+        "lock clear quiesce reserve copy fsync verify name "
+        "lease rename manifest pointer forget retire"
     )
     assert [name for name, generation in seen.items() if generation == 2] == ["forget", "retire"]
     assert second.generation == 2
 
 
-def test_a_copy_that_changed_before_it_was_verified_is_thrown_away(
+def test_a_copy_that_changed_before_it_was_verified_is_deleted(
     master: Master, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A byte that changes after it was written: what a bad disk or another process does."""
-    verified = Probe.look
+    """A byte changes after it was written, as a bad disk or another process would change it."""
+    read_tables = Probe.read_tables
 
-    def late(self: Probe, path: Path, scan: list[str]) -> object:
+    def damage_first(self: Probe, path: Path, scan: list[str]) -> object:
         damage(path, 400_000, b"\xff\x00\xff\x00")
-        return verified(self, path, scan)
+        return read_tables(self, path, scan)
 
-    monkeypatch.setattr(Probe, "look", late)
+    monkeypatch.setattr(Probe, "read_tables", damage_first)
     with pytest.raises((CandidateDamaged, MasterDamaged), match="readers"):
         publish(master.path, store)
     assert status(store).generation is None
@@ -194,9 +195,9 @@ def test_a_copy_that_changed_before_it_was_verified_is_thrown_away(
 
 
 def test_a_generation_stays_for_its_minimum_age(
-    again: Callable[..., Publication], master: Master, store: Path
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    again()
+    publish_next()
     for day in (4, 5):
         one_more(master, day)
         publish(master.path, store, keep=1, min_age_s=60)
@@ -206,8 +207,8 @@ def test_a_generation_stays_for_its_minimum_age(
     assert status(store).kept == [4]
 
 
-def test_a_bulk_load_that_bypassed_the_log_is_taken_in(master: Master, store: Path) -> None:
-    """The control: a copy of the file without its small log lacks them all."""
+def test_a_bulk_load_that_bypassed_the_log_is_published(master: Master, store: Path) -> None:
+    """The control, a copy of the file without its small log, lacks all rows."""
     program = (
         "import duckdb, os, sys\n"
         "connection = duckdb.connect(sys.argv[1])\n"
@@ -228,17 +229,17 @@ def test_a_bulk_load_that_bypassed_the_log_is_taken_in(master: Master, store: Pa
 
 def test_a_log_that_stays_after_a_checkpoint_is_refused(master: Master, store: Path) -> None:
     stray = master.path.with_name(f"{master.path.name}.wal.recovery")
-    stray.write_bytes(b"what a crash in mid-recovery left")
+    stray.write_bytes(b"left by a crash during recovery")
     with pytest.raises(MasterDamaged):
         publish(master.path, store)
     assert status(store).generation is None
 
 
-def test_status_knows_by_lineage_whether_it_is_in_sync(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_status_compares_by_lineage(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
     assert not status(store, master.path).ok
-    again()
+    publish_next()
     assert status(store, master.path).in_sync
     with master.write() as connection:
         connection.execute("update bars set close = 99 where day = 3")
@@ -248,71 +249,73 @@ def test_status_knows_by_lineage_whether_it_is_in_sync(
     assert "publish it" in found.sentence
 
 
-def test_nothing_temporary_stays(again: Callable[..., Publication], store: Path) -> None:
-    again()
-    again(4)
+def test_no_temporary_file_remains(publish_next: Callable[..., Publication], store: Path) -> None:
+    publish_next()
+    publish_next(4)
     layout = Layout(store)
     assert list(layout.candidates.iterdir()) == []
     assert [path for path in store.rglob("*") if ".tmp" in path.name] == []
 
 
-def test_a_hard_link_is_never_patched(again: Callable[..., Publication], store: Path) -> None:
-    again(3, keep=1)
-    again(4, keep=1)
+def test_a_hard_link_is_never_patched(
+    publish_next: Callable[..., Publication], store: Path
+) -> None:
+    publish_next(3, keep=1)
+    publish_next(4, keep=1)
     spare = next((store / "spare").glob("*.duckdb"))
-    other_name = store / "somebody-elses-name.duckdb"
+    other_name = store / "another-name.duckdb"
     other_name.hardlink_to(spare)
     before = other_name.read_bytes()
-    assert again(5, keep=1).how == "copy"
+    assert publish_next(5, keep=1).how == "copy"
     assert other_name.read_bytes() == before
 
 
-def test_a_damaged_spare_is_noticed_and_replaced(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_a_damaged_spare_is_detected_and_replaced(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    """The spare is taken for what its manifest says; the digest afterwards tells."""
-    again(3, keep=1)
-    again(4, keep=1)
+    """The spare's manifest is trusted at first; the digests afterwards reveal the damage."""
+    publish_next(3, keep=1)
+    publish_next(4, keep=1)
     damage(next((store / "spare").glob("*.duckdb")), 1_000_000, b"\xff\x00\xff\x00")
     with pytest.raises(CandidateDamaged, match="differs from the master"):
-        again(5, keep=1)
+        publish_next(5, keep=1)
     publication = publish(master.path, store)
     assert publication.how == "copy"
     assert verify(store).ok
 
 
-def test_the_generation_counts_up_and_never_by_the_clock(
-    again: Callable[..., Publication], store: Path
+def test_generations_are_numbered_not_dated(
+    publish_next: Callable[..., Publication], store: Path
 ) -> None:
-    assert [again(day).generation for day in (3, 4)] == [1, 2]
+    assert [publish_next(day).generation for day in (3, 4)] == [1, 2]
     assert rollback(store).generation == 1
-    third = again(5)
+    third = publish_next(5)
     assert (third.generation, third.manifest.parent) == (3, 1)
 
 
-def test_what_was_rolled_back_from_is_not_published_again(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_a_state_that_was_rolled_back_is_not_published_again(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    again(3)
-    again(4)
+    publish_next(3)
+    publish_next(4)
     rollback(store)
     assert publish(master.path, store).how == "unchanged"
     assert status(store, master.path).generation == 1
-    assert again(5).generation == 3
+    assert publish_next(5).generation == 3
 
 
-def test_a_required_table_must_be_there(master: Master, store: Path) -> None:
+def test_a_required_table_must_exist(master: Master, store: Path) -> None:
     with pytest.raises(MasterDamaged, match="required table absent"):
         publish(master.path, store, required=("absent",))
     assert publish(master.path, store, required=("bars",)).generation == 1
 
 
-def test_everything_asked_for_is_plain_json(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_reports_are_plain_json(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
     import json
 
-    publication = again()
+    publication = publish_next()
     with ReplicaReader(store) as reader:
         found = reader.status().as_dict()
     for fields in (

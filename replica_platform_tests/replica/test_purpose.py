@@ -1,4 +1,4 @@
-"""Purpose replicas: some tables, columns and rows, masked, and nothing else in the bytes."""
+"""Purpose replicas: the listed tables, columns and rows, masked; nothing else is in the bytes."""
 
 import hashlib
 import shutil
@@ -23,7 +23,7 @@ SALT = "a secret of this deployment"
 
 @pytest.fixture
 def people(tmp_path: Path) -> Master:
-    """A master with customers, of whom some were deleted, and a table nobody should have."""
+    """A master with customers, some of them deleted, and a table that must not be published."""
     master = Master(tmp_path / "people.duckdb")
     with master.write() as connection:
         connection.execute(
@@ -49,7 +49,7 @@ def test_a_subset_is_published_and_read(people: Master, tmp_path: Path) -> None:
         assert len(reader.query("select * from customer limit 1")[0]) == 2
 
 
-# What must be gone, by the column it is in and the rows: five of each, deep inside the file.
+# Values that must not be in the file, by column and rows: five of each, in the middle.
 HIDDEN = {
     "deleted": ("name", range(4100, 4105)),
     "left out by a condition": ("name", range(1101, 1111, 2)),
@@ -98,7 +98,7 @@ def secret(column: str, row: int) -> bytes:
 
 
 def found_in(file: Path) -> dict[str, int]:
-    """How many values of each kind the file's bytes hold."""
+    """Count the values of each kind in the file's bytes."""
     content = file.read_bytes()
     return {
         kind: sum(secret(column, row) in content for row in rows)
@@ -106,25 +106,25 @@ def found_in(file: Path) -> dict[str, int]:
     }
 
 
-def test_what_was_left_out_deleted_or_masked_is_nowhere_in_the_bytes(
+def test_omitted_deleted_and_masked_values_are_not_in_the_bytes(
     secrets: Master, tmp_path: Path
 ) -> None:
     published = publish(secrets.path, tmp_path / "crm", purpose=SCRUBBED)
-    # That the shown ones are found says that the search would have found the others.
+    # Finding the published ones shows that the search would have found the others.
     assert found_in(published.file) == {**dict.fromkeys(HIDDEN, 0), "shown": 5}
     assert SALT.encode() not in published.file.read_bytes()
 
 
-def test_a_raw_copy_shows_them_all(secrets: Master, tmp_path: Path) -> None:
-    """The control, in the same harness: the file as it is, with deleted rows in its bytes."""
+def test_a_raw_copy_contains_them_all(secrets: Master, tmp_path: Path) -> None:
+    """The control: a copy of the whole file, with deleted rows in its bytes."""
     raw = publish(secrets.path, tmp_path / "raw").file
     with duckdb.connect(str(raw), read_only=True) as connection:
         assert connection.execute("select max(id) from customer").fetchone() == (3999,)
     assert found_in(raw) == dict.fromkeys([*HIDDEN, "shown"], 5)
 
 
-def test_views_over_a_raw_copy_show_them_all(secrets: Master, tmp_path: Path) -> None:
-    """The other common way: views that hide, over a copy that does not."""
+def test_views_over_a_raw_copy_hide_none_of_them(secrets: Master, tmp_path: Path) -> None:
+    """The second control: views that hide columns, over a copy that contains them."""
     copy = tmp_path / "copy.duckdb"
     shutil.copy(secrets.path, copy)
     with duckdb.connect(str(copy)) as connection:
@@ -133,7 +133,7 @@ def test_views_over_a_raw_copy_show_them_all(secrets: Master, tmp_path: Path) ->
     assert sum(found_in(copy).values()) > 20
 
 
-def test_masks(people: Master, tmp_path: Path) -> None:
+def test_each_mask_hides_its_column(people: Master, tmp_path: Path) -> None:
     purpose = Purpose(
         "masked",
         {
@@ -153,7 +153,7 @@ def test_masks(people: Master, tmp_path: Path) -> None:
     assert first[0] != second[0]
 
 
-def test_all_columns_come_without_what_was_deleted(people: Master, tmp_path: Path) -> None:
+def test_all_columns_are_published_without_deleted_rows(people: Master, tmp_path: Path) -> None:
     purpose = Purpose("all", {"audit": Part(columns="all"), "customer": Part(columns="all")})
     publication = publish(people.path, tmp_path / "all", purpose=purpose)
     assert {name: table.rows for name, table in publication.manifest.tables.items()} == {
@@ -162,7 +162,7 @@ def test_all_columns_come_without_what_was_deleted(people: Master, tmp_path: Pat
     }
 
 
-def test_a_changed_purpose_is_published_though_the_master_is_not(
+def test_a_changed_purpose_is_published_although_the_master_is_not(
     people: Master, tmp_path: Path
 ) -> None:
     store = tmp_path / "crm"
@@ -174,7 +174,9 @@ def test_a_changed_purpose_is_published_though_the_master_is_not(
     assert status(store, people.path).in_sync
 
 
-def test_read_from_yaml(people: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purposes_are_read_from_yaml(
+    people: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CRM_SALT", SALT)
     (tmp_path / "purposes.yaml").write_text(
         """
@@ -199,7 +201,7 @@ crm:
 
 
 @pytest.mark.parametrize(
-    ("tables", "said"),
+    ("tables", "message"),
     [
         ({"absent": Part(columns="all")}, "no table main.absent"),
         ({"customer": Part(columns=("id", "absent"))}, "no column absent"),
@@ -207,10 +209,10 @@ crm:
         ({"customer": Part(columns="all", where="absent > 1")}, "cannot be built"),
     ],
 )
-def test_a_wrong_purpose_is_a_sentence(
-    people: Master, tmp_path: Path, tables: dict[str, Part], said: str
+def test_a_wrong_purpose_has_a_clear_error(
+    people: Master, tmp_path: Path, tables: dict[str, Part], message: str
 ) -> None:
-    with pytest.raises(PurposeWrong, match=said):
+    with pytest.raises(PurposeWrong, match=message):
         publish(people.path, tmp_path / "store", purpose=Purpose("wrong", tables))
     assert status(tmp_path / "store").generation is None
 
@@ -222,7 +224,7 @@ def test_hash_needs_a_salt() -> None:
         Purpose("crm", {"customer": Part(columns=("name",), mask={"name": "blur"})})
 
 
-def test_stale_data_shows(people: Master, tmp_path: Path) -> None:
+def test_stale_data_is_reported(people: Master, tmp_path: Path) -> None:
     from datetime import UTC, datetime, timedelta
 
     purpose = Purpose("crm", {"customer": Part(columns="all")}, max_age_s=3600)

@@ -1,4 +1,4 @@
-"""What a purpose may say and where it may go: no column leaves that nobody listed."""
+"""Rules of purposes and of their stores: no column is published that is not listed."""
 
 import hashlib
 import shutil
@@ -30,7 +30,7 @@ CRM = Purpose("crm", {"customer": Part(columns=("id",))})
 
 @pytest.fixture
 def master(tmp_path: Path) -> Master:
-    """A master with three tables of four columns each, random in their bytes."""
+    """A master with three tables of four columns each, filled with random bytes."""
     master = Master(tmp_path / "people.duckdb")
     with master.write() as connection:
         for table in ("customer", "staff", "visitor"):
@@ -52,7 +52,7 @@ def columns_of(publication: Publication) -> dict[str, list[str]]:
 
 
 def holds(publication: Publication, text: str) -> bool:
-    """Whether the file's bytes hold the random value made from that text."""
+    """Return whether the file's bytes contain the random value made from that text."""
     return hashlib.md5(text.encode()).digest() in publication.file.read_bytes()
 
 
@@ -61,11 +61,11 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-# --- what is written
+# --- definitions
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("part", "message"),
     [
         ({"columns": ["id", "card"], "masks": {"card": "null"}}, "'masks'.*do you mean 'mask'"),
         ({"colums": ["id"]}, "'colums'.*do you mean 'columns'"),
@@ -75,13 +75,13 @@ def written(path: Path, text: str) -> Path:
         ({"columns": ["id"], True: 1}, "True"),
     ],
 )
-def test_an_unknown_key_of_a_part_is_refused_by_name(part: dict[Any, Any], said: str) -> None:
-    with pytest.raises(PurposeWrong, match=said):
+def test_an_unknown_key_of_a_part_is_refused_by_name(part: dict[Any, Any], message: str) -> None:
+    with pytest.raises(PurposeWrong, match=message):
         Purpose.from_dict("crm", {"tables": {"customer": part}})
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"keeps": 2}, "'keeps'.*do you mean 'keep'"),
         ({"salt": SALT}, "'salt'.*do you mean 'salt_env'"),
@@ -89,14 +89,16 @@ def test_an_unknown_key_of_a_part_is_refused_by_name(part: dict[Any, Any], said:
         ({"name": "other"}, "'name'"),
     ],
 )
-def test_an_unknown_key_of_a_purpose_is_refused_by_name(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(PurposeWrong, match=said) as raised:
+def test_an_unknown_key_of_a_purpose_is_refused_by_name(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PurposeWrong, match=message) as raised:
         Purpose.from_dict("crm", {"tables": {"customer": {"columns": ["id"]}}, **fields})
     assert SALT not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("part", "said"),
+    ("part", "message"),
     [
         (None, "columns"),
         ({}, "columns"),
@@ -130,13 +132,13 @@ def test_an_unknown_key_of_a_purpose_is_refused_by_name(fields: dict[str, Any], 
         ({"columns": "all", "left_out": "all"}, "left_out"),
     ],
 )
-def test_what_is_empty_or_of_another_form_is_refused(part: Any, said: str) -> None:
-    with pytest.raises(PurposeWrong, match=rf"crm: customer.*{said}"):
+def test_empty_or_malformed_values_are_refused(part: Any, message: str) -> None:
+    with pytest.raises(PurposeWrong, match=rf"crm: customer.*{message}"):
         Purpose.from_dict("crm", {"tables": {"customer": part}})
 
 
 @pytest.mark.parametrize("tables", [None, {}, [], ["customer"], "customer", {True: {}}])
-def test_tables_that_are_empty_or_of_another_form_are_refused(tables: Any) -> None:
+def test_empty_or_malformed_tables_are_refused(tables: Any) -> None:
     with pytest.raises(PurposeWrong, match="tables"):
         Purpose.from_dict("crm", {"tables": tables})
     for fields in ({}, [], None, "tables"):
@@ -154,7 +156,7 @@ def test_tables_that_are_empty_or_of_another_form_are_refused(tables: Any) -> No
         Part(columns=("id",), left_out=("id",)),
     ],
 )
-def test_a_part_made_in_python_keeps_the_same_rules(part: Part) -> None:
+def test_the_rules_apply_to_a_part_made_in_python(part: Part) -> None:
     with pytest.raises(PurposeWrong, match="crm: customer"):
         Purpose("crm", {"customer": part})
 
@@ -168,7 +170,7 @@ def test_a_part_made_in_python_keeps_the_same_rules(part: Part) -> None:
         {"columns": ["id"], "where": "id > 1"},
     ],
 )
-def test_every_table_at_once_is_refused(part: dict[str, Any]) -> None:
+def test_a_wildcard_for_all_tables_is_refused(part: dict[str, Any]) -> None:
     with pytest.raises(PurposeWrong, match="name each table"):
         Purpose.from_dict("crm", {"tables": {"*": part, "staff": {"columns": ["id"]}}})
 
@@ -183,7 +185,7 @@ def test_the_same_table_under_two_names_is_refused(names: tuple[str, str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "crm:\n  tables:\n    customer:\n      columns: [card, mail]\n"
@@ -197,12 +199,12 @@ def test_the_same_table_under_two_names_is_refused(names: tuple[str, str]) -> No
         ("crm: {tables: {a: {columns: [b]}}}\ncrm: {tables: {a: {columns: all}}}\n", "line 2.*crm"),
     ],
 )
-def test_a_key_written_twice_is_refused(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(PurposeWrong, match=said):
+def test_a_key_written_twice_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(PurposeWrong, match=message):
         load_purposes(written(tmp_path / "purposes.yaml", text))
 
 
-def test_what_is_repeated_by_an_alias_is_written_once(tmp_path: Path) -> None:
+def test_a_yaml_alias_is_not_a_repeated_key(tmp_path: Path) -> None:
     text = (
         "crm:\n  tables:\n    customer: &part {columns: [id]}\n    staff: *part\n"
         "    visitor: {<<: *part, where: id > 1}\n"
@@ -216,14 +218,14 @@ def test_what_is_repeated_by_an_alias_is_written_once(tmp_path: Path) -> None:
     }
 
 
-# --- none, one, two and many
+# --- any number of tables, columns and masks
 
 
 @pytest.mark.parametrize(
     ("tables", "columns", "masks"),
     [(1, 1, 0), (1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2), (2, 4, 0), (3, 4, 2), (3, 4, 4)],
 )
-def test_as_many_tables_columns_and_masks_as_are_written_go_out(
+def test_exactly_the_listed_tables_and_columns_are_published(
     master: Master,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -255,7 +257,7 @@ def test_as_many_tables_columns_and_masks_as_are_written_go_out(
     }
 
 
-def test_a_file_of_none_one_two_and_many_purposes(tmp_path: Path) -> None:
+def test_a_file_holds_any_number_of_purposes(tmp_path: Path) -> None:
     path = tmp_path / "purposes.yaml"
     for count in (0, 1, 2, 9):
         lines = [f"p{n}: {{tables: {{customer: {{columns: [id]}}}}}}\n" for n in range(count)]
@@ -263,7 +265,7 @@ def test_a_file_of_none_one_two_and_many_purposes(tmp_path: Path) -> None:
         assert [purpose.name for purpose in found] == [f"p{n}" for n in range(count)]
 
 
-# --- columns that come later
+# --- columns that are added later
 
 
 def add_a_column(master: Master, table: str = "customer") -> None:
@@ -281,7 +283,7 @@ def add_a_column(master: Master, table: str = "customer") -> None:
         Part(columns=("id", "name"), left_out="all"),
     ],
 )
-def test_a_column_added_later_does_not_go_out(master: Master, tmp_path: Path, part: Part) -> None:
+def test_a_column_added_later_is_not_published(master: Master, tmp_path: Path, part: Part) -> None:
     purpose = Purpose("crm", {"customer": part})
     publish(master.path, tmp_path / "store", purpose=purpose)
     add_a_column(master)
@@ -291,8 +293,8 @@ def test_a_column_added_later_does_not_go_out(master: Master, tmp_path: Path, pa
     assert not holds(later, "phone3")
 
 
-def test_all_columns_are_asked_for_in_so_many_words(master: Master, tmp_path: Path) -> None:
-    """The control: here the later column does go out, and the search finds it."""
+def test_columns_all_publishes_later_columns_too(master: Master, tmp_path: Path) -> None:
+    """The control: this publishes the later column, and the search finds it."""
     purpose = Purpose.from_dict(
         "crm", {"tables": {"customer": {"columns": "all", "mask": {"card": None}}}}
     )
@@ -306,7 +308,7 @@ def test_all_columns_are_asked_for_in_so_many_words(master: Master, tmp_path: Pa
     assert not holds(later, "customercard3")
 
 
-def test_columns_that_nobody_listed_are_named(master: Master) -> None:
+def test_unlisted_columns_are_named(master: Master) -> None:
     part = Part(columns=("id", "name"), left_out=("card", "mail"))
     purpose = Purpose("crm", {"customer": part, "main.staff": part, "visitor": Part(columns="all")})
     found = unlisted_columns(purpose, master.path)
@@ -334,15 +336,13 @@ def test_a_column_is_unlisted_until_it_is_listed_or_left_out(master: Master) -> 
     assert unlisted(Part(columns="all")) == ()
 
 
-def test_leaving_a_column_out_in_so_many_words_changes_no_byte(
-    master: Master, tmp_path: Path
-) -> None:
+def test_naming_a_column_as_left_out_changes_no_byte(master: Master, tmp_path: Path) -> None:
     publish(master.path, tmp_path / "store", purpose=CRM)
-    said = Purpose("crm", {"customer": Part(columns=("id",), left_out=("card",))})
-    assert publish(master.path, tmp_path / "store", purpose=said).how == "unchanged"
+    explicit = Purpose("crm", {"customer": Part(columns=("id",), left_out=("card",))})
+    assert publish(master.path, tmp_path / "store", purpose=explicit).how == "unchanged"
 
 
-# --- whose store it is
+# --- one owner for each store
 
 Act = Callable[[Path, Path], object]
 
@@ -377,7 +377,7 @@ def lose_the_file(store: Path) -> None:
 
 @pytest.mark.parametrize("state", [as_it_is, lose_the_pointer, tear_the_pointer, lose_the_file])
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "message"),
     [
         (publish_crm, publish_all, "purpose crm.*the whole master"),
         (publish_crm, publish_another, "purpose crm.*purpose hr"),
@@ -389,7 +389,7 @@ def test_a_store_belongs_to_one_purpose_or_to_the_master(
     tmp_path: Path,
     first: Act,
     second: Act,
-    said: str,
+    message: str,
     state: Callable[[Path], None],
 ) -> None:
     store = tmp_path / "store"
@@ -397,7 +397,7 @@ def test_a_store_belongs_to_one_purpose_or_to_the_master(
     add_a_column(master)
     state(store)
     before = sorted(path.name for path in (store / "generations").iterdir())
-    with pytest.raises(WrongStore, match=said):
+    with pytest.raises(WrongStore, match=message):
         second(master.path, store)
     assert sorted(path.name for path in (store / "generations").iterdir()) == before
     first(master.path, store)
@@ -439,7 +439,7 @@ def test_blocks_of_another_purpose_are_neither_pushed_nor_pulled(
 
 
 def mix(master: Master, tmp_path: Path) -> Path:
-    """A store of generation 2 of the purpose, with generation 1 of the whole master beside it."""
+    """Return a store with generation 2 of the purpose and generation 1 of the whole master."""
     store, full = tmp_path / "store", tmp_path / "full"
     publish(master.path, store, purpose=CRM)
     add_a_column(master)
@@ -451,7 +451,7 @@ def mix(master: Master, tmp_path: Path) -> Path:
     return store
 
 
-def test_nobody_is_rolled_back_to_a_generation_of_the_whole_master(
+def test_a_purposes_store_is_not_rolled_back_to_the_whole_master(
     master: Master, tmp_path: Path
 ) -> None:
     store = mix(master, tmp_path)
@@ -460,7 +460,7 @@ def test_nobody_is_rolled_back_to_a_generation_of_the_whole_master(
     assert status(store).generation == 2
 
 
-def test_a_store_that_is_mixed_already_takes_no_more(master: Master, tmp_path: Path) -> None:
+def test_a_mixed_store_is_refused(master: Master, tmp_path: Path) -> None:
     store = mix(master, tmp_path)
     for act in (publish_crm, publish_all):
         with pytest.raises(WrongStore, match="remove"):

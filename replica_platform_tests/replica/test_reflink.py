@@ -1,4 +1,4 @@
-"""Where the file system can share blocks, a generation costs none: XFS and btrfs, on a loop."""
+"""Reflinks on XFS and btrfs, on loop devices: a generation shares the blocks of the master."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from replica_platform.replica import Master, publish, verify
-from replica_platform.replica.copy.header import BLOCK_BYTES
+from replica_platform.replica.copy.file_format import BLOCK_BYTES
 
 MAKE = {"xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"], "btrfs": ["mkfs.btrfs", "-q"]}
 IMAGE_BYTES = 400 * 1024 * 1024
@@ -18,7 +18,7 @@ IMAGE_BYTES = 400 * 1024 * 1024
 
 @pytest.fixture(params=MAKE)
 def sharing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system that knows FICLONE; skipped where none can be mounted."""
+    """A folder on a file system that supports FICLONE; skipped where none can be mounted."""
     command = MAKE[request.param]
     if os.geteuid() != 0:
         pytest.skip("mounting a file system takes root")
@@ -45,17 +45,17 @@ def used(folder: Path) -> int:
     return shutil.disk_usage(folder).used
 
 
-def test_a_generation_shares_the_masters_blocks(sharing: Path) -> None:
-    master, store = Master(sharing / "master.duckdb"), sharing / "store"
+def test_a_generation_shares_the_masters_blocks(reflinks: Path) -> None:
+    master, store = Master(reflinks / "master.duckdb"), reflinks / "store"
     with master.write() as connection:
         connection.execute("create table t as select hash(range)::varchar s from range(2000000)")
-    before = used(sharing)
+    before = used(reflinks)
     first = publish(master.path, store)
     assert (first.how, first.blocks_written) == ("reflink", 0)
     assert first.bytes > 10_000_000
-    assert used(sharing) - before < first.bytes / 4
+    assert used(reflinks) - before < first.bytes / 4
     assert first.file.read_bytes() == master.path.read_bytes()
-    # What the master writes from now on is its own: the generation keeps its blocks.
+    # Later writes go to new blocks of the master: the generation keeps its own.
     with master.write() as connection:
         connection.execute("update t set s = 'changed'")
     assert verify(store).ok
@@ -67,10 +67,10 @@ def test_a_generation_shares_the_masters_blocks(sharing: Path) -> None:
     assert row == (0,)
 
 
-def test_a_damaged_master_is_noticed_though_nothing_is_copied(sharing: Path) -> None:
+def test_a_damaged_master_is_detected_although_nothing_is_copied(reflinks: Path) -> None:
     from replica_platform.replica.errors import MasterDamaged
 
-    master, store = Master(sharing / "master.duckdb"), sharing / "store"
+    master, store = Master(reflinks / "master.duckdb"), reflinks / "store"
     with master.write() as connection:
         connection.execute("create table t as select hash(range)::varchar s from range(300000)")
     with master.path.open("r+b") as file:
@@ -81,15 +81,15 @@ def test_a_damaged_master_is_noticed_though_nothing_is_copied(sharing: Path) -> 
     assert list((store / "candidates").iterdir()) == []
 
 
-def test_holders_are_known_there_too(sharing: Path) -> None:
-    """btrfs numbers its devices otherwise for `stat` than the kernel does in its list of locks."""
+def test_lock_holders_are_found_on_these_file_systems(reflinks: Path) -> None:
+    """On btrfs, `stat` gives another device number than the kernel's list of locks."""
     from replica_platform.replica.errors import MasterOpenHere
 
-    master = Master(sharing / "master.duckdb")
+    master = Master(reflinks / "master.duckdb")
     with master.write() as connection:
         connection.execute("create table t as select 1 i")
     with (
         duckdb.connect(str(master.path)),
         pytest.raises(MasterOpenHere, match="close that connection"),
     ):
-        publish(master.path, sharing / "store")
+        publish(master.path, reflinks / "store")

@@ -1,4 +1,4 @@
-"""What `status` says: both there, how large, in sync by lineage, how old, and who reads what."""
+"""`status`: existence, sizes, ages and readers, and whether the replica is in sync by lineage."""
 
 import os
 from collections.abc import Callable
@@ -8,17 +8,17 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from replica_platform.replica import Master, Publication, ReplicaReader, publish, reader, status
-from replica_platform.replica import status as health
+from replica_platform.replica import Master, Publication, ReplicaReader, publish, status
+from replica_platform.replica.store import manifest
 from replica_platform_tests.replica.conftest import damage
 
 
 def test_master_and_replica_side_by_side(
-    again: Callable[..., Publication], master: Master, store: Path
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
     nothing = status(store, master.path)
     assert (nothing.ok, nothing.master_there, nothing.replica_there) == (False, True, False)
-    publication = again(data_as_of=datetime.now(UTC) - timedelta(hours=2))
+    publication = publish_next(data_as_of=datetime.now(UTC) - timedelta(hours=2))
     with ReplicaReader(store) as reading:
         reading.query("select 1")
         found = status(store, master.path)
@@ -32,11 +32,11 @@ def test_master_and_replica_side_by_side(
     assert (gone.ok, gone.master_there, gone.in_sync) == (False, False, None)
 
 
-def test_in_sync_by_lineage_never_by_size(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_in_sync_is_by_lineage_not_by_size(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    """The common comparison of sizes says that all is well with old prices."""
-    again()
+    """A comparison of sizes would call old prices current."""
+    publish_next()
     with master.write() as connection:
         connection.execute("update bars set close = 99 where day = 3")
     found = status(store, master.path)
@@ -45,11 +45,11 @@ def test_in_sync_by_lineage_never_by_size(
     assert "publish it" in found.sentence
 
 
-def test_a_master_brought_back_as_it_was_is_in_sync(
-    again: Callable[..., Publication], master: Master, store: Path
+def test_a_restored_identical_master_is_in_sync(
+    publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
-    """Its file is another, so its bytes are compared; brought back and written, they differ."""
-    again()
+    """The file is a new one, so its bytes are compared; one changed bit makes a difference."""
+    publish_next()
     whole = master.path.read_bytes()
     master.path.unlink()
     master.path.write_bytes(whole)
@@ -61,8 +61,10 @@ def test_a_master_brought_back_as_it_was_is_in_sync(
     assert status(store, master.path).in_sync is False
 
 
-def test_a_damaged_generation_shows(again: Callable[..., Publication], store: Path) -> None:
-    file = again().file
+def test_a_damaged_generation_is_reported(
+    publish_next: Callable[..., Publication], store: Path
+) -> None:
+    file = publish_next().file
     assert status(store).ok
     damage(file, 300_000, b"\xff\x00\xff")
     found = status(store)
@@ -71,31 +73,30 @@ def test_a_damaged_generation_shows(again: Callable[..., Publication], store: Pa
     assert "publish again" in found.sentence
 
 
-def test_a_publisher_that_hangs_shows_although_reads_succeed(
+def test_a_hung_publisher_is_reported_although_reads_succeed(
     master: Master, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(master.path, store, max_age_s=3600)
     assert status(store, master.path).ok
-    for module in (health, reader):
-        monkeypatch.setattr(module, "now", lambda: datetime.now(UTC) + timedelta(hours=2))
+    monkeypatch.setattr(manifest, "now", lambda: datetime.now(UTC) + timedelta(hours=2))
     found = status(store, master.path)
     assert (found.ok, found.in_sync) == (False, True)
     assert "see whether the publisher still runs" in found.sentence
     with ReplicaReader(store) as reading:
         assert reading.query("select count(*) from bars") == [(3,)]
         seen = reading.status()
-    assert seen.rung == "current"
+    assert seen.served_from == "current"
     assert seen.publication_age_s is not None
     assert seen.publication_age_s > 3600
     monkeypatch.undo()
-    assert publish(master.path, store).how == "unchanged"  # its word is enough
+    assert publish(master.path, store).how == "unchanged"  # which confirms the generation
     assert status(store, master.path).ok
 
 
-def test_a_client_that_is_not_ours_is_listed(
-    again: Callable[..., Publication], store: Path
+def test_other_duckdb_clients_are_listed(
+    publish_next: Callable[..., Publication], store: Path
 ) -> None:
-    again()
+    publish_next()
     with duckdb.connect(str(store / "stock_data_replica.db"), read_only=True):
         assert [one.pid for one in status(store).readers] == [os.getpid()]
     assert status(store).readers == []

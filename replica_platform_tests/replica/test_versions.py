@@ -1,4 +1,4 @@
-"""DuckDB 1.5 and 2.0 beside each other: what one writes and publishes, the other reads, both ways.
+"""DuckDB 1.5 and 2.0 together: each reads what the other writes and publishes.
 
 `make test-duckdb2` runs this with the other version's Python named in REPLICA_OTHER_PYTHON.
 """
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def there(program: str, *arguments: object) -> str:
-    """What a program says that runs on the other version."""
+def run_other(program: str, *arguments: object) -> str:
+    """Return the output of a program that runs on the other version."""
     finished = subprocess.run(
         [str(OTHER), "-c", PRELUDE + program, *map(str, arguments)],
         capture_output=True,
@@ -39,26 +39,26 @@ def there(program: str, *arguments: object) -> str:
     return finished.stdout.strip()
 
 
-def test_the_other_is_another() -> None:
-    versions = {duckdb.__version__, there("print(duckdb.__version__)")}
+def test_the_two_versions_differ() -> None:
+    versions = {duckdb.__version__, run_other("print(duckdb.__version__)")}
     print(f"\n{versions}")
     assert {version.split(".")[0] for version in versions} == {"1", "2"}
 
 
-def test_published_here_read_there(tmp_path: Path) -> None:
+def test_a_generation_of_one_version_is_read_by_the_other(tmp_path: Path) -> None:
     master, store = Master(tmp_path / "master.duckdb"), tmp_path / "store"
     with master.write() as connection:
         connection.execute(FILL.format(rows=200_000))
         expected = str(connection.execute(SUMS).fetchall())
     file = publish(master.path, store).file
     plain = f"print(duckdb.connect(sys.argv[1], read_only=True).execute({SUMS!r}).fetchall())"
-    assert there(plain, file) == expected
+    assert run_other(plain, file) == expected
     ours = f"with ReplicaReader(sys.argv[1]) as reader: print(reader.query({SUMS!r}))"
-    assert there(ours, store) == expected
+    assert run_other(ours, store) == expected
 
 
-def test_written_by_both_in_turn(tmp_path: Path) -> None:
-    """A master that is made there, published here, changed there and published there."""
+def test_both_versions_write_and_publish_in_turn(tmp_path: Path) -> None:
+    """The other version makes and changes a master that both versions publish."""
     master, store = Master(tmp_path / "master.duckdb"), tmp_path / "store"
     write = (
         "with Master(sys.argv[1]).write() as connection:\n"
@@ -66,11 +66,11 @@ def test_written_by_both_in_turn(tmp_path: Path) -> None:
         f"    print(connection.execute({SUMS!r}).fetchall())\n"
     )
     for rows, publishing in ((1_000, "here"), (2_000, "there"), (3_000, "here")):
-        expected = there(write, master.path, FILL.format(rows=rows))
+        expected = run_other(write, master.path, FILL.format(rows=rows))
         if publishing == "here":
             publish(master.path, store)
         else:
-            there("publish(sys.argv[1], sys.argv[2])", master.path, store)
+            run_other("publish(sys.argv[1], sys.argv[2])", master.path, store)
         assert status(store, master.path).in_sync
         with ReplicaReader(store) as reader:
             assert str(reader.query(SUMS)) == expected

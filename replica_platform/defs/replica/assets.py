@@ -89,7 +89,7 @@ def _mend(context: dg.AssetExecutionContext, store: ReplicaStore) -> None:
     if blocks is None or status(store.path).generation is None:
         return
     try:
-        mended = repair(store.path, blocks=blocks, distrustful=False)
+        mended = repair(store.path, block_store=blocks, read_all=False)
     except PlatformError as error:
         context.log.warning(f"Not mended from the block store, so it is published anew: {error}")
         return

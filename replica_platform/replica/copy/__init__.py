@@ -1,0 +1,8 @@
+"""Bytes of DuckDB files: their format, digests, and copies; nothing of stores or manifests.
+
+file_format    the header, the block size and the log files, read without DuckDB
+checksums      DuckDB's own block checksum
+blocks         every block's digest, from one pass over a file
+copy_file      one file made from another: reflink, patch or whole copy
+priority       lower priority and fewer cores while readers query
+"""

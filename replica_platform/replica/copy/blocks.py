@@ -1,7 +1,7 @@
-"""A DuckDB file as a list of blocks: a header of 12288 bytes, then 256 KiB each.
+"""A DuckDB file as a list of blocks and their digests: 12288 bytes of header, then 256 KiB each.
 
-Digests are our own (XXH3, 128 bits): DuckDB's checksum of a block knows neither the order of its
-words nor the block's place, so two swapped words pass it. `xxhash` is imported when first used.
+The digests are our own (XXH3, 128 bits): DuckDB's block checksum ignores the order of words and
+the position of the block, so that two swapped words pass it. Imports `xxhash` on first use.
 """
 
 import os
@@ -11,91 +11,107 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica_platform.core.reports import Progress
-from replica_platform.replica.copy.checksums import checker
-from replica_platform.replica.copy.header import BLOCK_BYTES, HEADER_BYTES
-from replica_platform.replica.copy.priority import step_back
+from replica_platform.replica.copy.checksums import make_checker
+from replica_platform.replica.copy.file_format import BLOCK_BYTES, HEADER_BYTES
+from replica_platform.replica.copy.priority import lower_priority
 
-# xxhash and numpy release the interpreter's lock over a block, so two threads work side by
-# side; more gain nothing, for memory is the limit.
+# xxhash and numpy release the interpreter's lock, so two threads work at the same time; memory
+# bandwidth limits the gain of more.
 THREADS = 2
 CHUNK_BLOCKS = 64
-Take = Callable[[int, memoryview], None]
+# Called with the offset and the content of a block, by several threads and in no order.
+OnBlock = Callable[[int, memoryview], None]
 
 
 @dataclass(frozen=True)
-class Survey:
-    """Each block's digest, in order; `unsound` are those that fail DuckDB's own checksum, and
-    `changed` counts those that are not what was known before."""
+class Scan:
+    """What one pass over a file found.
+
+    Attributes:
+        digests: Each block's digest, in the file's order.
+        unsound: Numbers of the blocks that fail DuckDB's own checksum.
+        changed: How many blocks differ from the known digests.
+    """
 
     digests: list[str]
     unsound: list[int]
     changed: int = 0
 
 
-def span(block: int, file_bytes: int) -> tuple[int, int]:
-    """Where a block begins and how many bytes it has in a file of that size."""
+def block_range(block: int, file_bytes: int) -> tuple[int, int]:
+    """Return where a block begins and how many bytes it has, in a file of that size."""
     if block == 0:
         return 0, min(HEADER_BYTES, file_bytes)
     start = HEADER_BYTES + (block - 1) * BLOCK_BYTES
     return start, min(BLOCK_BYTES, file_bytes - start)
 
 
-def count(file_bytes: int) -> int:
-    """How many blocks a file of that size has."""
+def count_blocks(file_bytes: int) -> int:
+    """Return how many blocks a file of that size has."""
     return 1 + max(0, -(-(file_bytes - HEADER_BYTES) // BLOCK_BYTES))
 
 
 def digest(content: bytes | bytearray | memoryview) -> str:
-    """The digest of one block: 32 hex characters."""
+    """Return the digest of one block: 32 hex characters."""
     import xxhash
 
     return xxhash.xxh3_128_hexdigest(content)
 
 
-def digests(path: Path, progress: Progress | None = None) -> list[str]:
-    """The digest of every block of `path`.
+def file_digest(block_digests: list[str]) -> str:
+    """Return the digest of a whole file: the digest of its blocks' digests, in order."""
+    return digest(bytes.fromhex("".join(block_digests)))
 
-    The file is opened and closed: never for one that DuckDB holds open in this process.
+
+def digest_blocks(path: Path, progress: Progress | None = None) -> list[str]:
+    """Return the digest of every block of `path`.
+
+    Opens and closes the file: never use it on a file that DuckDB has open in this process.
     """
-    return survey(path, progress=progress).digests
+    return scan_file(path, progress=progress).digests
 
 
-def survey(
+def scan_file(
     path: Path, *, duckdb_block_bytes: int | None = None, progress: Progress | None = None
-) -> Survey:
-    """Read every block of `path`, once; DuckDB's checksums are compared if its block size is given.
+) -> Scan:
+    """Scan the file at `path`; see `scan`.
 
-    As for `digests`, never for a file that DuckDB holds open in this process.
+    Opens and closes the file: never use it on a file that DuckDB has open in this process.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return survey_of(fd, os.fstat(fd).st_size, duckdb_block_bytes, progress)
+        return scan(fd, os.fstat(fd).st_size, duckdb_block_bytes, progress)
     finally:
         os.close(fd)
 
 
-def survey_of(
+def scan(
     fd: int,
     file_bytes: int,
     duckdb_block_bytes: int | None = None,
     progress: Progress | None = None,
     known: Sequence[str] = (),
-    take: Take | None = None,
-) -> Survey:
-    """The same for an open file of that size.
+    on_changed: OnBlock | None = None,
+) -> Scan:
+    """Read every block of an open file once and compute its digest.
 
-    known: digests by block of a file that was verified before; where they are equal, DuckDB's
-    checksum is not computed again. take: given where each other block begins, and its bytes,
-    by several threads and in no order.
+    Args:
+        fd: The open file.
+        file_bytes: Its size.
+        duckdb_block_bytes: DuckDB's block size; without it DuckDB's checksums are not compared.
+        progress: Told the blocks that are done.
+        known: Digests of a file that was verified before. A block with an equal digest is not
+            compared with DuckDB's checksum again.
+        on_changed: Called with each other block.
     """
-    total = count(file_bytes)
+    total = count_blocks(file_bytes)
 
-    def some(first: int) -> Survey:
+    def scan_chunk(first: int) -> Scan:
         buffer = bytearray(BLOCK_BYTES)
-        is_sound = checker(duckdb_block_bytes) if duckdb_block_bytes else None
+        is_sound = make_checker(duckdb_block_bytes) if duckdb_block_bytes else None
         found, unsound, changed = [], [], 0
         for block in range(first, min(first + CHUNK_BLOCKS, total)):
-            start, size = span(block, file_bytes)
+            start, size = block_range(block, file_bytes)
             view = memoryview(buffer)[:size]
             _read_exactly(fd, view, start)
             found.append(digest(view))
@@ -104,26 +120,21 @@ def survey_of(
             changed += 1
             if block and is_sound and not is_sound(view):
                 unsound.append(block)
-            if take:
-                take(start, view)
-        return Survey(found, unsound, changed)
+            if on_changed:
+                on_changed(start, view)
+        return Scan(found, unsound, changed)
 
-    parts: list[Survey] = []
-    with ThreadPoolExecutor(THREADS, "survey", initializer=step_back) as pool:
-        for part in pool.map(some, range(0, total, CHUNK_BLOCKS)):
-            parts.append(part)
+    chunks: list[Scan] = []
+    with ThreadPoolExecutor(THREADS, "scan", initializer=lower_priority) as pool:
+        for chunk in pool.map(scan_chunk, range(0, total, CHUNK_BLOCKS)):
+            chunks.append(chunk)
             if progress:
-                progress(min(len(parts) * CHUNK_BLOCKS, total), total, "blocks")
-    return Survey(
-        [digest for part in parts for digest in part.digests],
-        [block for part in parts for block in part.unsound],
-        sum(part.changed for part in parts),
+                progress(min(len(chunks) * CHUNK_BLOCKS, total), total, "blocks")
+    return Scan(
+        [digest for chunk in chunks for digest in chunk.digests],
+        [block for chunk in chunks for block in chunk.unsound],
+        sum(chunk.changed for chunk in chunks),
     )
-
-
-def root(blocks: list[str]) -> str:
-    """The digest of a whole file: that of its blocks' digests, in order."""
-    return digest(bytes.fromhex("".join(blocks)))
 
 
 def _read_exactly(fd: int, view: memoryview, start: int) -> None:

@@ -1,20 +1,19 @@
 """DuckDB's own checksum of a block, computed without DuckDB.
 
-Each block begins with eight bytes: 5381 XOR every other word times a constant. It finds the bit
-that a disk flipped in the master, at some 5 GB/s, where reading the tables would cost seconds a
-gigabyte; it does not know the order of words or blocks, for which there are our digests. numpy
-is imported when first used.
+Each block begins with eight bytes: 5381 XOR every other word times a constant. This finds a bit
+that a disk flipped in the master, at some 5 GB/s; reading the tables would take seconds a gigabyte.
+It ignores the order of words and blocks, which our own digests cover. Imports numpy on first use.
 """
 
 from collections.abc import Callable
 
-from replica_platform.replica.copy.header import CHECKSUM_PRIME, CHECKSUM_SEED
+from replica_platform.replica.copy.file_format import CHECKSUM_PRIME, CHECKSUM_SEED
 
 
-def checker(block_bytes: int) -> Callable[[memoryview], bool]:
-    """A function that tells whether every DuckDB block in a piece of the file is sound.
+def make_checker(block_bytes: int) -> Callable[[memoryview], bool]:
+    """Return a function that tells whether every DuckDB block in a piece of a file is sound.
 
-    Not thread-safe: each thread makes its own, for it works in a buffer of its own.
+    The function reuses one buffer and is not thread-safe: make one for each thread.
     """
     import numpy as np
 

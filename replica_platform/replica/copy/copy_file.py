@@ -1,8 +1,8 @@
-"""One file made from another, block for block, by the cheapest way the file system has.
+"""Copies of one file, block for block, by the cheapest method that the file system offers.
 
-In order: a reflink (shares the blocks, on XFS, btrfs and the like), a retired generation of
-which only the blocks that differ are written, the whole file. Each returns a survey of what the
-source was, for the candidate to be compared with. `block_bytes` is DuckDB's.
+In order: a reflink (shares the blocks, on XFS, btrfs and others), a retired generation in which
+only the changed blocks are written, a whole copy. Each returns a scan of the source, which the
+candidate is compared with. `block_bytes` is DuckDB's block size.
 """
 
 import errno
@@ -27,28 +27,33 @@ NO_REFLINK = (
 
 
 @dataclass(frozen=True)
-class Copied:
-    """How it went: `survey` is the source's, `blocks_written` what had to be written."""
+class FileCopy:
+    """A finished copy.
+
+    Attributes:
+        how: The method: reflink, patch, copy, or build for a purpose replica.
+        scan: The scan of the source.
+        blocks_written: How many blocks were written.
+    """
 
     how: str
-    survey: blocks.Survey
+    scan: blocks.Scan
     blocks_written: int
 
 
-def reflink(source: int, target: Path, block_bytes: int) -> Copied | None:
-    """Share the source's blocks; None where the file system cannot."""
-    made = _create(target)
+def reflink(source: int, target: Path, block_bytes: int) -> FileCopy | None:
+    """Share the source's blocks; return None where the file system cannot."""
+    copy = _create(target)
     try:
-        fcntl.ioctl(made, FICLONE, source)
+        fcntl.ioctl(copy, FICLONE, source)
     except OSError as error:
         target.unlink()
         if error.errno in NO_REFLINK:
             return None
         raise
     finally:
-        os.close(made)
-    survey = blocks.survey_of(source, os.fstat(source).st_size, block_bytes)
-    return Copied("reflink", survey, 0)
+        os.close(copy)
+    return FileCopy("reflink", blocks.scan(source, os.fstat(source).st_size, block_bytes), 0)
 
 
 def patch(
@@ -57,16 +62,18 @@ def patch(
     known: Sequence[str],
     block_bytes: int,
     progress: Progress | None = None,
-) -> Copied:
-    """Write into `target` the blocks in which the source differs from `known`, its digests.
+) -> FileCopy:
+    """Write into `target`, whose digests are `known`, the blocks in which the source differs.
 
-    `target` must be a file that nobody else can see or holds.
+    No other process may see or hold `target`.
     """
-    made = os.open(target, os.O_RDWR | os.O_CLOEXEC)
-    return _write(source, made, known, "patch", block_bytes, progress)
+    copy = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+    return _write(source, copy, known, "patch", block_bytes, progress)
 
 
-def full(source: int, target: Path, block_bytes: int, progress: Progress | None = None) -> Copied:
+def copy_whole(
+    source: int, target: Path, block_bytes: int, progress: Progress | None = None
+) -> FileCopy:
     """Copy every block into the new file `target`."""
     return _write(source, _create(target), (), "copy", block_bytes, progress)
 
@@ -77,30 +84,30 @@ def _create(target: Path) -> int:
 
 def _write(
     source: int,
-    made: int,
+    target: int,
     known: Sequence[str],
     how: str,
     block_bytes: int,
     progress: Progress | None,
-) -> Copied:
-    """Read the source once: what is digested is what is written, from the same memory."""
+) -> FileCopy:
+    """Read the source once: the bytes that are digested are the bytes that are written."""
     try:
         size = os.fstat(source).st_size
-        os.ftruncate(made, size)
-        survey = blocks.survey_of(
+        os.ftruncate(target, size)
+        scan = blocks.scan(
             source,
             size,
             block_bytes,
             progress,
             known,
-            lambda start, content: _write_at(made, content, start),
+            lambda start, content: _write_at(target, content, start),
         )
     finally:
-        os.close(made)
-    return Copied(how, survey, survey.changed)
+        os.close(target)
+    return FileCopy(how, scan, scan.changed)
 
 
-def _write_at(file: int, content: memoryview, start: int) -> None:
+def _write_at(fd: int, content: memoryview, start: int) -> None:
     done = 0
     while done < len(content):
-        done += os.pwrite(file, content[done:], start + done)
+        done += os.pwrite(fd, content[done:], start + done)

@@ -1,8 +1,8 @@
-"""Stepping back while readers query: a lower priority, and on few cores a share of them.
+"""Lower priority and fewer cores for a publication, so that readers' queries stay fast.
 
-A priority alone does not do it. On two cores, two threads of the lowest priority that only count
-tripled the slowest hundredth of a reader's queries; one of them added a third. Both are a courtesy:
-where the system forbids them, publication goes on without.
+A low priority alone is not enough: on two cores, two counting threads of the lowest priority
+tripled the slowest hundredth of a reader's queries; one such thread added a third. Both measures
+are optional: where the system forbids them, the publication continues without.
 """
 
 import os
@@ -11,31 +11,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# Below whoever answers queries on the same machine: the readers' slowest queries are what counts.
+# Below the processes that answer queries on the same machine.
 NICENESS = 15
 
 
-def step_back() -> None:
-    """Let others run before this thread."""
-    if sys.platform == "linux":  # elsewhere priorities belong to processes
+def lower_priority() -> None:
+    """Lower the priority of this thread."""
+    if sys.platform == "linux":  # elsewhere a priority belongs to a whole process
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 @contextmanager
 def half_the_cores(*children: int) -> Iterator[None]:
-    """Leave half of the cores to readers, with those child processes, until the `with` ends.
+    """Restrict this process and those child processes to half of the cores inside the `with`.
 
-    What is started inside, threads and processes, inherits it.
+    Threads and processes that start inside inherit the restriction.
     """
     if sys.platform != "linux":
         yield
         return
     before = os.sched_getaffinity(0)
-    ours = sorted(before)[len(before) // 2 :]
+    half = sorted(before)[len(before) // 2 :]
     for process in (0, *children):
         with suppress(OSError):
-            os.sched_setaffinity(process, ours)
+            os.sched_setaffinity(process, half)
     try:
         yield
     finally:

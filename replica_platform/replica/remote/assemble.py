@@ -1,7 +1,7 @@
-"""A local generation assembled from a manifest: blocks from here where we have them, else fetched.
+"""A candidate made of the blocks that a manifest names: local ones where they exist, else fetched.
 
-Used for a region's replica, for going back to what is kept elsewhere, and for repair. What fetches
-is given; the result is a candidate like any other, digested, probed and not yet visible.
+Serves pulling, going back to a generation that is kept elsewhere, and repair. The function that
+fetches a block is given; the candidate is verified like any other, and not yet visible.
 """
 
 import os
@@ -13,71 +13,86 @@ from pathlib import Path
 
 from replica_platform.core.files import fsync_dir
 from replica_platform.core.reports import Progress
-from replica_platform.replica.copy import blocks
+from replica_platform.replica.copy.blocks import Scan, block_range, digest
 from replica_platform.replica.copy.priority import half_the_cores
-from replica_platform.replica.errors import explaining
-from replica_platform.replica.serving.generation import Unusable, check
-from replica_platform.replica.store.candidate import (
-    Candidate,
-    building_path,
-    clear_orphans,
-    publishing,
-)
-from replica_platform.replica.store.disk_space import find_room, make_folders
+from replica_platform.replica.errors import translate_errors
+from replica_platform.replica.store.candidate import Candidate
+from replica_platform.replica.store.disk_space import reserve
+from replica_platform.replica.store.folders import building_path, clear_orphans, make_folders
+from replica_platform.replica.store.integrity import find_damage
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, Seal
 from replica_platform.replica.store.ownership import assert_own_store
+from replica_platform.replica.store.pointer import store_lock
 from replica_platform.replica.store.probe_process import Probe
+from replica_platform.replica.store.retention import Retention
 from replica_platform.replica.store.verify_copy import verify_copy
 
 CONNECTIONS = 8
 
+# Returns a block, by its digest and size.
 Fetch = Callable[[str, int], bytes]
 
 
-def pulled(
+def assemble(
     layout: Layout,
     manifest: Manifest,
     fetch: Fetch,
-    *,
-    keep: int,
-    min_age_s: float,
+    retention: Retention,
     progress: Progress | None = None,
 ) -> Candidate:
-    """A candidate for `manifest`; `fetch` gives a block by its digest and size."""
+    """Return a candidate for `manifest`.
+
+    Args:
+        layout: The store; made if absent.
+        manifest: The generation, published elsewhere.
+        fetch: Called for each block that is not here, by several threads.
+        retention: Which generations stay.
+        progress: Told the blocks that are fetched.
+
+    Raises:
+        WrongStore: The store belongs to another purpose.
+        StoreFull: The disk has no space for the generation.
+        CandidateDamaged: The assembled file is not what the manifest says.
+        PlatformError: Whatever `fetch` raises.
+    """
     make_folders(layout)
-    with publishing(layout), explaining(layout.root):
+    with store_lock(layout), translate_errors(layout.root):
         assert_own_store(layout, manifest.purpose)
         clear_orphans(layout)
         current = layout.latest()
-        if current and current.file == manifest.file and _is_intact(layout, current):
-            # The same bytes; only what was confirmed elsewhere since is news.
-            manifest, how, written = replace(manifest, seal=current.seal), "unchanged", 0
+        if (
+            current
+            and current.file == manifest.file
+            and not find_damage(layout.data(current), current)
+        ):
+            # The bytes are the same; only the time of confirmation may be new.
+            manifest, how, fetched = replace(manifest, seal=current.seal), "unchanged", 0
         else:
-            temporary = building_path(layout)
+            target = building_path(layout)
             with Probe() as probe, half_the_cores(probe.pid):
-                known = find_room(layout, temporary, manifest.bytes, keep=keep, min_age_s=min_age_s)
-                written = _assemble(layout, manifest, temporary, known or [], fetch, progress)
-                verify_copy(temporary, blocks.Survey(manifest.blocks, []), probe)
+                known = reserve(layout, target, manifest.bytes, retention)
+                fetched = _write_blocks(layout, manifest, target, known or [], fetch, progress)
+                verify_copy(target, Scan(manifest.block_digests, []), probe)
             path = layout.candidates / manifest.file
-            temporary.replace(path)
+            target.replace(path)
             fsync_dir(layout.candidates)
             manifest, how = replace(manifest, seal=Seal.of(path)), "pull"
         candidate = Candidate(
-            layout.root,
-            manifest,
-            how,
-            written,
-            {},
-            keep=keep,
-            min_age_s=min_age_s,
+            store=layout.root,
+            manifest=manifest,
+            how=how,
+            blocks_written=fetched,
+            steps={},
+            keep=retention.keep,
+            min_age_s=retention.min_age_s,
             built_on=current.generation if current else None,
         )
         candidate.save()
     return candidate
 
 
-def _assemble(
+def _write_blocks(
     layout: Layout,
     manifest: Manifest,
     target: Path,
@@ -85,26 +100,26 @@ def _assemble(
     fetch: Fetch,
     progress: Progress | None,
 ) -> int:
-    """Write the file, of which the blocks `known` are there; returns how many were fetched."""
-    wanted = manifest.blocks
-    with _opened(target, manifest.bytes) as made, _here(layout) as here:
+    """Write the file, whose digests are `known` so far; return how many blocks were fetched."""
+    wanted = manifest.block_digests
+    with _opened(target, manifest.bytes) as fd, _local_blocks(layout) as local:
         missing = []
-        for block, digest in enumerate(wanted):
-            start, size = blocks.span(block, manifest.bytes)
-            if block < len(known) and known[block] == digest:
+        for block, block_digest in enumerate(wanted):
+            if block < len(known) and known[block] == block_digest:
                 continue
-            content = _read(here.get(digest), size)
-            if content is not None and blocks.digest(content) == digest:
-                os.pwrite(made, content, start)
+            start, size = block_range(block, manifest.bytes)
+            content = _read(local.get(block_digest), size)
+            if content is not None and digest(content) == block_digest:
+                os.pwrite(fd, content, start)
             else:
                 missing.append(block)
 
-        def fetch_one(block: int) -> None:
-            start, size = blocks.span(block, manifest.bytes)
-            os.pwrite(made, fetch(wanted[block], size), start)
+        def fetch_block(block: int) -> None:
+            start, size = block_range(block, manifest.bytes)
+            os.pwrite(fd, fetch(wanted[block], size), start)
 
         with ThreadPoolExecutor(CONNECTIONS, "pull") as pool:
-            for done, _ in enumerate(pool.map(fetch_one, missing)):
+            for done, _ in enumerate(pool.map(fetch_block, missing)):
                 if progress:
                     progress(done + 1, len(missing), "blocks")
     return len(missing)
@@ -112,6 +127,7 @@ def _assemble(
 
 @contextmanager
 def _opened(target: Path, size: int) -> Iterator[int]:
+    """Yield the file, opened and extended to `size`; on an error it is removed."""
     fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, size)
@@ -124,8 +140,8 @@ def _opened(target: Path, size: int) -> Iterator[int]:
 
 
 @contextmanager
-def _here(layout: Layout) -> Iterator[dict[str, tuple[int, int]]]:
-    """Where each block lies in the generations kept here: an open file and an offset."""
+def _local_blocks(layout: Layout) -> Iterator[dict[str, tuple[int, int]]]:
+    """Yield an open file and an offset for each block of the local generations, by digest."""
     found: dict[str, tuple[int, int]] = {}
     files = []
     try:
@@ -135,21 +151,13 @@ def _here(layout: Layout) -> Iterator[dict[str, tuple[int, int]]]:
             except OSError:
                 continue
             files.append(fd)
-            for block, digest in enumerate(manifest.blocks):
-                found.setdefault(digest, (fd, blocks.span(block, manifest.bytes)[0]))
+            for block, block_digest in enumerate(manifest.block_digests):
+                found.setdefault(block_digest, (fd, block_range(block, manifest.bytes)[0]))
         yield found
     finally:
         for fd in files:
             os.close(fd)
 
 
-def _read(place: tuple[int, int] | None, size: int) -> bytes | None:
-    return None if place is None else os.pread(place[0], size, place[1])
-
-
-def _is_intact(layout: Layout, manifest: Manifest) -> bool:
-    try:
-        check(layout.data(manifest), manifest)
-    except (Unusable, OSError):
-        return False
-    return True
+def _read(location: tuple[int, int] | None, size: int) -> bytes | None:
+    return None if location is None else os.pread(location[0], size, location[1])

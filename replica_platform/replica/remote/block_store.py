@@ -1,87 +1,117 @@
-"""Generations kept elsewhere: each block once, compressed, under its digest.
+"""Generations in an object store: each block once, compressed, under its digest.
 
     blocks/3f/3fa9c1d2….zst              one block, compressed with zstd
     manifests/000012-3fa9c1d2.json       one generation
-    pointers/00000007.json               the manifest of what is current; the highest counts
+    pointers/00000007.json               the manifest of the current one; the highest number counts
 
-A pointer moves by making the next object only if nobody made it: a compare-and-swap that a
-folder and every S3 know. History, rollback, repair and a region's replica are the same act: take
-a manifest, fetch the blocks that are missing. Nobody opens a remote object with DuckDB.
+The pointer moves by creating the next object only if it does not exist: a compare-and-swap that a
+folder and every S3 support. Pulling, rolling back and repair are one operation: take a manifest
+and fetch the blocks that are missing.
 """
 
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from replica_platform.core.reports import Progress
-from replica_platform.replica.copy import blocks
+from replica_platform.core.reports import Progress, ReportFields, format_bytes
+from replica_platform.replica.copy.blocks import block_range, digest
 from replica_platform.replica.errors import (
     BlockMissing,
     BlockStoreDamaged,
     NothingPublished,
     PointerMoved,
 )
-from replica_platform.replica.remote.assemble import pulled
+from replica_platform.replica.remote.assemble import assemble
 from replica_platform.replica.remote.objects import Objects
-from replica_platform.replica.serving.generation import Lease, Unusable, check
+from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.candidate import Publication
+from replica_platform.replica.store.integrity import Unusable, find_damage
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, now
 from replica_platform.replica.store.ownership import assert_same_purpose
+from replica_platform.replica.store.retention import Retention
 
-LEVEL = 3
+COMPRESSION_LEVEL = 3
 # Each waits for the network most of the time.
 CONNECTIONS = 8
-# A block that no manifest names may belong to a push that is still under way.
+# A block that no manifest names may belong to a push that is still running.
 PRUNE_AGE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """What a push sent: `bytes_sent` after compression, of `bytes` that the generation has."""
+class Pushed(ReportFields):
+    """What a push sent.
+
+    Attributes:
+        generation: The generation.
+        block_count: How many blocks it has.
+        blocks_sent: How many of them were sent.
+        bytes: The size of its file.
+        bytes_sent: How many bytes were sent, compressed.
+        seconds: How long it took.
+    """
 
     generation: int
-    blocks: int
+    block_count: int
     blocks_sent: int
     bytes: int
     bytes_sent: int
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able fields."""
-        return asdict(self)
+    @property
+    def ok(self) -> bool:
+        """True: a push that fails raises an error."""
+        return True
+
+    @property
+    def sentence(self) -> str:
+        """What was sent."""
+        return (
+            f"Generation {self.generation} is in the block store: {self.blocks_sent:,} of "
+            f"{self.block_count:,} blocks sent, {format_bytes(self.bytes_sent)}."
+        )
 
 
 @dataclass(frozen=True)
-class BlockStoreVerification:
-    """Whether every block of a generation can be fetched and is what its name says."""
+class BlockStoreVerification(ReportFields):
+    """Whether every block of a generation can be fetched undamaged.
+
+    Attributes:
+        generation: The generation.
+        block_count: How many different blocks it has.
+        ok: Whether all of them are right.
+        missing: How many are missing.
+        damaged: How many are damaged.
+    """
 
     generation: int
-    blocks: int
+    block_count: int
     ok: bool
     missing: int
     damaged: int
 
     @property
     def sentence(self) -> str:
+        """What is wrong and what to do next, or that all is well."""
         if self.ok:
-            return f"Generation {self.generation} can be had from the block store, byte for byte."
+            return f"Every block of generation {self.generation} in the block store is intact."
         return (
             f"{self.missing} blocks of generation {self.generation} are missing from the block "
-            f"store and {self.damaged} are damaged; push it again with anew."
+            f"store and {self.damaged} are damaged; push it again with resend."
         )
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able fields."""
-        return {**asdict(self), "sentence": self.sentence}
 
 
 class BlockStore:
-    """The block store at `where`, a folder or a URL such as s3://bucket/prefix; see `Objects`."""
+    """A block store in a folder, or below a URL such as s3://bucket/prefix.
+
+    Args:
+        where: The folder or the URL.
+        **config: Options of obstore, see `Objects`.
+    """
 
     def __init__(self, where: str | Path, **config: Any) -> None:
         self.objects = Objects(where, **config)
@@ -91,43 +121,56 @@ class BlockStore:
         store: Path | str,
         generation: int | None = None,
         *,
-        anew: bool = False,
+        resend: bool = False,
         progress: Progress | None = None,
     ) -> Pushed:
-        """Send a generation (the current one): the blocks it lacks, its manifest, the pointer.
+        """Send a generation: the blocks that are missing, its manifest, then the pointer.
 
-        anew: send every block again, to mend damaged ones.
-        Errors: `NothingPublished`, `WrongStore`, `BlockStoreUnavailable`, `PointerMoved`,
-        `BlockStoreDamaged`.
+        Args:
+            store: The local store.
+            generation: Its number; by default the current one.
+            resend: Send every block, to repair damaged ones.
+            progress: Told the blocks that are sent.
+
+        Returns:
+            What was sent.
+
+        Raises:
+            NothingPublished: The local store does not have it.
+            WrongStore: The block store belongs to another purpose.
+            BlockStoreUnavailable: A request failed.
+            BlockStoreDamaged: The local file or a manifest is damaged.
+            PointerMoved: Another push moved the pointer at the same time.
         """
         started = time.monotonic()
         layout = Layout(store)
-        manifest = replace(_local(layout, generation), seal=None)  # of this machine's file
-        number, present = self._last_pointer()
-        if present is not None:
-            assert_same_purpose(self.objects.where, present.purpose, manifest.purpose)
-        known = set() if anew else self._known_blocks()
+        # The seal is that of this machine's file.
+        manifest = replace(_undamaged(layout, generation), seal=None)
+        number, current = self._last_pointer()
+        if current is not None:
+            assert_same_purpose(self.objects.where, current.purpose, manifest.purpose)
+        present = set() if resend else self._blocks_in_manifests()
         missing: dict[str, int] = {}
-        for block, digest in enumerate(manifest.blocks):
-            if digest not in known:
-                missing.setdefault(digest, block)
+        for block, block_digest in enumerate(manifest.block_digests):
+            if block_digest not in present:
+                missing.setdefault(block_digest, block)
         try:
             lease = Lease.take(layout, manifest)
         except Unusable as error:
             raise NothingPublished(f"{error}; push the current generation instead.") from error
         try:
-            sent = self._send(layout.data(manifest), manifest, missing, anew, progress)
+            bytes_sent = self._send(layout.data(manifest), manifest, missing, resend, progress)
         finally:
             lease.release()
-        self.objects.make(f"manifests/{_stem(manifest)}.json", manifest.to_json())
-        if present is None or present.to_json() != manifest.to_json():
+        self.objects.create(f"manifests/{_stem(manifest)}.json", manifest.to_json())
+        if current is None or current.to_json() != manifest.to_json():
             self._move_pointer(number, manifest)
         return Pushed(
             generation=manifest.generation,
-            blocks=len(manifest.blocks),
+            block_count=len(manifest.block_digests),
             blocks_sent=len(missing),
             bytes=manifest.bytes,
-            bytes_sent=sent,
+            bytes_sent=bytes_sent,
             seconds=time.monotonic() - started,
         )
 
@@ -140,68 +183,134 @@ class BlockStore:
         min_age_s: float = 60.0,
         progress: Progress | None = None,
     ) -> Publication:
-        """Make a generation (what the pointer names) the current one of a local store.
+        """Make a generation the current one of a local store.
 
-        Blocks that the local generations have are taken from them; the rest is fetched, compared
-        with its digest, opened in a child process, and swapped in like any other.
-        Errors: `NothingPublished`, `BlockStoreUnavailable`, `BlockStoreDamaged`, and those of a
-        publication.
+        Blocks that local generations have are taken from them; the others are fetched. The file
+        is verified and released like any other.
+
+        Args:
+            store: The local store's folder; made if absent.
+            generation: Its number; by default the one that the pointer names.
+            keep: How many generations stay.
+            min_age_s: How long, in seconds, each stays at least.
+            progress: Told the blocks that are fetched.
+
+        Returns:
+            What was published.
+
+        Raises:
+            NothingPublished: The block store does not have it.
+            BlockStoreUnavailable: A request failed.
+            BlockStoreDamaged: A block or a manifest is missing or damaged.
+            PlatformError: The local store refused it, as in `publish`.
         """
-        candidate = pulled(
+        candidate = assemble(
             Layout(store),
             self._manifest(generation),
             self.block,
-            keep=keep,
-            min_age_s=min_age_s,
-            progress=progress,
+            Retention(keep, min_age_s),
+            progress,
         )
         return candidate.release()
 
     def current(self) -> Manifest | None:
-        """What the pointer names; None before the first push."""
+        """Return the generation that the pointer names; None before the first push.
+
+        Returns:
+            Its manifest.
+
+        Raises:
+            BlockStoreUnavailable: A request failed.
+            BlockStoreDamaged: The pointer is damaged.
+        """
         return self._last_pointer()[1]
 
     def generations(self) -> list[int]:
-        """The generations that can be had, newest first."""
+        """Return the generations that can be pulled, newest first.
+
+        Returns:
+            Their numbers.
+
+        Raises:
+            BlockStoreUnavailable: A request failed.
+        """
         return sorted((int(Path(name).name[:6]) for name in self._manifests()), reverse=True)
 
     def point(self, generation: int) -> Manifest:
-        """Make a kept generation, older or newer, what others pull. Errors: `PointerMoved`."""
+        """Make a generation, older or newer, the one that others pull.
+
+        Args:
+            generation: Its number.
+
+        Returns:
+            Its manifest.
+
+        Raises:
+            NothingPublished: The block store does not have it.
+            PointerMoved: Another process moved the pointer at the same time.
+            BlockStoreUnavailable: A request failed.
+            BlockStoreDamaged: Its manifest is damaged.
+        """
         number, _ = self._last_pointer()
         manifest = replace(self._manifest(generation), confirmed_at=now())
         self._move_pointer(number, manifest)
         return manifest
 
-    def block(self, digest: str, size: int) -> bytes:
-        """One block, compared with its digest. Errors: `BlockMissing`, `BlockStoreDamaged`."""
+    def block(self, block_digest: str, size: int) -> bytes:
+        """Return one block, compared with its digest.
+
+        Args:
+            block_digest: The digest.
+            size: The block's size in bytes.
+
+        Returns:
+            Its content.
+
+        Raises:
+            BlockMissing: It is not there.
+            BlockStoreDamaged: It is damaged.
+            BlockStoreUnavailable: The request failed.
+        """
         import zstandard
 
-        packed = self.objects.read(_block(digest))
+        packed = self.objects.read(_object_name(block_digest))
         if packed is None:
             raise BlockMissing(
-                f"The block {digest} is missing from {self.objects.where}; push the generation "
-                "again with anew, or pull another one."
+                f"The block {block_digest} is missing from {self.objects.where}; push the "
+                "generation again with resend, or pull another one."
             )
         try:
             content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
         except zstandard.ZstdError:
             content = b""
-        if blocks.digest(content) != digest:
+        if digest(content) != block_digest:
             raise BlockStoreDamaged(
-                f"The block {digest} in {self.objects.where} is damaged; push the generation "
-                "again with anew, or pull another one."
+                f"The block {block_digest} in {self.objects.where} is damaged; push the generation "
+                "again with resend, or pull another one."
             )
         return content
 
     def verify(self, generation: int | None = None) -> BlockStoreVerification:
-        """Fetch every block of a generation (what the pointer names) and compare it."""
+        """Fetch every block of a generation and compare it with its digest.
+
+        Args:
+            generation: Its number; by default the one that the pointer names.
+
+        Returns:
+            How many blocks are missing or damaged.
+
+        Raises:
+            NothingPublished: The block store does not have it.
+            BlockStoreUnavailable: A request failed.
+            BlockStoreDamaged: Its manifest is damaged.
+        """
         manifest = self._manifest(generation)
-        wanted = {
-            digest: blocks.span(block, manifest.bytes)[1]
-            for block, digest in enumerate(manifest.blocks)
+        sizes = {
+            block_digest: block_range(block, manifest.bytes)[1]
+            for block, block_digest in enumerate(manifest.block_digests)
         }
 
-        def look(item: tuple[str, int]) -> str | None:
+        def inspect(item: tuple[str, int]) -> str | None:
             try:
                 self.block(*item)
             except BlockMissing:
@@ -211,27 +320,39 @@ class BlockStore:
             return None
 
         with ThreadPoolExecutor(CONNECTIONS, "verify") as pool:
-            found = list(pool.map(look, wanted.items()))
+            found = list(pool.map(inspect, sizes.items()))
         missing, damaged = found.count("missing"), found.count("damaged")
         return BlockStoreVerification(
-            manifest.generation, len(wanted), missing + damaged == 0, missing, damaged
+            manifest.generation, len(sizes), missing + damaged == 0, missing, damaged
         )
 
     def prune(self, keep: int) -> int:
-        """Keep the newest generations and the current one; returns how many blocks went."""
+        """Remove all generations but the newest and the current one, and their blocks.
+
+        Args:
+            keep: How many generations stay.
+
+        Returns:
+            How many blocks were removed. A block younger than a day stays, because it may belong
+            to a push that is still running.
+
+        Raises:
+            BlockStoreUnavailable: A request failed.
+            BlockStoreDamaged: A manifest is damaged.
+        """
         number, current = self._last_pointer()
         names = sorted(self._manifests(), reverse=True)
-        going = [
+        removed = [
             name for name in names[keep:] if current is None or Path(name).stem != _stem(current)
         ]
         pointers = sorted(self.objects.names("pointers"))
-        self.objects.remove(going + pointers[:-1] if number else going)
-        needed = self._known_blocks()
+        self.objects.remove(removed + pointers[:-1] if number else removed)
+        needed = self._blocks_in_manifests()
         oldest = now() - PRUNE_AGE
         unused = [
             name
-            for name, made in self.objects.names("blocks").items()
-            if Path(name).stem not in needed and made < oldest
+            for name, created in self.objects.names("blocks").items()
+            if Path(name).stem not in needed and created < oldest
         ]
         self.objects.remove(unused)
         return len(unused)
@@ -241,48 +362,47 @@ class BlockStore:
         path: Path,
         manifest: Manifest,
         missing: dict[str, int],
-        anew: bool,
+        resend: bool,
         progress: Progress | None,
     ) -> int:
+        """Send blocks, by digest and number; return how many bytes were sent."""
         import zstandard
 
+        put = self.objects.replace if resend else self.objects.create
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
         def send(item: tuple[str, int]) -> int:
-            digest, block = item
-            start, size = blocks.span(block, manifest.bytes)
+            block_digest, block = item
+            start, size = block_range(block, manifest.bytes)
             content = os.pread(fd, size, start)
-            if blocks.digest(content) != digest:
+            if digest(content) != block_digest:
                 raise BlockStoreDamaged(
                     f"Block {block} of {path.name} is not what was published, so it was not sent; "
                     "repair the generation here, and push again."
                 )
-            packed = zstandard.ZstdCompressor(level=LEVEL).compress(content)
-            if anew:
-                self.objects.replace(_block(digest), packed)
-            else:
-                self.objects.make(_block(digest), packed)
+            packed = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(content)
+            put(_object_name(block_digest), packed)
             return len(packed)
 
-        sent = 0
+        bytes_sent = 0
         try:
             with ThreadPoolExecutor(CONNECTIONS, "push") as pool:
                 for done, size in enumerate(pool.map(send, missing.items())):
-                    sent += size
+                    bytes_sent += size
                     if progress:
                         progress(done + 1, len(missing), "blocks")
         finally:
             os.close(fd)
-        return sent
+        return bytes_sent
 
-    def _known_blocks(self) -> set[str]:
-        """The blocks that a manifest names: they are there, for manifests come after blocks."""
-        known: set[str] = set()
+    def _blocks_in_manifests(self) -> set[str]:
+        """Return the blocks that a manifest names: they exist, because a manifest is sent last."""
+        found: set[str] = set()
         for name in self._manifests():
             raw = self.objects.read(name)
             if raw is not None:
-                known.update(self._parsed(name, raw).blocks)
-        return known
+                found.update(self._parsed(name, raw).block_digests)
+        return found
 
     def _manifests(self) -> list[str]:
         return [name for name in self.objects.names("manifests") if name.endswith(".json")]
@@ -305,19 +425,20 @@ class BlockStore:
         )
 
     def _last_pointer(self) -> tuple[int, Manifest | None]:
+        """Return the pointer's number and manifest; 0 and None before the first push."""
         names = sorted(self.objects.names("pointers"))
         if not names:
             return 0, None
         raw = self.objects.read(names[-1])
-        if raw is None:  # pruned between the two looks: there is a newer one
+        if raw is None:  # pruned since it was listed: there is a newer one
             return self._last_pointer()
         return int(Path(names[-1]).stem), self._parsed(names[-1], raw)
 
     def _move_pointer(self, number: int, manifest: Manifest) -> None:
-        if not self.objects.make(f"pointers/{number + 1:08d}.json", manifest.to_json()):
+        if not self.objects.create(f"pointers/{number + 1:08d}.json", manifest.to_json()):
             raise PointerMoved(
-                f"Somebody else moved the pointer of {self.objects.where} meanwhile; the blocks "
-                "are there and nothing is lost. See what is current, and push again."
+                f"Another process moved the pointer of {self.objects.where} at the same time; the "
+                "blocks are there and nothing is lost. See what is current, and push again."
             )
 
     def _parsed(self, name: str, raw: bytes) -> Manifest:
@@ -329,24 +450,19 @@ class BlockStore:
             ) from error
 
 
-def _local(layout: Layout, generation: int | None) -> Manifest:
-    current = layout.latest()
-    for manifest in ([current] if current else []) + layout.kept():
-        if generation in (None, manifest.generation):
-            try:
-                check(layout.data(manifest), manifest)
-            except (Unusable, OSError) as error:
-                raise BlockStoreDamaged(
-                    f"Generation {manifest.generation} is damaged here ({error}) and was not "
-                    "pushed; repair it, and push again."
-                ) from error
-            return manifest
-    raise NothingPublished(f"There is no such generation in {layout.root}; publish into it first.")
+def _undamaged(layout: Layout, generation: int | None) -> Manifest:
+    manifest = layout.find(generation)
+    if damage := find_damage(layout.data(manifest), manifest):
+        raise BlockStoreDamaged(
+            f"Generation {manifest.generation} is damaged here ({damage}) and was not pushed; "
+            "repair it, and push again."
+        )
+    return manifest
 
 
 def _stem(manifest: Manifest) -> str:
     return Path(manifest.file).stem
 
 
-def _block(digest: str) -> str:
-    return f"blocks/{digest[:2]}/{digest}.zst"
+def _object_name(block_digest: str) -> str:
+    return f"blocks/{block_digest[:2]}/{block_digest}.zst"

@@ -1,7 +1,7 @@
-"""The few acts on an object store that generations need, on a folder and on a bucket alike.
+"""Requests to an object store, the same for a folder and a bucket.
 
-Objects are made once and never overwritten: DuckDB and caches read garbage from one that is. So
-even the pointer is a row of objects, each made only if nobody made it before.
+Objects are created once and never overwritten: DuckDB and caches read garbage from one that is.
+The pointer too is a series of objects, each created only if it does not exist yet.
 """
 
 from collections.abc import Iterator
@@ -16,10 +16,15 @@ RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 
 
 class Objects:
-    """Objects below `where`: a folder, or a URL such as s3://bucket/prefix.
+    """The objects in a folder, or below a URL such as s3://bucket/prefix.
 
-    config: what obstore takes for that kind of store (`endpoint`, `access_key_id`, …); what is
-    left out comes from the environment, as the AWS tools have it.
+    Args:
+        where: The folder or the URL.
+        **config: Options of obstore for that kind of store (`endpoint`, `access_key_id`, …); the
+            environment, with the names of the AWS tools, provides the others.
+
+    Raises:
+        BlockStoreUnavailable: The `store` extra is not installed, or the address is wrong.
     """
 
     def __init__(self, where: str | Path, **config: Any) -> None:
@@ -30,18 +35,22 @@ class Objects:
                 "A block store needs the `store` extra; install replica-platform[store]."
             ) from error
         self.where = str(where)
-        with self._explaining():
+        with translate_errors(self.where):
             if "://" in self.where:
                 options = {"retry_config": RETRIES, **config}
                 self._store: Any = from_url(self.where, **options)
             else:
                 self._store = LocalStore(Path(where).absolute(), mkdir=True)
 
-    def make(self, name: str, content: bytes) -> bool:
-        """Make the object; False if it is there already, and then it stays as it was."""
+    def create(self, name: str, content: bytes) -> bool:
+        """Create an object; return False, and change nothing, if it exists.
+
+        Raises:
+            BlockStoreUnavailable: The request failed.
+        """
         import obstore
 
-        with self._explaining():
+        with translate_errors(self.where):
             try:
                 obstore.put(self._store, name, content, mode="create", use_multipart=False)
             except obstore.exceptions.AlreadyExistsError:
@@ -49,50 +58,72 @@ class Objects:
         return True
 
     def replace(self, name: str, content: bytes) -> None:
-        """Put the object whether it is there or not: only to mend one that is damaged."""
+        """Create or overwrite an object, to repair a damaged one.
+
+        Raises:
+            BlockStoreUnavailable: The request failed.
+        """
         import obstore
 
-        with self._explaining():
+        with translate_errors(self.where):
             obstore.put(self._store, name, content, use_multipart=False)
 
     def read(self, name: str) -> bytes | None:
-        """The object's content; None if there is none."""
+        """Return an object's content; None if it does not exist.
+
+        Raises:
+            BlockStoreUnavailable: The request failed.
+        """
         import obstore
 
-        with self._explaining():
+        with translate_errors(self.where):
             try:
                 return bytes(obstore.get(self._store, name).bytes())
             except FileNotFoundError:
                 return None
 
     def names(self, prefix: str) -> dict[str, datetime]:
-        """The objects below `prefix`, and when each was made."""
+        """Return when each object below `prefix` was created, by its name.
+
+        Raises:
+            BlockStoreUnavailable: The request failed.
+        """
         import obstore
 
-        with self._explaining():
+        with translate_errors(self.where):
             found = [meta for batch in obstore.list(self._store, prefix) for meta in batch]
         return {meta["path"]: meta["last_modified"] for meta in found}
 
     def remove(self, names: list[str]) -> None:
-        """Remove objects; those that are gone already are passed over."""
+        """Remove objects; those that do not exist are skipped.
+
+        Raises:
+            BlockStoreUnavailable: A request failed.
+        """
         import obstore
 
-        with self._explaining():
+        with translate_errors(self.where):
             for name in names:
                 try:
                     obstore.delete(self._store, name)
                 except FileNotFoundError:
                     continue
 
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
-        import obstore
 
-        try:
-            yield
-        except (obstore.exceptions.BaseError, OSError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise BlockStoreUnavailable(
-                f"The block store {self.where} does not do what is asked ({said}); generations "
-                "here are as they were. Check its address, credentials and room, and try again."
-            ) from error
+@contextmanager
+def translate_errors(where: str) -> Iterator[None]:
+    """Turn obstore's errors into this engine's; here, because `errors` does not import obstore.
+
+    Raises:
+        BlockStoreUnavailable: The request failed.
+    """
+    import obstore
+
+    try:
+        yield
+    except (obstore.exceptions.BaseError, OSError) as error:
+        message = " ".join(str(error).split())[:200]
+        raise BlockStoreUnavailable(
+            f"A request to the block store {where} failed ({message}); the generations here are "
+            "unchanged. Check its address, credentials and free space, and try again."
+        ) from error

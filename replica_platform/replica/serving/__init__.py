@@ -1,0 +1,6 @@
+"""Serving one generation to the queries of a process, and swapping it; nothing of publication.
+
+lease     the lock by which a reader keeps its generation
+swap      which generation is attached, and how another one replaces it
+answers   the last good answers, for when no generation can be read
+"""

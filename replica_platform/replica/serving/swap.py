@@ -1,7 +1,7 @@
-"""Which generation is served, and how one takes the place of another behind the queries.
+"""Which generation is attached, and how another one replaces it while queries run.
 
-Looks at the pointer, leases, checks, attaches, refuses what is bad and remembers it. What a query
-is answered with when nothing can be served is the reader's. Only duckdb and the standard library.
+Reads the pointer, leases, checks and attaches; remembers the generations it refused. What a query
+gets when nothing can be attached is not here: see `reader`. Needs duckdb and the standard library.
 """
 
 import threading
@@ -10,200 +10,213 @@ from typing import Any
 
 import duckdb
 
-from replica_platform.replica.serving.generation import Identity, Lease, Unusable, check, identity
+from replica_platform.replica.serving.lease import Lease
+from replica_platform.replica.store.integrity import Unusable, check
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest
+from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal
 
 DATABASE = "replica"
 
 
-class Served:
-    """A generation that is attached: its lease lasts until it is left and no query runs on it."""
+class Attached:
+    """A generation that is attached.
+
+    Its lease lasts until it was replaced and no query runs on it.
+
+    Attributes:
+        manifest: The generation.
+        lease: The lock that keeps it.
+        seal: Its file when it was attached.
+        instance: The DuckDB instance that it is attached to.
+        queries: How many queries run on it.
+        replaced: Whether new queries run on another one.
+    """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        lease: Lease,
-        identity: Identity,
-        instance: duckdb.DuckDBPyConnection,
+        self, manifest: Manifest, lease: Lease, seal: Seal, instance: duckdb.DuckDBPyConnection
     ) -> None:
         self.manifest = manifest
         self.lease = lease
-        self.identity = identity
+        self.seal = seal
         self.instance = instance
         self.queries = 0
-        self.left = False
+        self.replaced = False
 
 
-class Serving:
-    """The generation that queries run on now; thread-safe.
+class GenerationServer:
+    """The generation that queries run on; thread-safe.
 
-    `pointer` is what the pointer last said, `error` the last trouble, `refused` what is bad by
-    file and identity, so that it is not tried again until the file is another.
+    Attributes:
+        layout: The store.
+        attached: The generation that new queries run on.
+        pointer: The manifest that the pointer held when it was last read.
+        error: The last problem.
+        refused: Why each damaged generation was refused, by its file and the file's seal: it is
+            not tried again until the file changes.
     """
 
     def __init__(self, layout: Layout, config: dict[str, Any]) -> None:
         self.layout = layout
-        self.served: Served | None = None
+        self.attached: Attached | None = None
         self.pointer: Manifest | None = None
         self.error: str | None = None
-        self.refused: dict[tuple[str, Identity], str] = {}
+        self.refused: dict[tuple[str, Seal], str] = {}
         self._config = config
         self._state = threading.Lock()
-        self._looking = threading.RLock()
-        self._seen: tuple[int, ...] | None = None
+        self._refreshing = threading.RLock()
+        self._pointer_signature: tuple[int, ...] | None = None
         self._closed = False
 
-    def look(self) -> None:
-        """Notice a moved pointer by one stat, and take what it names or the best there is."""
-        with self._looking:
-            if not self._closed:
-                self._look()
+    def refresh(self) -> None:
+        """Attach the generation that the pointer names, or the newest that can be read.
 
-    def _look(self) -> None:
-        self._look_at_the_file()
+        Costs a `stat` of the pointer and one of the attached file while nothing changes.
+        """
+        with self._refreshing:
+            if not self._closed:
+                self._refresh()
+
+    def _refresh(self) -> None:
+        self._check_attached_file()
         try:
-            seen = self.layout.pointer.stat()
-            signature = (seen.st_ino, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_size)
-            served = self.served
-            if signature == self._seen and served and self.rung_of(served) == "current":
+            stat = self.layout.pointer.stat()
+            signature = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
+            if signature == self._pointer_signature and self.is_current(self.attached):
                 return
             self.pointer = self.layout.current()
-            self._seen = signature
+            self._pointer_signature = signature
         except (OSError, NotAManifest) as error:
-            self._seen = None
-            self.note(f"The pointer {self.layout.pointer} cannot be read: {error}")
+            self._pointer_signature = None
+            self.record_error(f"The pointer {self.layout.pointer} cannot be read: {error}")
         else:
-            if self.pointer and self._take(self.pointer):
+            if self.pointer and self._switch_to(self.pointer):
                 self.error = None
                 return
-        if self.served is None:
-            any(self._take(manifest) for manifest in self.layout.kept())
+        if self.attached is None:
+            any(self._switch_to(manifest) for manifest in self.layout.kept())
 
-    def _look_at_the_file(self) -> None:
-        """A generation is immutable: if its file was written all the same, read every byte."""
-        served = self.served
-        if served is None:
+    def _check_attached_file(self) -> None:
+        """Read every byte of the attached file if it was written, although it is immutable."""
+        attached = self.attached
+        if attached is None:
             return
-        path = self.layout.data(served.manifest)
+        path = self.layout.data(attached.manifest)
         try:
-            found = identity(path)
-            if found == served.identity:
+            seal = Seal.of(path)
+            if seal == attached.seal:
                 return
-            check(path, served.manifest, distrustful=True)
-            if found[0] != served.identity[0]:
-                self._leave()  # another file took its place: what we have open may be damaged
+            check(path, attached.manifest, read_all=True)
+            if seal.inode != attached.seal.inode:
+                self._drop_attached()  # a new file; the open one may be damaged
             else:
-                served.identity = found
+                attached.seal = seal
         except FileNotFoundError:
-            return  # what is open stays readable
+            return  # the open file stays readable
         except (Unusable, OSError) as error:
-            self._refuse(served.manifest, str(error))
-            self._leave()
+            self._refuse(attached.manifest, str(error))
+            self._drop_attached()
 
-    def _refuse(self, manifest: Manifest, problem: str) -> None:
-        words = f"Generation {manifest.generation} was refused: {problem}"
-        self.note(words)
-        with suppress(OSError):
-            self.refused[(manifest.file, identity(self.layout.data(manifest)))] = words
-
-    def _take(self, manifest: Manifest) -> bool:
-        """Serve `manifest` from now on; False when it cannot be."""
-        served = self.served
-        if served and served.manifest.file == manifest.file:
+    def _switch_to(self, manifest: Manifest) -> bool:
+        """Attach a generation; return whether new queries run on it."""
+        attached = self.attached
+        if attached and attached.manifest.file == manifest.file:
             return True
         path = self.layout.data(manifest)
         try:
-            found = identity(path)
-            if (manifest.file, found) in self.refused:
+            seal = Seal.of(path)
+            if (manifest.file, seal) in self.refused:
                 return False
             lease = Lease.take(self.layout, manifest)
             try:
                 check(path, manifest)
-                self._attach(manifest, lease, found)
+                self._attach(manifest, lease, seal)
             except BaseException:
                 lease.release()
                 raise
         except OSError as error:
-            self.note(f"Generation {manifest.generation} cannot be read: {error}")
+            self.record_error(f"Generation {manifest.generation} cannot be read: {error}")
             return False
         except (Unusable, duckdb.Error) as error:
-            if isinstance(error, Unusable) and error.passing:
-                self.note(f"Generation {manifest.generation} is not to be had: {error}")
+            if isinstance(error, Unusable) and error.transient:
+                self.record_error(f"Generation {manifest.generation} is not available: {error}")
             else:
                 self._refuse(manifest, str(error))
             return False
         return True
 
-    def _attach(self, manifest: Manifest, lease: Lease, identity: Identity) -> None:
-        before = self.served
+    def _attach(self, manifest: Manifest, lease: Lease, seal: Seal) -> None:
+        before = self.attached
         instance = before.instance if before else duckdb.connect(":memory:", config=self._config)
         path = str(self.layout.data(manifest)).replace("'", "''")
         instance.execute(f"attach or replace '{path}' as {DATABASE} (read_only)")
         with self._state:
-            self.served = Served(manifest, lease, identity, instance)
+            self.attached = Attached(manifest, lease, seal, instance)
         if before:
-            self._retire(before)
+            self._mark_replaced(before)
 
-    def mistrust(self, served: Served, error: duckdb.Error) -> None:
-        """A query failed in the file: drop the poisoned instance, and the file if it is bad."""
-        with self._looking:
-            if self.served is not served:
-                return  # another query was here before, or the generation was swapped anyway
-            self.note(f"Generation {served.manifest.generation} failed a query: {error}")
-            self._leave()
-            path = self.layout.data(served.manifest)
+    def handle_failure(self, attached: Attached, error: duckdb.Error) -> None:
+        """Drop the DuckDB instance in which a query failed, and refuse a damaged file."""
+        with self._refreshing:
+            if self.attached is not attached:
+                return  # handled for another query, or replaced
+            self.record_error(f"Generation {attached.manifest.generation} failed a query: {error}")
+            self._drop_attached()
+            path = self.layout.data(attached.manifest)
             try:
-                check(path, served.manifest, distrustful=True)
+                check(path, attached.manifest, read_all=True)
             except (Unusable, OSError) as problem:
-                self._refuse(served.manifest, str(problem))
-            self.look()
+                self._refuse(attached.manifest, str(problem))
+            self.refresh()
 
-    def _leave(self) -> None:
-        with self._state:
-            served, self.served = self.served, None
-        if served:
-            self._retire(served)
+    def _refuse(self, manifest: Manifest, problem: str) -> None:
+        sentence = f"Generation {manifest.generation} was refused: {problem}"
+        self.record_error(sentence)
+        with suppress(OSError):
+            seal = Seal.of(self.layout.data(manifest))
+            self.refused[(manifest.file, seal)] = sentence
 
-    def _retire(self, served: Served) -> None:
+    def _drop_attached(self) -> None:
         with self._state:
-            served.left = True
-            idle = served.queries == 0
+            attached, self.attached = self.attached, None
+        if attached:
+            self._mark_replaced(attached)
+
+    def _mark_replaced(self, attached: Attached) -> None:
+        with self._state:
+            attached.replaced = True
+            idle = attached.queries == 0
         if idle:
-            served.lease.release()
+            attached.lease.release()
 
-    def enter(self) -> Served | None:
-        """The generation to query; give it back by `exit`. None when there is none."""
-        if self.served is None:
-            self.look()  # with nothing to serve there is nothing to wait for
+    def begin_query(self) -> Attached | None:
+        """Return the generation to query, None without one; `end_query` gives it back."""
+        if self.attached is None:
+            self.refresh()  # without a generation there is no reason to wait for the next poll
         with self._state:
-            served = self.served
-            if served:
-                served.queries += 1
-            return served
+            attached = self.attached
+            if attached:
+                attached.queries += 1
+            return attached
 
-    def exit(self, served: Served) -> None:
-        """Give back what `enter` gave; the last one out releases the lease of what was left."""
+    def end_query(self, attached: Attached) -> None:
+        """Give back a generation; the last query of a replaced one releases its lease."""
         with self._state:
-            served.queries -= 1
-            idle = served.left and served.queries == 0
+            attached.queries -= 1
+            idle = attached.replaced and attached.queries == 0
         if idle:
-            served.lease.release()
+            attached.lease.release()
 
-    def rung_of(self, served: Served | None) -> str | None:
-        """Whether it is what the pointer names: current, else previous."""
-        if served is None:
-            return None
+    def is_current(self, attached: Attached | None) -> bool:
+        """Return whether that generation is the one that the pointer names."""
         pointer = self.pointer
-        same = pointer is not None and pointer.file == served.manifest.file
-        return "current" if same else "previous"
+        return bool(attached and pointer and pointer.file == attached.manifest.file)
 
     def close(self) -> None:
-        """Serve nothing any more."""
-        with self._looking:
+        """Drop the attached generation and attach no other."""
+        with self._refreshing:
             self._closed = True
-            self._leave()
+            self._drop_attached()
 
-    def note(self, words: str) -> None:
-        """Remember the last trouble, for the status."""
-        self.error = " ".join(words.split())
+    def record_error(self, problem: str) -> None:
+        """Remember the last problem, for the status."""
+        self.error = " ".join(problem.split())

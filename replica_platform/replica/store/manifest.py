@@ -1,7 +1,7 @@
-"""The manifest of a generation: what it is, where it came from, how to know its bytes.
+"""The manifest of a generation: its digests, its lineage and its tables.
 
-Plain JSON with its own checksum, written whole. Only the standard library is used here, so
-that a reader needs nothing else.
+Plain JSON with its own checksum, replaced as a whole. Uses the standard library only, so that a
+reader needs nothing else.
 """
 
 import hashlib
@@ -15,17 +15,23 @@ from typing import Any, Self
 FORMAT = 1
 DIGEST_CHARACTERS = 32
 
-# `Manifest` has a field of the type's name.
+# `Manifest` has a field named `bytes`, which hides the type inside the class.
 Raw = bytes
 
 
 class NotAManifest(ValueError):
-    """The bytes are no manifest, or one that was torn or edited."""
+    """The bytes are not a manifest, or a torn or edited one."""
 
 
 @dataclass(frozen=True)
 class Seal:
-    """A file as the system knew it once it was verified or copied; any later write changes it."""
+    """Figures of a file that any later write through the file system changes.
+
+    Attributes:
+        inode: The file's inode.
+        bytes: The file's size.
+        changed_ns: When the inode was last changed, in nanoseconds.
+    """
 
     inode: int
     bytes: int
@@ -33,16 +39,24 @@ class Seal:
 
     @classmethod
     def of(cls, file: Path | int) -> Self:
-        """The seal of a file by its path or handle. Errors: `OSError`."""
-        seen = os.fstat(file) if isinstance(file, int) else file.stat()
-        return cls(seen.st_ino, seen.st_size, seen.st_ctime_ns)
+        """Return the seal of a file, given by its path or descriptor.
+
+        Raises:
+            OSError: The file is missing or may not be read.
+        """
+        stat = os.fstat(file) if isinstance(file, int) else file.stat()
+        return cls(stat.st_ino, stat.st_size, stat.st_ctime_ns)
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """The master's state that a generation shows: database, checkpoint count, header's digest.
+    """The state of the master that a generation was made from.
 
-    Two are equal when those are; `seal` is the master's file as it was, see `lineage`.
+    Attributes:
+        db_id: The database's identity.
+        iteration: Its number of checkpoints.
+        header: The digest of its header.
+        seal: The master's file at that time. Not compared by `==`; see `lineage`.
     """
 
     db_id: str
@@ -52,8 +66,13 @@ class Lineage:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows, and a digest of the columns' names and types."""
+class TableContent:
+    """What a table of a generation holds.
+
+    Attributes:
+        rows: Its number of rows.
+        schema: A digest of the names and types of its columns.
+    """
 
     rows: int
     schema: str
@@ -61,10 +80,29 @@ class Table:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One generation. `digests` holds a 128-bit digest, 32 hex characters, a block; the first is
-    that of the 12288 bytes of header, each other of 256 KiB. `digest` is the digest of those.
-    `confirmed_at` is when a publisher last found that the master had nothing newer; `recipe` is
-    the digest of the purpose's definition; older than `max_age_s` the data counts as stale.
+    """One generation.
+
+    Attributes:
+        generation: Its number, one more than the highest before it.
+        file: The name of its file.
+        bytes: The size of its file.
+        digest: The digest of all block digests.
+        digests: A 128-bit digest, 32 hex characters, for each block: first the 12288 bytes of
+            header, then each 256 KiB.
+        lineage: The state of the master that it was made from.
+        storage: DuckDB's storage version number.
+        duckdb: The DuckDB version that wrote the master.
+        tables: Rows and schema of each table, by name.
+        published_at: When it was released.
+        confirmed_at: When a publisher last found that the master has nothing newer.
+        parent: The generation that was current before it.
+        data_as_of: The time that the data describes; None when the publisher did not say.
+        run_id: The run that published it.
+        purpose: The purpose it was built for; None for the whole master.
+        recipe: A digest of the purpose's definition.
+        max_age_s: The age in seconds beyond which the data counts as stale.
+        withheld: The state of the master that readers were rolled back from.
+        seal: Its file as it was after every byte had been verified.
     """
 
     generation: int
@@ -75,7 +113,7 @@ class Manifest:
     lineage: Lineage
     storage: int
     duckdb: str
-    tables: dict[str, Table]
+    tables: dict[str, TableContent]
     published_at: datetime
     confirmed_at: datetime
     parent: int | None = None
@@ -89,18 +127,22 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if Path(self.file).name != self.file or not self.file.endswith(".duckdb"):
-            raise NotAManifest(f"{self.file!r} is no name of a generation")
+            raise NotAManifest(f"{self.file!r} is not the name of a generation's file")
 
     @property
-    def blocks(self) -> list[str]:
+    def block_digests(self) -> list[str]:
         """The digests of the blocks, in the file's order."""
         width = DIGEST_CHARACTERS
         return [self.digests[at : at + width] for at in range(0, len(self.digests), width)]
 
-    def as_dict(self, *, with_blocks: bool = False) -> dict[str, Any]:
-        """Plain JSON-able fields; the blocks' digests only where asked for."""
+    def as_dict(self, *, with_digests: bool = False) -> dict[str, Any]:
+        """Return the fields as plain values that JSON can hold.
+
+        Args:
+            with_digests: Whether to include the digest of each block.
+        """
         fields = asdict(self)
-        if not with_blocks:
+        if not with_digests:
             del fields["digests"]
         for name in ("published_at", "confirmed_at", "data_as_of"):
             moment = fields[name]
@@ -108,15 +150,19 @@ class Manifest:
         return fields
 
     def to_json(self) -> Raw:
-        """The manifest as it is kept on disk."""
-        fields = {"format": FORMAT, **self.as_dict(with_blocks=True)}
+        """Return the manifest in the form that is stored."""
+        fields = {"format": FORMAT, **self.as_dict(with_digests=True)}
         body = json.dumps(fields, sort_keys=True)
         checksum = hashlib.sha256(body.encode()).hexdigest()
         return json.dumps({**fields, "checksum": checksum}, sort_keys=True, indent=1).encode()
 
     @classmethod
-    def from_json(cls, raw: Raw) -> "Manifest":
-        """Read what `to_json` wrote. Errors: `NotAManifest`."""
+    def from_json(cls, raw: Raw | str) -> "Manifest":
+        """Return the manifest that `to_json` wrote.
+
+        Raises:
+            NotAManifest: It is torn, edited, or of another format.
+        """
         try:
             fields = json.loads(raw)
             checksum = fields.pop("checksum")
@@ -124,7 +170,7 @@ class Manifest:
             if checksum != hashlib.sha256(body.encode()).hexdigest():
                 raise NotAManifest("it does not match its own checksum")
             if fields.pop("format") != FORMAT:
-                raise NotAManifest("it is of another format")
+                raise NotAManifest("it has another format")
             return cls._from_fields(fields)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise NotAManifest(str(error)) from error
@@ -136,7 +182,7 @@ class Manifest:
         for name in ("lineage", "withheld"):
             fields[name] = _lineage(fields[name]) if fields[name] else None
         fields["seal"] = Seal(**fields["seal"]) if fields["seal"] else None
-        fields["tables"] = {name: Table(**table) for name, table in fields["tables"].items()}
+        fields["tables"] = {name: TableContent(**table) for name, table in fields["tables"].items()}
         return cls(**fields)
 
 
@@ -145,12 +191,25 @@ def _lineage(fields: dict[str, Any]) -> Lineage:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest at `path`. Errors: `NotAManifest`, `OSError`."""
+    """Read the manifest at `path`.
+
+    Raises:
+        NotAManifest: It is torn, edited, or of another format.
+        OSError: The file is missing or may not be read.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         return Manifest.from_json(file.read())
 
 
 def now() -> datetime:
-    """This moment, with its zone."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)
+
+
+def age_s(moment: datetime | None) -> float | None:
+    """Return the seconds since `moment`; None for None.
+
+    Never negative: after a clock that jumped back, the age is unknown but not high.
+    """
+    return None if moment is None else max(0.0, (now() - moment).total_seconds())

@@ -1,4 +1,4 @@
-"""Whose a store is: one purpose's, or the whole master's, never both."""
+"""One owner for each store: a purpose, or the whole master."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from replica_platform.replica.store.layout import Layout
 
 
 def assert_own_store(layout: Layout, purpose: str | None) -> None:
-    """Refuse a store that holds generations of anything but `purpose` (None: the whole master).
+    """Refuse a store with a generation of anything but `purpose` (None: the whole master).
 
     Raises:
         WrongStore: Names both.
@@ -17,19 +17,19 @@ def assert_own_store(layout: Layout, purpose: str | None) -> None:
         assert_same_purpose(layout.root, manifest.purpose, purpose)
 
 
-def assert_same_purpose(place: Path | str, held: str | None, purpose: str | None) -> None:
-    """Refuse to put a generation of `purpose` where one of `held` is.
+def assert_same_purpose(store: Path | str, held: str | None, purpose: str | None) -> None:
+    """Refuse to put a generation of `purpose` into a store that holds one of `held`.
 
     Raises:
         WrongStore: Names both.
     """
     if held != purpose:
         raise WrongStore(
-            f"{place} holds {_called(held)}, and this would give its readers {_called(purpose)}; "
-            "nothing was changed. Use another place for it; or, where what is there is not "
-            "needed, remove that first."
+            f"{store} holds {_describe(held)}, and this would give its readers "
+            f"{_describe(purpose)}; nothing was changed. Use another store for it, or first "
+            "remove this one, if its content is not needed."
         )
 
 
-def _called(purpose: str | None) -> str:
+def _describe(purpose: str | None) -> str:
     return "the whole master" if purpose is None else f"the purpose {purpose}"

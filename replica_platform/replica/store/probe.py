@@ -1,9 +1,11 @@
-"""The look inside a candidate, run as a program of its own: a corrupt file can kill DuckDB.
+"""A program that reads a database file in its own process, because a corrupt file can kill DuckDB.
 
-    python probe.py    with ["FILE", ["TABLE", …]] on its standard input
+    python probe.py    with {"path": …, "scan": ["TABLE", …] or null} on its standard input
 
-Opens FILE read-only, reads the tables named to the end (`*` for all; the first rows of every
-other), and prints all tables as JSON. It imports nothing of this package, and yields to others.
+Opens the file read-only and prints JSON. With `scan`, each table's rows and schema: the tables
+named are read to the end (`*` for all), of every other table the first rows. Without, the columns.
+
+It runs by its path and must not import this package, so its NICENESS repeats `priority.NICENESS`.
 """
 
 import hashlib
@@ -14,21 +16,33 @@ import sys
 import duckdb
 
 NICENESS = 15
-# Enough to open each column of a table, little enough to cost nothing.
+# Enough to open each column of a table, and fast.
 FIRST_ROWS = 16_384
 
+Columns = list[tuple[str, str, str, str]]
 
-def probe(path: str, scan: list[str]) -> dict[str, dict[str, object]]:
-    """Each table's rows and the digest of its schema. Errors: `duckdb.Error`, `LookupError`."""
-    connection = duckdb.connect(path, read_only=True)
-    columns = connection.execute(
+
+def list_columns(connection: duckdb.DuckDBPyConnection) -> Columns:
+    """Return schema, table, name and type of every column of the tables, in their order."""
+    return connection.execute(
         "select schema_name, table_name, column_name, data_type from duckdb_columns() "
         "where not internal and database_name = current_database() "
         "and (schema_name, table_name) in (select (schema_name, table_name) from duckdb_tables()) "
         "order by schema_name, table_name, column_index"
     ).fetchall()
+
+
+def read_tables(
+    connection: duckdb.DuckDBPyConnection, scan: list[str]
+) -> dict[str, dict[str, object]]:
+    """Return the rows and the schema's digest of each table; `scan` names those to read fully.
+
+    Raises:
+        LookupError: A table in `scan` is missing.
+        duckdb.Error: The file is damaged.
+    """
     tables: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for schema, table, column, kind in columns:
+    for schema, table, column, kind in list_columns(connection):
         tables.setdefault((schema, table), []).append((column, kind))
     found: dict[str, dict[str, object]] = {}
     for (schema, table), fields in tables.items():
@@ -47,20 +61,31 @@ def probe(path: str, scan: list[str]) -> dict[str, dict[str, object]]:
 def _read(
     connection: duckdb.DuckDBPyConnection, source: str, columns: list[str], limit: int | None
 ) -> None:
-    # count(*) and statistics are answered without touching a block; a hash of each value is not.
-    touched = ", ".join(f"bit_xor(hash({_quoted(column)}))" for column in columns)
-    some = source if limit is None else f"(select * from {source} limit {limit})"
-    connection.execute(f"select {touched} from {some}").fetchall()
+    # count(*) and statistics are answered without reading a block; a hash of each value is not.
+    hashes = ", ".join(f"bit_xor(hash({_quoted(column)}))" for column in columns)
+    rows = source if limit is None else f"(select * from {source} limit {limit})"
+    connection.execute(f"select {hashes} from {rows}").fetchall()
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def main() -> None:
+    """Answer one request."""
+    request = json.load(sys.stdin)
+    if request["scan"] is None:
+        answer: object = list_columns(duckdb.connect(request["path"], read_only=True))
+    else:
+        if hasattr(os, "nice"):
+            os.nice(NICENESS)
+        connection = duckdb.connect(request["path"], read_only=True)
+        answer = read_tables(connection, request["scan"])
+    json.dump(answer, sys.stdout)
+
+
 if __name__ == "__main__":
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
     try:
-        json.dump(probe(*json.load(sys.stdin)), sys.stdout)
+        main()
     except (duckdb.Error, LookupError) as problem:
         sys.exit(" ".join(str(problem).split()))

@@ -1,22 +1,25 @@
-"""The child process that looks inside a candidate, started before the candidate is there.
+"""The process of `probe`, started before its file exists.
 
-A corrupt file can kill DuckDB, so never in this process; and Python with DuckDB takes longer to
-start than most publications to write, so it waits for its file instead of us for it.
+Python with DuckDB takes longer to start than most publications take to write, so the process
+starts first and waits for the name of its file.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from replica_platform.replica.errors import MasterDamaged
 from replica_platform.replica.store import probe
-from replica_platform.replica.store.manifest import Table
+from replica_platform.replica.store.manifest import TableContent
+
+
+class ProbeFailed(Exception):
+    """The file cannot be read; the text is DuckDB's reason."""
 
 
 class Probe:
-    """A child that waits for one file to look into; it ends with the `with`, or with us."""
+    """A process that reads one file; it ends with the `with`."""
 
     def __init__(self) -> None:
         # By its path, not as a module: the child must not import this package, only DuckDB.
@@ -30,6 +33,7 @@ class Probe:
 
     @property
     def pid(self) -> int:
+        """The process's number."""
         return self._child.pid
 
     def __enter__(self) -> Self:
@@ -40,13 +44,27 @@ class Probe:
             self._child.kill()
             self._child.communicate()
 
-    def look(self, path: Path, scan: list[str]) -> dict[str, Table]:
-        """The file's tables, those in `scan` read to the end. Errors: `MasterDamaged`."""
-        said, trouble = self._child.communicate(json.dumps([str(path), scan]))
+    def read_tables(self, path: Path, scan: list[str]) -> dict[str, TableContent]:
+        """Return the file's tables; those in `scan` are read to the end, `*` for all.
+
+        Raises:
+            ProbeFailed: The file is damaged, or a table in `scan` is missing.
+        """
+        tables = self._ask(path, scan)
+        return {name: TableContent(**table) for name, table in tables.items()}
+
+    def list_columns(self, path: Path) -> probe.Columns:
+        """Return schema, table, name and type of every column of the file's tables.
+
+        Raises:
+            ProbeFailed: The file is damaged.
+        """
+        return [tuple(column) for column in self._ask(path, None)]
+
+    def _ask(self, path: Path, scan: list[str] | None) -> Any:
+        request = json.dumps({"path": str(path), "scan": scan})
+        answer, problem = self._child.communicate(request)
         if self._child.returncode != 0:
-            why = " ".join(trouble.split()) or f"it died with code {self._child.returncode}"
-            raise MasterDamaged(
-                f"The master cannot be read to the end ({why}); nothing was published and readers "
-                "keep their generation. Repair or restore the master, and publish again."
-            )
-        return {name: Table(**table) for name, table in json.loads(said).items()}
+            reason = " ".join(problem.split())
+            raise ProbeFailed(reason or f"the process ended with code {self._child.returncode}")
+        return json.loads(answer)

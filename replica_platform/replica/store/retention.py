@@ -1,12 +1,13 @@
-"""Which generations stay, which retire, and what becomes of a retired one.
+"""Which generations stay, and the spare: a retired one that the next generation is patched from.
 
-A generation stays while it is current, among the newest kept, too young, or held by a reader.
-One retired file is kept as the spare that the next generation is patched from: it is renamed
-away first, so that nobody new can open it, and only then asked whether anybody still holds it.
+A generation stays while it is current, among the newest kept, too young, or held by a reader. A
+retired file is first renamed, so that nobody can open it any more, and only then tested for
+processes that still hold it.
 """
 
 import fcntl
 import os
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -16,27 +17,46 @@ from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, read_manifest
 
 
-def readers(layout: Layout, manifest: Manifest) -> list[int]:
-    """The processes that hold the generation: by its lease, or as any DuckDB client does."""
+@dataclass(frozen=True)
+class Retention:
+    """How many generations stay, and for how long.
+
+    Attributes:
+        keep: How many stay.
+        min_age_s: How long, in seconds, each stays at least.
+    """
+
+    keep: int = 3
+    min_age_s: float = 60.0
+
+
+def reader_pids(layout: Layout, manifest: Manifest) -> list[int]:
+    """Return the processes that hold a generation, by its lease or as other DuckDB clients do."""
     found = locks.holders(layout.lease(manifest)) + locks.holders(layout.data(manifest))
     return sorted({holder.pid for holder in found})
 
 
-def retire(layout: Layout, *, keep: int, min_age_s: float, now: datetime) -> list[int]:
-    """Retire what need not stay; returns the generations that went."""
+def retire(layout: Layout, retention: Retention, now: datetime) -> list[int]:
+    """Retire the generations that need not stay, and return their numbers.
+
+    Args:
+        layout: The store; hold its lock.
+        retention: Which need to stay.
+        now: The current time.
+    """
     current = layout.latest()
     others = [kept for kept in layout.kept() if current is None or kept.file != current.file]
-    gone = []
-    for manifest in reversed(others[max(0, keep - 1) :]):
+    retired = []
+    for manifest in reversed(others[max(0, retention.keep - 1) :]):
         age_s = (now - manifest.published_at).total_seconds()
-        # A publication in the future is a clock that jumped back: its age says nothing.
-        if 0 <= age_s < min_age_s:
+        # A publication in the future comes from a clock that jumped back: its age is unknown.
+        if 0 <= age_s < retention.min_age_s:
             continue
         if _retire(layout, manifest):
-            gone.append(manifest.generation)
-    if gone:
+            retired.append(manifest.generation)
+    if retired:
         fsync_dir(layout.generations)
-    return gone
+    return retired
 
 
 def _retire(layout: Layout, manifest: Manifest) -> bool:
@@ -45,8 +65,8 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
     try:
         if not locks.try_lock(fd, shared=False) or locks.holders(layout.data(manifest)):
             return False
-        # From here on no reader of ours can take it (the lease is ours), and after the rename
-        # no other client can open it.
+        # The lock on the lease keeps our readers out from here on, and the rename keeps out
+        # other clients.
         spare = layout.spares / manifest.file
         layout.spares.mkdir(exist_ok=True)
         layout.manifest_path(manifest).replace(spare.with_suffix(".json"))
@@ -57,29 +77,27 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
         lease.unlink(missing_ok=True)
     finally:
         os.close(fd)
-    keep_one_spare(layout)
+    _remove_spares(layout, keep=1)
     return True
 
 
-def keep_one_spare(layout: Layout) -> None:
-    """Keep the newest spare, for it differs least from the next generation."""
-    spares = sorted(layout.spares.glob("*.duckdb"), reverse=True)
-    for path in spares[1:]:
-        path.unlink()
-        path.with_suffix(".json").unlink(missing_ok=True)
-
-
 def remove_spares(layout: Layout) -> None:
-    """Remove every spare, where its room is needed."""
-    for path in layout.spares.glob("*.duckdb"):
+    """Remove every spare, to free its disk space."""
+    _remove_spares(layout, keep=0)
+
+
+def _remove_spares(layout: Layout, keep: int) -> None:
+    """Remove all but the newest spares: those differ least from the next generation."""
+    for path in sorted(layout.spares.glob("*.duckdb"), reverse=True)[keep:]:
         path.unlink()
         path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def take_spare(layout: Layout, target: Path) -> list[str] | None:
-    """Rename the spare to `target` and return its blocks' digests; None if nobody may touch it.
+    """Rename the spare to `target` and return its block digests; None if there is none to patch.
 
-    A client that opened it before it retired still has the inode: then it is left to them.
+    A client that opened the file before it retired still reads the same inode: then the file is
+    unlinked, and stays theirs.
     """
     for path in sorted(layout.spares.glob("*.duckdb"), reverse=True):
         try:
@@ -93,7 +111,7 @@ def take_spare(layout: Layout, target: Path) -> list[str] | None:
         # Never patch a hard link: its other name may be a generation that is read.
         if path.stat().st_nlink == 1 and not _is_held(path):
             path.replace(target)
-            return manifest.blocks
+            return manifest.block_digests
         path.unlink()
     return None
 
@@ -101,7 +119,7 @@ def take_spare(layout: Layout, target: Path) -> list[str] | None:
 def _is_held(path: Path) -> bool:
     if locks.holders(path):
         return True
-    # The list of locks may hide processes of other namespaces; the lock itself does not.
+    # The kernel's list may omit processes of other namespaces; taking the lock does not.
     with path.open("r+b") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

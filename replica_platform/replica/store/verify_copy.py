@@ -1,50 +1,71 @@
-"""A copy is compared with what it was made from, and opened, before anybody may see it."""
+"""Comparing a copy with its source, and opening it, before it becomes a candidate."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from replica_platform.core.files import fsync_file
 from replica_platform.replica.copy import blocks
-from replica_platform.replica.errors import CandidateDamaged
+from replica_platform.replica.errors import CandidateDamaged, MasterDamaged
 from replica_platform.replica.store.candidate import Step
-from replica_platform.replica.store.manifest import Table
-from replica_platform.replica.store.probe_process import Probe
+from replica_platform.replica.store.manifest import TableContent
+from replica_platform.replica.store.probe_process import Probe, ProbeFailed
 
-# Reading every row takes some 2 s a gigabyte: of a file of this size as long as opening it.
+# Reading every row takes some 2 s a gigabyte: for a file of this size, as long as opening it.
 READ_TO_THE_END_BYTES = 32 * 1024 * 1024
 
 
 def verify_copy(
     path: Path,
-    survey: blocks.Survey,
+    scan: blocks.Scan,
     probe: Probe,
     required: tuple[str, ...] = (),
     step: Step = lambda _: None,
-) -> dict[str, Table]:
-    """Compare every byte with what the master's were, and open it in a child process.
+) -> dict[str, TableContent]:
+    """Compare every byte with the scan of the source, and read the tables in a child process.
 
-    All the while the file is on its way to the disk, which takes longest.
+    Runs during the fsync, which takes longest. The copy is deleted when it fails.
+
+    Args:
+        path: The copy.
+        scan: The scan of its source.
+        probe: The child process.
+        required: Tables that must exist and are read to the end; `*` for all.
+        step: Told the name of each step before it begins.
+
+    Returns:
+        Rows and schema of each table, by name.
+
+    Raises:
+        CandidateDamaged: The copy differs from its source.
+        MasterDamaged: The copy equals its source, and cannot be read.
     """
     try:
         path.chmod(0o444)
-        # A block that fails DuckDB's checksum may be a free one, torn by a crash long ago: only
-        # reading everything tells.
+        # A block that fails DuckDB's checksum may be a free one, torn by an old crash: only
+        # reading every table tells.
         small = path.stat().st_size <= READ_TO_THE_END_BYTES
-        scan = [*required, "*"] if survey.unsound or small else list(required)
+        tables = [*required, "*"] if scan.unsound or small else list(required)
         with ThreadPoolExecutor(3, "verify") as pool:
             step("fsync")
             synced = pool.submit(fsync_file, path)
-            copied = pool.submit(blocks.digests, path)
-            probed = pool.submit(probe.look, path, scan)
+            digested = pool.submit(blocks.digest_blocks, path)
+            probed = pool.submit(probe.read_tables, path, tables)
             synced.result()
             step("verify")
-            if copied.result() != survey.digests:
+            if digested.result() != scan.digests:
                 raise CandidateDamaged(
-                    f"The copy at {path} differs from the master it was made from; it was thrown "
-                    "away and readers keep their generation. Publish again; if this stays, check "
-                    "the disk."
+                    f"The copy at {path} differs from the master it was made from; it was deleted "
+                    "and readers keep their generation. Publish again; if the problem remains, "
+                    "check the disk."
                 )
-            return probed.result()
+            try:
+                return probed.result()
+            except ProbeFailed as error:
+                raise MasterDamaged(
+                    f"The master cannot be read to the end ({error}); nothing was published and "
+                    "readers keep their generation. Repair or restore the master, and publish "
+                    "again."
+                ) from error
     except BaseException:
         path.unlink(missing_ok=True)
         raise

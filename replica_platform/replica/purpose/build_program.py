@@ -1,9 +1,11 @@
-"""Builds the file of a purpose replica, run as a program of its own: only what was asked for.
+"""A program that builds a purpose replica's file in its own process.
 
-    python subset.py MASTER TARGET STORAGE < [{"schema": …, "table": …, "select": …}, …]
+    python build_program.py MASTER TARGET STORAGE < [{"schema": …, "table": …, "select": …}, …]
 
-Each table is made anew by its SELECT, so that no deleted, left out or masked value comes along
-in a free block. It imports nothing of this package, and yields to others.
+Each table is created by its SELECT in a new file, so that no deleted, omitted or masked value is
+left in a free block.
+
+It runs by its path and must not import this package, so its NICENESS repeats `priority.NICENESS`.
 """
 
 import json
@@ -16,7 +18,11 @@ NICENESS = 15
 
 
 def build(master: str, target: str, storage: str, tables: list[dict[str, str]]) -> None:
-    """Make `target` from the read-only master. Errors: `duckdb.Error`."""
+    """Create `target` from the master, which is opened read-only.
+
+    Raises:
+        duckdb.Error: A SELECT is wrong, or a file cannot be read or written.
+    """
     with duckdb.connect() as connection:
         connection.execute(f"attach {_text(master)} as master (read_only)")
         connection.execute(f"attach {_text(target)} as target (storage_version {_text(storage)})")

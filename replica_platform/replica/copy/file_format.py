@@ -1,0 +1,97 @@
+"""DuckDB's file format without DuckDB: the header, the block size, and the logs beside a file.
+
+The header has three sectors of 4096 bytes: the database's identity, then two alternating database
+headers, of which the one with the higher iteration counts. Layout as in DuckDB's `main_header`
+and `database_header` (storage versions 64 to 69). Uses the standard library only.
+"""
+
+import struct
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+SECTOR = 4096
+HEADER_BYTES = 3 * SECTOR
+BLOCK_BYTES = 256 * 1024
+MAGIC = b"DUCK"
+CHECKSUM_PRIME = 0xBF58476D1CE4E5B9
+CHECKSUM_SEED = 5381
+LOG_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
+_WORD = 0xFFFFFFFFFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Header:
+    """A database's identity, checkpoint count and block size.
+
+    Attributes:
+        storage: The storage version's number.
+        library: The DuckDB version that wrote the header.
+        db_id: The database's identity, in hex; zeros in storage older than v1.5.0.
+        iteration: The number of checkpoints so far.
+        block_count: Blocks in use. Not a measure of the file's size: DuckDB cuts free blocks off
+            the end of the file without lowering this count.
+        block_bytes: The size of a block.
+    """
+
+    storage: int
+    library: str
+    db_id: str
+    iteration: int
+    block_count: int
+    block_bytes: int
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether the header names its database."""
+        return self.db_id.strip("0") != ""
+
+
+class NotDuckDB(ValueError):
+    """The bytes are not a DuckDB header, or a torn or damaged one."""
+
+
+def parse_header(raw: bytes) -> Header:
+    """Parse the first 12288 bytes of a file.
+
+    Raises:
+        NotDuckDB: No DuckDB header, or its checksums do not match.
+    """
+    if len(raw) < HEADER_BYTES or raw[8:12] != MAGIC:
+        raise NotDuckDB("it does not begin with DuckDB's header")
+    sound = [_is_sound(raw[at : at + SECTOR]) for at in range(0, HEADER_BYTES, SECTOR)]
+    if not sound[0] or not any(sound[1:]):
+        raise NotDuckDB("its header does not match its own checksum")
+    iteration, block_count, block_bytes = max(
+        _database_header(raw, at)
+        for at, is_sound in ((SECTOR, sound[1]), (2 * SECTOR, sound[2]))
+        if is_sound
+    )
+    return Header(
+        storage=struct.unpack_from("<Q", raw, 12)[0],
+        library=raw[52:84].rstrip(b"\0").decode(errors="replace"),
+        db_id=raw[124:140].hex(),
+        iteration=iteration,
+        block_count=block_count,
+        block_bytes=block_bytes or BLOCK_BYTES,
+    )
+
+
+def logs_beside(path: Path) -> list[Path]:
+    """Return the log files of the database at `path`; a cleanly closed one has none."""
+    logs = [path.with_name(path.name + suffix) for suffix in LOG_SUFFIXES]
+    return [log for log in logs if log.exists()]
+
+
+def _database_header(raw: bytes, at: int) -> tuple[int, int, int]:
+    iteration, _meta, _free, block_count, block_bytes = struct.unpack_from("<QqqQQ", raw, at + 8)
+    return iteration, block_count, block_bytes
+
+
+def _is_sound(sector: bytes) -> bool:
+    # A database header that was never written is all zeros, and fails its checksum.
+    words = array("Q", sector)
+    total = CHECKSUM_SEED
+    for word in words[1:]:
+        total ^= (word * CHECKSUM_PRIME) & _WORD
+    return total == words[0]

@@ -1,0 +1,151 @@
+"""Copying a master at rest into a candidate's file, and noticing a writer that ignores its lock."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from replica_platform.replica.copy import blocks, copy_file
+from replica_platform.replica.copy.copy_file import FileCopy
+from replica_platform.replica.copy.file_format import BLOCK_BYTES, Header
+from replica_platform.replica.copy.priority import half_the_cores
+from replica_platform.replica.errors import MasterChanging
+from replica_platform.replica.lineage import assert_continued, is_published, lineage_of
+from replica_platform.replica.master import STORAGE_VERSION, Master, QuiescentMaster
+from replica_platform.replica.options import PublishOptions, StepTimer
+from replica_platform.replica.purpose.build import build
+from replica_platform.replica.purpose.definition import Purpose
+from replica_platform.replica.store.disk_space import reserve
+from replica_platform.replica.store.integrity import find_damage
+from replica_platform.replica.store.layout import Layout
+from replica_platform.replica.store.manifest import Lineage, Manifest, Seal
+from replica_platform.replica.store.probe_process import Probe
+
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class MasterCopy:
+    """A copy of the master that has yet to be verified.
+
+    Attributes:
+        header: The master's header.
+        lineage: The master's state.
+        bytes: The copy's size.
+        file: How the copy was made, and the scan of its source.
+        probe: The child process that will open the copy.
+    """
+
+    header: Header
+    lineage: Lineage
+    bytes: int
+    file: FileCopy
+    probe: Probe
+
+
+class MasterCopier:
+    """One publication's copy of the master, in a `with` that ends when the copy is verified.
+
+    Until then the child process waits for its file, and a whole copy is restricted to half of the
+    cores.
+
+    Args:
+        layout: The store.
+        current: The current generation.
+        target: The file to make.
+        options: How to publish.
+        steps: Told each step.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        current: Manifest | None,
+        target: Path,
+        options: PublishOptions,
+        steps: StepTimer,
+    ) -> None:
+        self._layout = layout
+        self._current = current
+        self._target = target
+        self._options = options
+        self._steps = steps
+        self._until_verified = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._until_verified.close()
+
+    def copy(self, master: Master) -> MasterCopy | None:
+        """Copy the master; return None when the current generation shows it already.
+
+        Raises:
+            MasterChanging: It changed during every attempt.
+            WrongLineage: It does not descend from the state of the current generation.
+            PlatformError: The master, the disk or the purpose is wrong.
+        """
+        for attempt in range(ATTEMPTS):
+            self._steps("quiesce")
+            with master.quiesced() as source:
+                lineage = lineage_of(source.header_bytes, Seal.of(source.fd))
+                if self._is_current(source, lineage):
+                    return None
+                try:
+                    return self._copy_once(source, lineage)
+                except BaseException as error:
+                    self._target.unlink(missing_ok=True)
+                    changing = isinstance(error, MasterChanging | EOFError)
+                    if not changing or attempt == ATTEMPTS - 1:
+                        raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _is_current(self, source: QuiescentMaster, lineage: Lineage) -> bool:
+        """Return whether readers already have what is to be published, undamaged."""
+        current = self._current
+        published = is_published(self._layout, current, lineage, source.fd)
+        if not self._options.new_lineage:
+            assert_continued(current, lineage, source, published)
+        # A generation that is damaged or missing is repaired by publishing it again.
+        return bool(
+            published
+            and current
+            and current.recipe == self._options.recipe
+            and find_damage(self._layout.data(current), current) is None
+        )
+
+    def _copy_once(self, source: QuiescentMaster, lineage: Lineage) -> MasterCopy:
+        purpose = self._options.purpose
+        probe = self._until_verified.enter_context(Probe())
+        file = None if purpose else self._copy_changes(source)
+        if file is None:
+            # A patch is too short for readers to notice; a whole file is not.
+            self._until_verified.enter_context(half_the_cores(probe.pid))
+            file = self._build(purpose, source) if purpose else self._copy_whole(source)
+        source.assert_unchanged()
+        return MasterCopy(source.header, lineage, self._target.stat().st_size, file, probe)
+
+    def _copy_changes(self, source: QuiescentMaster) -> FileCopy | None:
+        """Share the master's blocks, or patch the spare; return None if neither is possible."""
+        self._steps("reserve")
+        block_bytes = source.header.block_bytes
+        if copy := copy_file.reflink(source.fd, self._target, block_bytes):
+            return copy
+        known = reserve(self._layout, self._target, source.bytes, self._options.retention)
+        if known is None:
+            return None
+        self._steps("patch")
+        return copy_file.patch(source.fd, self._target, known, block_bytes, self._options.progress)
+
+    def _copy_whole(self, source: QuiescentMaster) -> FileCopy:
+        self._steps("copy")
+        return copy_file.copy_whole(
+            source.fd, self._target, source.header.block_bytes, self._options.progress
+        )
+
+    def _build(self, purpose: Purpose, source: QuiescentMaster) -> FileCopy:
+        self._steps("build")
+        build(purpose, source.path, self._target, STORAGE_VERSION)
+        scan = blocks.scan_file(self._target, duckdb_block_bytes=BLOCK_BYTES)
+        return FileCopy("build", scan, len(scan.digests))

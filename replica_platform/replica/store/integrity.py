@@ -1,0 +1,77 @@
+"""Whether a generation's file is, byte for byte, what its manifest says.
+
+DuckDB, given a file with swapped blocks, can answer wrongly or end the process, so files are
+checked before DuckDB opens them. Uses the standard library, and `xxhash` where bytes are read.
+"""
+
+from pathlib import Path
+
+from replica_platform.replica.copy import blocks
+from replica_platform.replica.copy.file_format import logs_beside
+from replica_platform.replica.store.manifest import Manifest, Seal
+
+
+class Unusable(Exception):
+    """The generation cannot be read.
+
+    Attributes:
+        transient: Whether another attempt may succeed although its file did not change.
+    """
+
+    def __init__(self, problem: str, *, transient: bool = False) -> None:
+        super().__init__(problem)
+        self.transient = transient
+
+
+def is_sealed(path: Path, manifest: Manifest) -> bool:
+    """Return whether the file is as the publisher left it after verifying every byte.
+
+    Any write, truncation or replacement through the file system breaks the seal; then only the
+    digests tell.
+
+    Raises:
+        OSError: The file is missing or may not be read.
+    """
+    return manifest.seal is not None and manifest.seal == Seal.of(path)
+
+
+def check(path: Path, manifest: Manifest, *, read_all: bool = False) -> None:
+    """Make sure that the file at `path` is what the manifest says.
+
+    Args:
+        path: The file.
+        manifest: What it has to be.
+        read_all: Read every byte even if the seal is unbroken.
+
+    Raises:
+        Unusable: It is not.
+        OSError: The file is missing or may not be read.
+    """
+    for log in logs_beside(path):
+        raise Unusable(f"a foreign log {log.name} lies beside it; remove it")
+    size = path.stat().st_size
+    if size != manifest.bytes:
+        raise Unusable(f"{path.name} has {size} bytes instead of {manifest.bytes}")
+    if is_sealed(path, manifest) and not read_all:
+        return
+    try:
+        found = blocks.digest_blocks(path)
+    except ModuleNotFoundError as error:
+        raise Unusable(
+            f"{path.name} was touched since it was verified, and reading it again needs xxhash"
+        ) from error
+    published = manifest.block_digests
+    if found != published:
+        wrong = sum(ours != theirs for ours, theirs in zip(found, published, strict=False))
+        raise Unusable(f"{wrong} of {len(found)} blocks of {path.name} are not what was published")
+
+
+def find_damage(path: Path, manifest: Manifest, *, read_all: bool = False) -> str | None:
+    """Return what is wrong with the file, see `check`; None when nothing is."""
+    try:
+        check(path, manifest, read_all=read_all)
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except (Unusable, OSError) as error:
+        return str(error)
+    return None
