@@ -23,10 +23,10 @@ def run(as_json: bool) -> int:
         # Imported late: its import is most of the command's time, and a bad DSN should say so
         # at once.
         from replica_platform.app.runs import materialise_all
-        from replica_platform.definitions import defs
+        from replica_platform.definitions import build_defs
 
         with bar("materialising") as progress:
-            assets = materialise_all(defs(), progress if err.is_terminal else None)
+            assets = materialise_all(build_defs(settings), progress if err.is_terminal else None)
     well = all(asset.ok for asset in assets)
     if as_json:
         print_json(assets)

@@ -1,9 +1,19 @@
-"""A Postgres database as a Dagster resource: no more than its address."""
+"""A Postgres database as a Dagster resource: its DSN, and nothing that the pages could show."""
 
-import dagster as dg
+from dataclasses import dataclass, field
 
 
-class PostgresDatabase(dg.ConfigurableResource):
-    """A database by its DSN; give an `EnvVar`, so that no password shows in the pages."""
+@dataclass(frozen=True)
+class PostgresDatabase:
+    """A database by its DSN.
 
-    dsn: str
+    A plain object instead of a `ConfigurableResource`: Dagster shows and stores the config of
+    those, the password of a DSN included, unless it comes from an environment variable, and two
+    platforms in one process have only one environment. Functions ask for it as
+    `dg.ResourceParam[PostgresDatabase]`.
+
+    Attributes:
+        dsn: The connection string; never part of `repr`.
+    """
+
+    dsn: str = field(repr=False)
