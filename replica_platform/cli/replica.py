@@ -148,6 +148,7 @@ def quotes(store: Path, brokers: str, topic: str, every_s: float, cycles: int | 
     Whatever becomes of the replica: it answers from the last good one.
     """
     from replica_platform.market.quotes import Cycle, produce_quotes
+    from replica_platform.replica import ReplicaReader
 
     troubled = False
 
@@ -159,9 +160,10 @@ def quotes(store: Path, brokers: str, topic: str, every_s: float, cycles: int | 
             f"generation {cycle.generation}{''.join(f'; {e}' for e in cycle.errors[:1])}"
         )
 
-    produce_quotes(
-        store, brokers, topic, every_s=every_s, cycles=cycles, stop=on_signal(), report=report
-    )
+    with ReplicaReader(store) as reader:
+        produce_quotes(
+            reader, brokers, topic, every_s=every_s, cycles=cycles, stop=on_signal(), report=report
+        )
     return int(troubled)
 
 
