@@ -12,8 +12,8 @@ class PlatformConfig(dg.ConfigurableResource):
         data_dir: The data folder, absolute; paths of the `defs.yaml` files are below it.
         backup_dir: The folder of verified SQLite backups.
         bars: A CSV or Parquet file of daily bars; the sample's bars when absent.
-        xmin_workers: Connections that copy one table side by side; measured when absent.
-        xmin_batch_bytes: Bytes that a worker copies between two commits; measured when absent.
+        xmin_workers: Connections that copy one table in parallel; measured when absent.
+        xmin_batch_bytes: Bytes of a table that one connection reads at a time.
     """
 
     data_dir: str
