@@ -127,7 +127,7 @@ class WorkerOutboxes(Component, Model, Resolvable):
         def nothing_is_missing(
             platform: PlatformConfig, target: dg.ResourceParam[PostgresDatabase]
         ) -> dg.AssetCheckResult:
-            """The target holds everything that an outbox marks as delivered."""
+            """Everything that an outbox marks as delivered is in the target."""
             with translate_errors():
                 found = reconcile(list(self._folders(platform).values()), target.dsn)
             return dg.AssetCheckResult(
@@ -145,7 +145,7 @@ class WorkerOutboxes(Component, Model, Resolvable):
     def _no_row_is_dead(self) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=self.name)
         def no_row_is_dead(platform: PlatformConfig) -> dg.AssetCheckResult:
-            """The target refused no record, and no record arrived twice with other content."""
+            """No record was refused by the target, and none arrived again with other content."""
             found = backlog(list(self._folders(platform).values()))
             return dg.AssetCheckResult(
                 passed=not found.dead and not found.conflicts,

@@ -266,7 +266,7 @@ def _integrity_metadata(found: Integrity) -> dict[str, Any]:
         "target_rows": found.target_rows,
         "gap_xids": found.gap_xids,
         "xmin_ages": dg.MetadataValue.md(_histogram(found)),
-        "held_back_by": found.culprit or "nobody",
+        "held_back_by": found.culprit or "no transaction",
     }
 
 

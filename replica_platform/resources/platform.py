@@ -6,7 +6,7 @@ import dagster as dg
 
 
 class PlatformConfig(dg.ConfigurableResource):
-    """Folders and limits in force; all of it may be shown in the Dagster pages.
+    """Folders and limits in force; the Dagster UI may show all of them.
 
     Attributes:
         data_dir: The data folder, absolute; paths of the `defs.yaml` files are below it.

@@ -1,4 +1,4 @@
-"""A Postgres database as a Dagster resource: its DSN, and nothing that the pages could show."""
+"""A Postgres database as a Dagster resource: its DSN, hidden from the Dagster UI."""
 
 from dataclasses import dataclass, field
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 class PostgresDatabase:
     """A database by its DSN.
 
-    A plain object instead of a `ConfigurableResource`: Dagster shows and stores the config of
-    those, the password of a DSN included, unless it comes from an environment variable, and two
-    platforms in one process have only one environment. Functions ask for it as
+    A plain object instead of a `ConfigurableResource`: Dagster shows and stores the
+    config of those, passwords included, except what comes from environment variables, and two
+    platforms in one process share one environment. Functions ask for it as
     `dg.ResourceParam[PostgresDatabase]`.
 
     Attributes:

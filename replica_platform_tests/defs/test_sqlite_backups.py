@@ -88,8 +88,8 @@ def test_a_host_with_an_unknown_key_leaves_the_newest_backup(
     component: SqliteBackups, data: Path, tmp_path: Path
 ) -> None:
     assert run(component, data).success
-    (tmp_path / "nobody").touch()
-    stranger = component.files[0].model_copy(update={"known_hosts": str(tmp_path / "nobody")})
+    (tmp_path / "no_host").touch()
+    stranger = component.files[0].model_copy(update={"known_hosts": str(tmp_path / "no_host")})
     result = run(SqliteBackups(files=[stranger]), data)
     assert not result.success
     (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]

@@ -52,7 +52,7 @@ def nodes(tmp_path: Path) -> dict[str, str]:
     return {"east": str(tmp_path / "east"), "west": str(tmp_path / "west")}
 
 
-def test_a_partition_a_node(target: str, nodes: dict[str, str]) -> None:
+def test_each_node_is_a_partition(target: str, nodes: dict[str, str]) -> None:
     found = definitions(target, nodes=nodes)
     with dg.DagsterInstance.ephemeral() as instance:
         assert drain(found, instance, "west").success
@@ -65,12 +65,12 @@ def test_a_partition_a_node(target: str, nodes: dict[str, str]) -> None:
         assert partitions == {"east", "west"}
 
 
-def test_a_node_that_cannot_be_reached_is_named(target: str, nodes: dict[str, str]) -> None:
+def test_an_unreachable_node_is_named(target: str, nodes: dict[str, str]) -> None:
     found = definitions(target, nodes=nodes | {"north": "/nowhere/north"})
     with dg.DagsterInstance.ephemeral() as instance:
         east = drain(found, instance, "east")
         north = drain(found, instance, "north")
-    # What could be reached was delivered; what could not is named, by the check too.
+    # The reachable node was delivered; the other one is named, by the check too.
     assert rows(target, "select payload->>'from' from outbox.record") == [("east",)]
     checks = {one.check_name: one for one in east.get_asset_check_evaluations()}
     assert not checks["nothing_is_missing"].passed
@@ -105,7 +105,7 @@ def test_a_mapping_that_fails_loses_nothing(target: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_record_that_waits_is_asked_for_once(tmp_path: Path, several: bool) -> None:
+def test_one_drain_is_requested_for_a_waiting_record(tmp_path: Path, several: bool) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()

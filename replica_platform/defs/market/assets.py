@@ -47,7 +47,7 @@ def indicators(master: MasterDuckDB, platform: PlatformConfig) -> dg.Materialize
 
 @market_asset(deps=[symbols, ohlcv])
 def watchlist(master: MasterDuckDB, platform: PlatformConfig) -> dg.MaterializeResult:
-    """The symbols that the quote producer follows, with their newest close and its change."""
+    """Symbols that the quote producer follows, with their newest close and its change."""
     return _write(master, platform, lambda to, _: tables.write_watchlist(to))
 
 

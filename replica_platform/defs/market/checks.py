@@ -51,7 +51,7 @@ watchlist_rules = rules_check(watchlist)
 
 @dg.asset_check(asset=ohlcv, pool=MASTER_POOL)
 def newest_bar_is_fresh(master: MasterDuckDB, platform: PlatformConfig) -> dg.AssetCheckResult:
-    """The newest bar is of the last day that the source should have."""
+    """Bars reach the last day that the source should have."""
     bars = load_bars(platform.bars_file)
     with master.read() as connection:
         newest = newest_day(connection)

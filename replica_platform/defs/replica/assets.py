@@ -1,4 +1,4 @@
-"""The published replica of the master: audited before readers get it."""
+"""The published replica of the master, audited before readers see it."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ AUDIT = dg.AssetCheckSpec(
     "candidate_is_sound",
     asset="market_replica",
     blocking=True,
-    description="Every rule of every table holds in the candidate, before readers get it.",
+    description="Every rule of every table holds in the candidate, before readers see it.",
 )
 
 
@@ -51,7 +51,7 @@ def market_replica(
     master: MasterDuckDB,
     store: ReplicaStore,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Candidate]]:
-    """The generation of the master that any number of readers query while the batch writes."""
+    """One generation of the master, queried by any number of readers while the batch writes."""
     with translate_errors():
         with master.read() as connection:
             as_of = data_as_of(connection)

@@ -25,14 +25,14 @@ def published_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
 
 @dg.asset_check(asset=market_replica, pool=MASTER_POOL)
 def replica_is_in_sync(master: MasterDuckDB, store: ReplicaStore) -> dg.AssetCheckResult:
-    """The current generation was made of the master's present content, by lineage."""
+    """Readers see the master's present content, by lineage."""
     found = status(store.path, master.path)
     return dg.AssetCheckResult(passed=found.ok, description=found.sentence)
 
 
 @dg.asset_check(asset=market_replica)
 def publication_is_fresh(store: ReplicaStore) -> dg.AssetCheckResult:
-    """A generation was published or confirmed since the last session closed."""
+    """At least one publication or confirmation since the last session closed."""
     age_s = status(store.path).publication_age_s
     now = datetime.now(UTC)
     closed = last_close(now - PIPELINE_TAKES)

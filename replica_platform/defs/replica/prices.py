@@ -20,7 +20,7 @@ from replica_platform.replica import ReplicaReader
     & dg.AutomationCondition.all_deps_blocking_checks_passed(),
 )
 def watchlist_prices(market_replica: ReplicaReader) -> pd.DataFrame:
-    """The watchlist's newest prices in the target, merged by symbol."""
+    """Newest prices of the watchlist in the target, merged by symbol."""
     with market_replica as reader:
         return read_watchlist(reader)
 
@@ -33,7 +33,7 @@ def watchlist_prices(market_replica: ReplicaReader) -> pd.DataFrame:
 def prices_are_the_replicas(
     watchlist_prices: pd.DataFrame, market_replica: ReplicaReader
 ) -> dg.AssetCheckResult:
-    """The target has the replica's price for every watched symbol."""
+    """Every watched symbol has the replica's price in the target."""
     with market_replica as reader:
         expected = read_watchlist(reader).set_index("symbol")["last_price"].to_dict()
     found = watchlist_prices.set_index("symbol")["last_price"].to_dict()
