@@ -99,7 +99,7 @@ def _judge_tables(tables: Sequence[Standing]) -> tuple[bool, str]:
             f"{oldest.target_table} was synced {ago}; "
             "see whether the schedules run (`make dev`), or run `make run`."
         )
-    return True, f"{len(tables)} tables are synced, the oldest {ago}."
+    return True, f"{len(tables)} tables are synced; the least recent sync was {ago}."
 
 
 def _outbox(settings: Settings) -> Inspection:

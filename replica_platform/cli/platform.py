@@ -16,6 +16,15 @@ from replica_platform.cli.terminal import (
 )
 from replica_platform.core.postgres import mask_dsn
 
+# Words for figures whose names are too short for a reader of `replica status`.
+LABELS = {
+    "kept": "kept generations",
+    "file_bytes": "size",
+    "count": "backups",
+    "total_bytes": "size",
+    "readers": "readers by process",
+}
+
 
 @click.command()
 @as_json_option
@@ -100,7 +109,7 @@ def status(as_json: bool) -> int:
         for pillar in pillars:
             mark = verdict(pillar.ok, padded=True)
             out.print(f"{mark} {pillar.pillar:<10} {plain(pillar.sentence)}")
-            if facts := figures(pillar.facts):
+            if facts := figures(pillar.facts, LABELS):
                 out.print(f"    [dim]{plain(facts)}[/]")
     return int(not all(pillar.ok for pillar in pillars))
 

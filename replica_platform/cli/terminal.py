@@ -60,14 +60,18 @@ def verdict(ok: bool, *, padded: bool = False) -> str:
     return f"[green]ok[/]{' ' * padded}" if ok else "[bold red]RED[/]"
 
 
-def figures(facts: Mapping[str, Any]) -> str:
-    """Return figures as one line of words; a figure without a value is left out.
+def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Return figures as one line of text; a figure without a value is left out.
 
     Args:
         facts: Values by name; a name ends in `_bytes` for a size and in `_age_s` for an age.
+        labels: Other words for a name than the name itself.
     """
     known = {name: value for name, value in facts.items() if value not in (None, [])}
-    return ", ".join(_figure(name, value) for name, value in known.items())
+    return ", ".join(
+        f"{labels.get(name) or _words(name)} {_figure(name, value)}"
+        for name, value in known.items()
+    )
 
 
 @contextmanager
@@ -97,15 +101,16 @@ def bar(title: str) -> Iterator[ProgressCallback]:
             progress.stop()
 
 
+def _words(name: str) -> str:
+    return name.removesuffix("_bytes").removesuffix("_s").replace("_", " ")
+
+
 def _figure(name: str, value: Any) -> str:
-    words = name.removesuffix("_bytes").removesuffix("_s").replace("_", " ")
     if name.endswith("_bytes"):
-        return f"{words} {format_bytes(value)}"
+        return format_bytes(value)
     if name.endswith("_age_s"):
-        return f"{words} {format_age(value)}"
-    if isinstance(value, list):
-        return f"{words} {', '.join(map(str, value))}"
-    return f"{words} {_cell(value)}"
+        return format_age(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else _cell(value)
 
 
 def _cell(value: Any) -> str:
