@@ -1,4 +1,4 @@
-"""Metadata that every pillar words alike, so that the pages read as one."""
+"""Metadata that all pillars name and format alike."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import dagster as dg
 
 
-def described(changed: bool, what: str) -> dict[str, Any]:
-    """Whether a materialisation changed anything, and what it did in a few words."""
-    return {"changed": changed, "done": what if changed else "unchanged"}
+def change(changed: bool, summary: str) -> dict[str, Any]:
+    """Return whether a materialisation changed anything, and a summary of what it did."""
+    return {"changed": changed, "done": summary if changed else "unchanged"}
 
 
 def table_schema(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
-    """The schema that the page of an asset shows, from pairs of name and type."""
+    """Return the schema for an asset's page from pairs of column name and type."""
     return dg.TableSchema([dg.TableColumn(name, type=type_) for name, type_ in columns])
 
 
 def markdown_rows(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:
-    """Rows as a markdown table; without `head` the columns have no names."""
+    """Return rows as a markdown table; without `head` the columns have no names."""
     width = len(rows[0]) if rows else len(head)
     lines = [head or [" "] * width, ["---"] * width, *rows]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Pools, retries and freshness that assets of every pillar share."""
+"""Pools, retries, freshness and errors: the rules that assets of all pillars share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import dagster as dg
 
 from replica_platform.core.errors import PlatformError, TransientError
 
-# DuckDB has one writer: whatever opens the master takes this pool, checks too.
+# DuckDB has one writer: everything that opens the master takes this pool, checks included.
 MASTER_POOL = "master"
 TARGET_POOL = "target"
 
@@ -16,7 +16,7 @@ TRANSIENT = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
 
-# They say that Dagster ran something; a check says how old the data is.
+# These tell when Dagster last materialised an asset; the age of its data is an asset check.
 # Four days: from a Thursday's session to the next one after a long weekend.
 EACH_SESSION = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(days=4, hours=3), warn_window=timedelta(days=3, hours=3)
@@ -30,8 +30,12 @@ DAILY = dg.FreshnessPolicy.time_window(
 
 
 @contextmanager
-def plain_failures() -> Iterator[None]:
-    """An engine's error becomes the step's failure in its own words, retried if transient."""
+def translate_errors() -> Iterator[None]:
+    """Turn an engine's error into the failure of the step, retried if it is transient.
+
+    Raises:
+        dg.Failure: The body raised a `PlatformError`; the text stays the same.
+    """
     try:
         yield
     except PlatformError as error:

@@ -1,4 +1,4 @@
-"""The real parts that tests stand on: one embedded Postgres a session, databases of their own."""
+"""Fixtures of all tests: one embedded Postgres per session, and databases for each test."""
 
 import os
 import secrets
@@ -19,15 +19,15 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def torture() -> bool:
-    """Whether the long form is wanted (`make torture`)."""
+    """Whether the long form of the fault tests runs (`make torture`)."""
     return os.environ.get("REPLICA_TORTURE") == "1"
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder for an embedded Postgres of the test's own.
+    """A folder for a separate embedded Postgres.
 
-    Not under pytest's: each session closes that one to others, and as root Postgres is another.
+    It is not below pytest's folder, which is private: started by root, Postgres is another user.
     """
     with tempfile.TemporaryDirectory(prefix="rp-") as path:
         yield Path(path)
@@ -36,7 +36,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The embedded Postgres 18, started once and stopped at the end."""
-    # Not under pytest's own folder: it is private, and as root Postgres is another user.
+    # Not below pytest's folder, which is private: started by root, Postgres is another user.
     with (
         tempfile.TemporaryDirectory(prefix="rp-") as folder,
         running(Path(folder) / "pg") as server,
@@ -46,7 +46,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def database(server: Server) -> Iterator[Callable[[str], str]]:
-    """A function that makes an empty database and returns its DSN; all are dropped after."""
+    """A function that creates an empty database and returns its DSN; all are dropped afterwards."""
     made: list[str] = []
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
 
@@ -77,7 +77,7 @@ def target(database: Callable[[str], str]) -> str:
 
 @pytest.fixture
 def cli(tmp_path: Path, folder: Path) -> Cli:
-    """Call `replica` with arguments on a data folder `folder / "data"`, and no other setting."""
+    """A function that calls `replica` with the data folder `folder / "data"` as only setting."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLICA_")}
     environment = {
         **kept,

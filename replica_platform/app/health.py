@@ -1,6 +1,10 @@
-"""Every pillar's health in one sentence each: what `replica status` shows."""
+"""The health of each pillar in one sentence: what `replica status` shows.
 
-from collections.abc import Callable, Mapping
+The engines judge what they know of (`status`, `backlog`, `stats`); the ages that a platform allows
+are judged here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,18 +12,23 @@ from replica_platform import replica
 from replica_platform.app.settings import Settings
 from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
+from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.outbox import backlog, reconcile
-from replica_platform.xmin import standings
+from replica_platform.xmin import Standing, standings
 
 SYNC_BUDGET_S = 24 * 3600
 BACKUP_BUDGET_S = 26 * 3600
 
 
 @dataclass(frozen=True)
-class Health:
-    """A pillar, whether all is well with it, a sentence that says what is or is not, and figures.
+class Health(ReportFields):
+    """The health of a pillar.
 
-    Names of `facts` end in `_bytes` and `_s` where they are sizes and ages.
+    Attributes:
+        pillar: The name of the pillar.
+        ok: Whether all is well.
+        sentence: What is well, or what is wrong and what to do next.
+        facts: Figures by name; a name ends in `_bytes` for a size and in `_age_s` for an age.
     """
 
     pillar: str
@@ -29,27 +38,34 @@ class Health:
 
 
 def platform_health(settings: Settings) -> list[Health]:
-    """The health of each pillar; one that cannot be asked is red, with the reason."""
-    questions = {
+    """Return the health of each pillar; an error of an engine is reported as its health.
+
+    Args:
+        settings: The settings of the platform; its databases should run.
+
+    Returns:
+        One report for each pillar, in the order of the README.
+    """
+    pillars = {
         "replica": _replica,
         "warehouse": _warehouse,
         "outbox": _outbox,
         "backups": _backups,
     }
-    return [_ask(pillar, question, settings) for pillar, question in questions.items()]
+    return [_health(pillar, inspect, settings) for pillar, inspect in pillars.items()]
 
 
-Answer = tuple[bool, str, Mapping[str, Any]]
+Inspection = tuple[bool, str, Mapping[str, Any]]
 
 
-def _ask(pillar: str, question: Callable[[Settings], Answer], settings: Settings) -> Health:
+def _health(pillar: str, inspect: Callable[[Settings], Inspection], settings: Settings) -> Health:
     try:
-        return Health(pillar, *question(settings))
+        return Health(pillar, *inspect(settings))
     except PlatformError as error:
         return Health(pillar, False, str(error))
 
 
-def _replica(settings: Settings) -> Answer:
+def _replica(settings: Settings) -> Inspection:
     found = replica.status(settings.store, settings.master)
     facts = {
         "master_bytes": found.master_bytes,
@@ -64,31 +80,33 @@ def _replica(settings: Settings) -> Answer:
     return found.ok, found.sentence, facts
 
 
-def _warehouse(settings: Settings) -> Answer:
+def _warehouse(settings: Settings) -> Inspection:
     tables = standings(settings.target)
-    facts = {"tables": [table.target_table for table in tables]}
+    ok, sentence = _judge_tables(tables)
+    return ok, sentence, {"tables": [table.target_table for table in tables]}
+
+
+def _judge_tables(tables: Sequence[Standing]) -> tuple[bool, str]:
     if not tables:
-        return False, "No table was synced yet; run `make run`.", facts
-    gone = [table.target_table for table in tables if not table.there]
-    if gone:
-        names = ", ".join(gone)
-        return False, f"{names} is gone from the target; run `make run` to copy it again.", facts
+        return False, "No table was synced yet; run `make run`."
+    missing = ", ".join(table.target_table for table in tables if not table.there)
+    if missing:
+        return False, f"{missing} is gone from the target; run `make run` to copy it again."
     oldest = max(tables, key=lambda table: table.age_s)
+    ago = f"{format_age(oldest.age_s)} ago"
     if oldest.age_s > SYNC_BUDGET_S:
-        sentence = (
-            f"{oldest.target_table} was synced {oldest.age_s / 3600:.0f} hours ago; "
+        return False, (
+            f"{oldest.target_table} was synced {ago}; "
             "see whether the schedules run (`make dev`), or run `make run`."
         )
-        return False, sentence, facts
-    return True, f"{len(tables)} tables are synced, the last one {oldest.age_s:.0f} s ago.", facts
+    return True, f"{len(tables)} tables are synced; the least recent sync was {ago}."
 
 
-def _outbox(settings: Settings) -> Answer:
-    paths = sorted(settings.outbox_dir.glob("*.db"))
-    if not paths:
+def _outbox(settings: Settings) -> Inspection:
+    if not any(settings.outbox_dir.glob("*.db")):
         sentence = (
             f"There is no outbox in {settings.outbox_dir}; bring the worker's file back "
-            "(`replica restore` from a backup), or run `make run` for the sample's."
+            "(`replica restore-backup`), or run `make run` for the sample's."
         )
         return False, sentence, {}
     waiting = backlog([settings.outbox_dir])
@@ -104,7 +122,7 @@ def _outbox(settings: Settings) -> Answer:
     return delivered.ok, f"{waiting.sentence} {delivered.sentence}", facts
 
 
-def _backups(settings: Settings) -> Answer:
+def _backups(settings: Settings) -> Inspection:
     found = backup_status(settings.backup_dir)
     facts = {"count": found.count, "total_bytes": found.bytes, "newest_age_s": found.newest_age_s}
     if found.newest_age_s is not None and found.newest_age_s > BACKUP_BUDGET_S:

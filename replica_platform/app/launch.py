@@ -1,5 +1,7 @@
-"""Brings the platform up: the embedded Postgres and the sample where they are wanted, and
-Dagster with its pages and daemon (`serve`). A run without them is in `runs`.
+"""The start of a platform: its databases, the sample's input, and Dagster's processes.
+
+`platform_up` provides the databases, `prepare_sample` the input, `serve` the Dagster UI with its
+daemon. A run in this process, without them, is in `runs`.
 """
 
 import os
@@ -23,26 +25,32 @@ STOP_TIMEOUT_S = 20.0
 
 
 class NotAProject(TerminalError):
-    """`dagster.yaml` is not beside the package, so there is no instance to run on."""
+    """`dagster.yaml` is not beside the package, so Dagster has no instance to run on."""
 
 
 class AlreadyServing(TerminalError):
-    """Another `replica dev` serves the same data folder."""
+    """Another `replica dev` runs on the same data folder."""
 
 
 class NoSuchCommand(TerminalError):
-    """The command to run is not on the PATH."""
+    """The command is not on the PATH."""
 
 
 class PortTaken(TerminalError):
-    """Something else listens on the port."""
+    """Another program listens on the port."""
 
 
 @contextmanager
 def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[None]:
-    """Postgres runs with its databases, and the environment says so to other processes.
+    """Keep the databases running, and give their DSNs to other processes by the environment.
 
-    Errors: `CannotConnect` for a configured database that does not answer, if it must.
+    Args:
+        settings: The settings of the platform.
+        must_answer: Whether a configured database that does not answer is an error.
+
+    Raises:
+        CannotConnect: A configured database does not answer.
+        EmbeddedPostgresFailed: The embedded Postgres could not be started.
     """
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
     os.environ.update(settings.environment())
@@ -60,11 +68,11 @@ def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[Non
 
 
 def prepare_sample(settings: Settings) -> None:
-    """The sample's input, where nothing of yours takes its place; what is there stays.
+    """Create the sample's input where it is missing; existing files and tables stay.
 
-    A database of your own gets nothing: records of a sample have no place there.
+    A configured database receives no sample input.
     """
-    # Imported here because pandas comes with it, which `replica status` can do without.
+    # Imported late: pandas comes with it, which `replica status` does not need.
     from replica_platform.app.sample.gym_system import sample_gym_system
     from replica_platform.app.sample.prepare import append_conversations, fill_source
 
@@ -76,7 +84,11 @@ def prepare_sample(settings: Settings) -> None:
 
 
 def project_dir() -> Path:
-    """The folder of `dagster.yaml`. Errors: `NotAProject`."""
+    """Return the folder of `dagster.yaml`.
+
+    Raises:
+        NotAProject: There is none beside the package.
+    """
     if not (PROJECT / "dagster.yaml").is_file():
         raise NotAProject(
             f"There is no dagster.yaml in {PROJECT}; run this from a clone of the project, "
@@ -86,10 +98,18 @@ def project_dir() -> Path:
 
 
 def serve(settings: Settings) -> int:
-    """The Dagster pages with daemon, schedules and sensors, until Ctrl-C or SIGTERM.
+    """Run the Dagster UI with daemon, schedules and sensors until Ctrl-C or SIGTERM.
 
-    Every process that it started has ended when this returns; the value is the exit code.
-    Errors: `PortTaken`, `AlreadyServing`.
+    Args:
+        settings: The settings of the platform; the databases must run.
+
+    Returns:
+        The exit code, when every process that this started has ended.
+
+    Raises:
+        AlreadyServing: Another `replica dev` runs on the same data folder.
+        NotAProject: There is no `dagster.yaml` beside the package.
+        PortTaken: Another program listens on the port.
     """
     command = [
         str(Path(sys.executable).parent / "dg"), "dev",
@@ -98,8 +118,8 @@ def serve(settings: Settings) -> int:
     with _only_one(settings):
         _assert_port_free(settings.port)
         stop = threading.Event()
-        # Handlers of our own, since a child inherits an ignored SIGINT (a shell's `&` ignores
-        # it) and Dagster would then ignore SIGTERM as well.
+        # Own handlers: a child inherits an ignored SIGINT (a shell's `&` ignores it), and Dagster
+        # would then ignore SIGTERM as well.
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, lambda *_: stop.set())
         dg_dev = subprocess.Popen(
@@ -114,7 +134,11 @@ def serve(settings: Settings) -> int:
 
 
 def run_command(command: Sequence[str]) -> int:
-    """Run another program with the platform up; its exit code. Errors: `NoSuchCommand`."""
+    """Run another program with the variables of this platform and return its exit code.
+
+    Raises:
+        NoSuchCommand: The program is not on the PATH.
+    """
     try:
         return subprocess.run(command, env=_environment(), check=False).returncode
     except FileNotFoundError:
@@ -122,7 +146,7 @@ def run_command(command: Sequence[str]) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, and what commands look for: Dagster's instance, `dg`, and `psql` if there is none."""
+    """Return this environment with Dagster's instance, and with `dg` and `psql` on the PATH."""
     path = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), str(binaries())]
     return os.environ | {
         "DAGSTER_HOME": str(project_dir()),
@@ -133,13 +157,14 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
+    """Hold the lock that allows one `replica dev` for a data folder."""
     path = settings.data_dir / ".dev.lock"
     with path.open("a+") as lock:
         if not try_lock(lock.fileno()):
             lock.seek(0)
             raise AlreadyServing(
                 f"The platform is already served at {lock.read().strip()}; "
-                "stop that one first, or set REPLICA_DATA_DIR to another folder."
+                "stop that process first, or set REPLICA_DATA_DIR to another folder."
             )
         lock.truncate(0)
         lock.write(f"http://127.0.0.1:{settings.port} by process {os.getpid()}")
@@ -153,16 +178,16 @@ def _assert_port_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise PortTaken(f"Port {port} is taken; set REPLICA_PORT to a free one.") from None
+            raise PortTaken(f"Port {port} is taken; set REPLICA_PORT to a free port.") from None
 
 
 def _end_session(leader: subprocess.Popen[bytes]) -> None:
-    """End `leader` and what it started, politely first; its children share its session."""
-    for name, patience_s in ((signal.SIGINT, STOP_TIMEOUT_S), (signal.SIGTERM, STOP_TIMEOUT_S)):
+    """End `leader` and its children, which share its session: signals first, then SIGKILL."""
+    for name in (signal.SIGINT, signal.SIGTERM):
         if leader.poll() is None:
             leader.send_signal(name)
             try:
-                leader.wait(patience_s)
+                leader.wait(STOP_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 continue
     try:

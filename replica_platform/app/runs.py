@@ -1,25 +1,39 @@
-"""One run of everything in this process, and what became of each asset."""
+"""One run of all assets in this process, and the outcome of each."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from replica_platform.app.launch import project_dir
 from replica_platform.core.reports import Progress
 
+if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+
 PILLARS = ["market", "replica", "warehouse", "outbox", "backups"]
 
-# Of the connections to Dagster's own database, which may be busy.
+# For the connections to Dagster's own database, which may be busy.
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, MAX_OVERFLOW = 300_000, 3600, 20
 
 
 @dataclass
 class AssetDone:
-    """What became of one asset in a run."""
+    """The outcome of one asset in a run.
+
+    Attributes:
+        asset: The key of the asset.
+        rows: The rows of its table or file, None where it has none.
+        seconds: The duration of its step.
+        done: What was done, in a few words.
+        changed: Whether anything changed.
+        checks: How many of its checks ran.
+        checks_passed: How many of them passed.
+        problems: Why the step or a check failed.
+    """
 
     asset: str
     rows: int | None = None
@@ -32,95 +46,125 @@ class AssetDone:
 
     @property
     def ok(self) -> bool:
-        """Whether it was materialised and every check of it passed."""
+        """Whether it was materialised and all its checks passed."""
         return not self.problems and self.done != "not reached"
 
 
 def materialise_all(
     definitions: dg.Definitions, progress: Progress | None = None
 ) -> list[AssetDone]:
-    """Materialise every asset once, with its checks, recorded for the Dagster pages."""
+    """Materialise every asset once, with its checks, recorded for the Dagster UI.
+
+    Args:
+        definitions: The platform to run.
+        progress: A callback that receives the number of finished steps.
+
+    Returns:
+        The outcome of each asset, by pillar and then in the order of the graph.
+    """
     job = definitions.resolve_implicit_global_asset_job_def()
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.from_config(str(project_dir())) as instance:
-        # Connections are kept, as the pages keep theirs: some 600 new ones took a second.
+        # Keep connections open, as the Dagster UI does: some 600 new ones took a second.
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, MAX_OVERFLOW)
-        with _followed(instance, len(job.nodes), progress):
+        with _reported(instance, len(job.nodes), progress):
             result = job.execute_in_process(
                 instance=instance, run_config=quiet, raise_on_error=False
             )
-        return _what_became(definitions, result)
+        return _outcomes(definitions, result)
 
 
 @contextmanager
-def _followed(
+def _reported(
     instance: dg.DagsterInstance, steps: int, progress: Progress | None
 ) -> Iterator[None]:
-    """Tell `progress` how many steps are over, twice a second; nobody asks where it is None."""
+    """Report the number of finished steps twice a second, if there is a callback."""
     if progress is None:
         yield
         return
-    over = threading.Event()
+    finished = threading.Event()
 
-    def follow() -> None:
-        while not over.wait(0.5):
+    def report() -> None:
+        while not finished.wait(0.5):
             for run in instance.get_runs(limit=1):
                 ended = [s for s in instance.get_run_step_stats(run.run_id) if s.end_time]
                 progress(len(ended), steps, "steps")
 
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
     try:
         yield
     finally:
-        over.set()
-        follower.join()
+        finished.set()
+        reporter.join()
 
 
-def _what_became(definitions: dg.Definitions, result: dg.ExecuteInProcessResult) -> list[AssetDone]:
-    """The events of a run as one line an asset, by pillar and then in the order of the graph."""
+def _outcomes(definitions: dg.Definitions, result: dg.ExecuteInProcessResult) -> list[AssetDone]:
+    """Return the outcome of each asset, by pillar and then in the order of the graph."""
     graph = definitions.resolve_asset_graph()
+    outcomes = {key: AssetDone(key.to_user_string()) for key in _in_order(graph)}
+    _add_failures(outcomes, graph, result)
+    _add_checks(outcomes, result)
+    _add_materializations(outcomes, result)
+    return list(outcomes.values())
+
+
+def _in_order(graph: "AssetGraph") -> list[dg.AssetKey]:
     keys = [key for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys]
     order = {pillar: number for number, pillar in enumerate(PILLARS)}
-    keys.sort(key=lambda key: order.get(graph.get(key).group_name, len(order)))
-    assets = {key: AssetDone(key.to_user_string()) for key in keys}
+    return sorted(keys, key=lambda key: order.get(graph.get(key).group_name, len(order)))
+
+
+def _add_failures(
+    outcomes: dict[dg.AssetKey, AssetDone], graph: "AssetGraph", result: dg.ExecuteInProcessResult
+) -> None:
+    """Add the reason of a failed step to each of its assets."""
     steps = {
         step.op.name: {*step.keys, *(check.asset_key for check in step.check_keys)}
         for step in graph.assets_defs
         if step.is_executable
     }
-    seconds: dict[str | None, float] = {}
     for event in result.all_events:
-        if event.is_step_success:
-            seconds[event.step_key] = event.step_success_data.duration_ms / 1000
-        elif event.is_step_failure:
+        if event.is_step_failure:
             for key in steps[event.node_name]:
-                assets[key].problems.append(_reason(event))
+                outcomes[key].problems.append(_reason(event))
+
+
+def _add_checks(outcomes: dict[dg.AssetKey, AssetDone], result: dg.ExecuteInProcessResult) -> None:
     for evaluation in result.get_asset_check_evaluations():
-        asset = assets[evaluation.asset_key]
-        asset.checks += 1
-        asset.checks_passed += evaluation.passed
+        outcome = outcomes[evaluation.asset_key]
+        outcome.checks += 1
+        outcome.checks_passed += evaluation.passed
         if not evaluation.passed:
-            asset.problems.append(f"{evaluation.check_name}: {evaluation.description}")
+            outcome.problems.append(f"{evaluation.check_name}: {evaluation.description}")
+
+
+def _add_materializations(
+    outcomes: dict[dg.AssetKey, AssetDone], result: dg.ExecuteInProcessResult
+) -> None:
+    seconds = {
+        event.step_key: event.step_success_data.duration_ms / 1000
+        for event in result.all_events
+        if event.is_step_success
+    }
     for event in result.get_asset_materialization_events():
         materialization = event.materialization
         metadata: dict[str, Any] = {
             name: value.value for name, value in materialization.metadata.items()
         }
-        asset = assets[materialization.asset_key]
-        asset.rows = metadata.get("dagster/row_count")
-        asset.done = metadata.get("done", "materialised")
-        asset.changed = metadata.get("changed", True)
-        asset.seconds = seconds.get(event.step_key, 0.0)
-    return list(assets.values())
+        outcome = outcomes[materialization.asset_key]
+        outcome.rows = metadata.get("dagster/row_count")
+        outcome.done = metadata.get("done", "materialised")
+        outcome.changed = metadata.get("changed", True)
+        outcome.seconds = seconds.get(event.step_key, 0.0)
 
 
 def _reason(event: dg.DagsterEvent) -> str:
-    """Why a step failed: our own sentence where there is one, else the innermost error."""
+    """Return why a step failed: the text of its failure, else the innermost error."""
     failure = event.step_failure_data
     if failure.user_failure_data and failure.user_failure_data.description:
         return failure.user_failure_data.description
     error = failure.error
     while error is not None and error.cause is not None:
         error = error.cause
-    return error.message.strip() if error else "it failed without a word"
+    return error.message.strip() if error else "it failed without a message"

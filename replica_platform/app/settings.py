@@ -1,7 +1,7 @@
-"""Every setting: its environment variable, its default, one sentence.
+"""Every setting, with its default and a sentence; environment variables are `REPLICA_…`.
 
-Read from the environment, then from `.env` in the working folder. Where no DSN is given the
-embedded Postgres (see `embedded`) takes its place; `replica env` prints what is in force.
+The environment comes first, then `.env` in the working folder. A database without a DSN is in the
+embedded Postgres (see `embedded`). `replica env` prints the folder and the DSNs in force.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from replica_platform.app.embedded import server_at
 
 
 class Settings(BaseSettings):
-    """What is configured; anything left out has a default that works on a fresh machine."""
+    """The settings of a platform; every default works on a fresh machine."""
 
     model_config = SettingsConfigDict(
         env_file=".env", env_prefix="REPLICA_", extra="ignore", populate_by_name=True
@@ -21,14 +21,14 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         default=Path("data"),
-        description="Where master, store, outboxes and backups are kept.",
+        description="The folder of master, replica, outboxes and backups.",
     )
     source_dsn: SecretStr | None = Field(
         default=None, description="The Postgres that tables are synced from; embedded when absent."
     )
     target_dsn: SecretStr | None = Field(
         default=None,
-        description="The Postgres that all arrives in; embedded when absent.",
+        description="The Postgres that tables and records are written to; embedded when absent.",
     )
     dagster_dsn: SecretStr | None = Field(
         default=None,
@@ -42,39 +42,42 @@ class Settings(BaseSettings):
     )
     block_store: str | None = Field(
         default=None,
-        description="A folder or s3://bucket/prefix that keeps every generation's blocks.",
+        description="A folder or s3://bucket/prefix for a second copy of each generation.",
     )
     xmin_workers: int | None = Field(
         default=None,
         alias="XMIN_WORKERS",
         ge=1,
         le=64,
-        description="Connections that copy one table side by side; measured when absent.",
+        description="Connections that copy one table in parallel; measured when absent.",
     )
     xmin_batch_bytes: int | None = Field(
         default=None,
         alias="XMIN_BATCH_BYTES",
         ge=64 * 1024,
-        description="Bytes moved between two looks at the clock; measured when absent.",
+        description="Bytes of a table that one connection reads at a time; 64 MiB when absent.",
     )
     port: int = Field(
-        default=3000, ge=1, le=65535, description="Where `replica dev` serves its pages."
+        default=3000,
+        ge=1,
+        le=65535,
+        description="The port on which `replica dev` serves the Dagster UI.",
     )
 
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, folder: Path) -> Path:
-        # Dagster's processes may stand elsewhere than the one that read the setting.
+        # Dagster's processes may have another working folder than the one that read it.
         return folder.absolute()
 
     @property
     def postgres_dir(self) -> Path:
-        """The embedded Postgres' cluster."""
+        """The cluster of the embedded Postgres."""
         return self.data_dir / "postgres"
 
     @property
     def databases(self) -> dict[str, SecretStr | None]:
-        """The databases by the names that they have when embedded, and the DSNs given for them."""
+        """The configured DSN of each database, by its name in the embedded Postgres."""
         return {
             "fds": self.source_dsn,
             "warehouse": self.target_dsn,
@@ -83,7 +86,7 @@ class Settings(BaseSettings):
 
     @property
     def uses_embedded(self) -> bool:
-        """Whether a DSN is missing, so that the embedded Postgres has to run."""
+        """Whether a database has no DSN, so that the embedded Postgres must run."""
         return None in self.databases.values()
 
     @property
@@ -108,7 +111,7 @@ class Settings(BaseSettings):
         return server_at(self.postgres_dir).dsn(database)
 
     def environment(self) -> dict[str, str]:
-        """What other processes need to see the same platform: variables by name."""
+        """Return the variables that give another process the same platform."""
         return {
             "REPLICA_DATA_DIR": str(self.data_dir),
             "REPLICA_SOURCE_DSN": self.source,
@@ -123,12 +126,12 @@ class Settings(BaseSettings):
 
     @property
     def store(self) -> Path:
-        """The folder of published generations."""
+        """The store of published generations."""
         return self.data_dir / "replica"
 
     @property
     def outbox_dir(self) -> Path:
-        """The folder of the workers' outbox files, one a slot."""
+        """The folder of the workers' outbox files, one for each worker slot."""
         return self.data_dir / "outbox"
 
     @property

@@ -1,4 +1,4 @@
-"""SQLite files: back up, restore, bring home from another host."""
+"""Commands of SQLite backups: back up, restore, copy a file of another host here."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,20 +12,32 @@ from replica_platform.core.reports import format_bytes
 
 @click.command()
 @click.argument("file", type=FOUND)
-@click.option("--to", type=PATH, required=True, help="The folder of copies.")
+@click.option("--to", type=PATH, required=True, help="The folder of backups.")
 @click.option("--skip-checkpoint", is_flag=True, help="Leave the write-ahead log as it is.")
-@click.option("--cleanup", is_flag=True, help="Then remove copies that retention lets go.")
-@click.option("--keep-days", type=click.IntRange(min=0), default=30, show_default=True)
-@click.option("--keep-count", type=click.IntRange(min=1), default=7, show_default=True)
-@click.option("--stats-only", is_flag=True, help="Copy nothing; say what is there.")
+@click.option("--cleanup", is_flag=True, help="Afterwards remove backups that need not be kept.")
+@click.option(
+    "--keep-days",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    help="With --cleanup: keep backups younger than this.",
+)
+@click.option(
+    "--keep-count",
+    type=click.IntRange(min=1),
+    default=7,
+    show_default=True,
+    help="With --cleanup: keep at least this many.",
+)
+@click.option("--stats-only", is_flag=True, help="Make no backup; describe those in the folder.")
 @as_json_option
 def backup(
     file: Path, to: Path, skip_checkpoint: bool, cleanup: bool, keep_days: int, keep_count: int,
     stats_only: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    """Make a verified copy of a SQLite FILE.
+    """Make a verified backup of the SQLite file FILE.
 
-    Everything in its write-ahead log is in it, and the program that writes FILE goes on.
+    It includes the write-ahead log. Programs can write to FILE meanwhile.
     """
     from replica_platform import backup as engine
 
@@ -33,39 +45,51 @@ def backup(
         return print_sentence(engine.status(to, file.stem), as_json)
     with bar("copying") as progress:
         made = engine.backup(file, to, skip_checkpoint=skip_checkpoint, progress=progress)
-    gone = (
+    removed = (
         engine.cleanup(to, file.stem, keep_days=keep_days, keep_count=keep_count) if cleanup else []
     )
     if as_json:
-        print_json({"backup": made, "removed": gone})
+        print_json({"backup": made, "removed": removed})
     else:
         out.print(
             f"{made.file}: {format_bytes(made.bytes)}, sha256 {made.sha256[:16]}…, "
-            f"{made.seconds:.2f} s, verified; {len(gone)} old copies removed."
+            f"{made.seconds:.2f} s, verified; {len(removed)} old backups removed."
         )
     return 0
 
 
-@click.command()
+@click.command("restore-backup")
 @click.argument("file", type=FOUND, metavar="BACKUP")
-@click.option("--to", type=PATH, required=True, help="The file to make.")
+@click.option("--to", type=PATH, required=True, help="The SQLite file to create or replace.")
 @as_json_option
-def restore(file: Path, to: Path, as_json: bool) -> int:
-    """Put a verified BACKUP in place of a SQLite file."""
+def restore_backup(file: Path, to: Path, as_json: bool) -> int:
+    """Replace a SQLite file by a verified BACKUP."""
     from replica_platform import backup as engine
 
     return print_sentence(engine.restore(file, to), as_json)
 
 
-@click.command()
+@click.command("pull-sqlite")
 @click.argument("url", metavar="ssh://user@host:port/path.db")
-@click.option("--to", type=PATH, required=True, help="The file to make.")
-@click.option("--method", type=click.Choice(["query", "scp"]), default="scp", show_default=True)
+@click.option("--to", type=PATH, required=True, help="The SQLite file to create or replace.")
+@click.option(
+    "--method",
+    type=click.Choice(["query", "scp"]),
+    default="scp",
+    show_default=True,
+    help="Transfer the rows that differ, or the whole file.",
+)
 @click.option("--known-hosts", type=FOUND, help="Host keys to trust; ~/.ssh/known_hosts otherwise.")
-@click.option("--client-key", "client_keys", type=FOUND, multiple=True, help="A private key.")
-@click.option("--info-only", is_flag=True, help="Bring nothing; say what is there.")
+@click.option(
+    "--client-key",
+    "client_keys",
+    type=FOUND,
+    multiple=True,
+    help="A private key to log in with; may be repeated.",
+)
+@click.option("--info-only", is_flag=True, help="Transfer nothing; describe the remote file.")
 @as_json_option
-def pull(
+def pull_sqlite(
     url: str,
     to: Path,
     method: Literal["query", "scp"],
@@ -74,7 +98,7 @@ def pull(
     info_only: bool,
     as_json: bool,
 ) -> int:
-    """Bring a SQLite file of another host home, verified."""
+    """Copy a SQLite file of another host here, verified."""
     from replica_platform import backup as engine
 
     with bar("pulling") as progress:

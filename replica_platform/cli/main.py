@@ -1,6 +1,6 @@
-"""The `replica` command: thin, one function a subcommand (in `commands`), no work of its own.
+"""The `replica` program: its commands by pillar, their former names, errors and exit codes.
 
-Exit code 0 only when all is well, 1 when something is not, 2 for a wrong call. Errors go to
+The exit code is 0 only when all is well, 1 when something is not, 2 for a wrong call. Errors go to
 stderr as one sentence that says what to do next.
 """
 
@@ -11,64 +11,85 @@ from typing import NoReturn
 import click
 from pydantic import ValidationError
 
-from replica_platform.cli import backups as backup
-from replica_platform.cli import outbox, platform, warehouse
-from replica_platform.cli import replica as replica_commands
+from replica_platform.cli import backups, outbox, platform, warehouse
+from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
 
+PILLARS: dict[str, tuple[click.Command, ...]] = {
+    "Platform": (platform.run, platform.dev, platform.status, platform.env),
+    "Replica": (
+        generations.publish,
+        generations.verify_generation,
+        generations.rollback_generation,
+        generations.push_generation,
+        generations.pull_generation,
+        generations.repair_store,
+        generations.quotes,
+    ),
+    "Warehouse": (warehouse.sync, warehouse.validate, warehouse.tune),
+    "Outbox": (outbox.append, outbox.drain, outbox.dead, outbox.doctor),
+    "Backups": (backups.backup, backups.restore_backup, backups.pull_sqlite),
+}
+
+# Names until version 0.1; they work for one more release and are not listed.
+FORMER_NAMES = {
+    "verify": "verify-generation",
+    "rollback": "rollback-generation",
+    "push": "push-generation",
+    "repair": "repair-store",
+    "restore": "restore-backup",
+    "pull": "pull-sqlite",
+}
+
 DISK_TROUBLE = {
-    errno.ENOSPC: "the disk is full; make room, then run this again",
-    errno.EDQUOT: "the quota is used up; make room, then run this again",
+    errno.ENOSPC: "the disk is full; free some space, then run this again",
+    errno.EDQUOT: "the quota is used up; free some space, then run this again",
     errno.ENOTDIR: "a file stands where a folder is needed; move it, or set REPLICA_DATA_DIR",
     errno.EEXIST: "a file stands where a folder is needed; move it, or set REPLICA_DATA_DIR",
-    errno.EROFS: "the file system is read-only; set REPLICA_DATA_DIR to a folder to write to",
+    errno.EROFS: "the file system is read-only; set REPLICA_DATA_DIR to a writable folder",
     errno.EACCES: "permission is missing; give it, or set REPLICA_DATA_DIR to another folder",
     errno.EPERM: "permission is missing; give it, or set REPLICA_DATA_DIR to another folder",
 }
 
 
-class InOrder(click.Group):
-    """Lists its commands as they are added, pillar by pillar, instead of by the alphabet."""
+class ByPillar(click.Group):
+    """A group that lists its commands by pillar and accepts their former names."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        """Return the names of all commands, pillar by pillar."""
+        return [str(command.name) for commands in PILLARS.values() for command in commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name or its former name."""
+        return super().get_command(ctx, FORMER_NAMES.get(cmd_name, cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each pillar, all with columns of the same width."""
+        width = max(len(name) for name in self.list_commands(ctx))
+        limit = formatter.width - 6 - width
+        for pillar, commands in PILLARS.items():
+            rows = [
+                (str(command.name).ljust(width), command.get_short_help_str(limit))
+                for command in commands
+            ]
+            with formatter.section(pillar):
+                formatter.write_dl(rows)
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ByPillar, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="replica-platform")
 def replica() -> None:
     """One writer, many readers, nothing lost."""
 
 
-for command in (
-    platform.run,
-    platform.dev,
-    platform.status,
-    platform.env,
-    replica_commands.publish,
-    replica_commands.verify,
-    replica_commands.rollback,
-    replica_commands.push,
-    replica_commands.pull_generation,
-    replica_commands.repair,
-    replica_commands.quotes,
-    warehouse.sync,
-    warehouse.validate,
-    warehouse.tune,
-    outbox.append,
-    outbox.drain,
-    outbox.dead,
-    outbox.doctor,
-    backup.backup,
-    backup.restore,
-    backup.pull,
-):
-    replica.add_command(command)
+for commands in PILLARS.values():
+    for command in commands:
+        replica.add_command(command)
 
 
 def main() -> NoReturn:
-    """Run the command; turn what people can act on into one sentence and an exit code."""
+    """Run the command; print an error that a person can act on as one sentence, and exit."""
     try:
         code = replica(standalone_mode=False) or 0
     except click.ClickException as error:
@@ -80,7 +101,7 @@ def main() -> NoReturn:
     except PlatformError as error:
         code = complain(str(error))
     except ValidationError as error:
-        code = complain(_setting_at_fault(error))
+        code = complain(_invalid_setting(error))
     except OSError as error:
         if error.errno not in DISK_TROUBLE:
             raise
@@ -88,8 +109,8 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def _setting_at_fault(error: ValidationError) -> str:
-    """The first setting that is not valid, by its environment variable, without its value."""
+def _invalid_setting(error: ValidationError) -> str:
+    """Return which setting is not valid, by its environment variable and without its value."""
     first = error.errors()[0]
     name = "_".join(str(part) for part in first["loc"]).upper()
     name = name if name.startswith("XMIN_") else f"REPLICA_{name.removeprefix('REPLICA_')}"

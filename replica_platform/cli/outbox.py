@@ -1,7 +1,8 @@
-"""Workers' records: append, drain, the dead rows, and what durability stands on."""
+"""Commands of workers' outboxes: append, drain, records that cannot be delivered, self-test."""
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -20,19 +21,19 @@ from replica_platform.cli.terminal import (
     verdict,
 )
 from replica_platform.core.errors import PlatformError
+from replica_platform.core.reports import format_age
 
 if TYPE_CHECKING:
-    from replica_platform.outbox import DrainReport
-from replica_platform.core.reports import format_age
+    from replica_platform.outbox import ConflictRow, DeadRow, DrainReport
 
 
 @click.command()
 @click.option("--outbox", type=PATH, required=True, help="The worker's file; made if absent.")
-@click.option("--kind", required=True, help="What the records are, such as `conversation`.")
+@click.option("--kind", required=True, help="The kind of the records, such as `conversation`.")
 def append(outbox: Path, kind: str) -> int:
-    """Append JSON lines from stdin.
+    """Append JSON lines from stdin to an outbox.
 
-    Prints each id once its record is durable.
+    The id of each record is printed once the record is durable.
     """
     from replica_platform.outbox import Outbox
 
@@ -51,7 +52,7 @@ def append(outbox: Path, kind: str) -> int:
 
 
 def _given_id(record: Any) -> str | None:
-    """The record's own id where it is a UUID, so that the same line twice is one record."""
+    """Return the record's `id` if it is a UUID, so that the same line twice is one record."""
     try:
         return str(UUID(record["id"]))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -68,61 +69,75 @@ def _given_id(record: Any) -> str | None:
     help="A worker's file or a folder of them; may be repeated.",
 )
 @click.option("--target", required=True, help="DSN of the database to deliver to.")
-@click.option("--watch", is_flag=True, help="Go on as records come, until SIGTERM.")
+@click.option("--watch", is_flag=True, help="Keep delivering new records until SIGTERM.")
 @as_json_option
 def drain(outboxes: tuple[Path, ...], target: str, watch: bool, as_json: bool) -> int:
-    """Deliver what waits in outboxes to the target, once."""
+    """Deliver waiting records of outboxes to the target.
+
+    Each record arrives once, also when a drain is interrupted and repeated.
+    """
     from replica_platform.outbox import drain as drain_once
-    from replica_platform.outbox import watch as drain_for_ever
+    from replica_platform.outbox import watch as drain_continuously
 
     stop = on_signal()
     if watch:
-        drain_for_ever(outboxes, target, stop=stop, on_report=lambda r: _print_report(r, as_json))
+        drain_continuously(
+            outboxes, target, stop=stop, on_report=lambda r: _print_report(r, as_json)
+        )
         return 0
     with bar("draining") as progress:
-        # A person who asks is not kept waiting by the breaker: it is for schedules and agents.
+        # The breaker's waiting time is for schedules and agents, not for a person.
         report = drain_once(outboxes, target, stop=stop, force=True, progress=progress)
     return print_sentence(report, as_json)
 
 
 def _print_report(report: "DrainReport", as_json: bool) -> None:
-    """A line a round of the agent, where it did something."""
+    """Print a round of `--watch` that delivered something or met a problem."""
     if report.delivered or not report.ok:
         print_sentence(report, as_json)
 
 
 @click.command()
 @click.option("--outbox", type=FOUND, required=True, help="The worker's file.")
-@click.option("--replay", is_flag=True, help="Try the dead rows again at the next drain.")
-@click.option(
-    "--settle", is_flag=True, help="Take the conflicts as seen; the target keeps its own."
-)
+@click.option("--replay", is_flag=True, help="Try the dead records again with the next drain.")
+@click.option("--dismiss", is_flag=True, help="Forget the conflicts; the target keeps its content.")
+@click.option("--settle", is_flag=True, hidden=True, help="The former name of --dismiss.")
 @as_json_option
-def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
+def dead(outbox: Path, replay: bool, dismiss: bool, settle: bool, as_json: bool) -> int:
     """List records that cannot be delivered.
 
-    Those that the target refuses as they are, and those that came again with other content.
+    Dead records are refused by the target as they are; conflicts arrived again with other content.
     """
     from replica_platform import outbox as engine
 
-    if replay or settle:
+    if replay or dismiss or settle:
         done = {}
         if replay:
             done["replayed"] = engine.replay(outbox)
-        if settle:
+        if dismiss or settle:
             done["settled"] = engine.settle(outbox)
         if as_json:
             print_json(done)
         else:
-            out.print(", ".join(f"{count:,} {what}" for what, count in done.items()) + ".")
+            _print_resolved(done)
         return 0
     rows, conflicts = engine.dead(outbox), engine.conflicts(outbox)
     if as_json:
         print_json({"dead": rows, "conflicts": conflicts})
-        return int(bool(rows or conflicts))
+    else:
+        _print_undelivered(rows, conflicts)
+    return int(bool(rows or conflicts))
+
+
+def _print_resolved(done: dict[str, int]) -> None:
+    words = {"replayed": "Dead records for the next drain", "settled": "Conflicts dismissed"}
+    out.print(" ".join(f"{words[name]}: {count:,}." for name, count in done.items()))
+
+
+def _print_undelivered(rows: "Sequence[DeadRow]", conflicts: "Sequence[ConflictRow]") -> None:
     if rows:
         print_table(
-            ("seq", "id", "kind", "since", "attempts", "error"),
+            ("seq", "id", "kind", "age", "attempts", "error"),
             [(r.seq, r.id, r.kind, format_age(r.age_s), r.attempts, r.error) for r in rows],
         )
     if conflicts:
@@ -132,7 +147,6 @@ def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
         )
     if not rows and not conflicts:
         out.print("No row is dead, none is in conflict.")
-    return int(bool(rows or conflicts))
 
 
 @click.command()
@@ -141,12 +155,12 @@ def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
     "outboxes",
     type=FOUND,
     multiple=True,
-    help="A worker's file or a folder of them; those in force otherwise.",
+    help="A worker's file or a folder of them; may be repeated; those in force otherwise.",
 )
 @click.option("--target", help="DSN of the target; the one in force otherwise.")
 @as_json_option
 def doctor(outboxes: tuple[Path, ...], target: str | None, as_json: bool) -> int:
-    """Examine what durability stands on.
+    """Examine what the durability of records depends on.
 
     SQLite, the file system, the disk, the target's settings, the clocks.
     """
@@ -162,6 +176,6 @@ def doctor(outboxes: tuple[Path, ...], target: str | None, as_json: bool) -> int
     else:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
-            mark = verdict(finding.ok) + " " * finding.ok  # as wide as RED
+            mark = verdict(finding.ok, padded=True)
             out.print(f"{mark} {plain(finding.name):<{width}}  {plain(finding.sentence)}")
     return int(not all(finding.ok for finding in findings))

@@ -1,32 +1,50 @@
-"""The platform as a whole: run it, serve it, ask for its health."""
+"""Commands of the platform as a whole: run it, serve it, show its health and its settings."""
 
 import click
 
 from replica_platform.app.settings import Settings
 from replica_platform.cli.common import as_json_option
-from replica_platform.cli.terminal import bar, err, out, plain, print_json, print_table, readable
+from replica_platform.cli.terminal import (
+    bar,
+    err,
+    figures,
+    out,
+    plain,
+    print_json,
+    print_table,
+    verdict,
+)
 from replica_platform.core.postgres import mask_dsn
+
+# Words for figures whose names are too short for a reader of `replica status`.
+LABELS = {
+    "kept": "kept generations",
+    "file_bytes": "size",
+    "count": "backups",
+    "total_bytes": "size",
+    "readers": "readers by process",
+}
 
 
 @click.command()
 @as_json_option
 def run(as_json: bool) -> int:
-    """Materialise everything once.
+    """Materialise every asset once.
 
-    On the databases that are configured, else on the embedded ones.
+    Databases without a DSN are in the embedded Postgres, which runs as long as the command.
     """
     settings = Settings()
     from replica_platform.app.launch import platform_up, prepare_sample
 
     with platform_up(settings):
         prepare_sample(settings)
-        # Imported late: its import is most of the command's time, and a bad DSN should say so
-        # at once.
+        # Imported late: the import takes most of the command's time, and a wrong DSN should be
+        # reported at once.
         from replica_platform.app.runs import materialise_all
-        from replica_platform.definitions import defs
+        from replica_platform.definitions import build_defs
 
         with bar("materialising") as progress:
-            assets = materialise_all(defs(), progress if err.is_terminal else None)
+            assets = materialise_all(build_defs(settings), progress if err.is_terminal else None)
     well = all(asset.ok for asset in assets)
     if as_json:
         print_json(assets)
@@ -40,23 +58,27 @@ def run(as_json: bool) -> int:
             out.print(f"[bold red]{asset.asset}[/]: {plain(problem)}")
     if well and not any(asset.changed for asset in assets):
         out.print("\nNothing had changed; no row was moved.")
+    _print_locations(settings)
+    out.print(
+        "\nNext: [bold]make dev[/] opens the Dagster UI, [bold]make status[/] shows the health."
+    )
+    return int(not well)
+
+
+def _print_locations(settings: Settings) -> None:
     out.print(f"\nmaster    {settings.master}\nreplica   {settings.store}/stock_data_replica.db")
     out.print(f"outboxes  {settings.outbox_dir}\nbackups   {settings.backup_dir}")
     out.print(f"target    {plain(mask_dsn(settings.target))}")
-    out.print("\nNext: [bold]make dev[/] for the pages, [bold]make status[/] for the health.")
-    return int(not well)
 
 
 @click.command()
 @click.option(
-    "--port",
-    type=click.IntRange(1, 65535),
-    help="Where the pages are served; REPLICA_PORT otherwise.",
+    "--port", type=click.IntRange(1, 65535), help="The port of the UI; REPLICA_PORT otherwise."
 )
 def dev(port: int | None) -> int:
     """Serve the Dagster UI, with schedules and sensors.
 
-    Until Ctrl-C, which ends every process that this started.
+    It runs until Ctrl-C, which ends every process that it started.
     """
     settings = Settings()
     settings.port = port or settings.port
@@ -64,14 +86,17 @@ def dev(port: int | None) -> int:
 
     with platform_up(settings):
         prepare_sample(settings)
-        err.print(f"The pages will be at http://127.0.0.1:{settings.port} (Ctrl-C ends it).")
+        err.print(f"The Dagster UI will be at http://127.0.0.1:{settings.port} (Ctrl-C ends it).")
         return serve(settings)
 
 
 @click.command()
 @as_json_option
 def status(as_json: bool) -> int:
-    """Every pillar's health, one screen."""
+    """Show the health of every pillar.
+
+    The exit code is 0 only when all pillars are well.
+    """
     settings = Settings()
     from replica_platform.app.health import platform_health
     from replica_platform.app.launch import platform_up
@@ -82,11 +107,10 @@ def status(as_json: bool) -> int:
         print_json(pillars)
     else:
         for pillar in pillars:
-            mark = "[green]ok [/]" if pillar.ok else "[bold red]RED[/]"
+            mark = verdict(pillar.ok, padded=True)
             out.print(f"{mark} {pillar.pillar:<10} {plain(pillar.sentence)}")
-            figures = ", ".join(readable(name, value) for name, value in pillar.facts.items())
-            if figures:
-                out.print(f"    [dim]{plain(figures)}[/]")
+            if facts := figures(pillar.facts, LABELS):
+                out.print(f"    [dim]{plain(facts)}[/]")
     return int(not all(pillar.ok for pillar in pillars))
 
 
@@ -94,11 +118,10 @@ def status(as_json: bool) -> int:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @as_json_option
 def env(command: tuple[str, ...], as_json: bool) -> int:
-    """Print what is in force, or run COMMAND with it.
+    """Print the DSNs in force, or run COMMAND with them.
 
-    Passwords are masked. `replica env dg dev` starts Dagster's own command on the same settings.
-
-    With a COMMAND the embedded Postgres runs as long as the command does.
+    Passwords are masked in the output; COMMAND gets them in its environment. The embedded Postgres
+    runs as long as COMMAND. Example: `replica env dg dev`.
     """
     settings = Settings()
     if command:

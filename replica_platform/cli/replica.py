@@ -1,4 +1,4 @@
-"""The replica: publish, verify, roll back, and the live quotes that read it."""
+"""Commands of the replica: publish, verify, roll back, repair, exchange with a block store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,17 +7,23 @@ import click
 
 from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal, print_sentence
 from replica_platform.cli.terminal import bar, out, print_json
+from replica_platform.core.reports import format_bytes
 
 if TYPE_CHECKING:
     from replica_platform.replica import Publication, Purpose
-from replica_platform.core.reports import format_bytes
 
 
 @click.command()
-@click.option("--master", type=FOUND, required=True, help="The DuckDB file that a batch writes.")
+@click.option("--master", type=FOUND, required=True, help="The DuckDB file that the batch writes.")
 @click.option("--store", type=PATH, required=True, help="The folder of generations.")
-@click.option("--keep", type=click.IntRange(min=2), default=3, show_default=True)
-@click.option("--new-lineage", is_flag=True, help="Accept a master that was made anew or restored.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=2),
+    default=3,
+    show_default=True,
+    help="How many generations to keep.",
+)
+@click.option("--new-lineage", is_flag=True, help="Accept a master that was rebuilt or restored.")
 @click.option("--purposes", type=FOUND, help="A YAML file of purposes; with --purpose.")
 @click.option("--purpose", "name", help="Publish this part of the master instead of all of it.")
 @as_json_option
@@ -30,9 +36,9 @@ def publish(
     name: str | None,
     as_json: bool,
 ) -> int:
-    """Publish a generation of the master.
+    """Publish the master as a new generation.
 
-    Readers see the old one or the new one, never half of it.
+    Readers see the old generation or the new one, never a part of it.
     """
     from replica_platform.replica import publish as publish_generation
 
@@ -46,47 +52,51 @@ def publish(
             new_lineage=new_lineage,
             progress=progress,
         )
-    return _published(publication, as_json)
+    return _print_publication(publication, as_json)
 
 
-@click.command()
+@click.command("verify-generation")
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
-@click.option("--generation", type=int, help="Which one; the current one otherwise.")
+@click.option("--generation", type=int, help="Its number; the current one otherwise.")
 @as_json_option
-def verify(store: Path, generation: int | None, as_json: bool) -> int:
-    """Read a generation again, against its manifest."""
-    from replica_platform.replica import verify as verify_generation
+def verify_generation(store: Path, generation: int | None, as_json: bool) -> int:
+    """Compare every byte of a generation with its manifest."""
+    from replica_platform.replica import verify
 
-    return print_sentence(verify_generation(store, generation), as_json)
+    return print_sentence(verify(store, generation), as_json)
 
 
-@click.command()
+@click.command("rollback-generation")
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
-@click.option("--to", type=int, help="Which generation; the one before otherwise.")
+@click.option("--to", type=int, help="The generation's number; the previous one otherwise.")
 @as_json_option
-def rollback(store: Path, to: int | None, as_json: bool) -> int:
-    """Point readers at an earlier generation."""
-    from replica_platform.replica import rollback as roll_back
+def rollback_generation(store: Path, to: int | None, as_json: bool) -> int:
+    """Give readers an earlier generation."""
+    from replica_platform.replica import rollback
 
-    publication = roll_back(store, to)
-    return _published(publication, as_json)
+    return _print_publication(rollback(store, to), as_json)
 
 
-@click.command()
+@click.command("push-generation")
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
 @click.option("--blocks", required=True, help="The block store: a folder or s3://bucket/prefix.")
-@click.option("--generation", type=int, help="Which one; the current one otherwise.")
-@click.option("--resend", "--anew", is_flag=True, help="Send every block, to repair damaged ones.")
+@click.option("--generation", type=int, help="Its number; the current one otherwise.")
+@click.option("--resend", is_flag=True, help="Send every block, to replace damaged ones.")
+@click.option("--anew", is_flag=True, hidden=True, help="The former name of --resend.")
 @as_json_option
-def push(store: Path, blocks: str, generation: int | None, resend: bool, as_json: bool) -> int:
+def push_generation(
+    store: Path, blocks: str, generation: int | None, resend: bool, anew: bool, as_json: bool
+) -> int:
     """Send a generation to a block store.
 
-    Only the blocks that it lacks are sent.
+    Only blocks that are missing there are sent.
     """
     from replica_platform.replica import BlockStore
 
     with bar("pushing") as progress:
-        pushed = BlockStore(blocks).push(store, generation, resend=resend, progress=progress)
+        pushed = BlockStore(blocks).push(
+            store, generation, resend=resend or anew, progress=progress
+        )
     if as_json:
         print_json(pushed)
     else:
@@ -102,35 +112,32 @@ def push(store: Path, blocks: str, generation: int | None, resend: bool, as_json
     "--store", type=PATH, required=True, help="The folder of generations; made if absent."
 )
 @click.option("--blocks", required=True, help="The block store: a folder or s3://bucket/prefix.")
-@click.option("--generation", type=int, help="Which one; the newest otherwise.")
+@click.option("--generation", type=int, help="Its number; the newest one otherwise.")
 @as_json_option
 def pull_generation(store: Path, blocks: str, generation: int | None, as_json: bool) -> int:
-    """Bring a generation here from a block store.
+    """Fetch a generation from a block store.
 
-    Only the blocks that are not here yet are fetched.
+    Only blocks that are missing here are fetched.
     """
     from replica_platform.replica import BlockStore
 
     with bar("pulling") as progress:
         publication = BlockStore(blocks).pull(store, generation, progress=progress)
-    return _published(publication, as_json)
+    return _print_publication(publication, as_json)
 
 
-@click.command()
+@click.command("repair-store")
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
 @click.option("--blocks", help="The block store to fetch damaged blocks from.")
-@click.option("--master", type=FOUND, help="The master to publish again from, if need be.")
+@click.option("--master", type=FOUND, help="The master to publish from, if nothing else helps.")
 @as_json_option
-def repair(store: Path, blocks: str | None, master: Path | None, as_json: bool) -> int:
-    """Make good a missing or damaged replica."""
-    from replica_platform.replica import BlockStore
-    from replica_platform.replica import repair as repair_store
+def repair_store(store: Path, blocks: str | None, master: Path | None, as_json: bool) -> int:
+    """Repair a missing or damaged replica."""
+    from replica_platform.replica import BlockStore, repair
 
-    publication = repair_store(
-        store, block_store=BlockStore(blocks) if blocks else None, master=master
-    )
+    publication = repair(store, block_store=BlockStore(blocks) if blocks else None, master=master)
     if publication is not None:
-        return _published(publication, as_json)
+        return _print_publication(publication, as_json)
     if as_json:
         print_json(None)
     else:
@@ -140,35 +147,46 @@ def repair(store: Path, blocks: str | None, master: Path | None, as_json: bool) 
 
 @click.command()
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
-@click.option("--brokers", required=True, help="Kafka's bootstrap servers, host:port,…")
-@click.option("--topic", required=True)
-@click.option("--every", "every_s", type=float, default=1.0, show_default=True, help="Seconds.")
-@click.option("--cycles", type=int, help="Stop after so many rounds; never otherwise.")
+@click.option(
+    "--brokers", required=True, help="Kafka's bootstrap servers: host:port, comma-separated."
+)
+@click.option("--topic", required=True, help="The topic to send to.")
+@click.option(
+    "--every",
+    "every_s",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="The pause between two rounds, in seconds.",
+)
+@click.option("--cycles", type=int, help="The number of rounds; without it, until SIGTERM.")
 def quotes(store: Path, brokers: str, topic: str, every_s: float, cycles: int | None) -> int:
-    """Send the watchlist's quotes to Kafka.
+    """Send quotes of the watchlist to Kafka.
 
-    Whatever becomes of the replica: it answers from the last good one.
+    Without a readable replica it goes on with the last prices that it read.
     """
     from replica_platform.market.quotes import Cycle, produce_quotes
+    from replica_platform.replica import ReplicaReader
 
-    troubled = False
+    failed = False
 
     def report(cycle: Cycle) -> None:
-        nonlocal troubled
-        troubled = bool(cycle.errors) or not cycle.sent
+        nonlocal failed
+        failed = bool(cycle.errors) or not cycle.sent
         out.print(
             f"{cycle.acknowledged}/{cycle.sent} quotes, {cycle.rung}, "
             f"generation {cycle.generation}{''.join(f'; {e}' for e in cycle.errors[:1])}"
         )
 
-    produce_quotes(
-        store, brokers, topic, every_s=every_s, cycles=cycles, stop=on_signal(), report=report
-    )
-    return int(troubled)
+    with ReplicaReader(store) as reader:
+        produce_quotes(
+            reader, brokers, topic, every_s=every_s, cycles=cycles, stop=on_signal(), report=report
+        )
+    return int(failed)
 
 
 def _purpose(purposes: Path | None, name: str | None) -> "Purpose | None":
-    """The purpose called `name` in the file, None where neither is given."""
+    """Return the purpose `name` of the file; None where neither is given."""
     from replica_platform.replica import load_purposes
 
     if purposes is None or name is None:
@@ -181,7 +199,7 @@ def _purpose(purposes: Path | None, name: str | None) -> "Purpose | None":
     return known[name]
 
 
-def _published(publication: "Publication", as_json: bool) -> int:
+def _print_publication(publication: "Publication", as_json: bool) -> int:
     if as_json:
         print_json(publication)
     elif publication.how == "unchanged":

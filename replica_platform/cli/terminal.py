@@ -1,12 +1,12 @@
-"""What the command line shows: tables and bars for people, JSON for programs.
+"""How the command prints: tables and progress bars for people, JSON for programs.
 
-How results look belongs here; which results there are does not.
+How results look belongs here; which results a command has does not.
 """
 
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,26 +19,26 @@ from replica_platform.core.reports import Progress as ProgressCallback
 from replica_platform.core.reports import Unit, format_age, format_bytes
 from replica_platform.core.reports import plain as plain_values
 
-# A pipe or a file has no width to fold at.
+# Pipes and files have no width; lines are not folded there.
 WIDTH = None if sys.stdout.isatty() else 160
 
 out = Console(highlight=False, soft_wrap=True, width=WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-plain = escape  # text as it is: brackets in it are no markup
+plain = escape  # prints text as it is, brackets included
 
 # Shorter work shows no bar: it would only flicker.
 BAR_AFTER_S = 2.0
 
 
 def print_json(result: Any) -> None:
-    """A dataclass, or a list of them, as one JSON document on stdout."""
+    """Print a report, or a list or dict of reports, as one JSON document on stdout."""
     json.dump(plain_values(result), sys.stdout, indent=2, ensure_ascii=False, default=str)
     sys.stdout.write("\n")
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table with numbers to the right; markup in cells is shown, not obeyed."""
+    """Print a table with numbers aligned to the right; markup in cells has no effect."""
     rows = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, name in enumerate(head):
@@ -50,30 +50,33 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def complain(sentence: str) -> int:
-    """An error on stderr, as one sentence; returns the exit code for it."""
+    """Print an error on stderr as one sentence and return the exit code for it."""
     err.print(f"[bold red]error:[/] {plain(sentence)}")
     return 1
 
 
-def verdict(ok: bool) -> str:
-    """The mark that says whether all is well, in colour where there is colour."""
-    return "[green]ok[/]" if ok else "[bold red]RED[/]"
+def verdict(ok: bool, *, padded: bool = False) -> str:
+    """Return `ok` or `RED`, in colour on a terminal; `padded` makes both equally wide."""
+    return f"[green]ok[/]{' ' * padded}" if ok else "[bold red]RED[/]"
 
 
-def readable(name: str, value: Any) -> str:
-    """A figure and its name, in words: a name ends in `_bytes` or `_s` where it has a unit."""
-    for suffix, show in (("_bytes", format_bytes), ("_age_s", format_age)):
-        if name.endswith(suffix):
-            text = "none" if value is None else show(value)
-            return f"{name.removesuffix('_s').replace('_', ' ')} {text}".replace(" bytes", "")
-    if isinstance(value, list):
-        value = ", ".join(map(str, value)) or "none"
-    return f"{name.replace('_', ' ')} {_cell(value)}"
+def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+    """Return figures as one line of text; a figure without a value is left out.
+
+    Args:
+        facts: Values by name; a name ends in `_bytes` for a size and in `_age_s` for an age.
+        labels: Other words for a name than the name itself.
+    """
+    known = {name: value for name, value in facts.items() if value not in (None, [])}
+    return ", ".join(
+        f"{labels.get(name) or _words(name)} {_figure(name, value)}"
+        for name, value in known.items()
+    )
 
 
 @contextmanager
-def bar(what: str) -> Iterator[ProgressCallback]:
-    """Yield `progress(done, total)`, which draws a bar on a terminal after `BAR_AFTER_S`."""
+def bar(title: str) -> Iterator[ProgressCallback]:
+    """Yield a progress callback that draws a bar on a terminal after `BAR_AFTER_S`."""
     began = time.monotonic()
     progress = Progress(
         TextColumn("{task.description}"),
@@ -83,7 +86,7 @@ def bar(what: str) -> Iterator[ProgressCallback]:
         console=err,
         transient=True,
     )
-    task = progress.add_task(what, total=None)
+    task = progress.add_task(title, total=None)
 
     def advance(done: int, total: int, unit: Unit = "steps") -> None:
         progress.update(task, completed=done, total=total)
@@ -96,6 +99,18 @@ def bar(what: str) -> Iterator[ProgressCallback]:
     finally:
         if progress.live.is_started:
             progress.stop()
+
+
+def _words(name: str) -> str:
+    return name.removesuffix("_bytes").removesuffix("_s").replace("_", " ")
+
+
+def _figure(name: str, value: Any) -> str:
+    if name.endswith("_bytes"):
+        return format_bytes(value)
+    if name.endswith("_age_s"):
+        return format_age(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else _cell(value)
 
 
 def _cell(value: Any) -> str:

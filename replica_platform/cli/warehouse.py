@@ -1,4 +1,4 @@
-"""Tables from Postgres to Postgres: sync, validate, tune."""
+"""Commands of the warehouse: sync tables from Postgres to Postgres, validate them, tune."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +19,12 @@ from replica_platform.cli.terminal import (
 
 
 def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The arguments that `sync` and `validate` share."""
+    """Add the arguments that `sync` and `validate` share."""
     for decorate in (
         click.argument("tables", nargs=-1, required=True, metavar="TABLE…"),
         click.option("--source", required=True, help="DSN of the database to read."),
         click.option("--target", required=True, help="DSN of the database to write."),
-        click.option("--into", help="Schema in the target; the source's otherwise."),
+        click.option("--into", help="The schema in the target; as in the source otherwise."),
         as_json_option,
     ):
         command = decorate(command)
@@ -38,28 +38,36 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Choice(["auto", "scan", "timestamp", "full"]),
     default="auto",
     show_default=True,
+    help="How changed rows are found.",
 )
-@click.option("--timestamp-column", help="What `timestamp` reads by.")
+@click.option("--timestamp-column", help="The column that mode `timestamp` reads by.")
 @click.option("--timestamp-zone", help="The writers' time zone, for a column that has none.")
 @click.option(
-    "--deletes", type=click.Choice(["auto", "keys", "never"]), default="auto", show_default=True
+    "--deletes",
+    type=click.Choice(["auto", "keys", "never"]),
+    default="auto",
+    show_default=True,
+    help="When keys are compared to find deleted rows; auto: when row counts differ.",
 )
 @click.option(
-    "--key", multiple=True, metavar="COLUMN", help="The key, where the source has none (views)."
+    "--key",
+    multiple=True,
+    metavar="COLUMN",
+    help="A key column, for sources without a key (views); may be repeated.",
 )
 @click.option(
     "--max-delete-fraction",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Refuse to delete more of a table than this.",
+    help="Refuse to delete a larger part of a table.",
 )
 @click.option(
     "--take-over",
     is_flag=True,
     help="Let TABLE… replace the rows of other source tables that the targets hold.",
 )
-@click.option("--workers", type=click.IntRange(1, 64), help="Connections side by side.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Connections that copy in parallel.")
 def sync(
     tables: tuple[str, ...],
     source: str,
@@ -75,7 +83,10 @@ def sync(
     take_over: bool,
     workers: int | None,
 ) -> int:
-    """Bring every committed change of TABLE… over, once."""
+    """Copy committed changes of TABLE… to the target.
+
+    Each change arrives once, also when a sync is interrupted and repeated.
+    """
     from replica_platform.xmin import TableSpec, sync_group
 
     settings = Settings()
@@ -123,9 +134,9 @@ def sync(
 def validate(
     tables: tuple[str, ...], source: str, target: str, into: str | None, as_json: bool
 ) -> int:
-    """Prove TABLE… equal in source and target.
+    """Compare TABLE… in source and target by key and xmin.
 
-    Scored from 0 to 1, with the keys that differ.
+    The score is 1 when they are equal; the keys that differ are listed.
     """
     from replica_platform.xmin import validate as validate_table
 
@@ -158,11 +169,11 @@ def validate(
 
 
 @click.command()
-@click.option("--source", help="DSN of the database to read; the one in force otherwise.")
-@click.option("--target", help="DSN of the database to write; the one in force otherwise.")
+@click.option("--source", help="DSN of the source; the one in force otherwise.")
+@click.option("--target", help="DSN of the target; the one in force otherwise.")
 @as_json_option
 def tune(source: str | None, target: str | None, as_json: bool) -> int:
-    """Show which workers and batches suit this machine."""
+    """Measure which settings of a sync suit this machine."""
     from replica_platform.app.launch import platform_up
     from replica_platform.xmin import tune as tune_sync
 
@@ -178,6 +189,6 @@ def tune(source: str | None, target: str | None, as_json: bool) -> int:
         print_json(tuning)
     else:
         out.print(f"XMIN_WORKERS={tuning.workers}\nXMIN_BATCH_BYTES={tuning.batch_bytes}")
-        for what, why in tuning.why.items():
-            out.print(f"# {what}: {plain(why)}")
+        for name, why in tuning.why.items():
+            out.print(f"# {name}: {plain(why)}")
     return 0

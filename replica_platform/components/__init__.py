@@ -1,4 +1,8 @@
-"""What is configured by YAML: tables to sync, outboxes to drain, parts to publish, backups."""
+"""Components for `defs.yaml`: tables to sync, outboxes to drain, purposes to publish, backups.
+
+Each component builds its own assets, checks, schedules and sensors. What depends on the machine
+(folders, databases, limits) reaches them through resources.
+"""
 
 from replica_platform.components.purpose_replicas import PurposeReplicas
 from replica_platform.components.sqlite_backups import SqliteBackups

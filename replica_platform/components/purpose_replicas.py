@@ -1,4 +1,4 @@
-"""Purpose replicas of the master, listed in a `defs.yaml`: a part of it, masked, for one use."""
+"""Purpose replicas, listed in a `defs.yaml`: a part of the master, masked, for one use."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
 from replica_platform.market.tables import data_as_of
-from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
+from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, translate_errors
 from replica_platform.replica import (
     Candidate,
     Purpose,
@@ -22,19 +22,22 @@ from replica_platform.resources.store import ReplicaStore
 
 
 class PurposeReplicas(Component, Model, Resolvable):
-    """An asset a purpose: some tables, columns and rows of the master, in a file of its own.
+    """An asset for each purpose: some tables, columns and rows of the master, in a separate file.
 
-    `purposes` maps a name to its tables (each with columns, left_out, where, mask), keep,
-    min_age_s, max_age_s and salt_env. What is not listed or is masked is nowhere in the file's
-    bytes.
+    Values that are masked, and columns that are not listed, appear nowhere in the bytes of the
+    file.
+
+    Attributes:
+        purposes: For each name its `tables` (each with columns, left_out, where, mask) and the
+            options keep, min_age_s, max_age_s and salt_env.
     """
 
     purposes: Mapping[str, Mapping[str, Any]]
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """An asset and its three checks for each purpose."""
-        if (written := context.path / "defs.yaml").exists():
-            assert_keys_once(written)
+        """Return an asset and three checks for each purpose."""
+        if (file := context.path / "defs.yaml").exists():
+            assert_keys_once(file)
         purposes = [Purpose.from_dict(name, given) for name, given in self.purposes.items()]
         return dg.Definitions(
             assets=[_asset(purpose) for purpose in purposes],
@@ -59,12 +62,12 @@ def _asset(purpose: Purpose) -> dg.AssetsDefinition:
         freshness_policy=EACH_SESSION,
         automation_condition=dg.AutomationCondition.eager()
         & dg.AutomationCondition.all_deps_blocking_checks_passed(),
-        description=f"A replica for {purpose.name}: {', '.join(purpose.tables)}, and no more.",
+        description=f"A replica for {purpose.name}: only {', '.join(purpose.tables)}.",
     )
     def replica(
         context: dg.AssetExecutionContext, master: MasterDuckDB, store: ReplicaStore
     ) -> dg.MaterializeResult[Candidate]:
-        with plain_failures():
+        with translate_errors():
             with master.read() as connection:
                 as_of = data_as_of(connection)
             candidate = prepare(
@@ -87,17 +90,18 @@ def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
             "published_bytes_are_intact",
             asset=_key(purpose),
             blocking=True,
-            description="Every byte is what its manifest says, and every table reads.",
+            description="Every byte matches the manifest, and every table can be read.",
         ),
         dg.AssetCheckSpec(
             "replica_is_fresh",
             asset=_key(purpose),
-            description="The generation shows the master as it is, within the purpose's max_age_s.",
+            description="The generation shows the present master, within the purpose's max_age_s.",
         ),
         dg.AssetCheckSpec(
             "every_column_is_listed",
             asset=_key(purpose),
-            description="The purpose lists or leaves out each column of its tables, new ones too.",
+            description="The purpose lists or leaves out every column of its tables, "
+            "new ones included.",
         ),
     ]
 
@@ -106,7 +110,7 @@ def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
     )
     def checks(master: MasterDuckDB, store: ReplicaStore) -> Iterator[dg.AssetCheckResult]:
         path = store.path_of(_key(purpose))
-        with plain_failures():
+        with translate_errors():
             verification = verify(path)
             found = status(path, master.path)
             unlisted = unlisted_columns(purpose, master.path)

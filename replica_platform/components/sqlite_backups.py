@@ -1,4 +1,4 @@
-"""SQLite files that are backed up and verified, here or on another host, in a `defs.yaml`."""
+"""Verified backups of SQLite files, of this host or of another one, listed in a `defs.yaml`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,18 +7,24 @@ from typing import Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
-from replica_platform.app.settings import Settings
 from replica_platform.backup import backup, backups, cleanup, pull, status, verify
-from replica_platform.metadata import described
-from replica_platform.policies import DAILY, TRANSIENT, plain_failures
+from replica_platform.metadata import change
+from replica_platform.policies import DAILY, TRANSIENT, translate_errors
+from replica_platform.resources.platform import PlatformConfig
 
 
-class File(Model, Resolvable):
-    """One file: its path, absolute or below the data folder, and how long copies are kept.
+class FileEntry(Model, Resolvable):
+    """A SQLite file, and how long its backups are kept.
 
-    A file of another host is brought home to `path` first: `pulled_from` is its address,
-    `ssh://user@host:port/path.db`, `method` how it comes (`query` moves the rows that differ,
-    `scp` the file). Whom to trust and which key to show are those of `~/.ssh` when left out.
+    Attributes:
+        path: The file, absolute or below the data folder.
+        pulled_from: For a file on another host, its address `ssh://user@host:port/path.db`; it
+            is copied to `path` before each backup.
+        method: How it is copied: `query` transfers the rows that differ, `scp` the whole file.
+        known_hosts: The file of host keys to trust; those of `~/.ssh` when absent.
+        client_key: The private key to log in with; those of `~/.ssh` when absent.
+        keep_days: Backups younger than this many days are kept.
+        keep_count: The newest backups that are kept at any age.
     """
 
     path: str
@@ -31,44 +37,50 @@ class File(Model, Resolvable):
 
 
 class SqliteBackups(Component, Model, Resolvable):
-    """An asset a SQLite file: a verified copy, and the old ones that may go.
+    """An asset for each SQLite file: its newest verified backup.
 
-    A newest copy older than `fresh_within_s` warns; one that does not verify blocks. Files of
-    other hosts are a group of their own, `remote`, that is fetched at 09:00.
+    The check `is_intact` blocks when the newest backup does not verify; `is_fresh` warns when it
+    is too old. Files of this host (group `backups`) are backed up at 03:00, files of other hosts
+    (group `remote`) at 09:00.
+
+    Attributes:
+        files: The files to back up.
+        fresh_within_s: The age in seconds above which the newest backup counts as too old.
     """
 
-    files: Sequence[File]
+    files: Sequence[FileEntry]
     fresh_within_s: int = 26 * 3600
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """An asset and its two checks for each file; their schedules where there are any."""
+        """Return an asset and two checks for each file, and the schedules that they need."""
         return dg.Definitions(
             assets=[_asset(file) for file in self.files],
             asset_checks=[self._check(file) for file in self.files],
             schedules=[SCHEDULES[group] for group in sorted({_group(file) for file in self.files})],
         )
 
-    def _check(self, file: File) -> dg.AssetChecksDefinition:
+    def _check(self, file: FileEntry) -> dg.AssetChecksDefinition:
         key = _key(file)
         specs = [
             dg.AssetCheckSpec(
                 "is_intact",
                 asset=key,
                 blocking=True,
-                description="The newest copy is what its manifest says, and SQLite finds it sound.",
+                description="The newest backup matches its manifest, and SQLite finds it sound.",
             ),
             dg.AssetCheckSpec(
                 "is_fresh",
                 asset=key,
-                description=f"The newest copy is at most {self.fresh_within_s / 3600:g} hours old.",
+                description="The newest backup is at most "
+                f"{self.fresh_within_s / 3600:g} hours old.",
             ),
         ]
 
         @dg.multi_asset_check(name=f"{key.path[-1]}_checks", specs=specs, can_subset=True)
-        def checks() -> Iterator[dg.AssetCheckResult]:
-            folder = Settings().backup_dir
-            found = status(folder, _path(file).stem)
-            newest = next(iter(backups(folder, _path(file).stem)), None)
+        def checks(platform: PlatformConfig) -> Iterator[dg.AssetCheckResult]:
+            folder, name = platform.backups, key.path[-1]
+            found = status(folder, name)
+            newest = next(iter(backups(folder, name)), None)
             verification = verify(newest.file) if newest else None
             fresh = found.newest_age_s is not None and found.newest_age_s <= self.fresh_within_s
             yield dg.AssetCheckResult(
@@ -95,31 +107,27 @@ SCHEDULES = {
         target=dg.AssetSelection.groups("backups"),
         cron_schedule="0 3 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="A verified copy of every SQLite file, at 03:00.",
+        description="A verified backup of every SQLite file, at 03:00.",
     ),
     "remote": dg.ScheduleDefinition(
         name="remote_pulls",
         target=dg.AssetSelection.groups("remote"),
         cron_schedule="0 9 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every SQLite file of another host, brought home and kept, at 09:00.",
+        description="Every SQLite file of another host, copied here and backed up, at 09:00.",
     ),
 }
 
 
-def _group(file: File) -> str:
+def _group(file: FileEntry) -> str:
     return "remote" if file.pulled_from else "backups"
 
 
-def _path(file: File) -> Path:
-    return Settings().data_dir / file.path  # an absolute path stays as it is
-
-
-def _key(file: File) -> dg.AssetKey:
+def _key(file: FileEntry) -> dg.AssetKey:
     return dg.AssetKey(["backups", Path(file.path).stem])
 
 
-def _asset(file: File) -> dg.AssetsDefinition:
+def _asset(file: FileEntry) -> dg.AssetsDefinition:
     @dg.asset(
         key=_key(file),
         group_name=_group(file),
@@ -127,24 +135,26 @@ def _asset(file: File) -> dg.AssetsDefinition:
         owners=["team:platform"],
         retry_policy=TRANSIENT,
         freshness_policy=DAILY,
-        description=f"A verified copy of {file.pulled_from or file.path}, everything in its "
-        "write-ahead log included.",
+        description=f"A verified backup of {file.pulled_from or file.path}, its write-ahead log "
+        "included.",
     )
-    def copy(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        folder = Settings().backup_dir
-        with plain_failures():
+    def newest_backup(
+        context: dg.AssetExecutionContext, platform: PlatformConfig
+    ) -> dg.MaterializeResult:
+        path, folder = platform.path(file.path), platform.backups
+        with translate_errors():
             if file.pulled_from:
-                context.log.info(_pull(file, file.pulled_from))
-            known = {copy.sha256 for copy in backups(folder, _path(file).stem)}
-            made = backup(_path(file), folder)
-            gone = cleanup(
-                folder, _path(file).stem, keep_days=file.keep_days, keep_count=file.keep_count
+                context.log.info(_pull(file, file.pulled_from, path))
+            known = {earlier.sha256 for earlier in backups(folder, path.stem)}
+            made = backup(path, folder)
+            removed = cleanup(
+                folder, path.stem, keep_days=file.keep_days, keep_count=file.keep_count
             )
         return dg.MaterializeResult(
             metadata={
-                **described(
+                **change(
                     made.sha256 not in known,
-                    f"{made.file.name} made, {len(gone)} old removed",
+                    f"{made.file.name} made, {len(removed)} old removed",
                 ),
                 "dagster/row_count": made.rows,
                 "dagster/uri": str(made.file),
@@ -154,14 +164,14 @@ def _asset(file: File) -> dg.AssetsDefinition:
             }
         )
 
-    return copy
+    return newest_backup
 
 
-def _pull(file: File, url: str) -> str:
-    """Make the file here the same as the one over there; says what came."""
+def _pull(file: FileEntry, url: str, to: Path) -> str:
+    """Bring the file of the other host here; return a sentence about what was transferred."""
     pulled = pull(
         url,
-        _path(file),
+        to,
         method=file.method,
         known_hosts=Path(file.known_hosts) if file.known_hosts else None,
         client_keys=[Path(file.client_key)] if file.client_key else None,

@@ -1,30 +1,35 @@
-"""Workers' outboxes drained to the target, by node, listed in a `defs.yaml`."""
+"""Workers' outboxes, by node, drained to the target; listed in a `defs.yaml`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
-from replica_platform.app.settings import Settings
-from replica_platform.metadata import described
+from replica_platform.metadata import change
 from replica_platform.outbox import backlog, drain, reconcile
-from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
+from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
+from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 
-# A run gives way to the next one before the schedule's 5 minutes are over.
+# A run ends before the schedule starts the next one, 5 minutes later.
 DRAIN_BUDGET_S = 240
-# The tags of a run that no person asked for.
-BY_ITSELF = {"dagster/schedule_name", "dagster/sensor_name"}
+# The tags of a run that no person started.
+AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
 
 
 class WorkerOutboxes(Component, Model, Resolvable):
-    """One asset for all records, a partition a node where there are several nodes.
+    """An asset for all records that workers append, with a partition for each of several nodes.
 
-    `nodes` maps a node to the folder of its outbox files, absolute or below the data folder;
-    `mappings` gives a kind a typed table beside `outbox.record`. A record that waits for longer
-    than `backlog_within_s` warns.
+    It is drained every 5 minutes, and within 30 seconds of a new record. A run that a person
+    starts also sends again what the target has lost since its delivery.
+
+    Attributes:
+        name: The name of the asset.
+        nodes: The folder of each node's outbox files, absolute or below the data folder.
+        mappings: For a kind of record, the typed table that is filled beside `outbox.record`.
+        backlog_within_s: The age in seconds above which a waiting record is a warning.
     """
 
     name: str = "conversations"
@@ -33,12 +38,12 @@ class WorkerOutboxes(Component, Model, Resolvable):
     backlog_within_s: int = 900
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """The external outboxes, the drained asset with its checks, its schedule and sensor."""
+        """Return the external outboxes, the drained asset, its checks, schedule and sensor."""
         outboxes = dg.AssetSpec(
             "worker_outboxes",
             group_name="source",
             kinds={"sqlite"},
-            description="The local SQLite files that workers append to, one a slot.",
+            description="The local SQLite files that workers append to, one for each worker slot.",
         )
         return dg.Definitions(
             assets=[outboxes, self._drained()],
@@ -47,22 +52,20 @@ class WorkerOutboxes(Component, Model, Resolvable):
             sensors=[self._sensor()],
         )
 
-    @property
-    def _folders(self) -> dict[str, Path]:
-        return {node: Settings().data_dir / folder for node, folder in self.nodes.items()}
+    def _folders(self, platform: PlatformConfig) -> dict[str, Path]:
+        return {node: platform.path(folder) for node, folder in self.nodes.items()}
 
     @property
     def _partitions(self) -> dg.PartitionsDefinition | None:
         nodes = list(self.nodes)
         return dg.StaticPartitionsDefinition(nodes) if len(nodes) > 1 else None
 
-    def _requests(self, nodes: Sequence[str], reason: str | None = None) -> list[dg.RunRequest]:
-        """A run for each of these nodes; the same `reason` is asked for once."""
-        if self._partitions is None:
-            return [dg.RunRequest(run_key=reason)] if nodes else []
+    def _requests(self, reasons: Mapping[str, str]) -> list[dg.RunRequest]:
+        """Return a run for each node; Dagster starts a run once for the same node and reason."""
+        partitioned = self._partitions is not None
         return [
-            dg.RunRequest(run_key=reason and f"{node} {reason}", partition_key=node)
-            for node in nodes
+            dg.RunRequest(run_key=f"{node}: {reason}", partition_key=node if partitioned else None)
+            for node, reason in reasons.items()
         ]
 
     def _drained(self) -> dg.AssetsDefinition:
@@ -80,24 +83,31 @@ class WorkerOutboxes(Component, Model, Resolvable):
             "in `outbox.record`.",
         )
         def drained(
-            context: dg.AssetExecutionContext, target: PostgresDatabase
+            context: dg.AssetExecutionContext,
+            platform: PlatformConfig,
+            target: dg.ResourceParam[PostgresDatabase],
         ) -> dg.MaterializeResult:
             nodes = [context.partition_key] if context.has_partition_key else list(self.nodes)
-            with plain_failures():
+            folders = [self._folders(platform)[node] for node in nodes]
+            by_a_person = not AUTOMATIC & context.run.tags.keys()
+            with translate_errors():
+                if by_a_person:
+                    # Compares every delivered row, which is too much for every 5 minutes.
+                    context.log.info(reconcile(folders, target.dsn, reopen=True).sentence)
                 report = drain(
-                    [self._folders[node] for node in nodes],
+                    folders,
                     target.dsn,
                     budget_s=DRAIN_BUDGET_S,
                     mappings=self.mappings,
-                    # A person who asks is not kept waiting by the breaker.
-                    force=not BY_ITSELF & context.run.tags.keys(),
+                    # The breaker's waiting time is for automatic runs only.
+                    force=by_a_person,
                 )
             if report.trouble:
-                # The next run tries again; each file's breaker knows when that makes sense.
+                # No retry: each file's breaker knows when the next attempt makes sense.
                 raise dg.Failure(report.sentence, allow_retries=False)
             return dg.MaterializeResult(
                 metadata={
-                    **described(report.delivered > 0, f"{report.delivered:,} records delivered"),
+                    **change(report.delivered > 0, f"{report.delivered:,} records delivered"),
                     "dagster/row_count": report.landed,
                     "dagster/table_name": "outbox.record",
                     "delivered": report.delivered,
@@ -114,10 +124,12 @@ class WorkerOutboxes(Component, Model, Resolvable):
 
     def _nothing_is_missing(self) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=self.name, blocking=True, pool=TARGET_POOL)
-        def nothing_is_missing(target: PostgresDatabase) -> dg.AssetCheckResult:
-            """The target holds, by ledger and digest, whatever an outbox marks as delivered."""
-            with plain_failures():
-                found = reconcile(list(self._folders.values()), target.dsn)
+        def nothing_is_missing(
+            platform: PlatformConfig, target: dg.ResourceParam[PostgresDatabase]
+        ) -> dg.AssetCheckResult:
+            """Everything that an outbox marks as delivered is in the target."""
+            with translate_errors():
+                found = reconcile(list(self._folders(platform).values()), target.dsn)
             return dg.AssetCheckResult(
                 passed=found.ok,
                 description=found.sentence,
@@ -132,14 +144,14 @@ class WorkerOutboxes(Component, Model, Resolvable):
 
     def _no_row_is_dead(self) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=self.name)
-        def no_row_is_dead() -> dg.AssetCheckResult:
-            """No record waits for somebody to mend it, and none came twice with other content."""
-            found = backlog(list(self._folders.values()))
+        def no_row_is_dead(platform: PlatformConfig) -> dg.AssetCheckResult:
+            """No record was refused by the target, and none arrived again with other content."""
+            found = backlog(list(self._folders(platform).values()))
             return dg.AssetCheckResult(
                 passed=not found.dead and not found.conflicts,
                 description=(
                     f"{found.dead:,} records cannot be delivered as they are and "
-                    f"{found.conflicts:,} came again with other content; `replica dead --outbox "
+                    f"{found.conflicts:,} arrived again with other content; `replica dead --outbox "
                     "FILE` lists them, `--replay` tries them again."
                     if found.dead or found.conflicts
                     else "No record is dead."
@@ -151,9 +163,9 @@ class WorkerOutboxes(Component, Model, Resolvable):
 
     def _is_fresh(self) -> dg.AssetChecksDefinition:
         @dg.asset_check(asset=self.name)
-        def backlog_is_fresh() -> dg.AssetCheckResult:
-            """The oldest record that waits is younger than its budget, and every file reads."""
-            found = backlog(list(self._folders.values()))
+        def backlog_is_fresh(platform: PlatformConfig) -> dg.AssetCheckResult:
+            """Every outbox can be read, and no record waits longer than `backlog_within_s`."""
+            found = backlog(list(self._folders(platform).values()))
             age_s = found.oldest_pending_age_s
             return dg.AssetCheckResult(
                 passed=age_s <= self.backlog_within_s and not found.unreachable,
@@ -170,10 +182,14 @@ class WorkerOutboxes(Component, Model, Resolvable):
             target=dg.AssetSelection.assets(self.name),
             cron_schedule="*/5 * * * *",
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Whatever waits in an outbox, every 5 minutes.",
+            description="Every waiting record, every 5 minutes.",
         )
-        def outbox_drain() -> list[dg.RunRequest]:
-            return self._requests(list(self.nodes))
+        def outbox_drain(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+            # The same when Dagster repeats a tick; several requests need a run key each.
+            tick = f"{context.scheduled_execution_time:%Y-%m-%d %H:%M}"
+            # Without partitions one run drains all nodes.
+            nodes = list(self.nodes) if self._partitions else list(self.nodes)[:1]
+            return self._requests(dict.fromkeys(nodes, tick))
 
         return outbox_drain
 
@@ -183,25 +199,25 @@ class WorkerOutboxes(Component, Model, Resolvable):
             target=dg.AssetSelection.assets(self.name),
             minimum_interval_seconds=30,
             default_status=dg.DefaultSensorStatus.RUNNING,
-            description="Asks for a drain when records wait that no run was asked for yet, "
-            "and once at the start.",
+            description="Requests a drain for waiting records, once for the same records; "
+            "the schedule repeats a drain that failed.",
         )
         def outbox_backlog(
-            context: dg.SensorEvaluationContext,
+            context: dg.SensorEvaluationContext, platform: PlatformConfig
         ) -> Iterator[dg.SensorResult | dg.SkipReason]:
-            found = {node: backlog([folder]) for node, folder in self._folders.items()}
-            waiting = [node for node, one in found.items() if one.pending]
-            # Another delivery or another number of records is another reason to ask. A drain
-            # that fails is asked for again by the schedule, not here.
-            reason = "; ".join(
-                f"{node}: {found[node].pending} since {found[node].last_delivery}"
-                for node in waiting
-            )
-            if not waiting:
+            found = {node: backlog([folder]) for node, folder in self._folders(platform).items()}
+            # Another delivery, or another number of records, is another reason.
+            reasons = {
+                node: f"{one.pending} since {one.last_delivery}"
+                for node, one in found.items()
+                if one.pending
+            }
+            cursor = "; ".join(f"{node}: {reason}" for node, reason in reasons.items())
+            if not reasons:
                 yield dg.SkipReason("Every record is delivered.")
-            elif reason == context.cursor:
-                yield dg.SkipReason("A drain is already asked for; the schedule tries again.")
+            elif cursor == context.cursor:
+                yield dg.SkipReason("A drain is already requested; the schedule tries again.")
             else:
-                yield dg.SensorResult(self._requests(waiting, reason), cursor=reason)
+                yield dg.SensorResult(self._requests(reasons), cursor=cursor)
 
         return outbox_backlog

@@ -1,4 +1,4 @@
-"""Tables that flow from a source Postgres to a target Postgres, listed in a `defs.yaml`."""
+"""Tables synced from the source Postgres to the target Postgres, listed in a `defs.yaml`."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -6,17 +6,28 @@ from typing import Any, Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
-from replica_platform.app.settings import Settings
-from replica_platform.metadata import described, markdown_rows, table_schema
-from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
+from replica_platform.core.reports import format_age
+from replica_platform.metadata import change, markdown_rows, table_schema
+from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
+from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
 from replica_platform.xmin.job import target_of
 from replica_platform.xmin.names import TableName
 
 
-class Table(Model, Resolvable):
-    """One table: what it is called in the source, and how it is synced."""
+class TableEntry(Model, Resolvable):
+    """A table of the source, and how it is synced.
+
+    Attributes:
+        table: Its name in the source, `schema.table`.
+        mode: How changes are found: `scan` reads every row's xmin, `timestamp` the rows above the
+            newest timestamp, `full` all rows; `auto` chooses.
+        timestamp_column: The column that `timestamp` reads by.
+        timestamp_zone: The writers' time zone, for a timestamp column that has none.
+        deletes: Whether rows that the source deleted are deleted here: `auto` compares keys when
+            the numbers of rows differ, `keys` always, `never` keeps them.
+    """
 
     table: str
     mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
@@ -26,14 +37,21 @@ class Table(Model, Resolvable):
 
 
 class XminTables(Component, Model, Resolvable):
-    """A group of tables of one source: an asset a table, synced in one step on one snapshot.
+    """An asset for each table of a group, all synced in one step from one source snapshot.
 
-    `tables` names them as `schema.table`; they arrive as `into.table`, by `cron_schedule`. A
-    table whose integrity score is below `threshold` blocks what depends on it; one whose last
-    sync is older than `fresh_within_s` warns.
+    The check `is_intact` compares keys and xmin of both sides and blocks below a score; `is_fresh`
+    warns when the last sync is too old.
+
+    Attributes:
+        tables: The tables of the group.
+        into: The schema in the target.
+        name: The name of the group; its schedule is `name_sync`.
+        threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
+        fresh_within_s: The age in seconds above which the last sync counts as too old.
+        cron_schedule: When the group is synced.
     """
 
-    tables: Sequence[Table]
+    tables: Sequence[TableEntry]
     into: str = "raw_data"
     name: str = "fds"
     threshold: float = 0.9
@@ -41,8 +59,8 @@ class XminTables(Component, Model, Resolvable):
     cron_schedule: str = "*/5 * * * *"
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """The external source tables, the synced assets, two checks each, and the schedule."""
-        self._refuse_meeting()
+        """Return the external source tables, the synced assets, their checks and the schedule."""
+        self._refuse_shared_targets()
         external = [
             dg.AssetSpec(
                 self._source_key(table),
@@ -66,26 +84,30 @@ class XminTables(Component, Model, Resolvable):
             schedules=[schedule],
         )
 
-    def _refuse_meeting(self) -> None:
-        """Refuse two entries that would arrive in one target table."""
+    def _refuse_shared_targets(self) -> None:
+        """Refuse two entries with one target table.
+
+        Raises:
+            dg.DagsterInvalidDefinitionError: It names both entries.
+        """
         seen: dict[TableName, str] = {}
         for table in self.tables:
-            place = self._target(table)
-            if place in seen:
+            target = self._target(table)
+            if target in seen:
                 raise dg.DagsterInvalidDefinitionError(
-                    f"{seen[place]} and {table.table} both arrive as {place}; list one of them, "
+                    f"{seen[target]} and {table.table} both arrive as {target}; list one of them, "
                     "or move one to another component with another `into`."
                 )
-            seen[place] = table.table
+            seen[target] = table.table
 
-    def _target(self, table: Table) -> TableName:
+    def _target(self, table: TableEntry) -> TableName:
         return target_of(self._spec(table))
 
-    def _source_key(self, table: Table) -> dg.AssetKey:
+    def _source_key(self, table: TableEntry) -> dg.AssetKey:
         name = TableName.parse(table.table)
         return dg.AssetKey(["source", name.schema, name.table])
 
-    def _target_key(self, table: Table) -> dg.AssetKey:
+    def _target_key(self, table: TableEntry) -> dg.AssetKey:
         return dg.AssetKey([self.into, TableName.parse(table.table).table])
 
     def _sync(self) -> dg.AssetsDefinition:
@@ -112,24 +134,26 @@ class XminTables(Component, Model, Resolvable):
             retry_policy=TRANSIENT,
         )
         def sync(
-            context: dg.AssetExecutionContext, source: PostgresDatabase, target: PostgresDatabase
+            context: dg.AssetExecutionContext,
+            platform: PlatformConfig,
+            source: dg.ResourceParam[PostgresDatabase],
+            target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[dg.MaterializeResult]:
             selected = context.selected_asset_keys
             wanted = {str(self._target(by_key[key])): key for key in selected}
-            settings = Settings()
-            with plain_failures():
+            with translate_errors():
                 group = sync_group(
                     source.dsn,
                     target.dsn,
                     [self._spec(table) for key, table in by_key.items() if key in selected],
-                    workers=settings.xmin_workers,
-                    batch_bytes=settings.xmin_batch_bytes,
+                    workers=platform.xmin_workers,
+                    batch_bytes=platform.xmin_batch_bytes,
                 )
             for table, report in group.reports.items():
                 context.log.info(f"{table}: {report.mode}. {report.why}")
-                yield dg.MaterializeResult(asset_key=wanted[table], metadata=_figures(report))
+                yield dg.MaterializeResult(asset_key=wanted[table], metadata=_sync_metadata(report))
             if group.failures:
-                # The others are committed; the schedule tries the failed ones again.
+                # The others are committed; the schedule repeats those that failed.
                 raise dg.Failure(
                     "; ".join(f"{table}: {why}" for table, why in group.failures.items()),
                     allow_retries=False,
@@ -137,7 +161,7 @@ class XminTables(Component, Model, Resolvable):
 
         return sync
 
-    def _spec(self, table: Table) -> TableSpec:
+    def _spec(self, table: TableEntry) -> TableSpec:
         return TableSpec(
             table.table,
             into=self.into,
@@ -147,7 +171,7 @@ class XminTables(Component, Model, Resolvable):
             deletes=table.deletes,
         )
 
-    def _integrity_check(self, table: Table) -> dg.AssetChecksDefinition:
+    def _integrity_check(self, table: TableEntry) -> dg.AssetChecksDefinition:
         key = self._target_key(table)
         specs = [
             dg.AssetCheckSpec(
@@ -160,7 +184,7 @@ class XminTables(Component, Model, Resolvable):
             dg.AssetCheckSpec(
                 "is_fresh",
                 asset=key,
-                description=f"The last sync saw the source within {self.fresh_within_s} seconds.",
+                description=f"The last sync was at most {self.fresh_within_s} seconds ago.",
             ),
         ]
 
@@ -168,16 +192,16 @@ class XminTables(Component, Model, Resolvable):
             name="_".join([*key.path, "checks"]), specs=specs, can_subset=True, pool=TARGET_POOL
         )
         def checks(
-            source: PostgresDatabase, target: PostgresDatabase
+            source: dg.ResourceParam[PostgresDatabase], target: dg.ResourceParam[PostgresDatabase]
         ) -> Iterator[dg.AssetCheckResult]:
-            with plain_failures():
+            with translate_errors():
                 found = validate(source.dsn, target.dsn, table.table, into=self.into)
             yield dg.AssetCheckResult(
                 asset_key=key,
                 check_name="is_intact",
                 passed=found.score >= self.threshold,
                 description=found.sentence,
-                metadata=_integrity(found),
+                metadata=_integrity_metadata(found),
             )
             gap_s = found.gap_s
             fresh = gap_s is not None and gap_s <= self.fresh_within_s
@@ -186,22 +210,30 @@ class XminTables(Component, Model, Resolvable):
                 check_name="is_fresh",
                 passed=fresh,
                 severity=dg.AssetCheckSeverity.WARN,
-                description=(
-                    f"The last sync saw the source {gap_s:.0f} s ago."
-                    if fresh
-                    else f"The last sync saw the source {gap_s or float('inf'):.0f} s ago, "
-                    f"more than {self.fresh_within_s} s; see whether the schedule runs."
-                ),
+                description=self._freshness(gap_s, fresh),
                 metadata={"gap_seconds": gap_s, "gap_xids": found.gap_xids},
             )
 
         return checks
 
+    def _freshness(self, gap_s: float | None, fresh: bool) -> str:
+        if gap_s is None:
+            return "It was never synced; materialise it, and see whether the schedule runs."
+        ago = f"The last sync was {format_age(gap_s)} ago"
+        return (
+            f"{ago}."
+            if fresh
+            else (
+                f"{ago}, but should be at most {format_age(self.fresh_within_s)} ago; "
+                "see whether the schedule runs."
+            )
+        )
 
-def _figures(report: SyncReport) -> dict[str, Any]:
+
+def _sync_metadata(report: SyncReport) -> dict[str, Any]:
     moved = report.rows_inserted + report.rows_updated + report.rows_deleted
     return {
-        **described(
+        **change(
             report.changed,
             f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
             f"{report.rows_deleted:,} deleted",
@@ -219,9 +251,9 @@ def _figures(report: SyncReport) -> dict[str, Any]:
     }
 
 
-def _integrity(found: Integrity) -> dict[str, Any]:
+def _integrity_metadata(found: Integrity) -> dict[str, Any]:
     keys = {"missing": found.missing, "stale": found.stale, "extra": found.extra}
-    named = [(what, key) for what, some in keys.items() for key in some]
+    differing = [(difference, key) for difference, some in keys.items() for key in some]
     return {
         "score": found.score,
         **{f"score/{name}": float(term) for name, term in found.terms.items()},
@@ -229,17 +261,17 @@ def _integrity(found: Integrity) -> dict[str, Any]:
         "stale": found.stale_count,
         "extra": found.extra_count,
         "pending": found.pending_count,
-        "keys": dg.MetadataValue.md(markdown_rows(named, ("what", "key"))),
+        "keys": dg.MetadataValue.md(markdown_rows(differing, ("difference", "key"))),
         "source_rows": found.source_rows,
         "target_rows": found.target_rows,
         "gap_xids": found.gap_xids,
         "xmin_ages": dg.MetadataValue.md(_histogram(found)),
-        "held_back_by": found.culprit or "nobody",
+        "held_back_by": found.culprit or "no transaction",
     }
 
 
 def _histogram(found: Integrity) -> str:
-    """Rows of both sides by the age of their xmin: a picture that a person can compare."""
+    """Return the rows of both sides by the age of their xmin, as bars side by side."""
     source, target = found.source_ages or {}, found.target_ages or {}
     most = max([*source.values(), *target.values(), 1])
     return markdown_rows(

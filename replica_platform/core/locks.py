@@ -1,8 +1,8 @@
 """Advisory locks on files, and the kernel's list of the processes that hold them.
 
-`flock` locks are ours: a lock belongs to an open file and ends with its process. DuckDB and
-SQLite take POSIX record locks, which belong to a process and are lost when that process closes
-any handle of the file. Both kinds are listed in /proc/locks on Linux; elsewhere the list is empty.
+The engines use `flock`: such a lock belongs to an open file and ends with its process. DuckDB and
+SQLite use POSIX record locks, which belong to a process and are lost when that process closes any
+handle of the file. Linux lists both kinds in /proc/locks; on other systems the list is empty.
 """
 
 import fcntl
@@ -37,15 +37,16 @@ class LockHeld(Exception):
 
 @contextmanager
 def file_lock(path: Path, *, shared: bool = False, wait_s: float = 0) -> Iterator[int]:
-    """Hold a lock on the file at `path`, which is made if absent; yield its descriptor.
+    """Hold a lock on the file at `path`, created if absent; yield its descriptor.
 
     Args:
         path: The file to lock; never a live DuckDB or SQLite file.
-        shared: Whether other shared holders are let in.
-        wait_s: How long to wait for another holder, in seconds; `math.inf` waits for ever.
+        shared: Whether other processes may hold a shared lock at the same time.
+        wait_s: How long to wait for another holder, in seconds; `math.inf` for no limit.
 
     Raises:
-        LockHeld: Another holder kept it for longer than `wait_s`.
+        LockHeld: Another process, or another open file of this one, held it longer than
+            `wait_s`.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -60,7 +61,7 @@ def file_lock(path: Path, *, shared: bool = False, wait_s: float = 0) -> Iterato
 
 
 def try_lock(fd: int, *, shared: bool = False) -> bool:
-    """Lock an open file unless another holder excludes it; return whether that worked."""
+    """Lock an open file without waiting; return whether it is locked."""
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -69,7 +70,7 @@ def try_lock(fd: int, *, shared: bool = False) -> bool:
 
 
 def holders(path: Path) -> list[LockHolder]:
-    """Return the processes that hold locks on the file at `path`, by the kernel's list."""
+    """Return the processes that hold locks on the file at `path`, from the kernel's list."""
     try:
         file = path.stat()
         lines = PROC_LOCKS.read_text().splitlines()
@@ -79,10 +80,10 @@ def holders(path: Path) -> list[LockHolder]:
 
 
 def describe(found: list[LockHolder]) -> str:
-    """Return the processes as words for a sentence: `PID 12, PID 40 (this process)`."""
+    """Return the processes as text for a sentence: `PID 12, PID 40 (this process)`."""
     pids = sorted({holder.pid for holder in found})
     if not pids:
-        return "a process that the system does not name"
+        return "a process that the system does not list"
     return ", ".join(f"PID {pid}{' (this process)' if pid == os.getpid() else ''}" for pid in pids)
 
 

@@ -1,6 +1,6 @@
-"""What every engine answers with: reports that say whether all is well, and progress.
+"""Reports and progress: the form of results that all engines share.
 
-How a report reads belongs here (its fields as JSON, sizes and ages in words); what is reported
+The format of a report belongs here (its fields as JSON, sizes and ages as text); its content
 belongs to the engine.
 """
 
@@ -13,14 +13,14 @@ Unit = Literal["bytes", "rows", "blocks", "pages", "tables", "steps"]
 
 
 class Progress(Protocol):
-    """A callback that is told how far a long piece of work is."""
+    """A callback for the progress of a long operation."""
 
     def __call__(self, done: int, total: int, unit: Unit) -> None:
-        """Take note that `done` of `total` units are done; `total` may grow between two calls."""
+        """Accept that `done` of `total` units are done; `total` may grow between two calls."""
 
 
 class Report(Protocol):
-    """What a command, an asset check or `--json` shows of a result."""
+    """A result that a command, an asset check or `--json` can show."""
 
     @property
     def ok(self) -> bool:
@@ -28,17 +28,17 @@ class Report(Protocol):
 
     @property
     def sentence(self) -> str:
-        """What was done or found and, where something is wrong, what to do next."""
+        """What was done or found and, if something is wrong, what to do next."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain values that JSON can hold."""
+        """Return the report as values that JSON can hold."""
 
 
 class ReportFields:
-    """A base for dataclasses: `as_dict` from their fields and public properties."""
+    """A base class for dataclasses that gives them `as_dict`."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every field and public property by name, as plain values that JSON can hold."""
+        """Return every field and public property by name, as values that JSON can hold."""
         names = [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]
         for kind in type(self).__mro__:
             for name, member in vars(kind).items():
@@ -48,7 +48,7 @@ class ReportFields:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` made of what JSON knows: dates in ISO 8601, paths as text, sets as lists."""
+    """Return `value` in types of JSON: dates in ISO 8601, paths as text, sets as lists."""
     if hasattr(value, "as_dict"):
         return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -67,7 +67,7 @@ def plain(value: Any) -> Any:
 
 
 def format_bytes(size: float) -> str:
-    """Return a size in the unit that suits it, in powers of 1024: `1.5 MiB`."""
+    """Return a size in bytes with a suitable unit, in powers of 1024: `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -76,7 +76,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_age(seconds: float | None) -> str:
-    """Return a length of time in the unit that suits it: `3 days`, `8 s`; `never` for None."""
+    """Return a duration in seconds with a suitable unit: `3 days`, `8 s`; `never` for None."""
     if seconds is None:
         return "never"
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):

@@ -1,7 +1,6 @@
-"""When things run by themselves: schedules, sensors, and what watches a failure.
+"""Schedules and sensors of the market and the replica, and the log line of a failed run.
 
-What a component lists runs by the component's own: see `xmin_tables`,
-`worker_outboxes` and `sqlite_backups`.
+The components bring their own: see `xmin_tables`, `worker_outboxes` and `sqlite_backups`.
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ RUNNING = dg.DefaultScheduleStatus.RUNNING
     description="The market's tables, half an hour after the close of each trading day.",
 )
 def nasdaq_daily_pipeline(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Skips holidays, which cron does not know."""
+    """Request a run on a trading day; a cron schedule knows no holidays."""
     day = context.scheduled_execution_time.date()
     if not is_trading_day(day):
         return dg.SkipReason(f"{day} is not a trading day.")
@@ -37,12 +36,12 @@ def nasdaq_daily_pipeline(context: dg.ScheduleEvaluationContext) -> dg.RunReques
     target=dg.AssetSelection.assets(market_replica),
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks for a publication when the replica is missing, corrupt or behind its master.",
+    description="Publishes when the replica is missing, damaged or behind its master.",
 )
 def replica_repair(
     context: dg.SensorEvaluationContext, master: MasterDuckDB, store: ReplicaStore
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Looks by lineage and manifest; bytes are read by the asset's blocking check."""
+    """Compare lineage and manifest; the asset's blocking check reads the bytes."""
     if not master.path.exists():
         yield dg.SkipReason("There is no master yet.")
         return
@@ -51,7 +50,7 @@ def replica_repair(
         yield dg.SkipReason(found.sentence)
         return
     context.log.warning(found.sentence)
-    # At most one a quarter of an hour, so that a fault which stays does not fill the queue.
+    # At most one run in 15 minutes, so that a lasting fault does not fill the queue.
     slot = int(context.last_tick_completion_time or 0) // int(timedelta(minutes=15).total_seconds())
     yield dg.RunRequest(run_key=f"repair-{found.generation}-{slot}")
 
@@ -61,7 +60,7 @@ def replica_repair(
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def failed_runs(context: dg.RunFailureSensorContext) -> None:
-    """Says in the daemon's log which run failed, and why, in one line."""
+    """Log in one line of the daemon's log which run failed, at which step, and why."""
     steps = [event.step_key for event in context.get_step_failure_events()]
     context.log.error(
         "Run %s failed at %s: %s",

@@ -1,35 +1,35 @@
-"""Publishing a generation: the one policy by which any replica reaches its readers."""
+"""Publication of a generation: how every replica reaches its readers."""
 
 import dagster as dg
 
-from replica_platform.metadata import described
-from replica_platform.policies import plain_failures
+from replica_platform.metadata import change
+from replica_platform.policies import translate_errors
 from replica_platform.replica import Candidate, ReplicaReader
 from replica_platform.resources.store import ReplicaStore
 
 
 class PublishedReplicaIOManager(dg.ConfigurableIOManager):
-    """Releases a candidate, so that readers see it; hands downstream assets a reader.
+    """Releases the candidate that an asset returns, and gives downstream assets a reader.
 
-    The asset returns a closed `Candidate`, already verified. A run that fails before this
-    leaves readers on the generation they have.
+    The candidate is closed and verified. If the run fails before its release, readers stay on
+    the current generation.
     """
 
     store: dg.ResourceDependency[ReplicaStore]
 
     def handle_output(self, context: dg.OutputContext, obj: Candidate) -> None:
-        """Move the pointer to the candidate, then send its blocks where a block store is set.
+        """Release the candidate, then send its blocks to the block store, if there is one.
 
-        An unchanged master only re-stamps freshness.
+        Where the master did not change, only the time of the publication is renewed.
         """
         blocks = self.store.block_store(context.asset_key)
-        with plain_failures():
+        with translate_errors():
             publication = obj.release()
             pushed = blocks.push(obj.store) if blocks else None
         manifest = publication.manifest
         context.add_output_metadata(
             {
-                **described(
+                **change(
                     publication.how != "unchanged",
                     f"generation {publication.generation} published ({publication.how})",
                 ),
@@ -45,5 +45,5 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
         )
 
     def load_input(self, context: dg.InputContext) -> ReplicaReader:
-        """A reader that always has an answer; the caller closes it."""
+        """Return a reader of the current generation; the caller closes it."""
         return ReplicaReader(self.store.path_of(context.asset_key))

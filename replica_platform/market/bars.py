@@ -1,6 +1,6 @@
-"""Where daily bars come from: the sample that ships with bokeh, or a file of your own.
+"""Daily bars: the sample that comes with bokeh, or a file.
 
-What is computed from bars belongs in `indicators`, how they are kept in `tables`.
+What is computed from bars belongs in `indicators`, how the master keeps them in `tables`.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,13 @@ class BadBars(TerminalError):
 
 @dataclass(frozen=True)
 class Bars:
-    """Daily bars, one row a symbol and trading day, and the day they ought to reach.
+    """Daily bars, one row per symbol and trading day.
 
-    `frame` has the columns of `COLUMNS`: text, datetime64, four float prices in US dollars,
-    and the volume in shares; sorted by symbol and day.
+    Attributes:
+        frame: The columns of `COLUMNS` (text, datetime64, four float prices in US dollars, the
+            volume in shares), sorted by symbol and day.
+        source: The name of the file, or of the sample.
+        expected_day: The last trading day that the bars should include.
     """
 
     frame: pd.DataFrame
@@ -40,18 +43,27 @@ class Bars:
 
     @property
     def newest_day(self) -> date | None:
-        """The last trading day that any symbol has, None without a row."""
+        """The last trading day of any symbol; None where there are no rows."""
         return None if self.frame.empty else self.frame["day"].max().date()
 
 
 def load_bars(path: Path | None = None) -> Bars:
-    """Bars from a CSV or Parquet file with the columns of `COLUMNS`, else the sample.
+    """Return the bars of a file, or of the sample.
 
-    A file is expected to reach the last closed session of the exchange; the sample, which is
-    history (2000 to 2013), only its own last day. Errors: `BadBars`.
+    A file should include the last closed session of the exchange; the sample (2000 to 2013) only
+    its own last day.
+
+    Args:
+        path: A CSV or Parquet file with the columns of `COLUMNS`; None: the sample.
+
+    Returns:
+        The bars, sorted by symbol and day.
+
+    Raises:
+        BadBars: The file is missing or lacks columns.
     """
     if path is None:
-        frame = _sample()
+        frame = _read_sample()
         return Bars(frame, "bokeh_sampledata", frame["day"].max().date())
     if not path.is_file():
         raise BadBars(f"There is no file of bars at {path}; check REPLICA_BARS.")
@@ -59,20 +71,20 @@ def load_bars(path: Path | None = None) -> Bars:
     missing = [column for column in COLUMNS if column not in frame]
     if missing:
         raise BadBars(f"{path} lacks the columns {', '.join(missing)}; it needs {COLUMNS}.")
-    return Bars(_tidy(frame), path.name, last_closed_session())
+    return Bars(_sorted(frame), path.name, last_closed_session())
 
 
-def _sample() -> pd.DataFrame:
+def _read_sample() -> pd.DataFrame:
     from bokeh_sampledata import stocks
 
     frames = [
         pd.DataFrame(getattr(stocks, symbol)).assign(symbol=symbol).rename(columns={"date": "day"})
         for symbol in NAMES
     ]
-    return _tidy(pd.concat(frames))
+    return _sorted(pd.concat(frames))
 
 
-def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
+def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame[COLUMNS].astype({"volume": "int64"})
     frame["day"] = pd.to_datetime(frame["day"])
     return frame.sort_values(["symbol", "day"], ignore_index=True)

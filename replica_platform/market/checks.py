@@ -1,7 +1,6 @@
-"""What must hold of the master's tables; each finding is a sentence with the rows it means.
+"""Rules of the master's tables; a broken rule comes with the rows that break it.
 
-Every function reads only. It returns the offending rows, at most `SHOWN` of them, so that an
-empty list means that all is well.
+Nothing here writes. Each rule is a query for the rows that break it: no row means that it holds.
 """
 
 from dataclasses import dataclass
@@ -61,14 +60,19 @@ RULES = {
 
 @dataclass(frozen=True)
 class Broken:
-    """A rule that does not hold, and up to `SHOWN` rows that break it."""
+    """A broken rule.
+
+    Attributes:
+        rule: The rule in words.
+        rows: Up to `SHOWN` rows that break it.
+    """
 
     rule: str
     rows: list[tuple[Any, ...]]
 
 
 def broken_rules(connection: duckdb.DuckDBPyConnection, table: str) -> list[Broken]:
-    """The rules of `table` that do not hold, an empty list when all do."""
+    """Return the broken rules of `table`; an empty list where all hold."""
     broken = []
     for rule, query in RULES[table].items():
         rows = connection.execute(f"from ({query}) limit {SHOWN}").fetchall()

@@ -11,17 +11,23 @@ COLUMNS = [
 
 
 def compute_indicators(bars: pd.DataFrame) -> pd.DataFrame:
-    """One row a bar: symbol, day and `COLUMNS`, floats in the unit of the close.
+    """Return the indicators of every bar.
 
     SMA over 20 and 50 days, EMA over 20, RSI over 14 (0 to 100), MACD 12/26/9, Bollinger bands
     20 days and 2 standard deviations. NaN until a window has enough days.
+
+    Args:
+        bars: Rows with symbol, day and close, sorted by day within a symbol.
+
+    Returns:
+        One row per bar: symbol, day and `COLUMNS`, floats in the unit of the close.
     """
-    parts = [_of_one(part) for _, part in bars.groupby("symbol", sort=False)]
+    parts = [_for_symbol(part) for _, part in bars.groupby("symbol", sort=False)]
     empty = pd.DataFrame(columns=["symbol", "day", *COLUMNS])
     return pd.concat(parts, ignore_index=True) if parts else empty
 
 
-def _of_one(bars: pd.DataFrame) -> pd.DataFrame:
+def _for_symbol(bars: pd.DataFrame) -> pd.DataFrame:
     close = bars["close"].to_numpy(dtype=float)
     macd, macd_signal, macd_histogram = talib.MACD(close, 12, 26, 9)
     upper, middle, lower = talib.BBANDS(close, timeperiod=20, nbdevup=2.0, nbdevdn=2.0)

@@ -1,19 +1,18 @@
-"""The live quote producer: what the replica says of the watchlist, sent to Kafka, each cycle.
+"""The live quote producer: the watchlist's prices from the replica, sent to Kafka each cycle.
 
-It never stops for the replica's sake: the reader's ladder always has an answer, and a message
-says which rung it came from and how old it is. The broker's troubles are reported, and the
-next cycle sends the newest prices again: a quote is worth its moment only.
+A missing or damaged replica does not stop it: the reader falls back to an earlier answer, and each
+message names that fallback. Errors of the broker are reported, and the next cycle sends the newest
+prices; an old quote is never sent again.
 """
 
 import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from replica_platform.core.errors import TerminalError
-from replica_platform.replica import ReplicaReader
+from replica_platform.market.reader import MarketReader
 
 WATCHLIST = "select symbol, last_price, change, as_of from watchlist order by symbol"
 FLUSH_TIMEOUT_S = 10.0
@@ -25,7 +24,15 @@ class QuotesNotInstalled(TerminalError):
 
 @dataclass(frozen=True)
 class Cycle:
-    """One round of quotes: how many were sent, acknowledged, and from which rung they came."""
+    """One round of quotes.
+
+    Attributes:
+        sent: How many quotes were sent.
+        acknowledged: How many of them the broker acknowledged.
+        errors: The broker's errors.
+        rung: `current` for the current generation, else the reader's fallback.
+        generation: The generation that the prices are from, None where none was read.
+    """
 
     sent: int
     acknowledged: int
@@ -35,7 +42,7 @@ class Cycle:
 
 
 def produce_quotes(
-    store: Path,
+    reader: MarketReader,
     brokers: str,
     topic: str,
     *,
@@ -44,23 +51,36 @@ def produce_quotes(
     stop: threading.Event | None = None,
     report: Callable[[Cycle], None] = lambda _: None,
 ) -> int:
-    """Send a quote for each watched symbol every `every_s` seconds; returns the number sent.
+    """Send a quote for each watched symbol every `every_s` seconds.
 
-    Runs for `cycles` rounds, or until `stop` is set. A message has the symbol as its key and
-    JSON as its value: symbol, last_price in US dollars, change as a fraction, as_of, rung,
-    generation. Errors: `QuotesNotInstalled`.
+    A message has the symbol as its key and JSON as its value: symbol, last_price in US dollars,
+    change as a fraction, as_of, rung, generation.
+
+    Args:
+        reader: A reader of the replica; the caller closes it.
+        brokers: Kafka's bootstrap servers, `host:port,…`.
+        topic: The topic to send to.
+        every_s: The pause between two rounds, in seconds.
+        cycles: How many rounds to send; None: until `stop` is set.
+        stop: An event that ends the loop between two rounds.
+        report: A callback that receives each round.
+
+    Returns:
+        The number of quotes sent.
+
+    Raises:
+        QuotesNotInstalled: confluent-kafka is missing.
     """
     stop = stop or threading.Event()
     producer = _producer(brokers)
     sent = done = 0
-    with ReplicaReader(store) as reader:
-        while not stop.is_set() and (cycles is None or done < cycles):
-            cycle = _send(producer, topic, reader)
-            report(cycle)
-            sent += cycle.sent
-            done += 1
-            if cycles is None or done < cycles:
-                stop.wait(every_s)
+    while not stop.is_set() and (cycles is None or done < cycles):
+        cycle = _send(producer, topic, reader)
+        report(cycle)
+        sent += cycle.sent
+        done += 1
+        if cycles is None or done < cycles:
+            stop.wait(every_s)
     return sent
 
 
@@ -81,7 +101,7 @@ def _producer(brokers: str) -> Any:
     )
 
 
-def _send(producer: Any, topic: str, reader: ReplicaReader) -> Cycle:
+def _send(producer: Any, topic: str, reader: MarketReader) -> Cycle:
     rows = reader.query(WATCHLIST, default=[])
     status = reader.status()
     acknowledged = 0

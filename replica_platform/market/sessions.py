@@ -1,4 +1,4 @@
-"""Trading days of the NASDAQ, by exchange-calendars: when a session closes, and whether one is."""
+"""Trading days of the NASDAQ and their closing times, by exchange-calendars."""
 
 from datetime import UTC, date, datetime
 from functools import cache
@@ -18,21 +18,21 @@ def _calendar() -> Any:
 
 
 def is_trading_day(day: date) -> bool:
-    """Whether the exchange opens on `day`."""
+    """Return whether the exchange opens on `day`."""
     return bool(_calendar().is_session(pd.Timestamp(day)))
 
 
 def last_closed_session(now: datetime | None = None) -> date:
-    """The trading day that closed last before `now` (aware; the present when absent)."""
-    return _closed(now).index[-1].date()  # type: ignore[no-any-return]
+    """Return the last trading day that closed before `now` (aware; the present when absent)."""
+    return _closes(now).index[-1].date()  # type: ignore[no-any-return]
 
 
 def last_close(now: datetime | None = None) -> datetime:
-    """The moment at which the exchange closed last before `now` (aware, UTC)."""
-    return _closed(now).iloc[-1].to_pydatetime()  # type: ignore[no-any-return]
+    """Return the exchange's last closing time before `now` (aware, UTC)."""
+    return _closes(now).iloc[-1].to_pydatetime()  # type: ignore[no-any-return]
 
 
-def _closed(now: datetime | None) -> pd.Series:
-    """The closing times up to `now`, by session."""
+def _closes(now: datetime | None) -> pd.Series:
+    """Return the closing times up to `now`, by session."""
     closes = _calendar().closes
     return closes[closes <= pd.Timestamp(now or datetime.now(UTC)).tz_convert("UTC")]

@@ -1,8 +1,8 @@
-"""The master's tables: symbols → ohlcv → indicators, watchlist; each written only when it changes.
+"""The master's tables: symbols → ohlcv → indicators, watchlist; written only when they change.
 
-A connection to the master comes from the caller, inside a transaction; nothing here opens,
-commits or closes. A write compares first, so that an unchanged batch leaves the file as it is
-and readers need no new generation.
+The caller passes a connection to the master in a transaction; nothing here opens, commits or
+closes. A write compares first: an unchanged batch leaves the file as it is, and readers need no
+new generation.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,21 @@ import pandas as pd
 
 from replica_platform.market.bars import NAMES
 from replica_platform.market.indicators import compute_indicators
-from replica_platform.replica import ReplicaReader
+from replica_platform.market.reader import MarketReader
 
 WATCHED = ("AAPL", "GOOG", "IBM", "MSFT")
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a write did: the table, its rows and columns now, and whether anything changed."""
+    """A table after a write.
+
+    Attributes:
+        table: The name of the table.
+        rows: The number of its rows.
+        changed: Whether the write changed anything.
+        columns: The name and DuckDB type of each column.
+    """
 
     table: str
     rows: int
@@ -30,7 +37,7 @@ class Written:
 
 
 def write_symbols(connection: duckdb.DuckDBPyConnection, bars: pd.DataFrame) -> Written:
-    """One row a symbol: its name, and the first and last day it has a bar for."""
+    """Write one row per symbol: its name, and the first and last day with a bar."""
     days = bars.groupby("symbol")["day"].agg(first_day="min", last_day="max").reset_index()
     days["name"] = days["symbol"].map(lambda symbol: NAMES.get(symbol, symbol))
     return _write(
@@ -43,7 +50,7 @@ def write_symbols(connection: duckdb.DuckDBPyConnection, bars: pd.DataFrame) -> 
 
 
 def write_ohlcv(connection: duckdb.DuckDBPyConnection, bars: pd.DataFrame) -> Written:
-    """One bar a symbol and trading day, for the symbols that the table of symbols has."""
+    """Write one bar per symbol and trading day, for the symbols in the table `symbols`."""
     return _write(
         connection,
         "ohlcv",
@@ -54,7 +61,7 @@ def write_ohlcv(connection: duckdb.DuckDBPyConnection, bars: pd.DataFrame) -> Wr
 
 
 def write_indicators(connection: duckdb.DuckDBPyConnection) -> Written:
-    """The technical indicators of every bar, see `indicators`."""
+    """Write the technical indicators of every bar; see `indicators`."""
     bars = connection.execute("select symbol, day, close from ohlcv order by symbol, day").df()
     return _write(
         connection,
@@ -66,7 +73,7 @@ def write_indicators(connection: duckdb.DuckDBPyConnection) -> Written:
 
 
 def write_watchlist(connection: duckdb.DuckDBPyConnection) -> Written:
-    """The symbols that the quote producer follows, with their newest close and its change."""
+    """Write the symbols that the quote producer follows, with newest close and its change."""
     return _write(
         connection,
         "watchlist",
@@ -84,19 +91,19 @@ def write_watchlist(connection: duckdb.DuckDBPyConnection) -> Written:
     )
 
 
-def read_watchlist(reader: ReplicaReader) -> pd.DataFrame:
-    """The watchlist as readers have it: symbol, name, as_of, last_price, change; by symbol."""
+def read_watchlist(reader: MarketReader) -> pd.DataFrame:
+    """Return symbol, name, as_of, last_price and change of the watchlist, by symbol."""
     return reader.df("select * from watchlist order by symbol")
 
 
 def newest_day(connection: duckdb.DuckDBPyConnection) -> date | None:
-    """The last trading day in the table of bars, None while it is empty."""
+    """Return the last trading day in the table of bars; None while it is empty."""
     row = connection.execute("select max(day) from ohlcv").fetchone()
     return row[0] if row else None
 
 
 def data_as_of(connection: duckdb.DuckDBPyConnection) -> datetime | None:
-    """The moment that the bars speak of: their newest day at midnight UTC; None without any."""
+    """Return the newest day of the bars, at midnight UTC; None where there are no bars."""
     newest = newest_day(connection)
     return datetime.combine(newest, time(), UTC) if newest else None
 
@@ -118,12 +125,12 @@ def _write(
 
 
 def _same(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
-    """Whether table `name` is there and holds exactly the rows of `candidate`."""
+    """Return whether table `name` exists with exactly the rows of `candidate`."""
     try:
-        there = connection.execute(f"describe {name}").fetchall()
+        columns = connection.execute(f"describe {name}").fetchall()
     except duckdb.CatalogException:
         return False
-    if there != connection.execute("describe candidate").fetchall():
+    if columns != connection.execute("describe candidate").fetchall():
         return False
     return not _value(
         connection,

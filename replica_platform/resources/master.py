@@ -1,4 +1,4 @@
-"""The master DuckDB file as a Dagster resource: read and write, closed whatever happens."""
+"""The master DuckDB file as a Dagster resource: connections to read and to write."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,27 +11,27 @@ from replica_platform.replica import Master
 
 
 class MasterDuckDB(DuckDBResource):
-    """The one writable DuckDB file; hold the pool `master` to write to it.
+    """The one writable DuckDB file; take the pool `master` to write to it.
 
-    Dagster's own resource leaks the write lock when a body raises, and knows no read-only
-    connection; `get_connection` here is `write`.
+    Dagster's own resource leaks the write lock when the body of its `with` raises, and has no
+    read-only connection. Here `get_connection` is the same as `write`.
     """
 
     @property
     def path(self) -> Path:
-        """Where the file is."""
+        """The path of the file."""
         return Path(self.database)
 
     def write(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """A read-write connection in one transaction: committed, or rolled back on an error."""
+        """Open a read-write connection in one transaction: commit, or roll back on an error."""
         return Master(self.path).write()
 
     def read(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """A read-only connection."""
+        """Open a read-only connection."""
         return Master(self.path).read()
 
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """The same as `write`."""
+        """Open the same connection as `write`."""
         with self.write() as connection:
             yield connection

@@ -1,9 +1,19 @@
-"""A Postgres database as a Dagster resource: no more than its address."""
+"""A Postgres database as a Dagster resource: its DSN, hidden from the Dagster UI."""
 
-import dagster as dg
+from dataclasses import dataclass, field
 
 
-class PostgresDatabase(dg.ConfigurableResource):
-    """A database by its DSN; give an `EnvVar`, so that no password shows in the pages."""
+@dataclass(frozen=True)
+class PostgresDatabase:
+    """A database by its DSN.
 
-    dsn: str
+    A plain object instead of a `ConfigurableResource`: Dagster shows and stores the
+    config of those, passwords included, except what comes from environment variables, and two
+    platforms in one process share one environment. Functions ask for it as
+    `dg.ResourceParam[PostgresDatabase]`.
+
+    Attributes:
+        dsn: The connection string; never part of `repr`.
+    """
+
+    dsn: str = field(repr=False)

@@ -10,10 +10,13 @@ MARKET_REPLICA = dg.AssetKey("market_replica")
 
 
 class ReplicaStore(dg.ConfigurableResource):
-    """Where generations are published, how many are kept, and where else their blocks go.
+    """The folder of published generations, and the block store that keeps a second copy.
 
-    `blocks` is a folder or a URL such as s3://bucket/prefix; what is published is pushed there,
-    and what is damaged here is fetched from there. None: generations are here only.
+    Attributes:
+        folder: The store of the market's replica; each purpose has a store below it.
+        keep: How many generations are kept.
+        blocks: A folder or a URL such as `s3://bucket/prefix`. Every publication sends its new
+            blocks there; a damaged replica is repaired from there. None: no second copy.
     """
 
     folder: str
@@ -22,13 +25,13 @@ class ReplicaStore(dg.ConfigurableResource):
 
     @property
     def path(self) -> Path:
-        """Where the market's replica is."""
+        """The store of the market's replica."""
         return Path(self.folder)
 
     def path_of(self, key: dg.AssetKey) -> Path:
-        """Where the replica of an asset is: a purpose's in a folder of its own."""
+        """Return the store of an asset's replica: each purpose has its own folder."""
         return self.path if key == MARKET_REPLICA else self.path / "purposes" / key.path[-1]
 
     def block_store(self, key: dg.AssetKey) -> BlockStore | None:
-        """Where the blocks of an asset's generations go, None where no block store is set."""
+        """Return the block store of an asset's generations; None where none is configured."""
         return BlockStore(f"{self.blocks.rstrip('/')}/{key.path[-1]}") if self.blocks else None

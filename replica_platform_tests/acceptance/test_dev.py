@@ -1,4 +1,4 @@
-"""`replica dev` as people have it: its pages answer, an asset materialises, nothing is left."""
+"""`replica dev`: the UI answers, an asset materialises, and no process is left."""
 
 import json
 import os
@@ -32,7 +32,7 @@ RUN_WITHIN_S = 60
 
 
 class Pages:
-    """A running `replica dev`, and GraphQL questions to it."""
+    """A running `replica dev`, with a GraphQL client."""
 
     def __init__(self, port: int, data: Path) -> None:
         self.url = f"http://127.0.0.1:{port}/graphql"
@@ -50,10 +50,10 @@ class Pages:
             return json.load(answer)["data"]
 
     def repository(self) -> Any:
-        """The code location, once it is loaded."""
+        """Return the code location, once it is loaded."""
         until = time.monotonic() + UP_WITHIN_S
         while time.monotonic() < until:
-            assert self.process.poll() is None, "it ended by itself"
+            assert self.process.poll() is None, "the command ended early"
             try:
                 nodes = self.ask(LOAD)["repositoriesOrError"].get("nodes")
             except OSError:
@@ -61,7 +61,7 @@ class Pages:
             if nodes:
                 return nodes[0]
             time.sleep(0.5)
-        raise AssertionError(f"the pages did not come up within {UP_WITHIN_S} s")
+        raise AssertionError(f"the UI did not come up within {UP_WITHIN_S} s")
 
 
 def environment(data: Path) -> dict[str, str]:
@@ -70,7 +70,7 @@ def environment(data: Path) -> dict[str, str]:
 
 
 def of_this_platform(data: Path) -> list[psutil.Process]:
-    """Every process that works on this data folder, whoever its parent is."""
+    """Return every process that uses this data folder."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -137,12 +137,12 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path)
     assert "already served at http://127.0.0.1" in second.stderr
 
     pages.process.send_signal(signal.SIGTERM)
-    _, words = pages.process.communicate(timeout=60)
-    assert pages.process.returncode == 0, words
+    _, output = pages.process.communicate(timeout=60)
+    assert pages.process.returncode == 0, output
     assert of_this_platform(folder) == []
 
 
-def test_a_taken_port_is_one_clear_sentence(port: int, folder: Path) -> None:
+def test_a_taken_port_is_reported_in_one_sentence(port: int, folder: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))
         other.listen()

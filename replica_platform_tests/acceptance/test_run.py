@@ -1,4 +1,4 @@
-"""`replica run` and `replica status` as a newcomer meets them, on the embedded default."""
+"""`replica run` and `replica status` on a fresh machine, with the embedded Postgres."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from replica_platform_tests.conftest import Cli
 
 
 def red(cli: Cli) -> dict[str, str]:
-    """The pillars that `replica status` finds red, with its sentences."""
+    """Return the pillars that `replica status` finds red, with their sentences."""
     finished = cli("status", "--json")
     pillars = json.loads(finished.stdout)
     assert finished.returncode == int(not all(pillar["ok"] for pillar in pillars))
@@ -20,7 +20,7 @@ def red(cli: Cli) -> dict[str, str]:
 
 
 @pytest.mark.timeout(240)
-def test_run_twice_then_lose_things(cli: Cli, folder: Path) -> None:
+def test_run_twice_then_lose_files_and_tables(cli: Cli, folder: Path) -> None:
     data = folder / "data"
     assert set(red(cli)) == {"replica", "warehouse", "outbox", "backups"}
 
@@ -54,7 +54,7 @@ def test_run_twice_then_lose_things(cli: Cli, folder: Path) -> None:
     assert red(cli) == {}
 
 
-def test_databases_of_ones_own_take_the_embedded_ones_place(
+def test_configured_databases_replace_the_embedded_ones(
     cli: Cli, source: str, target: str, database: object, folder: Path
 ) -> None:
     assert callable(database)
@@ -66,7 +66,7 @@ def test_databases_of_ones_own_take_the_embedded_ones_place(
         REPLICA_TARGET_DSN=target,
         REPLICA_DAGSTER_DSN=dagster,
     )
-    # The tables that the sample lists are not there, and nobody makes them.
+    # The sample's tables are missing there, and nothing creates them.
     assert finished.returncode == 1
     assets = {one["asset"]: one for one in json.loads(finished.stdout)}
     assert "fds.prices" in " ".join(assets["raw_data/prices"]["problems"])

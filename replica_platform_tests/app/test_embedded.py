@@ -1,4 +1,4 @@
-"""The embedded Postgres: made once, shared by its users, stopped by the last."""
+"""The embedded Postgres: created once, shared by processes, stopped by the last one."""
 
 import subprocess
 import sys
@@ -23,14 +23,14 @@ def test_starts_answers_and_stops(cluster: Path) -> None:
     assert not server_at(cluster).is_running
 
 
-def test_a_database_is_made_once(server: Server) -> None:
+def test_a_database_is_created_once(server: Server) -> None:
     server.make_database("made once")
     server.make_database("made once")
     with psycopg.connect(server.dsn("made once")) as connection:
         assert connection.execute("select current_database()").fetchone() == ("made once",)
 
 
-def test_the_last_user_stops_it(cluster: Path) -> None:
+def test_the_last_user_stops_the_server(cluster: Path) -> None:
     with running(cluster) as outer:
         with running(cluster) as inner:
             assert inner.folder == outer.folder
@@ -52,7 +52,7 @@ def test_a_killed_user_is_not_counted(cluster: Path) -> None:
     assert not server_at(cluster).is_running
 
 
-def test_a_folder_above_that_is_closed_meanwhile(cluster: Path) -> None:
+def test_a_parent_folder_that_becomes_private_is_opened_again(cluster: Path) -> None:
     with running(cluster):
         cluster.parent.chmod(0o700)
         with running(cluster) as server:
@@ -73,7 +73,7 @@ def test_nothing_is_world_writable(cluster: Path) -> None:
     assert [p for p in open_to_all if not p.is_socket() and not p.is_symlink()] == []
 
 
-def test_a_broken_cluster_says_its_last_words(cluster: Path) -> None:
+def test_the_error_of_a_broken_cluster_names_the_cause(cluster: Path) -> None:
     with running(cluster):
         pass
     (cluster / "postgresql.conf").write_text("nonsense = 'x'\n")

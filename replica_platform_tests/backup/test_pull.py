@@ -275,7 +275,7 @@ def test_rows_of_many_bytes_are_pulled_by_query(
 SILENT = {
     "before it is ready": "exec cat >/dev/null",
     "before its first answer": "echo replica-ready; exec cat >/dev/null",
-    "in the middle of an answer": "echo replica-ready; printf "99\\nshort"; exec cat >/dev/null",
+    "in the middle of an answer": "echo replica-ready; printf '99\\nshort'; exec cat >/dev/null",
 }
 
 

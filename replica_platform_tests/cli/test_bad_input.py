@@ -1,4 +1,4 @@
-"""What goes wrong outside ends in one clear sentence and a non-zero exit, nothing half-written."""
+"""Errors of the environment end in one sentence and a non-zero exit code, nothing half-written."""
 
 import subprocess
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 from replica_platform_tests.conftest import Cli
 
 
-def assert_one_sentence(finished: subprocess.CompletedProcess[str], words: str) -> None:
+def assert_one_sentence(finished: subprocess.CompletedProcess[str], part: str) -> None:
     assert finished.returncode == 1
-    assert words in finished.stderr
+    assert part in finished.stderr
     assert "Traceback" not in finished.stderr
     assert len(finished.stderr.strip().splitlines()) == 1
 
@@ -20,7 +20,7 @@ def test_a_dsn_that_does_not_connect(cli: Cli) -> None:
     assert "secret" not in finished.stderr
 
 
-def test_a_dsn_that_is_none(cli: Cli) -> None:
+def test_a_text_that_is_not_a_dsn(cli: Cli) -> None:
     finished = cli("validate", "s.t", "--source", "nonsense", "--target", "nonsense")
     assert_one_sentence(finished, "is not a Postgres connection string")
 

@@ -1,4 +1,4 @@
-"""Each engine by its command: the simple case, its JSON, its exit code."""
+"""Each engine by its commands: the simple case, the JSON and the exit code."""
 
 import json
 import subprocess
@@ -35,21 +35,21 @@ def test_sync_offers_the_modes_that_the_engine_has(cli: Cli) -> None:
     assert "blocks" not in cli("sync", "--help").stdout
 
 
-def answer(finished: subprocess.CompletedProcess[str]) -> Any:
+def result(finished: subprocess.CompletedProcess[str]) -> Any:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return json.loads(finished.stdout)
 
 
 def test_publish_verify_roll_back(cli: Cli, master: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    assert answer(cli("publish", "--master", master, "--store", store, "--json"))["generation"] == 1
+    assert result(cli("publish", "--master", master, "--store", store, "--json"))["generation"] == 1
     again = cli("publish", "--master", master, "--store", store)
     assert "nothing was copied" in again.stdout
     with Master(master).write() as connection:
         connection.execute("insert into t values (1000, 'new')")
-    assert answer(cli("publish", "--master", master, "--store", store, "--json"))["generation"] == 2
-    assert answer(cli("verify", "--store", store, "--json"))["ok"]
-    assert answer(cli("rollback", "--store", store, "--json"))["generation"] == 1
+    assert result(cli("publish", "--master", master, "--store", store, "--json"))["generation"] == 2
+    assert result(cli("verify-generation", "--store", store, "--json"))["ok"]
+    assert result(cli("rollback-generation", "--store", store, "--json"))["generation"] == 1
     with duckdb.connect(str(store / "stock_data_replica.db"), read_only=True) as reader:
         assert reader.execute("select count(*) from t").fetchone() == (1000,)
 
@@ -57,15 +57,20 @@ def test_publish_verify_roll_back(cli: Cli, master: Path, tmp_path: Path) -> Non
 def test_a_damaged_generation_is_found_and_repaired(cli: Cli, master: Path, tmp_path: Path) -> None:
     store, blocks = tmp_path / "store", tmp_path / "blocks"
     assert cli("publish", "--master", master, "--store", store).returncode == 0
-    assert answer(cli("push", "--store", store, "--blocks", blocks, "--json"))["blocks_sent"] > 0
+    assert (
+        result(cli("push-generation", "--store", store, "--blocks", blocks, "--json"))[
+            "blocks_sent"
+        ]
+        > 0
+    )
     generation = (store / "stock_data_replica.db").resolve()
     generation.chmod(0o644)
     generation.write_bytes(generation.read_bytes()[:-4096])
-    damaged = cli("verify", "--store", store)
+    damaged = cli("verify-generation", "--store", store)
     assert damaged.returncode == 1
     assert "damaged" in damaged.stderr
-    assert cli("repair", "--store", store, "--blocks", blocks).returncode == 0
-    assert answer(cli("verify", "--store", store, "--json"))["ok"]
+    assert cli("repair-store", "--store", store, "--blocks", blocks).returncode == 0
+    assert result(cli("verify-generation", "--store", store, "--json"))["ok"]
     elsewhere = tmp_path / "elsewhere"
     assert cli("pull-generation", "--store", elsewhere, "--blocks", blocks).returncode == 0
     with duckdb.connect(str(elsewhere / "stock_data_replica.db"), read_only=True) as reader:
@@ -90,10 +95,10 @@ def test_sync_and_validate(cli: Cli, source: str, target: str) -> None:
         connection.execute("create table t (id int primary key, note text)")
         connection.execute("insert into t select n, 'x' from generate_series(1, 100) n")
     where = ("public.t", "--source", source, "--target", target, "--into", "copied")
-    report = answer(cli("sync", *where, "--json"))["reports"]["copied.t"]
+    report = result(cli("sync", *where, "--json"))["reports"]["copied.t"]
     assert report["rows_inserted"] == 100
     assert "copied.t" in cli("sync", *where).stdout
-    found = answer(cli("validate", *where, "--json"))[0]
+    found = result(cli("validate", *where, "--json"))[0]
     assert found["in_sync"]
     assert found["score"] > 0.99
     with psycopg.connect(target) as connection:
@@ -111,18 +116,16 @@ def test_append_and_drain(cli: Cli, target: str, tmp_path: Path) -> None:
     lines = "".join(json.dumps({"n": n}) + "\n" for n in range(20))
     appended = cli("append", "--outbox", box, "--kind", "note", stdin=lines)
     assert len(appended.stdout.split()) == 20
-    assert answer(cli("drain", "--outbox", box, "--target", target, "--json"))["delivered"] == 20
+    assert result(cli("drain", "--outbox", box, "--target", target, "--json"))["delivered"] == 20
     with psycopg.connect(target) as connection:
         landed = connection.execute("select id::text from outbox.record order by seq").fetchall()
     assert [row[0] for row in landed] == appended.stdout.split()
     assert "No row is dead" in cli("dead", "--outbox", box).stdout
-    findings = answer_whatever_the_code(
-        cli("doctor", "--outbox", box, "--target", target, "--json")
-    )
+    findings = findings_of(cli("doctor", "--outbox", box, "--target", target, "--json"))
     assert {"ok", "name", "sentence"} <= set(findings[0])
 
 
-def answer_whatever_the_code(finished: object) -> list[dict[str, object]]:
+def findings_of(finished: object) -> list[dict[str, object]]:
     return json.loads(finished.stdout)  # type: ignore[attr-defined,no-any-return]
 
 
@@ -132,18 +135,18 @@ def test_back_up_and_restore(cli: Cli, tmp_path: Path) -> None:
         connection.execute("create table visit (id integer primary key)")
         connection.execute("insert into visit values (1), (2)")
     connection.close()
-    made = answer(cli("backup", file, "--to", to, "--cleanup", "--json"))
+    made = result(cli("backup", file, "--to", to, "--cleanup", "--json"))
     assert made["backup"]["tables"] == {"visit": 2}
-    assert answer(cli("backup", file, "--to", to, "--stats-only", "--json"))["count"] == 1
+    assert result(cli("backup", file, "--to", to, "--stats-only", "--json"))["count"] == 1
     restored = tmp_path / "restored.db"
-    assert cli("restore", made["backup"]["file"], "--to", restored).returncode == 0
+    assert cli("restore-backup", made["backup"]["file"], "--to", restored).returncode == 0
     with sqlite3.connect(restored) as connection:
         assert connection.execute("select count(*) from visit").fetchone() == (2,)
     connection.close()
 
 
 def test_pull_refuses_a_host_that_does_not_answer(cli: Cli, tmp_path: Path) -> None:
-    finished = cli("pull", "ssh://u@127.0.0.1:1/x.db", "--to", tmp_path / "x.db")
+    finished = cli("pull-sqlite", "ssh://u@127.0.0.1:1/x.db", "--to", tmp_path / "x.db")
     assert finished.returncode == 1
     assert "127.0.0.1" in finished.stderr
     assert not (tmp_path / "x.db").exists()

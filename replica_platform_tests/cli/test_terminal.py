@@ -1,4 +1,4 @@
-"""What a person at a terminal sees, through a pseudo-terminal: a bar, and only where it helps."""
+"""Progress bars on a pseudo-terminal: drawn for long work, and only for people."""
 
 import os
 import pty
@@ -18,25 +18,27 @@ with bar("copying") as progress:
 
 
 def shown(steps: int, *, terminal: bool) -> str:
-    """What a job of `steps` tenths of a second draws on its standard error."""
+    """Return what a job of `steps` tenths of a second draws on its standard error."""
     if not terminal:
         command = [sys.executable, "-c", PROGRAM, str(steps)]
         return subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    ours, its = pty.openpty()
+    here, there = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(steps)], stderr=its, env=os.environ | {"TERM": "xterm"}
+        [sys.executable, "-c", PROGRAM, str(steps)],
+        stderr=there,
+        env=os.environ | {"TERM": "xterm"},
     ) as process:
-        os.close(its)
+        os.close(there)
         pieces = []
         while True:
             try:
-                piece = os.read(ours, 65536)
+                piece = os.read(here, 65536)
             except OSError:  # the other side is closed
                 break
             if not piece:
                 break
             pieces.append(piece)
-    os.close(ours)
+    os.close(here)
     assert process.returncode == 0
     return b"".join(pieces).decode()
 
@@ -44,7 +46,9 @@ def shown(steps: int, *, terminal: bool) -> str:
 @pytest.mark.parametrize(
     ("steps", "terminal", "drawn"), [(28, True, True), (3, True, False), (28, False, False)]
 )
-def test_a_bar_for_a_person_who_waits(steps: int, terminal: bool, drawn: bool) -> None:
+def test_a_bar_is_drawn_for_long_work_on_a_terminal(
+    steps: int, terminal: bool, drawn: bool
+) -> None:
     text = shown(steps, terminal=terminal)
     assert ("copying" in text and "%" in text) is drawn
     assert drawn or text == ""

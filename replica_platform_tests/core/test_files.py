@@ -1,4 +1,4 @@
-"""Files that are wholly there or not there at all."""
+"""Files that are replaced completely or not at all."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_a_write_replaces(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a"
     write_atomically(target, b"old")
     with pytest.raises(OSError, match="full"), replacing(target) as temporary:

@@ -1,4 +1,4 @@
-"""Reports as JSON, and sizes and ages in words."""
+"""Reports as JSON, and sizes and ages as text."""
 
 import json
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Outer(ReportFields):
 
     @property
     def _private(self) -> str:
-        raise AssertionError("never asked for")
+        raise AssertionError("private properties are not part of a report")
 
 
 OUTER = Outer(Path("a/b.db"), datetime(2026, 1, 2, tzinfo=UTC), (Inner(1), Inner(2)))
 
 
-def test_a_report_holds_its_fields_and_properties_and_those_of_what_is_in_it() -> None:
+def test_a_report_includes_fields_and_properties_at_every_level() -> None:
     report: Report = OUTER
     assert report.as_dict() == {
         "file": "a/b.db",

@@ -1,6 +1,7 @@
-"""The platform's real parts in folders and databases of their own."""
+"""Whole platforms for tests, each with its own folders and databases."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,7 @@ import pytest
 from replica_platform.app.sample.gym_system import sample_gym_system
 from replica_platform.app.sample.prepare import append_conversations, fill_source
 from replica_platform.app.settings import Settings
-from replica_platform.definitions import defs
-from replica_platform.definitions import resources as resources_of
+from replica_platform.definitions import build_defs, build_resources
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.resources.store import ReplicaStore
 
@@ -25,7 +25,7 @@ class Platform:
     instance: dg.DagsterInstance
 
     def materialise(self, asset: str | None = None) -> dg.ExecuteInProcessResult:
-        """Materialise an asset and whatever it stands on, or everything, with all checks."""
+        """Materialise an asset and everything upstream of it, or all assets, with all checks."""
         selection = (
             dg.AssetSelection.assets(dg.AssetKey(asset.split("/"))).upstream()
             if asset
@@ -34,8 +34,8 @@ class Platform:
         return self._run(selection)
 
     def set_store(self, store: ReplicaStore) -> None:
-        """Publish to another store from now on."""
-        resources = resources_of(self.settings) | {
+        """Publish to another store from here on."""
+        resources = build_resources(self.settings) | {
             "store": store,
             "published_replica": PublishedReplicaIOManager(store=store),
         }
@@ -47,11 +47,11 @@ class Platform:
         )
 
     def run_only(self, asset: str) -> dg.ExecuteInProcessResult:
-        """Materialise an asset on what its parents are now."""
+        """Materialise an asset without its parents."""
         return self._run(dg.AssetSelection.assets(dg.AssetKey(asset.split("/"))))
 
     def check(self, asset: str, name: str) -> dg.AssetCheckEvaluation:
-        """Evaluate one check by itself and return its evaluation."""
+        """Run one check and return its evaluation."""
         key = dg.AssetCheckKey(dg.AssetKey(asset.split("/")), name)
         result = self._run(dg.AssetSelection.checks(key))
         (evaluation,) = (
@@ -67,18 +67,35 @@ class Platform:
         )
 
 
+MakePlatform = Callable[..., Platform]
+
+
 @pytest.fixture
-def platform(
-    source: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Platform]:
-    """A platform with the sample's input, nothing materialised yet."""
-    monkeypatch.setenv("REPLICA_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("REPLICA_SOURCE_DSN", source)
-    monkeypatch.setenv("REPLICA_TARGET_DSN", target)
-    monkeypatch.chdir(tmp_path)  # no .env from elsewhere
-    settings = Settings()
-    fill_source(source)
-    append_conversations(settings.outbox_dir / "worker-1.db")
-    sample_gym_system(tmp_path / "sample" / "gym_system.db")
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield Platform(settings, defs(), instance)
+def make_platform(database: Callable[[str], str], tmp_path: Path) -> Iterator[MakePlatform]:
+    """A function that makes a platform with the sample's input, not materialised yet.
+
+    Its arguments are a name, the folder of its data below `tmp_path`, and further settings.
+    """
+    with ExitStack() as instances:
+
+        def make(name: str = ".", **settings: object) -> Platform:
+            made = Settings(
+                data_dir=tmp_path / name,
+                source_dsn=database("source"),
+                target_dsn=database("target"),
+                _env_file=None,
+                **settings,
+            )
+            fill_source(made.source)
+            append_conversations(made.outbox_dir / "worker-1.db")
+            sample_gym_system(made.data_dir / "sample" / "gym_system.db")
+            instance = instances.enter_context(dg.DagsterInstance.ephemeral())
+            return Platform(made, build_defs(made), instance)
+
+        yield make
+
+
+@pytest.fixture
+def platform(make_platform: MakePlatform) -> Platform:
+    """A platform with the sample's input, not materialised yet."""
+    return make_platform()

@@ -1,4 +1,4 @@
-"""What runs by itself asks for the right thing, once, and says why when it does not."""
+"""Schedules and sensors request the right runs, once, and say why when they skip."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -44,7 +44,7 @@ def outdate(platform: Platform) -> None:
 
 @pytest.mark.parametrize("with_blocks", [False, True])
 @pytest.mark.parametrize("damage", [lose, corrupt, outdate])
-def test_a_replica_that_is_gone_corrupt_or_stale_is_repaired(
+def test_a_missing_damaged_or_outdated_replica_is_repaired(
     platform: Platform, tmp_path: Path, damage: Callable[[Platform], None], with_blocks: bool
 ) -> None:
     master = MasterDuckDB(database=str(platform.settings.master))
@@ -66,7 +66,7 @@ def test_a_replica_that_is_gone_corrupt_or_stale_is_repaired(
     repaired = platform.run_only("market_replica")
     assert repaired.success
     assert isinstance(tick(), dg.SkipReason)
-    # From the block store the same generation comes back; from the master a new one.
+    # The block store restores the same generation; the master gives a new one.
     generation = 1 if with_blocks and damage is not outdate else 2
     assert status(store.path).generation == generation
     (made,) = repaired.asset_materializations_for_node("market_replica")

@@ -1,4 +1,4 @@
-"""Every check seen passing (before the damage) and failing (after it), in words to act on."""
+"""Every check passes before the damage and fails after it, with advice in its sentence."""
 
 import json
 import os
@@ -62,8 +62,8 @@ def flip_a_bit_of_the_backup(platform: Platform) -> None:
 
 def age_the_backup(platform: Platform) -> None:
     (manifest,) = platform.settings.backup_dir.glob("*.json")
-    told = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**told, "taken_at": "2020-01-01T00:00:00+00:00"}))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "taken_at": "2020-01-01T00:00:00+00:00"}))
 
 
 def lose_a_bar(platform: Platform) -> None:
@@ -155,13 +155,13 @@ CASES: list[tuple[str, str, Damage, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("asset", "check", "damage", "words"), CASES)
+@pytest.mark.parametrize(("asset", "check", "damage", "advice"), CASES)
 def test_passes_then_fails(
     platform: Platform,
     asset: str,
     check: str,
     damage: Damage,
-    words: str,
+    advice: str,
 ) -> None:
     assert platform.materialise(asset).success
     before = platform.check(asset, check)
@@ -169,7 +169,7 @@ def test_passes_then_fails(
     damage(platform)
     after = platform.check(asset, check)
     assert not after.passed
-    assert words in (after.description or "")
+    assert advice in (after.description or "")
 
 
 def test_a_publication_before_the_last_close_is_not_fresh(
@@ -177,21 +177,21 @@ def test_a_publication_before_the_last_close_is_not_fresh(
 ) -> None:
     assert platform.materialise("market_replica").success
     assert platform.check("market_replica", "publication_is_fresh").passed
-    # Ten days on, several sessions will have closed since.
+    # In ten days several sessions will have closed.
     monkeypatch.setattr(replica_checks, "PIPELINE_TAKES", timedelta(days=-10))
     late = platform.check("market_replica", "publication_is_fresh")
     assert not late.passed
     assert "why the pipeline did not run" in (late.description or "")
 
 
-def test_an_unsound_candidate_leaves_readers_where_they_are(
+def test_an_unsound_candidate_leaves_readers_on_the_current_generation(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert platform.materialise("market_replica").success
     with ReplicaReader(platform.settings.store) as reader:
         before = reader.query("select count(*) from watchlist")
         generation = reader.generation
-        # The table's own check would stop it earlier: this one is about the candidate.
+        # Without the table's check, which would stop it earlier: this is about the candidate.
         on_master("update watchlist set last_price = -1")(platform)
         failed = platform.run_only("market_replica")
         assert not failed.success

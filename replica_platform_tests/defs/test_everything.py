@@ -1,10 +1,10 @@
-"""The whole graph on real parts: everything green, and a second run that moves no row."""
+"""The whole graph on real databases: all checks pass, and a second run moves no row."""
 
 import duckdb
 import psycopg
 import pytest
 
-from replica_platform_tests.defs.conftest import Platform
+from replica_platform_tests.defs.conftest import MakePlatform, Platform
 
 
 def figures(result) -> dict[str, dict]:  # type: ignore[no-untyped-def,type-arg]
@@ -17,10 +17,9 @@ def figures(result) -> dict[str, dict]:  # type: ignore[no-untyped-def,type-arg]
 
 
 def test_the_sync_takes_its_workers_from_the_settings(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_platform: MakePlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("XMIN_WORKERS", "3")
-    monkeypatch.setenv("XMIN_BATCH_BYTES", "65536")
+    platform = make_platform(xmin_workers=3, xmin_batch_bytes=65536)
     with caplog.at_level("INFO", "replica_platform.xmin.sync"):
         assert platform.materialise("raw_data/prices").success
     assert "workers: 3 were asked for" in caplog.text

@@ -1,4 +1,4 @@
-"""Purposes as `defs.yaml` writes them: an asset each, and a warning about columns nobody listed."""
+"""Purposes in a `defs.yaml`: an asset for each, and a warning about unlisted columns."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,7 +91,7 @@ def test_none_one_two_and_many_purposes(
             assert reader.execute("from watchlist").fetchall() == [("IBM",)]
 
 
-def test_columns_nobody_listed_are_a_warning_that_names_them(
+def test_unlisted_columns_are_a_warning_that_names_them(
     resources: dict[str, object], master: Master
 ) -> None:
     purposes = (
@@ -134,7 +134,7 @@ def test_the_check_can_be_run_without_a_publication(resources: dict[str, object]
 
 
 @pytest.mark.parametrize(
-    ("purposes", "said"),
+    ("purposes", "message"),
     [
         ("\n    one: {tables: {watchlist: {colums: [symbol]}}}", "do you mean 'columns'"),
         ("\n    one: {tables: {watchlist: {columns: []}}}", "columns is empty"),
@@ -146,10 +146,10 @@ def test_the_check_can_be_run_without_a_publication(resources: dict[str, object]
         ),
     ],
 )
-def test_what_could_let_out_more_is_not_loaded(purposes: str, said: str) -> None:
+def test_an_ambiguous_purpose_is_not_loaded(purposes: str, message: str) -> None:
     with pytest.raises(ComponentTreeException) as raised, loaded(purposes, {}):
         pass
     error: BaseException | None = raised.value
     while error is not None and not isinstance(error, PurposeWrong):
         error = error.__cause__
-    assert said in str(error)
+    assert message in str(error)

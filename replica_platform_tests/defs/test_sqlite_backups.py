@@ -1,4 +1,4 @@
-"""A SQLite file of another host: brought home over SSH, kept as a verified copy, checked."""
+"""A SQLite file of another host: copied here over SSH, backed up, verified, checked."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,8 +9,9 @@ import pytest
 
 from replica_platform.backup import backups
 from replica_platform.components import SqliteBackups
-from replica_platform.components.sqlite_backups import File
+from replica_platform.components.sqlite_backups import FileEntry
 from replica_platform.core.sqlite import sqlite3
+from replica_platform.resources.platform import PlatformConfig
 from replica_platform_tests.backup.ssh_server import Host, serving
 
 
@@ -21,10 +22,10 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.fixture
-def far(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+def remote(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """The open database of a program on the other host."""
-    (tmp_path / "far").mkdir()
-    with closing(sqlite3.connect(tmp_path / "far" / "gym.db", isolation_level=None)) as db:
+    (tmp_path / "remote").mkdir()
+    with closing(sqlite3.connect(tmp_path / "remote" / "gym.db", isolation_level=None)) as db:
         db.execute("pragma journal_mode=wal")
         db.execute("create table visit (id integer primary key, member text)")
         db.execute("insert into visit (member) values ('ada'), ('grace')")
@@ -32,24 +33,31 @@ def far(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.fixture
-def component(host: Host, far: sqlite3.Connection, tmp_path: Path) -> SqliteBackups:
-    remote = File(
+def component(host: Host, remote: sqlite3.Connection, tmp_path: Path) -> SqliteBackups:
+    file = FileEntry(
         path="remote/remote_gym_system.db",
-        pulled_from=host.url(tmp_path / "far" / "gym.db"),
+        pulled_from=host.url(tmp_path / "remote" / "gym.db"),
         known_hosts=str(host.known_hosts),
         client_key=str(host.client_key),
     )
-    return SqliteBackups(files=[remote])
+    return SqliteBackups(files=[file])
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("REPLICA_DATA_DIR", str(tmp_path / "data"))
+def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(component: SqliteBackups) -> dg.ExecuteInProcessResult:
-    definitions = component.build_defs(None)  # type: ignore[arg-type]
+def definitions_of(data: Path, *components: SqliteBackups) -> dg.Definitions:
+    platform = PlatformConfig(data_dir=str(data), backup_dir=str(data / "backups"))
+    return dg.Definitions.merge(
+        *(one.build_defs(None) for one in components),  # type: ignore[arg-type]
+        dg.Definitions(resources={"platform": platform}),
+    )
+
+
+def run(component: SqliteBackups, data: Path) -> dg.ExecuteInProcessResult:
+    definitions = definitions_of(data, component)
     with dg.DagsterInstance.ephemeral() as instance:
         return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance, raise_on_error=False
@@ -57,45 +65,45 @@ def run(component: SqliteBackups) -> dg.ExecuteInProcessResult:
 
 
 def members(data: Path) -> list[str]:
-    """Whom the newest copy knows."""
+    """Return the members in the newest backup."""
     newest = backups(data / "backups", "remote_gym_system")[0].file
     with closing(sqlite3.connect(f"{newest.as_uri()}?mode=ro&immutable=1", uri=True)) as db:
         return [member for (member,) in db.execute("select member from visit order by id")]
 
 
-def test_brought_home_kept_and_checked(
-    component: SqliteBackups, far: sqlite3.Connection, data: Path
+def test_copied_here_backed_up_and_checked(
+    component: SqliteBackups, remote: sqlite3.Connection, data: Path
 ) -> None:
-    first = run(component)
+    first = run(component, data)
     assert first.success
     assert all(check.passed for check in first.get_asset_check_evaluations())
     assert members(data) == ["ada", "grace"]
-    far.execute("insert into visit (member) values ('edsger')")
-    far.execute("delete from visit where member = 'ada'")
-    assert run(component).success
+    remote.execute("insert into visit (member) values ('edsger')")
+    remote.execute("delete from visit where member = 'ada'")
+    assert run(component, data).success
     assert members(data) == ["grace", "edsger"]
 
 
-def test_a_host_that_is_not_known_leaves_the_last_copy(
+def test_a_host_with_an_unknown_key_leaves_the_newest_backup(
     component: SqliteBackups, data: Path, tmp_path: Path
 ) -> None:
-    assert run(component).success
-    (tmp_path / "nobody").touch()
-    stranger = component.files[0].model_copy(update={"known_hosts": str(tmp_path / "nobody")})
-    result = run(SqliteBackups(files=[stranger]))
+    assert run(component, data).success
+    (tmp_path / "no_host").touch()
+    stranger = component.files[0].model_copy(update={"known_hosts": str(tmp_path / "no_host")})
+    result = run(SqliteBackups(files=[stranger]), data)
     assert not result.success
     (failure,) = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
     assert "127.0.0.1" in str(failure.event_specific_data)
     assert members(data) == ["ada", "grace"]
 
 
-def test_each_kind_has_its_schedule(component: SqliteBackups) -> None:
+def test_each_kind_has_its_schedule(component: SqliteBackups, data: Path) -> None:
     def crons(*components: SqliteBackups) -> dict[str, str]:
-        merged = dg.Definitions.merge(*(one.build_defs(None) for one in components))  # type: ignore[arg-type]
+        merged = definitions_of(data, *components)
         return {one.name: one.cron_schedule for one in merged.get_repository_def().schedule_defs}
 
-    here = SqliteBackups(files=[File(path="app.db")])
-    other = SqliteBackups(files=[File(path="other.db")])
+    here = SqliteBackups(files=[FileEntry(path="app.db")])
+    other = SqliteBackups(files=[FileEntry(path="other.db")])
     assert crons(component) == {"remote_pulls": "0 9 * * *"}
     assert crons(here, other, component) == {
         "nightly_backups": "0 3 * * *",

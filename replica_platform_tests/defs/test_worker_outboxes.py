@@ -1,4 +1,4 @@
-"""Outboxes of several nodes in one asset, typed tables beside the landing table, the sensor."""
+"""Outboxes of one and several nodes, typed tables beside `outbox.record`, and the sensor."""
 
 from pathlib import Path
 
@@ -8,8 +8,11 @@ import pytest
 
 from replica_platform.components import WorkerOutboxes
 from replica_platform.outbox import Outbox
+from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 
+# The folders of nodes are absolute here.
+PLATFORM = PlatformConfig(data_dir="/nowhere", backup_dir="/nowhere")
 CONVERSATION = {
     "conversation": {
         "table": "public.conversations",
@@ -21,7 +24,7 @@ CONVERSATION = {
 
 def definitions(target: str, **attributes: object) -> dg.Definitions:
     outboxes = WorkerOutboxes(**attributes).build_defs(None)  # type: ignore[arg-type]
-    resources = {"target": PostgresDatabase(dsn=target)}
+    resources = {"target": PostgresDatabase(target), "platform": PLATFORM}
     return dg.Definitions.merge(
         outboxes, dg.Definitions(resources=resources, executor=dg.in_process_executor)
     )
@@ -49,7 +52,7 @@ def nodes(tmp_path: Path) -> dict[str, str]:
     return {"east": str(tmp_path / "east"), "west": str(tmp_path / "west")}
 
 
-def test_a_partition_a_node(target: str, nodes: dict[str, str]) -> None:
+def test_each_node_is_a_partition(target: str, nodes: dict[str, str]) -> None:
     found = definitions(target, nodes=nodes)
     with dg.DagsterInstance.ephemeral() as instance:
         assert drain(found, instance, "west").success
@@ -62,12 +65,12 @@ def test_a_partition_a_node(target: str, nodes: dict[str, str]) -> None:
         assert partitions == {"east", "west"}
 
 
-def test_a_node_that_cannot_be_reached_is_named(target: str, nodes: dict[str, str]) -> None:
+def test_an_unreachable_node_is_named(target: str, nodes: dict[str, str]) -> None:
     found = definitions(target, nodes=nodes | {"north": "/nowhere/north"})
     with dg.DagsterInstance.ephemeral() as instance:
         east = drain(found, instance, "east")
         north = drain(found, instance, "north")
-    # What could be reached was delivered; what could not is named, by the check too.
+    # The reachable node was delivered; the other one is named, by the check too.
     assert rows(target, "select payload->>'from' from outbox.record") == [("east",)]
     checks = {one.check_name: one for one in east.get_asset_check_evaluations()}
     assert not checks["nothing_is_missing"].passed
@@ -102,7 +105,7 @@ def test_a_mapping_that_fails_loses_nothing(target: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_record_that_waits_is_asked_for_once(tmp_path: Path, several: bool) -> None:
+def test_one_drain_is_requested_for_a_waiting_record(tmp_path: Path, several: bool) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     there.mkdir()
@@ -111,7 +114,7 @@ def test_a_record_that_waits_is_asked_for_once(tmp_path: Path, several: bool) ->
     (sensor,) = found.sensors or []
 
     def tick(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-        (answer,) = sensor(dg.build_sensor_context(cursor=cursor))  # type: ignore[operator]
+        (answer,) = sensor(dg.build_sensor_context(cursor=cursor), platform=PLATFORM)  # type: ignore[operator]
         return answer
 
     with Outbox(here / "worker-1.db") as outbox:
@@ -124,3 +127,23 @@ def test_a_record_that_waits_is_asked_for_once(tmp_path: Path, several: bool) ->
         assert isinstance(tick(first.cursor), dg.SkipReason)
         outbox.append("note", {"n": 2})
         assert isinstance(tick(first.cursor), dg.SensorResult)
+
+
+def test_rows_that_the_target_lost_are_sent_again_when_a_person_materialises(
+    target: str, nodes: dict[str, str]
+) -> None:
+    found = definitions(target, nodes={"local": nodes["east"]})
+    job = found.resolve_implicit_global_asset_job_def()
+    count = "select count(*) from outbox.record"
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert drain(found, instance).success
+        with psycopg.connect(target) as connection:
+            connection.execute("delete from outbox.record")
+        by_schedule = job.execute_in_process(
+            instance=instance, tags={"dagster/schedule_name": "outbox_drain"}, raise_on_error=False
+        )
+        checks = {one.check_name: one for one in by_schedule.get_asset_check_evaluations()}
+        assert not checks["nothing_is_missing"].passed
+        assert rows(target, count) == [(0,)]
+        assert drain(found, instance).success
+    assert rows(target, count) == [(1,)]

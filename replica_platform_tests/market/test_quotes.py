@@ -1,4 +1,4 @@
-"""The quote producer against librdkafka's own mock cluster, with and without a replica."""
+"""The quote producer with librdkafka's mock cluster, with and without a replica."""
 
 import json
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from confluent_kafka import Consumer, Producer
 from replica_platform.market.bars import load_bars
 from replica_platform.market.quotes import Cycle, produce_quotes
 from replica_platform.market.tables import write_ohlcv, write_symbols, write_watchlist
-from replica_platform.replica import Master, publish
+from replica_platform.replica import Master, ReplicaReader, publish
 
 
 @pytest.fixture(scope="module")
 def brokers() -> Iterator[str]:
-    """A mock Kafka cluster that lives inside a client of ours."""
+    """A mock Kafka cluster inside a client."""
     host = Producer({"bootstrap.servers": "", "test.mock.num.brokers": 1})
     yield host.list_topics(timeout=10).brokers[1].__str__().split("/")[0]
     del host
@@ -47,7 +47,10 @@ def consume(brokers: str, topic: str, count: int) -> list[dict[str, object]]:
 
 def test_every_watched_symbol_gets_a_quote(brokers: str, store: Path) -> None:
     cycles: list[Cycle] = []
-    sent = produce_quotes(store, brokers, "quotes", every_s=0.01, cycles=2, report=cycles.append)
+    with ReplicaReader(store) as reader:
+        sent = produce_quotes(
+            reader, brokers, "quotes", every_s=0.01, cycles=2, report=cycles.append
+        )
     assert sent == 8
     assert [cycle.acknowledged for cycle in cycles] == [4, 4]
     quotes = consume(brokers, "quotes", 8)
@@ -57,17 +60,19 @@ def test_every_watched_symbol_gets_a_quote(brokers: str, store: Path) -> None:
     assert {quote["rung"] for quote in quotes} == {"current"}
 
 
-def test_without_a_replica_it_goes_on(brokers: str, tmp_path: Path) -> None:
+def test_a_missing_replica_stops_nothing(brokers: str, tmp_path: Path) -> None:
     cycles: list[Cycle] = []
-    assert produce_quotes(tmp_path, brokers, "none", cycles=1, report=cycles.append) == 0
+    with ReplicaReader(tmp_path) as reader:
+        assert produce_quotes(reader, brokers, "none", cycles=1, report=cycles.append) == 0
     assert [cycle.rung for cycle in cycles] == ["default"]
 
 
-def test_brokers_that_are_away_are_reported_and_nothing_raises(
+def test_unreachable_brokers_are_reported_without_an_exception(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("replica_platform.market.quotes.FLUSH_TIMEOUT_S", 0.5)
     cycles: list[Cycle] = []
-    produce_quotes(store, "127.0.0.1:1", "quotes", cycles=1, report=cycles.append)
+    with ReplicaReader(store) as reader:
+        produce_quotes(reader, "127.0.0.1:1", "quotes", cycles=1, report=cycles.append)
     assert cycles[0].sent == 4
     assert cycles[0].acknowledged == 0

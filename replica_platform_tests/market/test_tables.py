@@ -1,4 +1,4 @@
-"""The master's tables: what they hold, and that an unchanged batch writes nothing."""
+"""The master's tables: their content, and that an unchanged batch writes nothing."""
 
 from datetime import date
 
@@ -70,7 +70,7 @@ def test_one_corrected_price_is_a_change(
     assert write_indicators(master).changed
 
 
-def test_every_rule_holds_of_the_sample(master: duckdb.DuckDBPyConnection) -> None:
+def test_every_rule_holds_for_the_sample(master: duckdb.DuckDBPyConnection) -> None:
     assert [broken_rules(master, table) for table in RULES] == [[], [], [], []]
 
 
@@ -102,7 +102,7 @@ def test_every_rule_holds_of_the_sample(master: duckdb.DuckDBPyConnection) -> No
         ),
     ],
 )
-def test_damage_breaks_its_rule(
+def test_damage_breaks_the_rule_for_it(
     master: duckdb.DuckDBPyConnection, damage: str, table: str, rule: str
 ) -> None:
     master.execute(damage)

@@ -310,7 +310,7 @@ def test_damage_of_another_file_is_raised_after_one_check(
 
     monkeypatch.setattr(swap, "check", recorded)
     with ReplicaReader(store, poll_s=600) as reader:
-        with pytest.raises(duckdb.IOException, match="Corrupt|not a valid"):
+        with pytest.raises(duckdb.IOException, match=r"Corrupt|not a valid"):
             reader.query(f"attach '{other}' as other (read_only)", default=[])
         assert checks.count(True) <= 1
         assert reader.query(COUNT) == [(3,)]

@@ -1,0 +1,1 @@
+"""The master's tables and their checks."""

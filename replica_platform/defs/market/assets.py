@@ -5,16 +5,16 @@ from collections.abc import Callable
 import dagster as dg
 import duckdb
 
-from replica_platform.app.settings import Settings
 from replica_platform.market import tables
 from replica_platform.market.bars import Bars, load_bars
-from replica_platform.metadata import described, table_schema
-from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
+from replica_platform.metadata import change, table_schema
+from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, translate_errors
 from replica_platform.resources.master import MasterDuckDB
+from replica_platform.resources.platform import PlatformConfig
 
 
 def market_asset(*, deps: list[dg.AssetsDefinition]) -> Callable[..., dg.AssetsDefinition]:
-    """What all tables of the master have in common."""
+    """Return the asset decorator with the settings that all tables of the master share."""
     return dg.asset(
         deps=deps,
         group_name="market",
@@ -28,40 +28,41 @@ def market_asset(*, deps: list[dg.AssetsDefinition]) -> Callable[..., dg.AssetsD
 
 
 @market_asset(deps=[])
-def symbols(master: MasterDuckDB) -> dg.MaterializeResult:
-    """One row a symbol: its name, and the first and last day it has a bar for."""
-    return _write(master, lambda connection, bars: tables.write_symbols(connection, bars.frame))
+def symbols(master: MasterDuckDB, platform: PlatformConfig) -> dg.MaterializeResult:
+    """One row per symbol: its name, and the first and last day with a bar."""
+    return _write(master, platform, lambda to, bars: tables.write_symbols(to, bars.frame))
 
 
 @market_asset(deps=[symbols])
-def ohlcv(master: MasterDuckDB) -> dg.MaterializeResult:
-    """One bar a symbol and trading day: open, high, low, close in US dollars, volume in shares."""
-    return _write(master, lambda connection, bars: tables.write_ohlcv(connection, bars.frame))
+def ohlcv(master: MasterDuckDB, platform: PlatformConfig) -> dg.MaterializeResult:
+    """One bar per symbol and day: open, high, low, close in US dollars, volume in shares."""
+    return _write(master, platform, lambda to, bars: tables.write_ohlcv(to, bars.frame))
 
 
 @market_asset(deps=[ohlcv])
-def indicators(master: MasterDuckDB) -> dg.MaterializeResult:
+def indicators(master: MasterDuckDB, platform: PlatformConfig) -> dg.MaterializeResult:
     """SMA, EMA, RSI, MACD and Bollinger bands of every bar, by TA-Lib."""
-    return _write(master, lambda connection, _: tables.write_indicators(connection))
+    return _write(master, platform, lambda to, _: tables.write_indicators(to))
 
 
 @market_asset(deps=[symbols, ohlcv])
-def watchlist(master: MasterDuckDB) -> dg.MaterializeResult:
-    """The symbols that the quote producer follows, with their newest close and its change."""
-    return _write(master, lambda connection, _: tables.write_watchlist(connection))
+def watchlist(master: MasterDuckDB, platform: PlatformConfig) -> dg.MaterializeResult:
+    """Symbols that the quote producer follows, with their newest close and its change."""
+    return _write(master, platform, lambda to, _: tables.write_watchlist(to))
 
 
 def _write(
     master: MasterDuckDB,
+    platform: PlatformConfig,
     write: Callable[[duckdb.DuckDBPyConnection, Bars], tables.Written],
 ) -> dg.MaterializeResult:
-    with plain_failures():
-        bars = load_bars(Settings().bars)
+    with translate_errors():
+        bars = load_bars(platform.bars_file)
         with master.write() as connection:
             written = write(connection, bars)
     return dg.MaterializeResult(
         metadata={
-            **described(written.changed, f"{written.rows:,} rows written"),
+            **change(written.changed, f"{written.rows:,} rows written"),
             "dagster/row_count": written.rows,
             "dagster/table_name": f"stock_data.main.{written.table}",
             "dagster/column_schema": table_schema(written.columns),

@@ -1,8 +1,7 @@
-"""What must hold of the master before readers get it, and whether its data is new."""
+"""Checks of the master: rules that hold before publication, and the age of its data."""
 
 import dagster as dg
 
-from replica_platform.app.settings import Settings
 from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
 from replica_platform.market.bars import load_bars
 from replica_platform.market.checks import RULES, broken_rules
@@ -10,10 +9,11 @@ from replica_platform.market.tables import newest_day
 from replica_platform.metadata import markdown_rows
 from replica_platform.policies import MASTER_POOL
 from replica_platform.resources.master import MasterDuckDB
+from replica_platform.resources.platform import PlatformConfig
 
 
 def rules_check(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    """The blocking check that every rule of this asset's table holds."""
+    """Return the blocking check that every rule of this asset's table holds."""
     table = asset.key.path[-1]
 
     @dg.asset_check(
@@ -30,7 +30,7 @@ def rules_check(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
         return dg.AssetCheckResult(
             passed=not broken,
             description=(
-                f"{table} breaks {names}; mend its source and materialise {table} again."
+                f"{table} breaks {names}; correct its source and materialise {table} again."
                 if broken
                 else f"All {len(RULES[table])} rules hold."
             ),
@@ -50,9 +50,9 @@ watchlist_rules = rules_check(watchlist)
 
 
 @dg.asset_check(asset=ohlcv, pool=MASTER_POOL)
-def newest_bar_is_fresh(master: MasterDuckDB) -> dg.AssetCheckResult:
-    """The newest bar is of the last day that the source ought to have."""
-    bars = load_bars(Settings().bars)
+def newest_bar_is_fresh(master: MasterDuckDB, platform: PlatformConfig) -> dg.AssetCheckResult:
+    """Bars reach the last day that the source should have."""
+    bars = load_bars(platform.bars_file)
     with master.read() as connection:
         newest = newest_day(connection)
     fresh = newest is not None and newest >= bars.expected_day
@@ -60,9 +60,9 @@ def newest_bar_is_fresh(master: MasterDuckDB) -> dg.AssetCheckResult:
         passed=fresh,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"The newest bar is of {newest}, as {bars.source} ought to have."
+            f"The newest bar is of {newest}, as expected of {bars.source}."
             if fresh
-            else f"The newest bar is of {newest}, but {bars.source} ought to reach "
+            else f"The newest bar is of {newest}, but {bars.source} should reach "
             f"{bars.expected_day}; see whether its delivery is late, then materialise ohlcv."
         ),
         metadata={

@@ -1,0 +1,1 @@
+"""The published replica, its checks, and what is derived from it."""

@@ -1,4 +1,4 @@
-"""The published replica of the master: audited before readers get it."""
+"""The published replica of the master, audited before readers see it."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from replica_platform.core.errors import PlatformError
 from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
 from replica_platform.market.checks import RULES, broken_rules
 from replica_platform.market.tables import data_as_of
-from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, plain_failures
+from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, translate_errors
 from replica_platform.replica import Candidate, prepare, repair, status
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import MARKET_REPLICA, ReplicaStore
@@ -17,12 +17,16 @@ AUDIT = dg.AssetCheckSpec(
     "candidate_is_sound",
     asset="market_replica",
     blocking=True,
-    description="Every rule of every table holds in the candidate, before readers get it.",
+    description="Every rule of every table holds in the candidate, before readers see it.",
 )
 
 
 class Publishing(dg.Config):
-    """How to publish; `new_lineage` accepts a master that was made anew or restored."""
+    """How to publish.
+
+    Attributes:
+        new_lineage: Accept a master that was rebuilt or restored.
+    """
 
     new_lineage: bool = False
 
@@ -47,11 +51,11 @@ def market_replica(
     master: MasterDuckDB,
     store: ReplicaStore,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[Candidate]]:
-    """The generation of the master that any number of readers query, whatever the batch does."""
-    with plain_failures():
+    """One generation of the master, queried by any number of readers while the batch writes."""
+    with translate_errors():
         with master.read() as connection:
             as_of = data_as_of(connection)
-        _mend(context, store)
+        _repair(context, store)
         candidate = prepare(
             master.path,
             store.path,
@@ -59,7 +63,7 @@ def market_replica(
             data_as_of=as_of,
             run_id=context.run.run_id,
             new_lineage=config.new_lineage,
-            required=tuple(RULES),  # read to the end before anybody may see them
+            required=tuple(RULES),  # read in full before readers see them
         )
     broken = _audit(candidate)
     yield dg.AssetCheckResult(
@@ -67,7 +71,7 @@ def market_replica(
         passed=not broken,
         description=(
             f"The candidate breaks {', '.join(broken)}; readers stay on the generation they have. "
-            "Mend the master's tables and materialise market_replica again."
+            "Correct the master's tables and materialise market_replica again."
             if broken
             else "Every rule holds in the candidate."
         ),
@@ -83,18 +87,18 @@ def market_replica(
     )
 
 
-def _mend(context: dg.AssetExecutionContext, store: ReplicaStore) -> None:
-    """Fetch what is damaged or gone from the block store: sooner there than published anew."""
+def _repair(context: dg.AssetExecutionContext, store: ReplicaStore) -> None:
+    """Fetch damaged or missing blocks from the block store: faster than a new publication."""
     blocks = store.block_store(MARKET_REPLICA)
     if blocks is None or status(store.path).generation is None:
         return
     try:
-        mended = repair(store.path, block_store=blocks, read_all=False)
+        repaired = repair(store.path, block_store=blocks, read_all=False)
     except PlatformError as error:
-        context.log.warning(f"Not mended from the block store, so it is published anew: {error}")
+        context.log.warning(f"Not repaired from the block store, so it is published again: {error}")
         return
-    if mended:
-        context.log.info(f"Generation {mended.generation} was mended from the block store.")
+    if repaired:
+        context.log.info(f"Generation {repaired.generation} was repaired from the block store.")
 
 
 def _audit(candidate: Candidate) -> list[str]:

@@ -1,9 +1,10 @@
-"""Whether what readers have is whole, is the master's, and is new."""
+"""Checks of the published replica: intact, in sync with the master, and fresh."""
 
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from replica_platform.core.reports import format_age
 from replica_platform.defs.replica.assets import market_replica
 from replica_platform.market.sessions import last_close
 from replica_platform.policies import MASTER_POOL
@@ -11,27 +12,27 @@ from replica_platform.replica import status, verify
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import ReplicaStore
 
-# From the close of a session until its bars are published.
+# From the close of a session to the publication of its bars.
 PIPELINE_TAKES = timedelta(hours=2)
 
 
 @dg.asset_check(asset=market_replica, blocking=True)
 def published_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
-    """Every byte of the current generation is what its manifest says, and every table reads."""
+    """Every byte of the current generation matches its manifest, and every table can be read."""
     verification = verify(store.path)
     return dg.AssetCheckResult(passed=verification.ok, description=verification.sentence)
 
 
 @dg.asset_check(asset=market_replica, pool=MASTER_POOL)
 def replica_is_in_sync(master: MasterDuckDB, store: ReplicaStore) -> dg.AssetCheckResult:
-    """The current generation descends from the master as it is now, by lineage."""
+    """Readers see the master's present content, by lineage."""
     found = status(store.path, master.path)
     return dg.AssetCheckResult(passed=found.ok, description=found.sentence)
 
 
 @dg.asset_check(asset=market_replica)
 def publication_is_fresh(store: ReplicaStore) -> dg.AssetCheckResult:
-    """Readers were given, or confirmed, a generation since the last session closed."""
+    """At least one publication or confirmation since the last session closed."""
     age_s = status(store.path).publication_age_s
     now = datetime.now(UTC)
     closed = last_close(now - PIPELINE_TAKES)
@@ -40,7 +41,7 @@ def publication_is_fresh(store: ReplicaStore) -> dg.AssetCheckResult:
         passed=fresh,
         severity=dg.AssetCheckSeverity.WARN,
         description=(
-            f"Published or confirmed {age_s:.0f} s ago, after the close of {closed}."
+            f"Published or confirmed {format_age(age_s)} ago, after the close of {closed}."
             if fresh
             else f"Nothing was published since the close of {closed}; "
             "see why the pipeline did not run, then materialise market_replica."

@@ -1,4 +1,4 @@
-"""What the target keeps of the replica: an asset that reads as any reader does."""
+"""The watchlist's prices in the target, read from the replica as any reader does."""
 
 import dagster as dg
 import pandas as pd
@@ -20,7 +20,7 @@ from replica_platform.replica import ReplicaReader
     & dg.AutomationCondition.all_deps_blocking_checks_passed(),
 )
 def watchlist_prices(market_replica: ReplicaReader) -> pd.DataFrame:
-    """The watchlist's newest prices in the target, merged by symbol."""
+    """Newest prices of the watchlist in the target, merged by symbol."""
     with market_replica as reader:
         return read_watchlist(reader)
 
@@ -33,7 +33,7 @@ def watchlist_prices(market_replica: ReplicaReader) -> pd.DataFrame:
 def prices_are_the_replicas(
     watchlist_prices: pd.DataFrame, market_replica: ReplicaReader
 ) -> dg.AssetCheckResult:
-    """The target shows the same price for every watched symbol as the replica does."""
+    """Every watched symbol has the replica's price in the target."""
     with market_replica as reader:
         expected = read_watchlist(reader).set_index("symbol")["last_price"].to_dict()
     found = watchlist_prices.set_index("symbol")["last_price"].to_dict()
@@ -44,7 +44,7 @@ def prices_are_the_replicas(
             f"The target differs from the replica for {', '.join(other)}; "
             "materialise watchlist_prices again."
             if other
-            else f"All {len(expected)} prices are those of the replica."
+            else f"All {len(expected)} prices equal those of the replica."
         ),
         metadata={"different": len(other)},
     )

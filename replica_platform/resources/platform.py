@@ -1,0 +1,37 @@
+"""The folders and limits that the settings give to assets, checks and sensors."""
+
+from pathlib import Path
+
+import dagster as dg
+
+
+class PlatformConfig(dg.ConfigurableResource):
+    """Folders and limits in force; the Dagster UI may show all of them.
+
+    Attributes:
+        data_dir: The data folder, absolute; paths of the `defs.yaml` files are below it.
+        backup_dir: The folder of verified SQLite backups.
+        bars: A CSV or Parquet file of daily bars; the sample's bars when absent.
+        xmin_workers: Connections that copy one table in parallel; measured when absent.
+        xmin_batch_bytes: Bytes of a table that one connection reads at a time.
+    """
+
+    data_dir: str
+    backup_dir: str
+    bars: str | None = None
+    xmin_workers: int | None = None
+    xmin_batch_bytes: int | None = None
+
+    def path(self, path: str) -> Path:
+        """Return a path below the data folder; an absolute path stays as it is."""
+        return Path(self.data_dir) / path
+
+    @property
+    def backups(self) -> Path:
+        """The folder of verified SQLite backups."""
+        return Path(self.backup_dir)
+
+    @property
+    def bars_file(self) -> Path | None:
+        """The file of daily bars; None for the sample's."""
+        return Path(self.bars) if self.bars else None
