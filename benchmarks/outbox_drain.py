@@ -22,9 +22,10 @@ import psycopg
 
 from replica_platform.app.embedded import running
 from replica_platform.outbox import Outbox, backlog, drain
-from replica_platform.outbox.delivery import target as landing
-from replica_platform.outbox.delivery.queue import next_batch
+from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery.target import prepare_session
 from replica_platform.outbox.file import Row, open_existing
+from replica_platform.outbox.queue import next_batch
 
 BATCH_ROWS = 1000
 
@@ -67,8 +68,8 @@ def recordset(connection: psycopg.Connection, rows: list[Row]) -> None:
     file_uuid = "00000000-0000-0000-0000-000000000000"
     for batch in batches(rows):
         with connection.transaction():
-            values = {"file_uuid": file_uuid, "rows": landing._as_json(batch)}
-            connection.execute(landing.LAND, values)
+            values = {"file_uuid": file_uuid, "rows": statements._as_json(batch)}
+            connection.execute(statements.INSERT, values)
 
 
 INSERT = (
@@ -113,7 +114,7 @@ def main() -> None:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-")))
             dsn = stack.enter_context(running(place / "pg")).dsn()
         connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-        landing.prepare(connection, 60)
+        prepare_session(connection, 60)
         connection.execute("set statement_timeout = 0")
         connection.execute("set idle_session_timeout = 0")
         fill(folder / "sample.db", given.rows)
@@ -156,7 +157,7 @@ def large(path: Path, dsn: str, connection: psycopg.Connection, rows: int) -> No
     looked = time.perf_counter() - started
     moments: list[tuple[int, float]] = [(0, time.perf_counter())]
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, unit: str) -> None:
         if done >= moments[-1][0] + rows // 10:
             moments.append((done, time.perf_counter()))
 

@@ -128,7 +128,7 @@ def dead(outbox: Path, replay: bool, settle: bool, as_json: bool) -> int:
     if conflicts:
         print_table(
             ("seq", "id", "kind", "other content is in"),
-            [(c.seq, c.id, c.kind, c.place) for c in conflicts],
+            [(c.seq, c.id, c.kind, c.table) for c in conflicts],
         )
     if not rows and not conflicts:
         out.print("No row is dead, none is in conflict.")

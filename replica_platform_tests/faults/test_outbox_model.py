@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from replica_platform.outbox import Outbox, backlog, dead, drain, reconcile, replay
-from replica_platform.outbox.delivery import queue as marking
+from replica_platform.outbox import Outbox, backlog, dead, drain, queue, reconcile, replay
 
 
 class Crash(BaseException):
@@ -76,13 +75,13 @@ class Story(RuleBasedStateMachine):
         def crash(*_: Any) -> None:
             raise Crash
 
-        real, marking.mark_delivered = marking.mark_delivered, crash  # type: ignore[assignment]
+        real, queue.mark_delivered = queue.mark_delivered, crash  # type: ignore[assignment]
         try:
             self.drain()
         except Crash:
             pass
         finally:
-            marking.mark_delivered = real
+            queue.mark_delivered = real
 
     @rule()
     def break_the_table(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from replica_platform.app.embedded import Server, running
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox, drain, file
-from replica_platform.outbox.delivery import target as landing
+from replica_platform.outbox.delivery import target as target_module
 from replica_platform_tests.faults.outbox_power import PowerDisk, after_cut
 
 
@@ -131,10 +131,10 @@ def test_a_target_that_forgets(
     forgetful: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "worker-1.db"
-    prepare = landing.prepare
+    prepare_session = target_module.prepare_session
 
     def left_as_it_is(connection: psycopg.Connection, deadline_s: float) -> None:
-        prepare(connection, deadline_s)
+        prepare_session(connection, deadline_s)
         connection.execute("set synchronous_commit = off")
 
     with Outbox(path) as box:
@@ -143,7 +143,7 @@ def test_a_target_that_forgets(
         honest = crash(forgetful)
         box.append_many("note", [{"n": n} for n in range(1000, 2000)])
         with monkeypatch.context() as patch:
-            patch.setattr(landing, "prepare", left_as_it_is)
+            patch.setattr(target_module, "prepare_session", left_as_it_is)
             assert drain([path], forgetful.dsn()).delivered == 1000
         forgot = 2000 - crash(forgetful)
     report = drain([path], forgetful.dsn())

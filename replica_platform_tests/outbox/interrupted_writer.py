@@ -19,7 +19,7 @@ from typing import Any
 
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox
-from replica_platform.outbox.box import INSERT, ROWS_A_STATEMENT
+from replica_platform.outbox.box import INSERT, ROWS_PER_STATEMENT
 
 # Holds the lock for short times, so that many moments fall into a wait for it.
 HOLDER = """
@@ -51,7 +51,7 @@ def begin_first(box: Outbox) -> None:
     connection.execute("pragma busy_timeout = 10000")
 
     def write(rows: Sequence[tuple[Any, ...]], *_: object) -> None:
-        if len(rows) <= ROWS_A_STATEMENT:
+        if len(rows) <= ROWS_PER_STATEMENT:
             values = [value for row in rows for value in row]
             connection.execute(INSERT + ", (?, ?, ?, ?, ?)" * (len(rows) - 1), values)
             return
@@ -101,8 +101,8 @@ def main() -> None:
 
     calls: dict[str, Callable[[], None]] = {
         "append": append,
-        "append_many": lambda: append_many(ROWS_A_STATEMENT + 1),
-        "group": lambda: append_many(chance.choice((1, 40, ROWS_A_STATEMENT + 1))),
+        "append_many": lambda: append_many(ROWS_PER_STATEMENT + 1),
+        "group": lambda: append_many(chance.choice((1, 40, ROWS_PER_STATEMENT + 1))),
     }
     others = [threading.Thread(target=beside) for _ in range(3 if call == "group" else 0)]
     for other in others:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from replica_platform.outbox import Outbox, backlog, drain, file
-from replica_platform.outbox.delivery.breaker import LONGEST_WAIT_S, Breaker, keep
-from replica_platform.outbox.delivery.failures import Failure, FailureClass
+from replica_platform.outbox.breaker import LONGEST_WAIT_S, Breaker, store
+from replica_platform.outbox.errors import TargetRefused, TargetUnavailable
 
 Ask = Callable[..., list[tuple[Any, ...]]]
-DOWN = Failure(FailureClass.TRANSIENT, None, "the server is away")
-BROKEN = Failure(FailureClass.SYSTEMIC, "42P01", "no such table")
+DOWN = TargetUnavailable("the server is away")
+BROKEN = TargetRefused("no such table", "42P01")
 NOBODY = "postgresql://u@127.0.0.1:1/x"
 
 
@@ -46,7 +46,7 @@ def test_a_stop_is_news_once() -> None:
 def test_it_outlives_the_process_and_force_ignores_it(box: Outbox, path: Path, target: str) -> None:
     box.append("note", {})
     connection = file.open_existing(path)
-    keep(connection, Breaker("waiting", 3, time.time() + 50, time.time(), None, "it was away"))
+    store(connection, Breaker("waiting", 3, time.time() + 50, time.time(), None, "it was away"))
     connection.close()
     report = drain([path], target)
     assert (report.files[0].state, report.pending, report.ok) == ("waiting", 1, False)

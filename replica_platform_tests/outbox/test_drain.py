@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, backlog, conflicts, drain, file, settle
-from replica_platform.outbox.delivery.breaker import Breaker, keep
-from replica_platform.outbox.delivery.queue import next_batch
-from replica_platform.outbox.delivery.target import digest
+from replica_platform.outbox import Outbox, backlog, conflicts, dismiss_conflicts, drain, file
+from replica_platform.outbox.breaker import Breaker, store
+from replica_platform.outbox.queue import batch_digest, next_batch
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -56,9 +55,9 @@ def test_the_ledger_says_what_each_batch_held(
     assert ask(
         "select number, first_seq, last_seq, n, digest from outbox.batch order by number"
     ) == [
-        (1, 1, 4, 4, digest(rows[:4])),
-        (2, 5, 8, 4, digest(rows[4:8])),
-        (3, 9, 10, 2, digest(rows[8:])),
+        (1, 1, 4, 4, batch_digest(rows[:4])),
+        (2, 5, 8, 4, batch_digest(rows[4:8])),
+        (3, 9, 10, 2, batch_digest(rows[8:])),
     ]
 
 
@@ -85,7 +84,7 @@ def test_a_crash_before_the_mark_is_absorbed(
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("replica_platform.outbox.delivery.queue.mark_delivered", crash)
+        patch.setattr("replica_platform.outbox.queue.mark_delivered", crash)
         drain([path], target)
     assert ask("select count(*) from outbox.record") == [(9,)]
     assert backlog([path]).pending == 9
@@ -113,7 +112,7 @@ def test_the_same_id_with_other_content_is_kept_and_shown(
     assert ask("select payload from outbox.record") == [({"n": 1},)]
     assert ask("select id::text, payload from outbox.conflict") == [(one, {"n": 2})]
     assert backlog([path]).conflicts == 1
-    assert [(row.seq, row.id, row.place) for row in conflicts(path)] == [(2, one, "outbox.record")]
+    assert [(row.seq, row.id, row.table) for row in conflicts(path)] == [(2, one, "outbox.record")]
 
 
 def test_a_conflict_is_shown_until_somebody_settles_it(
@@ -124,7 +123,7 @@ def test_a_conflict_is_shown_until_somebody_settles_it(
     drain([path], target)
     assert not backlog([path]).ok
     assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
-    assert settle(path) == 1
+    assert dismiss_conflicts(path) == 1
     assert (backlog([path]).ok, conflicts(path)) == (True, [])
     assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
     assert ask("select count(*) from outbox.conflict") == [(1,)]
@@ -245,7 +244,7 @@ def test_a_batch_that_failed_is_halved_and_grows_again(
 ) -> None:
     box.append_many("note", [{"n": n} for n in range(3000)])
     connection = file.open_existing(path)
-    keep(connection, Breaker("waiting", 8, 0.0, 0.0, None, "it was slow"))
+    store(connection, Breaker("waiting", 8, 0.0, 0.0, None, "it was slow"))
     connection.close()
     done: list[int] = []
     drain([path], target, progress=lambda rows, _, unit: done.append(rows))

@@ -8,7 +8,7 @@ import pytest
 
 from replica_platform.outbox import Outbox, drain
 from replica_platform.outbox.errors import OutboxFull
-from replica_platform.outbox.reserve import reserve_of
+from replica_platform.outbox.reserve import reserve_path
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 RECORD = {"text": "x" * 2000}
@@ -26,7 +26,7 @@ def fill(box: Outbox) -> list[str]:
 def test_a_full_disk_is_said_and_drained(small_disk: Path, target: str, ask: Ask) -> None:
     path = small_disk / "worker-1.db"
     with Outbox(path) as box:
-        assert reserve_of(path).stat().st_size == 1024**2
+        assert reserve_path(path).stat().st_size == 1024**2
         ids = fill(box)
         assert len(ids) > 1000
         with pytest.raises(OutboxFull, match="not saved"):
@@ -45,7 +45,7 @@ def test_without_the_reserve_a_full_disk_stops_the_drain(small_disk: Path, targe
     """The negative control: delivered, but nowhere to note it, so nothing can be pruned."""
     path = small_disk / "worker-1.db"
     with Outbox(path) as box:
-        reserve_of(path).unlink()
+        reserve_path(path).unlink()
         ids = fill(box)
         report = drain([path], target)
     assert report.files[0].state == "failed"

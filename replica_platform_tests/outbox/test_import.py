@@ -7,6 +7,10 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import replica_platform.outbox
+from replica_platform.outbox import Outbox
+from replica_platform_tests.test_layering import imports_of
+
 # dataclasses brings inspect, a sixth of all that the import took.
 HEAVY = {
     "dataclasses",
@@ -36,11 +40,36 @@ def test_nothing_heavy_is_imported() -> None:
     assert int(answer[1]) < 120
 
 
-def test_the_public_names_are_there() -> None:
-    import replica_platform.outbox as outbox
+def test_only_the_delivery_imports_the_driver() -> None:
+    engine = Path(replica_platform.outbox.__file__).parent
+    modules = [path for path in engine.glob("*.py") if path.name != "__init__.py"]  # the face
+    assert len(modules) >= 10
+    for module in modules:
+        for imported in imports_of(module):
+            assert not imported.startswith("psycopg"), module
+            assert not imported.startswith("replica_platform.core.postgres"), module
+            assert not imported.startswith("replica_platform.outbox.delivery"), module
 
+
+def test_the_backlog_is_read_without_the_driver(path: Path) -> None:
+    Outbox(path).close()
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from replica_platform.outbox import backlog\n"
+        "print(backlog([Path(sys.argv[1])]).ok, 'psycopg' in sys.modules)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, path], check=True, capture_output=True, text=True
+    )
+    assert answer.stdout.split() == ["True", "False"]
+
+
+def test_the_public_names_are_there() -> None:
+    outbox = replica_platform.outbox
+    aliases = {"status": "backlog", "settle": "dismiss_conflicts"}
     for name in outbox.__all__:
-        assert getattr(outbox, name).__name__ == name
+        assert getattr(outbox, name).__name__ == aliases.get(name, name)
 
 
 def test_the_page_imports_what_is_there() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from replica_platform.outbox import Outbox, file
-from replica_platform.outbox.box import ROWS_A_STATEMENT
+from replica_platform.outbox.box import ROWS_PER_STATEMENT
 from replica_platform.outbox.errors import OutboxBusy, OutboxClosed
 
 CALLS = ("append", "append_many", "group")
@@ -69,7 +69,7 @@ def test_an_open_transaction_is_rolled_back_before_the_next_append(box: Outbox, 
     box._connection.execute("begin immediate")
     box._connection.execute("insert into record values (null, 'x', 'note', '{}', x'', 0)")
     kept.append(box.append("note", {"n": 1}))
-    kept += box.append_many("note", [{"n": n} for n in range(ROWS_A_STATEMENT + 1)])
+    kept += box.append_many("note", [{"n": n} for n in range(ROWS_PER_STATEMENT + 1)])
     assert ids_in(path) == kept
 
 
@@ -207,7 +207,7 @@ class SlowList(list):
         super().append(box)
         time.sleep(0.003)
 
-module._held = SlowList()
+module._closed_for_fork = SlowList()
 box = Outbox(sys.argv[1], durability="normal")
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 ended = threading.Event()

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox import Outbox, backlog, dead, doctor, drain, file
-from replica_platform.outbox.delivery import queue as marking
-from replica_platform.outbox.delivery.watch import _stamps
+from replica_platform.outbox import Outbox, backlog, dead, doctor, drain, file, queue
+from replica_platform.outbox.delivery.watch import _change_stamps
 from replica_platform.outbox.errors import OutboxBusy
 
 Ask = Callable[..., list[tuple[Any, ...]]]
@@ -42,7 +41,7 @@ def test_looking_at_a_file_keeps_its_locks(box: Outbox, path: Path, target: str)
         backlog([path])
         dead(path)
         doctor([path])
-        _stamps([path])
+        _change_stamps([path])
         assert not another_process_can_write(path)
 
 
@@ -101,7 +100,7 @@ def test_a_seq_is_never_given_twice(box: Outbox, path: Path, target: str) -> Non
     box.append("note", {})
     with closing(file.open_existing(path, read_only=True)) as local:
         assert local.execute("select seq from record").fetchall() == [(3,)]
-        assert [row.seq for row in marking.next_batch(local, 10, 1000)] == [3]
+        assert [row.seq for row in queue.next_batch(local, 10, 1000)] == [3]
 
 
 def test_drains_without_the_lock_are_still_right(

@@ -20,7 +20,7 @@ from replica_platform.outbox.errors import (
     OutboxFull,
 )
 from replica_platform.outbox.file import open_existing
-from replica_platform.outbox.slots import file_system_of, refuse_network
+from replica_platform.outbox.slots import file_system_of, refuse_network_file_system
 
 
 def ids_in(path: Path) -> list[str]:
@@ -222,9 +222,9 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
         f"2 0 {os.major(device)}:{os.minor(device)} / /data rw - {kind} host:/x rw\n"
     )
     with pytest.raises(NetworkFileSystem, match=kind):
-        refuse_network(tmp_path, mounts)
+        refuse_network_file_system(tmp_path, mounts)
 
 
 def test_the_file_system_here_is_known_and_taken(tmp_path: Path) -> None:
     assert file_system_of(tmp_path)
-    refuse_network(tmp_path)
+    refuse_network_file_system(tmp_path)

@@ -11,7 +11,8 @@ from psycopg import sql
 
 from replica_platform.core.postgres import CannotConnect
 from replica_platform.outbox import Outbox, dead, drain
-from replica_platform.outbox.delivery.failures import SQLSTATES, FailureClass, classify
+from replica_platform.outbox.delivery.failures import SQLSTATES, translated
+from replica_platform.outbox.errors import RowRefused, TargetRefused, TargetUnavailable
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -65,9 +66,9 @@ def test_what_each_class_does_to_the_rows(
 
 def test_every_line_of_the_data_is_tried() -> None:
     tried = {
-        FailureClass.TRANSIENT: TRANSIENT,
-        FailureClass.SYSTEMIC: SYSTEMIC,
-        FailureClass.ROW: ROW,
+        TargetUnavailable: TRANSIENT,
+        TargetRefused: SYSTEMIC,
+        RowRefused: ROW,
     }
     for prefix, kind in SQLSTATES.items():
         assert any(code.startswith(prefix) for code in tried[kind]), prefix
@@ -83,7 +84,7 @@ def test_a_login_that_is_refused_is_systemic(box: Outbox, path: Path, target: st
     report = drain([path], nobody, force=True)
     assert (report.files[0].sqlstate, report.pending) == ("28000", 1)
     wrong = CannotConnect('FATAL: password authentication failed for user "x"')
-    assert classify(wrong).kind is FailureClass.SYSTEMIC
+    assert type(translated(wrong)) is TargetRefused
 
 
 def test_a_target_that_became_read_only_is_transient(
