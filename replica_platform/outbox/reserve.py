@@ -16,7 +16,7 @@ from replica_platform.outbox.errors import result_code
 
 RESERVE_BYTES = 1024**2
 # A share of the cap. Above it, and below LOW_DISK_BYTES of free disk, delivered rows are pruned at
-# once: a refused `append` certainly loses a record, a target that forgets only might.
+# once: a refused `append` certainly loses a record, a target only might.
 NEARLY_FULL = 0.9
 LOW_DISK_BYTES = 16 * RESERVE_BYTES
 

@@ -21,7 +21,7 @@ from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox
 from replica_platform.outbox.box import INSERT, ROWS_PER_STATEMENT
 
-# Holds the lock for short times, so that many moments fall into a wait for it.
+# Holds the lock for short times, so that many signals arrive during a wait for it.
 HOLDER = """
 import os, random, sys, time
 from replica_platform.core.sqlite import sqlite3
@@ -70,7 +70,7 @@ def begin_first(box: Outbox) -> None:
 def main() -> None:
     path, acknowledged, call, moments, seed, order = sys.argv[1:]
     log = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    # A kill -9 keeps what the system was given, so NORMAL will do, and more moments fit in.
+    # Written data survives a kill -9, so NORMAL is enough and allows more interruptions.
     box = Outbox(path, durability="normal")
     box.append("note", {"n": 0})
     connection = box._connection
@@ -117,7 +117,7 @@ def main() -> None:
                     calls[call]()
         except Stop:
             interrupted += 1
-        # What a worker does next: more tasks, whose records are acknowledged.
+        # The worker continues with more tasks, whose records are acknowledged.
         with suppress(*tolerated):
             append()
         if order:

@@ -1,4 +1,4 @@
-"""A full disk, a file at its cap: said to the caller, nothing dropped, and drained empty again."""
+"""A full disk and a file at its cap: reported to the caller, nothing lost, drained again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def fill(box: Outbox) -> list[str]:
         return ids
 
 
-def test_a_full_disk_is_said_and_drained(small_disk: Path, target: str, ask: Ask) -> None:
+def test_a_full_disk_is_reported_and_drained(small_disk: Path, target: str, ask: Ask) -> None:
     path = small_disk / "worker-1.db"
     with Outbox(path) as box:
         assert reserve_path(path).stat().st_size == 1024**2
@@ -42,7 +42,7 @@ def test_a_full_disk_is_said_and_drained(small_disk: Path, target: str, ask: Ask
 
 
 def test_without_the_reserve_a_full_disk_stops_the_drain(small_disk: Path, target: str) -> None:
-    """The negative control: delivered, but nowhere to note it, so nothing can be pruned."""
+    """The negative control: the delivery cannot be noted, so nothing can be pruned."""
     path = small_disk / "worker-1.db"
     with Outbox(path) as box:
         reserve_path(path).unlink()
@@ -52,7 +52,7 @@ def test_without_the_reserve_a_full_disk_stops_the_drain(small_disk: Path, targe
     assert 0 < report.pending <= len(ids)
 
 
-def test_a_file_at_its_cap_takes_more_after_a_drain(path: Path, target: str, ask: Ask) -> None:
+def test_a_file_at_its_cap_accepts_records_after_a_drain(path: Path, target: str, ask: Ask) -> None:
     with Outbox(path, max_bytes=1_000_000) as box:
         first = fill(box)
         assert drain([path], target).files[0].pruned == len(first)
@@ -68,7 +68,7 @@ def test_without_pressure_delivered_rows_stay(path: Path, target: str) -> None:
         assert drain([path], target).files[0].pruned == 0
 
 
-def test_a_damaged_file_is_named_and_does_not_hold_the_others(
+def test_a_damaged_file_is_named_and_does_not_delay_the_others(
     tmp_path: Path, target: str, ask: Ask
 ) -> None:
     for name in ("worker-1.db", "worker-2.db"):

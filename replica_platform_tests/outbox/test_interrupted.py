@@ -63,7 +63,7 @@ def test_a_transaction_begun_outside_the_try_loses_rows(path: Path, call: str) -
 
 
 def test_an_open_transaction_is_rolled_back_before_the_next_append(box: Outbox, path: Path) -> None:
-    """It holds rows of an append that raised: nobody was told that they are saved."""
+    """It holds rows of an append that raised: none of them was acknowledged."""
     kept = [box.append("note", {"n": 0})]
     assert box._connection is not None
     box._connection.execute("begin immediate")
@@ -150,7 +150,7 @@ def test_the_exception_of_a_handler_reaches_its_own_thread_only(box: Outbox, pat
 def test_a_lock_that_stays_refuses_all_threads_at_one_deadline(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One after another the later threads would still wait when the lock is free again."""
+    """Waiting one after another, later threads would still wait when the lock is free."""
     monkeypatch.setattr(file, "BUSY_TIMEOUT_S", 0.5)
     answers: list[object] = []
 

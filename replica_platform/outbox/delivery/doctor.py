@@ -162,7 +162,7 @@ def fsync_latency(folder: Path, seconds: float) -> Finding:
 
 
 def _fsync_s(folder: Path) -> float:
-    # A file of its own: opening the outbox itself here would drop SQLite's locks on it.
+    # A separate file: opening the outbox itself here would drop SQLite's locks on it.
     probe = folder / f".doctor-{os.getpid()}"
     descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

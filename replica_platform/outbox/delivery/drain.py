@@ -29,7 +29,7 @@ from replica_platform.outbox.delivery.failures import translate_errors
 from replica_platform.outbox.delivery.isolate import deliver
 from replica_platform.outbox.delivery.kinds import KindTable, read_mappings
 from replica_platform.outbox.delivery.prune import KEEP_DELIVERED_S, prune
-from replica_platform.outbox.delivery.reconcile import resend_forgotten
+from replica_platform.outbox.delivery.reconcile import resend_lost_batches
 from replica_platform.outbox.delivery.target import Target, file_lock
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import DrainReport, FileDrain
@@ -219,7 +219,7 @@ class _FileRun:
         connection = target.connect()
         uuid = file.file_uuid(self._local)
         with (
-            translate_sqlite_errors(self._path, "read or mark"),
+            translate_sqlite_errors(self._path, "note the delivery"),
             file_lock(connection, uuid, self._options.deadline_s) as is_ours,
         ):
             if not is_ours:
@@ -232,9 +232,9 @@ class _FileRun:
         return "drained", None
 
     def _prepare(self, connection: psycopg.Connection) -> None:
-        """Queue rows to resend: those that the target forgot, and dead rows for other code."""
+        """Queue rows for resending: those the target lost, and dead rows for other code."""
         with postgres.deadline(connection, self._options.deadline_s):
-            self._counts["reopened"] += resend_forgotten(self._local, connection)
+            self._counts["reopened"] += resend_lost_batches(self._local, connection)
             statements.remember_file(connection, file.file_uuid(self._local), self._path)
         self._counts["revived"] += queue.revive(self._local, other_than=self._options.code_version)
 

@@ -26,7 +26,7 @@ ROWS_PER_QUERY = 5000
 DEADLINE_S = 60.0
 
 
-def resend_forgotten(local: sqlite3.Connection, connection: psycopg.Connection) -> int:
+def resend_lost_batches(local: sqlite3.Connection, connection: psycopg.Connection) -> int:
     """Queue every batch that the target's ledger lacks for resending; return how many rows.
 
     If the target has a `seq` that this file never assigned, the file is a restored older copy and
