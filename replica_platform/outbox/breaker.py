@@ -8,7 +8,7 @@ needs a person is reported once.
 import json
 import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
 from replica_platform.core.errors import PlatformError, TransientError
@@ -70,9 +70,19 @@ class Breaker:
 
 
 def read(connection: sqlite3.Connection) -> Breaker:
-    """Return the breaker stored in the file."""
-    stored = file.get_meta(connection, "breaker")
-    return Breaker() if stored is None else Breaker(**json.loads(stored))
+    """Return the breaker stored in the file; a closed one if it cannot be read.
+
+    Keys of another version are ignored. A drain that does not wait is harmless, one that never
+    runs is not.
+    """
+    try:
+        stored = json.loads(file.get_meta(connection, "breaker") or "{}")
+    except ValueError:
+        return Breaker()
+    if not isinstance(stored, dict):
+        return Breaker()
+    known = {field.name for field in fields(Breaker)}
+    return Breaker(**{name: value for name, value in stored.items() if name in known})
 
 
 def store(connection: sqlite3.Connection, breaker: Breaker) -> None:

@@ -74,7 +74,7 @@ def cuts(
         order = list(acknowledged)
         started = min(acknowledged.values())
         for cut in range(cuts_a_run):
-            # The first cut follows the last acknowledgement; others come anywhere, even in a commit.
+            # The first cut follows the last acknowledgement, others come anywhere, even in commits.
             moment = len(disk.journal) if cut == 0 else chance.randint(started, len(disk.journal))
             with tempfile.TemporaryDirectory(dir=folder) as after:
                 after_cut(disk.journal, moment, Path(after), torn=cut % 2 == 1, chance=chance)

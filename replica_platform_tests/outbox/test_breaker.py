@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from replica_platform.outbox import Outbox, backlog, drain, file
 from replica_platform.outbox.breaker import LONGEST_WAIT_S, Breaker, store
@@ -73,3 +76,17 @@ def test_a_systemic_failure_alerts_once(box: Outbox, path: Path, target: str, as
     alerts = [drain([path], target, force=True).files[0].alerts for _ in range(3)]
     assert alerts == [1, 0, 0]
     assert backlog([path]).files[0].breaker == "stopped"
+
+
+@pytest.mark.parametrize(
+    "stored", ['{"state": "waiting", "failures": 2, "of_a_later_version": 1}', "[]", "{"]
+)
+def test_a_breaker_of_another_version_does_not_end_the_drain(
+    box: Outbox, path: Path, target: str, stored: str
+) -> None:
+    box.append("note", {})
+    with closing(file.open_existing(path)) as connection:
+        file.set_meta(connection, "breaker", stored)
+    assert backlog([path]).pending == 1
+    assert drain([path], target).delivered == 1
+    assert backlog([path]).files[0].breaker == "closed"
