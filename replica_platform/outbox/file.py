@@ -83,8 +83,10 @@ def create_or_open(
             if max_bytes is not None:
                 (page_bytes,) = connection.execute("pragma page_size").fetchone()
                 connection.execute(f"pragma max_page_count = {max(1, max_bytes // page_bytes)}")
-            if get_meta(connection, "max_bytes") != str(max_bytes or ""):
-                set_meta(connection, "max_bytes", str(max_bytes or ""))
+            # Noted for drains and `doctor`, which cannot read them from the worker's connection.
+            for key, value in (("max_bytes", str(max_bytes or "")), ("durability", durability)):
+                if get_meta(connection, key) != value:
+                    set_meta(connection, key, value)
             if is_new:
                 fsync_dir(path.parent)
         except BaseException:

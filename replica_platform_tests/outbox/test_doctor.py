@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,22 @@ def test_what_cannot_be_checked_is_named(tmp_path: Path) -> None:
     assert {"outbox gone.db", "target"} <= set(bad)
     assert "secret" not in str(bad)
     assert not absent.exists()
+
+
+def test_the_durability_of_the_worker_is_checked(path: Path) -> None:
+    """Not that of the doctor's own connection, which is always FULL."""
+    for durability, ok in (("normal", False), ("full", True)):
+        with Outbox(path, durability=durability):
+            found = {finding.name: finding for finding in doctor([path])}
+        finding = found["durability of worker-1.db"]
+        assert finding.ok is ok
+        assert durability.upper() in finding.sentence
+
+
+def test_an_unknown_durability_is_not_called_full(box: Outbox, path: Path) -> None:
+    """In a file whose worker runs an earlier version."""
+    with closing(file.open_existing(path)) as connection:
+        connection.execute("delete from meta where key = 'durability'")
+    finding = next(f for f in doctor([path]) if f.name.startswith("durability of"))
+    assert finding.ok
+    assert "unknown" in finding.sentence

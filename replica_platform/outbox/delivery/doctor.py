@@ -180,13 +180,8 @@ def _fsync_s(folder: Path) -> float:
 
 def _file(path: Path) -> Iterator[Finding]:
     with closing(file.open_existing(path)) as local, translate_sqlite_errors(path, "check it"):
-        (synchronous,) = local.execute("pragma synchronous").fetchone()
         (journal,) = local.execute("pragma journal_mode").fetchone()
-        yield Finding(
-            f"durability of {path.name}",
-            synchronous >= 2 and journal == "wal",
-            f"journal_mode={journal}, synchronous={synchronous} (2 is FULL), read back.",
-        )
+        yield durability(path, journal, file.get_meta(local, "durability"))
         (answer,) = local.execute("pragma quick_check(1)").fetchone()
         yield Finding(f"structure of {path.name}", answer == "ok", f"quick_check says {answer}.")
         (newest,) = local.execute("select max(created_at) from record").fetchone()
@@ -199,6 +194,21 @@ def _file(path: Path) -> Iterator[Finding]:
             else f"A record is {ahead_s:.0f} s in the future: a clock was set back; "
             "the order of records is right.",
         )
+
+
+def durability(path: Path, journal: str, synchronous: str | None) -> Finding:
+    """Check what the worker noted about its own connection when it opened the file last."""
+    if synchronous is None:
+        advice = ": unknown until its worker opens it with this version."
+    elif synchronous != "full":
+        advice = ": a power cut loses the last records; open it with durability='full'."
+    else:
+        advice = "."
+    return Finding(
+        f"durability of {path.name}",
+        synchronous in ("full", None) and journal == "wal",
+        f"journal_mode={journal}, the worker's synchronous={(synchronous or '?').upper()}{advice}",
+    )
 
 
 def _target(dsn: str) -> Iterator[Finding]:
