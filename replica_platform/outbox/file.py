@@ -10,7 +10,7 @@ Postgres refused in `dead`.
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
@@ -113,6 +113,18 @@ def open_existing(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+def is_outbox(path: Path) -> bool:
+    """Return False for a readable database of another application, True otherwise.
+
+    A file that cannot be read counts as an outbox, so that reports name it.
+    """
+    try:
+        with closing(_connect(path, "ro", "full")) as connection:
+            return _versions(connection)[0] == APPLICATION_ID
+    except sqlite3.Error:
+        return True
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from replica_platform.core.locks import try_lock
 from replica_platform.outbox.errors import NetworkFileSystem, SlotLocked
+from replica_platform.outbox.file import is_outbox
 
 NETWORK_FILE_SYSTEMS = frozenset(
     (
@@ -22,11 +23,32 @@ VOLATILE_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
 
 def outbox_files(paths: Sequence[Path]) -> list[Path]:
-    """Return the files that `paths` name; a folder stands for its outboxes, sorted by name."""
+    """Return the files that `paths` name; a folder stands for its outboxes, sorted by name.
+
+    Databases of other applications and backups in a folder are left out: draining a backup
+    changes it, so that it no longer matches its manifest.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = database_files([path])
+            files += [file for file in found if not _is_backup(file) and is_outbox(file)]
+        else:
+            files.append(path)
+    return files
+
+
+def database_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that `paths` name; a folder stands for its `*.db`, none of them opened."""
     files: list[Path] = []
     for path in map(Path, paths):
         files += sorted(path.glob("*.db")) if path.is_dir() else [path]
     return files
+
+
+def _is_backup(path: Path) -> bool:
+    """Return whether a backup's manifest is beside the file; a restored copy has none."""
+    return path.with_name(path.name + ".json").exists()
 
 
 def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from replica_platform.outbox.delivery.drain import drain
 from replica_platform.outbox.reports import DrainReport
-from replica_platform.outbox.slots import outbox_files
+from replica_platform.outbox.slots import database_files
 
 LOOK_S = 0.2
 INTERVAL_S = 30.0
@@ -65,7 +65,7 @@ def watch(
 def _change_stamps(paths: Sequence[Path]) -> dict[str, tuple[int, int]]:
     """Return when each file and its log last changed, by `stat`, which drops no lock of SQLite."""
     stamps = {}
-    for path in outbox_files(paths):
+    for path in database_files(paths):
         for part in (path, path.with_name(path.name + "-wal")):
             try:
                 found = part.stat()
