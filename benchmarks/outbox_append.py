@@ -1,10 +1,10 @@
-"""How fast `append` is: beside a bare INSERT, beside two queues, alone and in 32 threads.
+"""The speed of `append`: beside a bare INSERT and two queues, alone and in 32 threads.
 
     python benchmarks/outbox_append.py [--folder DIR] [--rows N] [--peers PYTHON]
 
-All on one file system, in one run, in turns, so that the disk's moods meet everybody. PYTHON is
-an interpreter that has persist-queue and litequeue (by default this one); without them their
-lines say so. Every commit is at synchronous=FULL.
+All run on one file system, in one run and in turns, so that changes of the disk's speed affect all
+of them. PYTHON is an interpreter that has persist-queue and litequeue (by default this one);
+without them, their lines say so. Every commit is at synchronous=FULL.
 """
 
 import argparse
@@ -57,7 +57,7 @@ print(json.dumps(took))
 
 
 def bare(path: Path) -> Callable[[], None]:
-    """One INSERT into the plainest table, committed at FULL."""
+    """Return a function that commits one INSERT into a minimal table at FULL."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("pragma journal_mode = wal")
     connection.execute("pragma synchronous = full")
@@ -119,21 +119,21 @@ print(json.dumps(took))
 
 
 def processes(paths: list[Path], rows: int) -> list[float]:
-    """Append from a process a path, all at once; no slot lock, so that they may share a file."""
-    running = [
+    """Append from one process for each path, all at once; without slot locks, to share a file."""
+    writers = [
         subprocess.Popen(
             [sys.executable, "-c", SLOT, str(path), str(rows), json.dumps(RECORD)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for path in paths
     ]  # fmt: skip
-    for one in running:
+    for one in writers:
         assert one.stdout is not None and one.stdout.readline() == "ready\n"
-    for one in running:
+    for one in writers:
         assert one.stdin is not None
         one.stdin.write("\n")
         one.stdin.flush()
-    return [moment for one in running for moment in json.loads(one.communicate()[0])]
+    return [took for one in writers for took in json.loads(one.communicate()[0])]
 
 
 def import_ms() -> float:

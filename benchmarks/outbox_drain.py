@@ -1,11 +1,10 @@
-"""How fast a drain is: beside bare inserts of the same rows, small and large backlogs.
+"""The speed of a drain: beside bare inserts of the same rows, with small and large backlogs.
 
     python benchmarks/outbox_drain.py [--target DSN] [--rows N] [--large N] [--folder DIR]
 
-Without a DSN the embedded Postgres is used. Bare are `jsonb_to_recordset`, `executemany` and
-row by row into a table like `outbox.record`, batches of 1,000 and commits at
-synchronous_commit=on, with nothing read from or written to a file. The large backlog shows
-whether the rate is flat in its size.
+Without a DSN the embedded Postgres is used. The bare inserts are `jsonb_to_recordset`,
+`executemany` and row by row into `outbox.record`, in batches of 1,000 at synchronous_commit=on,
+without reading or writing a file. The large backlog shows whether its size changes the rate.
 """
 
 import argparse
@@ -22,9 +21,10 @@ import psycopg
 
 from replica_platform.app.embedded import running
 from replica_platform.outbox import Outbox, backlog, drain
-from replica_platform.outbox.delivery import target as landing
-from replica_platform.outbox.delivery.queue import next_batch
+from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery.target import prepare_session
 from replica_platform.outbox.file import Row, open_existing
+from replica_platform.outbox.queue import next_batch
 
 BATCH_ROWS = 1000
 
@@ -67,8 +67,8 @@ def recordset(connection: psycopg.Connection, rows: list[Row]) -> None:
     file_uuid = "00000000-0000-0000-0000-000000000000"
     for batch in batches(rows):
         with connection.transaction():
-            values = {"file_uuid": file_uuid, "rows": landing._as_json(batch)}
-            connection.execute(landing.LAND, values)
+            values = {"file_uuid": file_uuid, "rows": statements._as_json(batch)}
+            connection.execute(statements.INSERT, values)
 
 
 INSERT = (
@@ -78,8 +78,8 @@ INSERT = (
 
 
 def values(row: Row) -> tuple[object, ...]:
-    nobody = "00000000-0000-0000-0000-000000000000"
-    return (row.id, nobody, row.seq, row.kind, row.payload, row.sha, row.created_at)
+    file_uuid = "00000000-0000-0000-0000-000000000000"
+    return (row.id, file_uuid, row.seq, row.kind, row.payload, row.sha, row.created_at)
 
 
 def executemany(connection: psycopg.Connection, rows: list[Row]) -> None:
@@ -110,10 +110,10 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.folder)))
         dsn = given.target
         if dsn is None:
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-")))
-            dsn = stack.enter_context(running(place / "pg")).dsn()
+            server_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-")))
+            dsn = stack.enter_context(running(server_dir / "pg")).dsn()
         connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-        landing.prepare(connection, 60)
+        prepare_session(connection, 60)
         connection.execute("set statement_timeout = 0")
         connection.execute("set idle_session_timeout = 0")
         fill(folder / "sample.db", given.rows)
@@ -153,16 +153,16 @@ def large(path: Path, dsn: str, connection: psycopg.Connection, rows: int) -> No
     empty(connection)
     started = time.perf_counter()
     waiting = backlog([path]).pending
-    looked = time.perf_counter() - started
+    took = time.perf_counter() - started
     moments: list[tuple[int, float]] = [(0, time.perf_counter())]
 
-    def progress(done: int, total: int) -> None:
+    def progress(done: int, total: int, unit: str) -> None:
         if done >= moments[-1][0] + rows // 10:
             moments.append((done, time.perf_counter()))
 
     report = drain([path], dsn, progress=progress)
     tenths = [round((b[0] - a[0]) / (b[1] - a[1])) for a, b in pairwise(moments)]
-    print(f"backlog of {waiting} counted in {looked * 1000:.1f} ms")
+    print(f"backlog of {waiting} counted in {took * 1000:.1f} ms")
     print(f"{report.delivered} rows at {report.rows_per_s:.0f} rows/s; by tenths: {tenths}")
 
 

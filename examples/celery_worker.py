@@ -1,13 +1,12 @@
-"""A Celery worker whose conversations survive whatever happens to Postgres, or to the worker.
+"""A Celery worker whose conversations survive failures of Postgres and of the worker.
 
     celery -A examples.celery_worker worker --concurrency 4
 
-A task saves its conversation in the worker's own outbox file, which takes a fraction of a
-millisecond, and is then done; a drain delivers it (`replica drain --outbox data/outbox --target
-DSN --watch` on the node, or the Dagster schedule). Each process of the pool claims a slot of
-its own, `worker-1.db`, `worker-2.db` and so on, and a killed one's file is taken over by the
-next. The conversation's own id is the record's id, so that a task that Celery runs twice is
-still one conversation.
+A task saves its conversation in the worker's outbox file, which takes a fraction of a
+millisecond, and is done. A drain delivers it (`replica drain --outbox data/outbox --target DSN
+--watch` on the node, or the Dagster schedule). Each process of the pool claims its own file,
+`worker-1.db`, `worker-2.db` and so on; the next process continues the file of a killed one. The
+conversation's id is the record's id, so that a task that Celery runs twice is one conversation.
 
 Settings: BROKER_URL (default: a folder), OUTBOX_DIR (default: data/outbox).
 """
@@ -33,7 +32,7 @@ app.conf.update(
         "control_folder": str(BROKER_DIR / "control"),
         "store_processed": False,
     },
-    # A task counts as done when it has returned; one whose worker died is run again.
+    # A task is acknowledged after it returned, and runs again if its worker died.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
@@ -42,7 +41,7 @@ app.conf.update(
 
 @cache
 def outbox() -> Outbox:
-    """This process's outbox, opened at its first task, which is after Celery's fork."""
+    """Return this process's outbox, opened by its first task, after Celery's fork."""
     return Outbox.claim(OUTBOX_DIR)
 
 
@@ -54,6 +53,6 @@ def close(**_: Any) -> None:
 
 @app.task(name="save_conversation")
 def save_conversation(id: str, user_id: int, message: str, response: str) -> None:
-    """Save one conversation; when the task is done, it is on the disk."""
+    """Save one conversation; it is on the disk when the task is done."""
     conversation = {"id": id, "user_id": user_id, "message": message, "response": response}
     outbox().append("conversation", conversation, id=id)

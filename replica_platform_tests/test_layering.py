@@ -31,7 +31,10 @@ RANK = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 FOLDERS = {
     "replica": ["errors", "copy", "store", "serving", "master", "purpose", "remote", ""],
     "xmin": ["errors", "names", "reports", "session", "source", "target", "copy", "integrity", ""],
-    "outbox": ["errors", "encoding", "file", "slots", "reserve", "reports", "box", "delivery", ""],
+    "outbox": [
+        *("errors", "encoding", "file", "slots", "reserve", "box"),  # the worker's side
+        *("reports", "queue", "breaker", "inspect", "delivery", ""),
+    ],
     "backup": ["errors", "manifest", "child", "folder", "destination", "remote", ""],
 }
 NOT_BELOW_DAGSTER = {"dagster", "dagster_duckdb", "dagster_postgres", "click", "rich"}

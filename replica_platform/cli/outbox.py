@@ -143,7 +143,7 @@ def _print_undelivered(rows: "Sequence[DeadRow]", conflicts: "Sequence[ConflictR
     if conflicts:
         print_table(
             ("seq", "id", "kind", "other content is in"),
-            [(c.seq, c.id, c.kind, c.place) for c in conflicts],
+            [(c.seq, c.id, c.kind, c.table) for c in conflicts],
         )
     if not rows and not conflicts:
         out.print("No row is dead, none is in conflict.")

@@ -1,20 +1,51 @@
-"""The outbox: a record is safe once `append` returns, and is delivered whatever dies.
+"""The outbox: records that workers save locally and that arrive in Postgres once, in order.
 
-`Outbox` is the worker's side and loads SQLite only; everything that needs Postgres is loaded
-when it is first asked for.
+A worker's `append` is durable when it returns; drains deliver later. Outside `delivery` nothing
+imports the Postgres driver, and `Outbox` imports SQLite only. In the order of the story:
+
+- `box`: `Outbox`, which a worker appends to; `encoding`: records as JSON text.
+- `file`: the outbox file; `slots`: folders and writers' locks; `reserve`: kept disk space.
+- `queue`: the rows that wait; `breaker`: when to try again; `inspect`: backlog and dead rows.
+- `delivery`: everything that needs Postgres.
+- `errors`, `reports`: what callers catch and get.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from replica_platform.outbox.box import Outbox
+from replica_platform.outbox.errors import (
+    BadMapping,
+    DeliveryError,
+    ForkedOutbox,
+    NetworkFileSystem,
+    NotAnOutbox,
+    NotDurable,
+    NotStorable,
+    OutboxBusy,
+    OutboxClosed,
+    OutboxDamaged,
+    OutboxFull,
+    RowRefused,
+    SlotLocked,
+    TargetRefused,
+    TargetUnavailable,
+)
 
 if TYPE_CHECKING:
     from replica_platform.outbox.delivery.doctor import doctor
     from replica_platform.outbox.delivery.drain import drain
-    from replica_platform.outbox.delivery.inspect import backlog, conflicts, dead, replay, settle
-    from replica_platform.outbox.delivery.reconcile import reconcile
+    from replica_platform.outbox.delivery.reconcile import reconcile, repair, verify
     from replica_platform.outbox.delivery.watch import watch
+    from replica_platform.outbox.inspect import (
+        backlog,
+        conflicts,
+        dead,
+        dismiss_conflicts,
+        replay,
+        settle,
+        status,
+    )
     from replica_platform.outbox.reports import (
         Backlog,
         ConflictRow,
@@ -27,6 +58,7 @@ if TYPE_CHECKING:
         Reconciliation,
     )
 
+# Loaded on first use, so that a worker loads neither the driver nor dataclasses.
 _LAZY = {
     "Backlog": "reports",
     "ConflictRow": "reports",
@@ -37,14 +69,18 @@ _LAZY = {
     "FileReconciliation": "reports",
     "Finding": "reports",
     "Reconciliation": "reports",
-    "backlog": "delivery.inspect",
-    "conflicts": "delivery.inspect",
-    "dead": "delivery.inspect",
+    "backlog": "inspect",
+    "conflicts": "inspect",
+    "dead": "inspect",
+    "dismiss_conflicts": "inspect",
     "doctor": "delivery.doctor",
     "drain": "delivery.drain",
     "reconcile": "delivery.reconcile",
-    "replay": "delivery.inspect",
-    "settle": "delivery.inspect",
+    "repair": "delivery.reconcile",
+    "replay": "inspect",
+    "settle": "inspect",
+    "status": "inspect",
+    "verify": "delivery.reconcile",
     "watch": "delivery.watch",
 }
 
@@ -57,22 +93,41 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "Backlog",
+    "BadMapping",
     "ConflictRow",
     "DeadRow",
+    "DeliveryError",
     "DrainReport",
     "FileBacklog",
     "FileDrain",
     "FileReconciliation",
     "Finding",
+    "ForkedOutbox",
+    "NetworkFileSystem",
+    "NotAnOutbox",
+    "NotDurable",
+    "NotStorable",
     "Outbox",
+    "OutboxBusy",
+    "OutboxClosed",
+    "OutboxDamaged",
+    "OutboxFull",
     "Reconciliation",
+    "RowRefused",
+    "SlotLocked",
+    "TargetRefused",
+    "TargetUnavailable",
     "backlog",
     "conflicts",
     "dead",
+    "dismiss_conflicts",
     "doctor",
     "drain",
     "reconcile",
+    "repair",
     "replay",
     "settle",
+    "status",
+    "verify",
     "watch",
 ]

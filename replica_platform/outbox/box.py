@@ -1,7 +1,7 @@
 """`Outbox`: a record is safe once `append` returns.
 
-The worker's side belongs here: encode, commit, answer. Delivery is another process's work
-(see `draining`); nothing here needs a network.
+The worker's side belongs here: encode a record and commit it to the file. Delivery runs in
+another process (see `delivery`); nothing here needs a network.
 """
 
 import contextlib
@@ -14,29 +14,30 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from uuid import UUID
 
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file
-from replica_platform.outbox.encoding import encode
+from replica_platform.outbox.encoding import Poison, encode
 from replica_platform.outbox.errors import (
     ForkedOutbox,
     NotStorable,
     OutboxBusy,
     OutboxClosed,
     SlotLocked,
+    translated,
 )
-from replica_platform.outbox.reserve import keep_reserve
-from replica_platform.outbox.slots import lock_slot, refuse_network
+from replica_platform.outbox.reserve import ensure_reserve
+from replica_platform.outbox.slots import lock_slot, refuse_network_file_system
 
 DEFAULT_MAX_BYTES = 8 * 1024**3
-MAX_PAYLOAD_BYTES = 256 * 1024**2  # what one jsonb string or array may hold
+MAX_PAYLOAD_BYTES = 256 * 1024**2  # the limit of one jsonb string or array
 INSERT = "insert into record (id, kind, payload, sha, created_at) values (?, ?, ?, ?, ?)"
-# A group of threads' rows goes as one statement: with a statement a row, each would let go of the
-# interpreter's lock and wait for it again, behind all the threads that want to append.
-ROWS_A_STATEMENT = 64
-SLEEP_S = 0.05  # until a waiting thread looks for itself whether its rows are written
+# The rows of several threads are inserted by one statement: a statement for each row would release
+# the interpreter's lock each time and wait for it again, behind all threads that append.
+ROWS_PER_STATEMENT = 64
+SLEEP_S = 0.05  # after which a waiting thread checks by itself whether its rows are written
 MAX_PAUSE_S = 0.05  # between two attempts at a lock that another process holds
 
 _open_boxes: "weakref.WeakSet[Outbox]" = weakref.WeakSet()
@@ -45,42 +46,59 @@ _open_boxes: "weakref.WeakSet[Outbox]" = weakref.WeakSet()
 class _Call:
     """The rows of one `append`, waiting for the thread that writes.
 
-    Each sleeps on a lock of its own: all on one lock was half as fast. `threading.Condition` and
-    `Event` are no substitute, because a signal handler that raises inside of them leaves their
-    inner lock held, or lets `with` release a lock that another thread holds.
+    Each call sleeps on its own lock: one lock for all was half as fast. `threading.Condition` and
+    `Event` are no substitute, because a signal handler that raises inside them leaves their inner
+    lock held, or lets `with` release a lock that another thread holds.
     """
 
     __slots__ = ("_sleep", "deadline", "done", "error", "rows")
 
     def __init__(self, rows: Sequence[tuple[Any, ...]], deadline: float) -> None:
         self.rows = rows
-        self.deadline = deadline  # until when it waits for another process's lock, monotonic
+        self.deadline = deadline  # of the wait for another process's lock, monotonic time
         self.done = False
         self.error: Exception | None = None
         self._sleep = threading.Lock()
         self._sleep.acquire()
 
     def sleep(self) -> None:
-        """Sleep until woken, or for `SLEEP_S`: a signal may end the thread that was to wake it."""
+        """Sleep until woken, or for `SLEEP_S`: a signal may end the thread that should wake it."""
         self._sleep.acquire(timeout=SLEEP_S)
 
     def wake(self) -> None:
+        """Wake the sleeping thread."""
         with contextlib.suppress(RuntimeError):  # awake already
             self._sleep.release()
 
     def end(self, error: Exception | None = None) -> None:
+        """Finish the call, with the error that refused its rows if there is one."""
         self.error = error
         self.done = True
         self.wake()
 
 
 class Outbox:
-    """The one writer of an outbox file. Threads may share it; a fork gets a connection of its own.
+    """The only writer of an outbox file.
 
-    `durability="full"` (the default) survives a power cut; `"normal"` survives the death of the
-    process only and loses the last commits on a power cut. `poison="escape"` spells out what
-    jsonb cannot hold instead of refusing it. `max_bytes` caps the file.
-    Errors: `SlotLocked`, `NetworkFileSystem`, `NotAnOutbox`, `NotDurable`, `OutboxFull`.
+    Threads may share it; a forked child opens its own connection. Use it as a context manager, or
+    call `close`.
+
+    Args:
+        path: The outbox file, created if it does not exist.
+        durability: "full" survives a power cut; "normal" survives the death of the process only
+            and loses the last commits on a power cut.
+        poison: Whether to "reject" a record that jsonb cannot store, or to "escape" the values
+            concerned.
+        max_bytes: The size in bytes to which the file may grow; None for no limit.
+
+    Raises:
+        SlotLocked: Another process writes this file.
+        NetworkFileSystem: The folder is on a network file system.
+        NotAnOutbox: The file belongs to another program or version.
+        NotDurable: SQLite did not accept the durability.
+        OutboxFull: The disk is full.
+        OutboxBusy: Another process held the file's lock too long.
+        OutboxDamaged: SQLite cannot read or write the file.
     """
 
     def __init__(
@@ -88,30 +106,30 @@ class Outbox:
         path: str | os.PathLike[str],
         *,
         durability: file.Durability = "full",
-        poison: Literal["reject", "escape"] = "reject",
+        poison: Poison = "reject",
         max_bytes: int | None = DEFAULT_MAX_BYTES,
     ) -> None:
         self.path = Path(path)
         self.durability = durability
         self._poison = poison
         self._max_bytes = max_bytes
-        # Taken by `with`, which no signal can part from the release (but for the fork hooks), and
-        # reentrant, so that it knows its owner.
+        # Taken by `with`, which no signal can separate from the release (the fork hooks excepted),
+        # and reentrant, so that it knows its owner.
         self._write_lock = threading.RLock()
-        self._is_writing = False  # only a hint that sleeping is better than asking for the lock
+        self._is_writing = False  # only a hint that sleeping is better than taking the lock
         self._waiting: deque[_Call] = deque()  # each until it is done or its thread gives up
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._closed = False
-        self._kinds: set[str] = set()  # those that were looked at
+        self._kinds: set[str] = set()  # those already checked
         if durability not in file.SYNCHRONOUS:
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_network(self.path.parent)
+        refuse_network_file_system(self.path.parent)
         self._slot: int | None = lock_slot(self.path)
         try:
             self._open()
-            keep_reserve(self.path)
+            ensure_reserve(self.path)
         except BaseException:
             self._release_slot()
             raise
@@ -121,9 +139,26 @@ class Outbox:
     def claim(
         cls, folder: str | os.PathLike[str], name: str = "worker", **options: Any
     ) -> "Outbox":
-        """The first outbox in `folder` that no live process writes: `worker-1.db`, `worker-2.db` …
+        """Open the first outbox in `folder` that no live process writes.
 
-        What a killed worker left is so continued by the next one.
+        The files are `worker-1.db`, `worker-2.db` and so on, so the next worker continues the
+        file of a killed one.
+
+        Args:
+            folder: Where the outbox files are.
+            name: What the file names start with.
+            options: Keyword arguments of `Outbox`.
+
+        Returns:
+            The open outbox.
+
+        Raises:
+            NetworkFileSystem: The folder is on a network file system.
+            NotAnOutbox: A file of that name belongs to another program or version.
+            NotDurable: SQLite did not accept the durability.
+            OutboxFull: The disk is full.
+            OutboxBusy: Another process held the file's lock too long.
+            OutboxDamaged: SQLite cannot read or write the file.
         """
         slot = 1
         while True:
@@ -133,10 +168,23 @@ class Outbox:
                 slot += 1
 
     def append(self, kind: str, record: Mapping[str, Any], id: str | UUID | None = None) -> str:
-        """Save one record; when this returns, it is on the disk. Returns its id, a UUID.
+        """Save one record; it is on the disk when this returns.
 
-        Give `id` where a repeated call must be one record: the target keeps the first.
-        Errors: `NotStorable`, `OutboxFull`, `OutboxBusy`, `OutboxClosed`; then it is not saved.
+        Args:
+            kind: What the record is, such as "conversation": 1 to 200 printable characters.
+            record: Names to values that have a JSON form.
+            id: A UUID, for a call that may be repeated: the target keeps the first record with it.
+
+        Returns:
+            The record's id, a UUID.
+
+        Raises:
+            NotStorable: Postgres could not store the record; it is not saved.
+            OutboxFull: The disk is full or the file has reached its cap; it is not saved.
+            OutboxBusy: Another process held the file's lock too long; it is not saved.
+            OutboxClosed: The outbox was closed; it is not saved.
+            ForkedOutbox: The process was forked without Python's knowledge; it is not saved.
+            OutboxDamaged: SQLite cannot write the file; it is not saved.
         """
         row = self._row(kind, record, id)
         self._commit([row])
@@ -149,7 +197,24 @@ class Outbox:
         records: Iterable[Mapping[str, Any]],
         ids: Iterable[str | UUID] | None = None,
     ) -> list[str]:
-        """Save all of `records` in one transaction, or none; returns their ids, in order."""
+        """Save all of `records` in one transaction, or none.
+
+        Args:
+            kind: What the records are: 1 to 200 printable characters.
+            records: Names to values that have a JSON form, one mapping for each record.
+            ids: Their UUIDs, as many as there are records; random ones if left out.
+
+        Returns:
+            The records' ids, in order.
+
+        Raises:
+            NotStorable: Postgres could not store one of the records; none is saved.
+            OutboxFull: The disk is full or the file has reached its cap; none is saved.
+            OutboxBusy: Another process held the file's lock too long; none is saved.
+            OutboxClosed: The outbox was closed; none is saved.
+            ForkedOutbox: The process was forked without Python's knowledge; none is saved.
+            OutboxDamaged: SQLite cannot write the file; none is saved.
+        """
         if ids is None:
             rows = [self._row(kind, record, None) for record in records]
         else:
@@ -159,16 +224,16 @@ class Outbox:
         return [row[0] for row in rows]
 
     def close(self) -> None:
-        """Close the file and release the slot; what was appended stays.
+        """Close the file and release the slot; appended records stay in the file.
 
-        It may be repeated. In a signal handler that interrupts an append of the same thread it
-        only refuses further appends: that append, or what it raises, comes first; close again.
+        It may be called again. In a signal handler that interrupts an append of the same thread,
+        it only refuses further appends; close again after that append.
         """
         self._closed = True
         if self._owns_write_lock():
             return
         with self._write_lock:
-            self._let_go()
+            self._close_connection()
             self._release_slot()
 
     def __enter__(self) -> Self:
@@ -189,13 +254,13 @@ class Outbox:
         text, data = encode(record, self._poison)
         if len(data) > MAX_PAYLOAD_BYTES:
             raise NotStorable(
-                f"The record takes {len(data)} bytes, jsonb holds {MAX_PAYLOAD_BYTES}; split it."
+                f"The record takes {len(data)} bytes, jsonb stores {MAX_PAYLOAD_BYTES}; split it."
             )
         identity = _new_id() if id is None else _uuid(id)
         return identity, kind, text, hashlib.sha256(data).digest(), time.time()
 
     def _commit(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Group commit: the thread that holds the write lock writes the rows of all who wait.
+        """Commit in groups: the thread that holds the write lock writes all waiting rows.
 
         A signal handler may raise between any two steps here. Then the lock is free, and the
         rows of the other threads still wait; at worst a row is written twice, with one id.
@@ -230,12 +295,12 @@ class Outbox:
                 finally:
                     self._is_writing = False
         finally:
-            if self._waiting:  # somebody came while the lock was held
-                with contextlib.suppress(IndexError):  # and was served in between
+            if self._waiting:  # a call came while the lock was held
+                with contextlib.suppress(IndexError):  # and was finished in between
                     self._waiting[0].wake()
 
     def _owns_write_lock(self) -> bool:
-        """Return whether this thread has the write lock: then a signal handler is asking."""
+        """Return whether this thread has the write lock: then a signal handler is calling."""
         owned: bool = self._write_lock._is_owned()  # type: ignore[attr-defined]
         return owned
 
@@ -254,7 +319,7 @@ class Outbox:
             for call in group:
                 self._end(call, error)
         else:
-            # One caller's huge record must not refuse the others' small ones.
+            # One caller's huge record must not make the others' small ones fail.
             for call in group:
                 self._end(call, self._write(call.rows, call.deadline))
 
@@ -264,17 +329,22 @@ class Outbox:
             self._waiting.remove(call)
 
     def _write(self, rows: Sequence[tuple[Any, ...]], deadline: float) -> Exception | None:
-        """Commit `rows`; return the error that refused them.
+        """Commit `rows`; return the error that refused them, None after the commit.
 
-        Returned, because what is raised may be a signal handler's, which is this thread's alone.
+        The error is returned because a raised exception may come from a signal handler and then
+        concerns this thread only.
+
+        Raises:
+            ForkedOutbox: The process was forked without Python's knowledge.
+            OutboxClosed: The outbox was closed.
         """
         connection = self._connection
         if connection is None or self._closed:
             connection = self._open()
         if self._process != os.getpid():
             raise ForkedOutbox(
-                f"{self.path} was open when this process was forked by something that did not "
-                "tell Python; open the outbox after the fork. The record is not saved."
+                f"{self.path} was open when this process was forked without Python's knowledge; "
+                "open the outbox after the fork. The record is not saved."
             )
         pause_s = 0.001
         while True:
@@ -286,29 +356,29 @@ class Outbox:
                     "back; append again. The record is not saved."
                 )
             except sqlite3.Error as error:
-                words = file.in_words(error, self.path, "append; the record is not saved")
-                words.__cause__ = error
+                refusal = translated(error, self.path, "append; the record is not saved")
+                refusal.__cause__ = error
             except MemoryError as error:
                 return error
             remaining_s = deadline - time.monotonic()
-            if not isinstance(words, OutboxBusy) or remaining_s <= 0:
-                return words
-            # Waiting here and not inside SQLite lets signal handlers run in the meantime.
+            if not isinstance(refusal, OutboxBusy) or remaining_s <= 0:
+                return refusal
+            # Signal handlers can run during this wait; inside SQLite they could not.
             time.sleep(min(pause_s, remaining_s))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _insert(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
-        """Insert and commit `rows`; return whether SQLite says that no transaction is open."""
-        # Left open by an append that a signal ended: none of its rows was acknowledged, while
-        # refusing to go on would lose every later record.
+        """Insert and commit `rows`; return whether no transaction is open afterwards."""
+        # Left open by an append that a signal ended. None of its rows was acknowledged, whereas
+        # refusing to continue would lose every later record.
         if connection.in_transaction:
             connection.execute("rollback")
-        if len(rows) <= ROWS_A_STATEMENT:
+        if len(rows) <= ROWS_PER_STATEMENT:
             values = [value for row in rows for value in row]
             connection.execute(INSERT + ", (?, ?, ?, ?, ?)" * (len(rows) - 1), values)
         else:
-            # Not `file.writing`: a signal may part a generator from its `with`, and what collects
-            # it later would roll back another thread's transaction.
+            # Not `file.writing`: a signal may separate a generator from its `with`, and its later
+            # collection would roll back another thread's transaction.
             try:
                 connection.execute("begin immediate")
                 connection.executemany(INSERT, rows)
@@ -325,7 +395,7 @@ class Outbox:
     def _open(self) -> sqlite3.Connection:
         if self._closed:
             raise OutboxClosed(
-                f"{self.path} was closed; open a new Outbox. The record is not saved."
+                f"{self.path} is closed; open a new Outbox. The record is not saved."
             )
         self._process = os.getpid()
         connection = file.create_or_open(self.path, self.durability, self._max_bytes)
@@ -333,7 +403,7 @@ class Outbox:
         self._connection = connection
         return connection
 
-    def _let_go(self) -> None:
+    def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -344,18 +414,18 @@ class Outbox:
             os.close(slot)
 
     def _before_fork(self) -> None:
-        """Close: a child's SQLite would believe that it holds the parent's locks.
+        """Close the connection: a child's SQLite would assume that it holds the parent's locks.
 
-        Then the parent's last close may delete a WAL the child still writes to.
+        The parent's last close could then delete a WAL that the child still writes to.
         """
         self._write_lock.acquire()
-        self._let_go()
+        self._close_connection()
 
     def _after_fork_in_parent(self) -> None:
         _release(self._write_lock)
 
     def _after_fork_in_child(self) -> None:
-        # What other threads were about to write, the parent writes.
+        # The parent writes the rows of the other threads.
         self._waiting.clear()
         self._is_writing = False
         self._write_lock = threading.RLock()
@@ -367,7 +437,7 @@ def _check_kind(kind: str) -> None:
 
 
 def _new_id() -> str:
-    """A random UUID (version 4) as text; uuid.uuid4() takes three times as long."""
+    """Return a random UUID (version 4) as text; uuid.uuid4() takes three times as long."""
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
@@ -383,25 +453,25 @@ def _uuid(id: str | UUID) -> str:
 
 
 _fork_lock = threading.RLock()  # threads that fork at once take turns
-_held: list[Outbox] = []
+_closed_for_fork: list[Outbox] = []
 
 
 def _before_fork() -> None:
     _fork_lock.acquire()
     for box in list(_open_boxes):
-        _held.append(box)  # first: what a signal stops here is still released after the fork
+        _closed_for_fork.append(box)  # first: released after the fork even if a signal stops this
         box._before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop()._after_fork_in_parent()
+    while _closed_for_fork:
+        _closed_for_fork.pop()._after_fork_in_parent()
     _release(_fork_lock)
 
 
 def _after_fork_in_child() -> None:
     global _fork_lock
-    _held.clear()
+    _closed_for_fork.clear()
     for box in list(_open_boxes):
         box._after_fork_in_child()
     _fork_lock = threading.RLock()

@@ -1,7 +1,7 @@
-"""A record as the text that is stored and sent: one form for one content, poison found here.
+"""Records as JSON text: one form for one content; values that jsonb cannot store are refused.
 
-Whatever SQLite would take and Postgres refuse (NUL, lone surrogates, NaN, keys that are not
-text) is an error at the door, or is escaped where the caller asked for it.
+SQLite would accept NUL, lone surrogates, NaN and keys that are not text; Postgres refuses them.
+`encode` raises an error for them, or escapes them if the caller chose so.
 """
 
 import json
@@ -15,22 +15,29 @@ from uuid import UUID
 
 from replica_platform.outbox.errors import NotStorable
 
-type_of_poison = Literal["reject", "escape"]
+Poison = Literal["reject", "escape"]
 
-# An escape that stands for NUL: an odd number of backslashes before u0000.
+# An escape of NUL: an odd number of backslashes before u0000.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-# Looked up by type first: an isinstance of an abstract class is ten times dearer.
+# Compared by type first: isinstance with an abstract class takes ten times as long.
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _TEXT = frozenset({str})
 _CONTAINERS = (Mapping, list, tuple)
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
-def encode(record: Mapping[str, Any], poison: type_of_poison = "reject") -> tuple[str, bytes]:
-    """The record as compact JSON with sorted keys, and the same as UTF-8.
+def encode(record: Mapping[str, Any], poison: Poison = "reject") -> tuple[str, bytes]:
+    """Return the record as compact JSON, and the same text as UTF-8.
 
-    Sorted, so that the same content has the same digest. UUID, date, time and Decimal become
-    their text. Errors: `NotStorable`, naming the place where that is known.
+    Keys are sorted, so that the same content has the same digest. UUID, date, time and Decimal
+    become text.
+
+    Args:
+        record: Names to values that have a JSON form.
+        poison: What to do with values that jsonb cannot store.
+
+    Raises:
+        NotStorable: The record has no JSON form, or jsonb cannot store it.
     """
     if type(record) is not dict and not isinstance(record, Mapping):
         raise NotStorable(
@@ -46,7 +53,7 @@ def encode(record: Mapping[str, Any], poison: type_of_poison = "reject") -> tupl
     except UnicodeEncodeError as error:
         raise NotStorable(
             f"The record holds half a character ({error.object[error.start]!r}, a lone "
-            f"surrogate), which Postgres cannot keep; {_ADVICE}."
+            f"surrogate), which Postgres cannot store; {_ADVICE}."
         ) from None
     except RecursionError:
         raise NotStorable("The record is nested too deeply; flatten it.") from None
@@ -54,12 +61,12 @@ def encode(record: Mapping[str, Any], poison: type_of_poison = "reject") -> tupl
         raise NotStorable(f"The record cannot be written as JSON: {error}; {_ADVICE}.") from None
     if "\\u0000" in text and _NUL.search(text):
         raise NotStorable(
-            f"The record holds a NUL character, which Postgres cannot keep; {_ADVICE}."
+            f"The record holds a NUL character, which Postgres cannot store; {_ADVICE}."
         )
     return text, data
 
 
-_ADVICE = "mend it, or open the outbox with poison='escape'"
+_ADVICE = "fix it, or open the outbox with poison='escape'"
 
 
 def _plain(value: Any) -> Any:
@@ -73,9 +80,10 @@ def _plain(value: Any) -> Any:
 
 
 def _make_encode() -> Callable[[Mapping[str, Any]], str]:
-    """JSONEncoder's `encode`, which sets up its C encoder for each call, with that done once.
+    """Return JSONEncoder's `encode` with its C encoder set up once instead of for each call.
 
-    Half of what encoding a small record costs. Without the C encoder: plainly `encode`.
+    The set-up takes half the time of encoding a small record. Without a C encoder, return
+    `encode` itself.
     """
     public = json.JSONEncoder(
         ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"), default=_plain
@@ -92,29 +100,38 @@ def _make_encode() -> Callable[[Mapping[str, Any]], str]:
 _ENCODE = _make_encode()
 
 
-def _refuse_keys(value: Any, where: str) -> None:
-    """JSON turns the keys 1 and "1" into the same one, and jsonb keeps only the last."""
-    if (
-        type(value) is dict
-        and _TEXT.issuperset(map(type, value))
-        and _SCALARS.issuperset(map(type, value.values()))
-    ):
-        return  # flat, as most records are, and seen without a loop in Python
+def _refuse_keys(value: Any, path: str) -> None:
+    """Refuse keys that are not text: JSON gives 1 and "1" one form, and jsonb keeps the last."""
+    if _is_flat(value):
+        return
     if not isinstance(value, Mapping):
         for inner in value:
-            if type(inner) not in _SCALARS and isinstance(inner, _CONTAINERS):
-                _refuse_keys(inner, where)
+            if _is_container(inner):
+                _refuse_keys(inner, path)
         return
     for key, inner in value.items():
         if not isinstance(key, str):
-            place = f" in {where}" if where else ""
-            raise NotStorable(f"The key {key!r}{place} is not text; write it as {str(key)!r}.")
-        if type(inner) not in _SCALARS and isinstance(inner, _CONTAINERS):
-            _refuse_keys(inner, f"{where}.{key}" if where else key)
+            location = f" in {path}" if path else ""
+            raise NotStorable(f"The key {key!r}{location} is not text; write it as {str(key)!r}.")
+        if _is_container(inner):
+            _refuse_keys(inner, f"{path}.{key}" if path else key)
+
+
+def _is_flat(value: Any) -> bool:
+    """Return whether this is a dict of texts to scalars, as most records are; runs no loop."""
+    return (
+        type(value) is dict
+        and _TEXT.issuperset(map(type, value))
+        and _SCALARS.issuperset(map(type, value.values()))
+    )
+
+
+def _is_container(value: Any) -> bool:
+    return type(value) not in _SCALARS and isinstance(value, _CONTAINERS)
 
 
 def _escaped(value: Any) -> Any:
-    """The same value with what jsonb cannot hold spelled out: `\\u0000`, `\\ud800`, "NaN"."""
+    r"""Return the value with what jsonb cannot store written out: `\u0000`, `\ud800`, "nan"."""
     if isinstance(value, str):
         return _UNSTORABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
     if isinstance(value, float) and not math.isfinite(value):

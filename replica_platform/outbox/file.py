@@ -1,31 +1,24 @@
-"""The outbox file: its tables, and how it is opened so that a commit survives a power cut.
+"""The outbox file: its tables, how it is opened durably, and its metadata.
 
-What the file holds and the few questions everybody asks of it belong here; who appends to it
-(`box`) and who delivers from it (`draining`) do not.
+Appending (`box`) and delivering (`queue`, `delivery`) do not belong here.
 
-`record` is only ever appended to. Because SQLite has one writer, the order of `seq` is the
-order of commits, so one number, the mark, says what was delivered; rows at or below it that
-must go again stand in `again`, and rows that Postgres refused stand in `dead`.
+`record` is append-only. Because SQLite has one writer, the order of `seq` is the order of
+commits, so one number, `delivered_through`, separates delivered rows from pending ones. Rows at
+or below it that must be sent again are listed in the table `again` (the resend queue), rows that
+Postgres refused in `dead`.
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 from uuid import uuid4
 
-from replica_platform.core.errors import PlatformError
 from replica_platform.core.files import fsync_dir
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox.errors import (
-    NotAnOutbox,
-    NotDurable,
-    OutboxBusy,
-    OutboxDamaged,
-    OutboxFull,
-)
+from replica_platform.outbox.errors import NotAnOutbox, NotDurable, translate_errors
 
 Durability = Literal["full", "normal"]
 
@@ -55,7 +48,7 @@ create table batch (
 
 
 class Row(NamedTuple):  # a dataclass would add a sixth to what a worker's import takes
-    """One record as it stands in the file."""
+    """One record of the file."""
 
     seq: int
     id: str
@@ -68,12 +61,21 @@ class Row(NamedTuple):  # a dataclass would add a sixth to what a worker's impor
 def create_or_open(
     path: Path, durability: Durability = "full", max_bytes: int | None = None
 ) -> sqlite3.Connection:
-    """Open the file for writing, making it durably when it is not there.
+    """Open the file for writing; create it if it does not exist.
 
-    `max_bytes` caps what this connection may let the file grow to. Errors: `NotAnOutbox`,
-    `NotDurable`, `OutboxFull`, `OutboxBusy`, `OutboxDamaged`.
+    Args:
+        path: The outbox file.
+        durability: SQLite's `synchronous` for this connection.
+        max_bytes: The size in bytes to which this connection may let the file grow.
+
+    Raises:
+        NotAnOutbox: The file belongs to another program or version.
+        NotDurable: SQLite did not accept the durability.
+        OutboxFull: The disk is full.
+        OutboxBusy: Another process held the file's lock too long.
+        OutboxDamaged: SQLite cannot read or write the file.
     """
-    with sentences(path, "open"):
+    with translate_errors(path, "open"):
         is_new = not path.exists()
         connection = _connect(path, "rwc", durability)
         try:
@@ -81,8 +83,10 @@ def create_or_open(
             if max_bytes is not None:
                 (page_bytes,) = connection.execute("pragma page_size").fetchone()
                 connection.execute(f"pragma max_page_count = {max(1, max_bytes // page_bytes)}")
-            if get_meta(connection, "max_bytes") != str(max_bytes or ""):
-                set_meta(connection, "max_bytes", str(max_bytes or ""))
+            # Noted for drains and `doctor`, which cannot read them from the worker's connection.
+            for key, value in (("max_bytes", str(max_bytes or "")), ("durability", durability)):
+                if get_meta(connection, key) != value:
+                    set_meta(connection, key, value)
             if is_new:
                 fsync_dir(path.parent)
         except BaseException:
@@ -92,10 +96,16 @@ def create_or_open(
 
 
 def open_existing(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open an outbox that is there; never makes one. Errors: as `create_or_open`."""
+    """Open an existing outbox; never create one.
+
+    Raises:
+        NotAnOutbox: The file does not exist, or belongs to another program or version.
+        OutboxBusy: Another process held the file's lock too long.
+        OutboxDamaged: SQLite cannot read or write the file.
+    """
     if not path.exists():
         raise NotAnOutbox(f"There is no outbox at {path}; check its name and its disk.")
-    with sentences(path, "open"):
+    with translate_errors(path, "open"):
         connection = _connect(path, "ro" if read_only else "rw", "full")
         try:
             _check_is_outbox(connection, path)
@@ -105,11 +115,23 @@ def open_existing(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         return connection
 
 
+def is_outbox(path: Path) -> bool:
+    """Return False for a readable database of another application, True otherwise.
+
+    A file that cannot be read counts as an outbox, so that reports name it.
+    """
+    try:
+        with closing(_connect(path, "ro", "full")) as connection:
+            return _versions(connection)[0] == APPLICATION_ID
+    except sqlite3.Error:
+        return True
+
+
 @contextmanager
 def writing(connection: sqlite3.Connection) -> Iterator[None]:
-    """A transaction that takes the write lock at once.
+    """Run the block in a transaction that takes the write lock at its start.
 
-    A read that is upgraded to a write fails at once whatever the busy timeout.
+    SQLite fails a read that is upgraded to a write at once, whatever the busy timeout.
     """
     try:
         # Inside: a signal handler may raise as soon as this statement's wait for the lock ends.
@@ -122,44 +144,14 @@ def writing(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def sentences(path: Path, action: str) -> Iterator[None]:
-    """Turn SQLite's errors into the outbox's own."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise in_words(error, path, action) from error
-
-
-def in_words(error: sqlite3.Error, path: Path, action: str) -> PlatformError:
-    """The outbox's own error for one of SQLite's."""
-    said = f"{path}: cannot {action}: {error}"
-    code = error_code(error)
-    if code == sqlite3.SQLITE_FULL:
-        return OutboxFull(
-            f"{said}. Nothing already saved is touched. Free disk space, raise the file's "
-            "cap, or let a drain deliver and prune, then append again."
-        )
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return OutboxBusy(f"{said}. Append again; if it stays so, find who holds the file.")
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        return NotAnOutbox(f"{said}. Check the path, its permissions and that it is an outbox.")
-    return OutboxDamaged(
-        f"{said}. Keep the file, check its disk, and restore the last verified backup beside it."
-    )
-
-
-def error_code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
 def get_meta(connection: sqlite3.Connection, key: str) -> str | None:
+    """Return the value stored under `key`; None if there is none."""
     row = connection.execute("select value from meta where key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
 
 
 def set_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
+    """Store `value` under `key`."""
     connection.execute(
         "insert into meta values (?, ?) on conflict (key) do update set value = excluded.value",
         (key, value),
@@ -167,34 +159,43 @@ def set_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
 
 
 def file_uuid(connection: sqlite3.Connection) -> str:
+    """Return the file's identity, under which the target keeps its ledger."""
     return get_meta(connection, "file_uuid") or ""
 
 
 def identities(connection: sqlite3.Connection) -> list[str]:
-    """The file's identity now and those it had before it was restored."""
+    """Return the file's identity and those it had before it was restored."""
     now, former = get_meta(connection, "file_uuid"), get_meta(connection, "former")
     return ([now] if now else []) + (former.split() if former else [])
 
 
-def mark(connection: sqlite3.Connection) -> int:
-    """The highest `seq` that was delivered or set aside; every row above it is pending."""
+def delivered_through(connection: sqlite3.Connection) -> int:
+    """Return the highest `seq` that was delivered or set aside; all rows above it are pending."""
     return int(get_meta(connection, "mark") or 0)
 
 
+def set_delivered_through(connection: sqlite3.Connection, seq: int) -> None:
+    """Raise `delivered_through` to `seq`; never lower it, as another drain may be further."""
+    set_meta(connection, "mark", str(max(delivered_through(connection), seq)))
+
+
 def last_seq(connection: sqlite3.Connection) -> int:
-    """The highest `seq` ever given out; it never goes back, rows pruned or not."""
+    """Return the highest `seq` ever assigned, whether or not its row was pruned."""
     row = connection.execute("select seq from sqlite_sequence where name = 'record'").fetchone()
     return 0 if row is None else int(row[0])
 
 
 def pending(connection: sqlite3.Connection) -> int:
-    """How many rows wait: those above the mark (`seq` has no gaps there) and those to go again."""
-    (again,) = connection.execute("select count(*) from again").fetchone()
-    return last_seq(connection) - mark(connection) + int(again)
+    """Return how many rows wait: those above `delivered_through`, and the resend queue.
+
+    `seq` has no gaps above `delivered_through`.
+    """
+    (resends,) = connection.execute("select count(*) from again").fetchone()
+    return last_seq(connection) - delivered_through(connection) + int(resends)
 
 
 def renew(connection: sqlite3.Connection) -> str:
-    """Give the file a new identity, as a restored copy must have, and return it.
+    """Give the file a new identity, as a restored copy needs, and return it.
 
     `replica restore` applies the same rule to a file with our `APPLICATION_ID`, in
     `backup.child.restored_copy`: engines do not import one another. Change both together.
@@ -225,14 +226,14 @@ def _connect(path: Path, mode: str, durability: Durability) -> sqlite3.Connectio
 
 def _make_durable(connection: sqlite3.Connection, path: Path, durability: Durability) -> None:
     (journal,) = connection.execute("pragma journal_mode = wal").fetchone()
-    # Set on each connection: it does not live in the file. NORMAL lost rows in 54 of 60 cuts.
+    # Set on each connection, as the file does not store it. NORMAL lost rows in 54 of 60 power
+    # cuts.
     connection.execute(f"pragma synchronous = {durability}")
     (synchronous,) = connection.execute("pragma synchronous").fetchone()
     if journal != "wal" or synchronous != SYNCHRONOUS[durability]:
         raise NotDurable(
-            f"{path} has journal_mode={journal} and synchronous={synchronous} where wal and "
-            f"{SYNCHRONOUS[durability]} were asked for; use a SQLite library that was not "
-            "built without them."
+            f"{path} has journal_mode={journal} and synchronous={synchronous} instead of wal and "
+            f"{SYNCHRONOUS[durability]}; use a SQLite library that supports both."
         )
 
 
@@ -255,11 +256,11 @@ def _make_tables(connection: sqlite3.Connection, path: Path) -> None:
 def _check_is_outbox(connection: sqlite3.Connection, path: Path) -> None:
     application, version = _versions(connection)
     if application != APPLICATION_ID:
-        raise NotAnOutbox(f"{path} is a database, but not an outbox; give another path.")
+        raise NotAnOutbox(f"{path} is a database but not an outbox; give another path.")
     if version != SCHEMA_VERSION:
         raise NotAnOutbox(
-            f"{path} has version {version} of the outbox, this program knows {SCHEMA_VERSION}; "
-            "use the program's version that made it."
+            f"{path} has version {version} of the outbox's tables, this program supports "
+            f"version {SCHEMA_VERSION}; use the version of the program that made the file."
         )
 
 

@@ -1,7 +1,8 @@
-"""Where outbox files live, and who may write one: folders, file systems and the slot lock.
+"""Where outbox files are, and which process may write each: folders, file systems, slot locks.
 
-One file a worker slot: eight processes on one file waited up to 2.5 s for each other, with a
-file each 18 ms. The lock is on a file beside; one on the database itself would be SQLite's.
+Each worker slot has its own file: eight processes on one file waited up to 2.5 s for one another,
+with a file each 18 ms. The lock is on a separate file, because a lock on the database itself
+would interfere with SQLite's.
 """
 
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from replica_platform.core.locks import try_lock
 from replica_platform.outbox.errors import NetworkFileSystem, SlotLocked
+from replica_platform.outbox.file import is_outbox
 
 NETWORK_FILE_SYSTEMS = frozenset(
     (
@@ -21,15 +23,36 @@ VOLATILE_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
 
 def outbox_files(paths: Sequence[Path]) -> list[Path]:
-    """The files meant by `paths`: a folder stands for the outboxes in it, sorted by name."""
+    """Return the files that `paths` name; a folder stands for its outboxes, sorted by name.
+
+    Databases of other applications and backups in a folder are left out: draining a backup
+    changes it, so that it no longer matches its manifest.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = database_files([path])
+            files += [file for file in found if not _is_backup(file) and is_outbox(file)]
+        else:
+            files.append(path)
+    return files
+
+
+def database_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the files that `paths` name; a folder stands for its `*.db`, none of them opened."""
     files: list[Path] = []
     for path in map(Path, paths):
         files += sorted(path.glob("*.db")) if path.is_dir() else [path]
     return files
 
 
+def _is_backup(path: Path) -> bool:
+    """Return whether a backup's manifest is beside the file; a restored copy has none."""
+    return path.with_name(path.name + ".json").exists()
+
+
 def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """The name of the file system that holds `folder`; None where the system does not say."""
+    """Return the name of the file system that holds `folder`; None if the system lists none."""
     device = folder.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
@@ -43,20 +66,27 @@ def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) ->
     return None
 
 
-def refuse_network(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
-    """Raise `NetworkFileSystem` where SQLite's locks and shared memory cannot be trusted."""
+def refuse_network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Refuse a folder where SQLite's locks and shared memory are unreliable.
+
+    Raises:
+        NetworkFileSystem: The folder is on a network file system.
+    """
     kind = file_system_of(folder, mounts)
     if kind in NETWORK_FILE_SYSTEMS:
         raise NetworkFileSystem(
             f"{folder} is on {kind}, where SQLite loses commits; "
-            "give the outbox a folder on a disk of this machine."
+            "put the outbox in a folder on a disk of this machine."
         )
 
 
 def lock_slot(path: Path) -> int:
-    """Become the one writer of `path`; the descriptor returned holds the lock until closed.
+    """Make this process the only writer of `path`; return the descriptor that holds the lock.
 
-    The kernel lets go when the process ends, however it ends. Errors: `SlotLocked`.
+    The lock lasts until the descriptor is closed or the process ends, however it ends.
+
+    Raises:
+        SlotLocked: Another process holds the lock.
     """
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -68,8 +98,8 @@ def lock_slot(path: Path) -> int:
         holder = os.read(descriptor, 20).decode(errors="replace").strip()
         os.close(descriptor)
         raise SlotLocked(
-            f"Process {holder or 'unknown'} writes {path} already; give each worker a file of "
-            "its own, or let Outbox.claim(folder) find a free one."
+            f"Process {holder or 'unknown'} already writes {path}; give each worker its own file, "
+            "or let Outbox.claim(folder) find a free one."
         )
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())

@@ -1,4 +1,4 @@
-"""A drain to be killed: watches FOLDER for DSN (its arguments) until SIGTERM."""
+"""A drain to be killed: watches a folder until SIGTERM. Arguments: FOLDER DSN."""
 
 import signal
 import sys

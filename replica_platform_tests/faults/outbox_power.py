@@ -1,9 +1,9 @@
-"""A disk whose power can be cut: an APSW file system that remembers what was synced when.
+"""A disk whose power can be cut: an APSW file system that records what was synced when.
 
-Every write, truncation, sync and deletion is noted in order. A cut at any moment of that
-journal gives the files as a disk may show them afterwards: what was synced, and of the rest
-nothing or any 512-byte sectors. That a file's name is durable is taken for granted; the engine
-syncs the folder itself.
+Every write, truncation, sync and deletion is recorded in order. A cut at any moment of that
+journal gives the files as a disk may show them afterwards: everything synced, and of the rest
+nothing or any 512-byte sectors. File names are assumed to be durable; the engine syncs the folder
+itself.
 """
 
 import random
@@ -19,16 +19,23 @@ SECTOR_BYTES = 512
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that SQLite told its disk to do."""
+    """One operation of SQLite on its disk.
+
+    Attributes:
+        name: The file.
+        what: write, truncate, sync or delete.
+        at: The offset of a write, or the new size.
+        data: The bytes written.
+    """
 
     name: str
-    what: str  # write | truncate | sync | delete
+    what: str
     at: int = 0
     data: bytes = b""
 
 
 class PowerDisk(apsw.VFS):
-    """The file system; `journal` is all that happened on it."""
+    """The file system; `journal` has every change to it."""
 
     def __init__(self) -> None:
         self.journal: list[Change] = []
@@ -37,7 +44,7 @@ class PowerDisk(apsw.VFS):
 
     def connect(self, path: Path) -> apsw.Connection:
         connection = apsw.Connection(str(path), vfs=self.name)
-        # APSW's files share no memory; alone with the file, WAL needs none.
+        # APSW's files share no memory; with an exclusive lock, WAL needs none.
         connection.execute("pragma locking_mode = exclusive")
         return connection
 
@@ -76,7 +83,7 @@ class PowerFile(apsw.VFSFile):
 def after_cut(
     journal: list[Change], moment: int, folder: Path, torn: bool, chance: random.Random
 ) -> None:
-    """Write the files as they are found when the power went out after `moment` changes."""
+    """Write the files as they are after a power cut that follows `moment` changes."""
     synced: dict[str, bytearray] = {}
     waiting: dict[str, list[Change]] = {}
     for change in journal[:moment]:

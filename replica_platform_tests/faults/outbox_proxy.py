@@ -1,6 +1,6 @@
-"""A wire that misbehaves: a TCP proxy in front of the unix socket of the embedded Postgres.
+"""A TCP proxy in front of the unix socket of the embedded Postgres that fails on demand.
 
-It refuses, resets, delays, goes silent, or lets a COMMIT through and swallows its reply.
+It refuses, resets, delays, goes silent, or forwards a COMMIT and drops its reply.
 """
 
 import contextlib
@@ -18,11 +18,15 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """One listening port; `mode` says what happens to what passes.
+    """One listening port; `mode` decides what happens to the traffic.
 
-    `ok`, `refuse` (accept and reset at once), `delay` (`delay_s` each way), `silent` (take
-    everything, answer nothing), `drop_commit` (once: forward a COMMIT, then reset instead of its
-    reply; then `ok` again). `commits_dropped` counts those.
+    Attributes:
+        mode: `ok`, `refuse` (accept and reset at once), `delay` (`delay_s` each way), `silent`
+            (accept everything, answer nothing), or `drop_commit` (forward one COMMIT and reset
+            instead of replying, then `ok`).
+        delay_s: The delay of `delay`, in seconds.
+        commits_dropped: How many replies `drop_commit` dropped.
+        port: The listening port.
     """
 
     def __init__(self, socket_dir: Path) -> None:
@@ -58,7 +62,7 @@ class Proxy:
         with self._lock:
             cut, self._open = self._open, set()
         for end in cut:
-            _slam(end)
+            _close_with_reset(end)
 
     def _accept(self) -> None:
         while True:
@@ -67,20 +71,20 @@ class Proxy:
             except OSError:
                 return
             if self.mode == "refuse":
-                _slam(client)
+                _close_with_reset(client)
                 continue
             server = socket.socket(socket.AF_UNIX)
             try:
                 server.connect(self._server)
             except OSError:
-                _slam(client)
+                _close_with_reset(client)
                 server.close()
                 continue
             with self._lock:
                 self._open |= {client, server}
-            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
 
-    def _pump(self, client: socket.socket, server: socket.socket) -> None:
+    def _forward(self, client: socket.socket, server: socket.socket) -> None:
         other = {client: server, server: client}
         committing = False
         with contextlib.suppress(OSError, ValueError):
@@ -102,11 +106,11 @@ class Proxy:
                     other[end].sendall(data)
         with self._lock:
             self._open -= {client, server}
-        _slam(client)
+        _close_with_reset(client)
         server.close()
 
 
-def _slam(end: socket.socket) -> None:
+def _close_with_reset(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
         if end.family == socket.AF_INET:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)

@@ -1,7 +1,7 @@
-"""A worker with many tasks in flight, to be stopped in the middle.
+"""A worker with many tasks in flight, to be stopped.
 
 Arguments: MODE FILE DSN LOG TASKS. Each task has a conversation and writes its id to LOG; with
-MODE `outbox` it saves it first, with `direct` (the negative control) it only tries Postgres.
+MODE `outbox` it is saved first, with `direct` (the negative control) only sent to Postgres.
 All then wait for a Postgres that does not answer.
 """
 

@@ -1,4 +1,4 @@
-"""A worker to be killed: appends for ever and notes each id once it was acknowledged.
+"""A worker to be killed: appends until it ends, and logs each id after its append.
 
 Arguments: FILE ACKNOWLEDGED PAUSE_S. Each line of ACKNOWLEDGED is an id and its content, written
 only after `append` returned. SIGTERM ends it after the record in hand.
@@ -17,7 +17,7 @@ from replica_platform.outbox import Outbox
 def main() -> None:
     path, acknowledged, pause_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
     log = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    name = uuid.uuid4().hex  # a process id comes again in a long run
+    name = uuid.uuid4().hex  # process ids repeat in a long run
     stopping = False
 
     def stop(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""The example with a real Celery worker: killed in the middle, every conversation arrives."""
+"""The example with a real Celery worker: when it is killed, every saved conversation arrives."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ MAPPING = {
 
 @contextmanager
 def worker(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker with two processes; what is left of it is killed at the end, with its pool."""
+    """A worker with two processes; at the end, what still runs of it is killed."""
     arguments = ["-A", "examples.celery_worker", "worker", "--concurrency=2", "--loglevel=INFO"]
     arguments += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     with log.open("ab") as output:
@@ -47,7 +47,7 @@ def worker(environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[
 
 
 def send(environment: dict[str, str], n: int) -> list[str]:
-    """Send from a process of its own, as a web server would."""
+    """Send from another process, as a web server would."""
     ids = [str(uuid.uuid4()) for _ in range(n)]
     program = (
         "import sys\n"
@@ -69,7 +69,9 @@ def until_saved(folder: Path, n: int, log: Path) -> None:
 
 
 @pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
-def test_every_conversation_arrives(tmp_path: Path, target: str, death: signal.Signals) -> None:
+def test_every_saved_conversation_arrives(
+    tmp_path: Path, target: str, death: signal.Signals
+) -> None:
     for name in ("queue", "control"):
         (tmp_path / "broker" / name).mkdir(parents=True)
     outbox_dir, log = tmp_path / "outbox", tmp_path / "worker.log"
@@ -87,8 +89,8 @@ def test_every_conversation_arrives(tmp_path: Path, target: str, death: signal.S
             first.wait(30)
     ids += send(environment, 10)
     with worker(environment, log) as second:
-        # What a killed worker had taken from a folder broker and not begun is gone from the
-        # broker: only tasks whose append returned are ours to keep.
+        # Tasks that a killed worker had taken from a folder broker without starting them are lost
+        # by the broker; the outbox keeps those whose append returned.
         until_saved(outbox_dir, 50 if death == signal.SIGTERM else 30, log)
         second.terminate()
         second.wait(30)

@@ -1,6 +1,6 @@
 """Any order of appends, drains, crashes, bugs, fixes, rollbacks and prunes: nothing is lost.
 
-Hypothesis makes up the stories; a dict is the model.
+Hypothesis generates the sequences; a dict is the model.
 """
 
 import shutil
@@ -14,19 +14,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from replica_platform.outbox import Outbox, backlog, dead, drain, reconcile, replay
-from replica_platform.outbox.delivery import queue as marking
+from replica_platform.outbox import Outbox, backlog, dead, drain, queue, reconcile, replay
 
 
 class Crash(BaseException):
-    """The process is gone."""
+    """The death of the process."""
 
 
 class Story(RuleBasedStateMachine):
-    """One outbox and its target; `acknowledged` is what must be there in the end."""
+    """One outbox and its target; `acknowledged` must be in the target at the end."""
 
     dsn = ""
-    told = 0
+    count = 0
     acknowledged_in_all = 0
 
     def __init__(self) -> None:
@@ -67,22 +66,22 @@ class Story(RuleBasedStateMachine):
 
     @rule(keep_s=st.sampled_from([0.0, 1000.0]), code=st.sampled_from(["1", "2"]))
     def deliver(self, keep_s: float, code: str) -> None:
-        # A target that may be rolled back must not have been pruned for before its backup.
+        # Rows must not be pruned while the target may be rolled back to a state without them.
         keep_s = 1000.0 if self.saved else keep_s
         self.drain(keep_delivered_s=keep_s, code_version=code)
 
     @rule()
-    def crash_before_the_mark(self) -> None:
+    def crash_before_the_file_notes_the_batch(self) -> None:
         def crash(*_: Any) -> None:
             raise Crash
 
-        real, marking.mark_delivered = marking.mark_delivered, crash  # type: ignore[assignment]
+        real, queue.mark_delivered = queue.mark_delivered, crash  # type: ignore[assignment]
         try:
             self.drain()
         except Crash:
             pass
         finally:
-            marking.mark_delivered = real
+            queue.mark_delivered = real
 
     @rule()
     def break_the_table(self) -> None:
@@ -92,7 +91,7 @@ class Story(RuleBasedStateMachine):
         )
 
     @rule()
-    def mend_the_table(self) -> None:
+    def fix_the_table(self) -> None:
         self.target.execute("alter table outbox.record drop constraint if exists no_bad")
 
     @rule()
@@ -110,13 +109,13 @@ class Story(RuleBasedStateMachine):
     def roll_the_target_back(self) -> None:
         if not self.saved:
             return
-        self.mend_the_table()
+        self.fix_the_table()
         for table in ("record", "batch", "conflict"):
             self.target.execute(f"truncate outbox.{table}")
             self.target.execute(f"insert into outbox.{table} table outbox.saved_{table}")
 
     @rule(n=st.integers(1, 10))
-    def deliver_what_the_target_will_forget(self, n: int) -> None:
+    def deliver_rows_that_the_target_will_lose(self, n: int) -> None:
         self.save_the_target()
         self.append(n, many=True, bad=False)
         self.drain()
@@ -124,7 +123,7 @@ class Story(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.mend_the_table()
+            self.fix_the_table()
             replay(self.path)
             self.drain()
             assert backlog([self.path]).pending == 0
@@ -135,7 +134,7 @@ class Story(RuleBasedStateMachine):
             answer = reconcile([self.path], self.dsn)
             assert answer.ok, answer.sentence
             assert backlog([self.path]).conflicts == 0
-            Story.told += 1
+            Story.count += 1
             Story.acknowledged_in_all += len(rows)
         finally:
             self.box.close()
@@ -143,7 +142,7 @@ class Story(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-def test_any_story_ends_well(database: Callable[[str], str], torture: bool) -> None:
+def test_no_sequence_loses_a_record(database: Callable[[str], str], torture: bool) -> None:
     Story.dsn = database("story")
     run_state_machine_as_test(
         Story,
@@ -156,5 +155,5 @@ def test_any_story_ends_well(database: Callable[[str], str], torture: bool) -> N
             suppress_health_check=list(HealthCheck),
         ),
     )
-    print(f"\n{Story.told} stories, {Story.acknowledged_in_all} acknowledged, lost 0, doubled 0")
+    print(f"\n{Story.count} stories, {Story.acknowledged_in_all} acknowledged, lost 0, doubled 0")
     assert Story.acknowledged_in_all > 300

@@ -1,7 +1,7 @@
-"""The power goes out: what `append` acknowledged at FULL is there; NORMAL and OFF must lose.
+"""Power cuts: FULL keeps every acknowledged record; NORMAL and OFF must lose some.
 
-The same for the target: with `synchronous_commit=off` a crash loses what a drain was told is
-safe, and the ledger brings it back.
+The same for the target: with `synchronous_commit=off`, a crash loses acknowledged commits, and
+the ledger brings them back.
 """
 
 import random
@@ -17,15 +17,15 @@ import pytest
 from replica_platform.app.embedded import Server, running
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox, drain, file
-from replica_platform.outbox.delivery import target as landing
+from replica_platform.outbox.delivery import target as target_module
 from replica_platform_tests.faults.outbox_power import PowerDisk, after_cut
 
 
 def appended_on(
     disk: PowerDisk, path: Path, durability: str, chance: random.Random, patch: pytest.MonkeyPatch
 ) -> dict[str, int]:
-    """Append through the real `Outbox` on that disk; id → how many changes the disk had seen
-    when it was acknowledged."""
+    """Append through the real `Outbox` on that disk; return id → how many changes the disk had
+    recorded when the id was acknowledged."""
 
     def connect(path: Path, mode: str, durability: file.Durability) -> object:
         connection = disk.connect(path)
@@ -37,7 +37,7 @@ def appended_on(
     with patch.context() as patched:
         patched.setattr(file, "_connect", connect)
         patched.setitem(file.SYNCHRONOUS, "off", 0)
-        Outbox(path).close()  # made safely, so that only the appends are at stake
+        Outbox(path).close()  # created safely, so that only the appends are at risk
         with Outbox(path, durability=durability) as box:  # type: ignore[arg-type]
             for n in range(chance.randint(30, 150)):
                 record = {"n": n, "text": "x" * chance.randint(10, 3000)}
@@ -47,12 +47,12 @@ def appended_on(
                     ids = box.append_many("note", [record] * 3)
                 acknowledged |= dict.fromkeys(ids, len(disk.journal))
             ending = len(disk.journal)
-    del disk.journal[ending:]  # the power is cut while it runs; nothing closes it
+    del disk.journal[ending:]  # the power is cut while it is open
     return acknowledged
 
 
 def found_in(folder: Path, name: str) -> tuple[list[str], str]:
-    """The ids in order that the engine finds after the cut, and what the check says."""
+    """Return the ids in order that are readable after the cut, and the result of the check."""
     try:
         with closing(sqlite3.connect(folder / name)) as connection:
             ids = [id for (id,) in connection.execute("select id from record order by seq")]
@@ -74,7 +74,7 @@ def cuts(
         order = list(acknowledged)
         started = min(acknowledged.values())
         for cut in range(cuts_a_run):
-            # One cut right after the last acknowledgement, the others anywhere, in mid-commit too.
+            # The first cut follows the last acknowledgement, others come anywhere, even in commits.
             moment = len(disk.journal) if cut == 0 else chance.randint(started, len(disk.journal))
             with tempfile.TemporaryDirectory(dir=folder) as after:
                 after_cut(disk.journal, moment, Path(after), torn=cut % 2 == 1, chance=chance)
@@ -93,7 +93,7 @@ def cuts(
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("durability", ["full", "normal", "off"])
-def test_power_cuts(
+def test_only_full_durability_survives_power_cuts(
     durability: str, tmp_path: Path, torture: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = cuts(durability, 60 if torture else 8, 10, tmp_path, monkeypatch)
@@ -106,8 +106,8 @@ def test_power_cuts(
 
 
 @pytest.fixture
-def forgetful(tmp_path: Path) -> Iterator[Server]:
-    """A Postgres that may be killed, and that writes its log late."""
+def forgetful_server(tmp_path: Path) -> Iterator[Server]:
+    """A Postgres that may be killed, and that flushes its log late."""
     with tempfile.TemporaryDirectory(prefix="rp-") as folder, running(Path(folder) / "pg") as one:
         with psycopg.connect(one.dsn(), autocommit=True) as admin:
             admin.execute("alter system set wal_writer_delay = '10s'")
@@ -119,7 +119,7 @@ def forgetful(tmp_path: Path) -> Iterator[Server]:
 
 
 def crash(server: Server) -> int:
-    """Kill Postgres at once; how many records are there when it is back."""
+    """Kill Postgres; return how many records it has after the restart."""
     server.stop("immediate")
     server.start()
     with psycopg.connect(server.dsn()) as connection:
@@ -127,31 +127,31 @@ def crash(server: Server) -> int:
     return -1 if row is None else int(row[0])
 
 
-def test_a_target_that_forgets(
-    forgetful: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_commits_that_the_target_loses_are_resent(
+    forgetful_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "worker-1.db"
-    prepare = landing.prepare
+    prepare_session = target_module.prepare_session
 
-    def left_as_it_is(connection: psycopg.Connection, deadline_s: float) -> None:
-        prepare(connection, deadline_s)
+    def without_synchronous_commit(connection: psycopg.Connection, deadline_s: float) -> None:
+        prepare_session(connection, deadline_s)
         connection.execute("set synchronous_commit = off")
 
     with Outbox(path) as box:
         box.append_many("note", [{"n": n} for n in range(1000)])
-        assert drain([path], forgetful.dsn()).delivered == 1000
-        honest = crash(forgetful)
+        assert drain([path], forgetful_server.dsn()).delivered == 1000
+        kept = crash(forgetful_server)
         box.append_many("note", [{"n": n} for n in range(1000, 2000)])
         with monkeypatch.context() as patch:
-            patch.setattr(landing, "prepare", left_as_it_is)
-            assert drain([path], forgetful.dsn()).delivered == 1000
-        forgot = 2000 - crash(forgetful)
-    report = drain([path], forgetful.dsn())
+            patch.setattr(target_module, "prepare_session", without_synchronous_commit)
+            assert drain([path], forgetful_server.dsn()).delivered == 1000
+        lost = 2000 - crash(forgetful_server)
+    report = drain([path], forgetful_server.dsn())
     print(
-        f"\nsynchronous_commit=on: lost {1000 - honest} of 1000; off: lost {forgot} of 1000; "
-        f"after the next drain: {report.files[0].reopened} went again"
+        f"\nsynchronous_commit=on: lost {1000 - kept} of 1000; off: lost {lost} of 1000; "
+        f"after the next drain: {report.files[0].reopened} were resent"
     )
-    assert honest == 1000
-    assert forgot > 0
-    assert (report.files[0].reopened, report.delivered) == (forgot, forgot)
-    assert crash(forgetful) == 2000
+    assert kept == 1000
+    assert lost > 0
+    assert (report.files[0].reopened, report.delivered) == (lost, lost)
+    assert crash(forgetful_server) == 2000

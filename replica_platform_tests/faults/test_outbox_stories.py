@@ -1,4 +1,4 @@
-"""The losses that must not happen, each told once with its numbers and its naive counterpart."""
+"""The losses that must not happen, each with its numbers and a naive counterpart."""
 
 import signal
 import subprocess
@@ -35,12 +35,12 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def wire(proxy: Proxy, target: str) -> str:
-    """The target, reached through the proxy."""
+def proxied(proxy: Proxy, target: str) -> str:
+    """The DSN of the target through the proxy."""
     return proxy.dsn(psycopg.conninfo.conninfo_to_dict(target)["dbname"] or "")
 
 
-def talk(box: Outbox, n: int) -> list[str]:
+def append_conversations(box: Outbox, n: int) -> list[str]:
     return [box.append("conversation", {"n": number, "message": "m"}) for number in range(n)]
 
 
@@ -55,17 +55,21 @@ def count(dsn: str) -> int:
     return int(n)
 
 
-def test_a_network_that_goes_silent(path: Path, proxy: Proxy, wire: str) -> None:
+def test_a_silent_network_ends_the_batch_at_its_deadline(
+    path: Path, proxy: Proxy, proxied: str
+) -> None:
     """The deadline fires; psycopg's own timeouts, of a second each, do not."""
     with Outbox(path) as box:
-        talk(box, 50)
+        append_conversations(box, 50)
     timeouts = "-c statement_timeout=1000 -c lock_timeout=1000"
-    connection = psycopg.connect(wire, tcp_user_timeout=1000, options=timeouts)
+    connection = psycopg.connect(proxied, tcp_user_timeout=1000, options=timeouts)
     connection.execute("select 1")
     started = time.monotonic()
-    report = drain([path], wire, deadline_s=1, progress=lambda *_: setattr(proxy, "mode", "silent"))
+    report = drain(
+        [path], proxied, deadline_s=1, progress=lambda *_: setattr(proxy, "mode", "silent")
+    )
     took = time.monotonic() - started
-    naive = threading.Thread(target=_ask_for_ever, args=(connection,), daemon=True)
+    naive = threading.Thread(target=_wait_for_ever, args=(connection,), daemon=True)
     naive.start()
     naive.join(4)
     still_hangs = naive.is_alive()
@@ -77,73 +81,73 @@ def test_a_network_that_goes_silent(path: Path, proxy: Proxy, wire: str) -> None
     assert took < 3
     assert still_hangs
     assert (report.files[0].state, report.pending) == ("failed", 50)
-    report = drain([path], wire, force=True)
-    assert (report.delivered, report.pending, count(wire)) == (50, 0, 50)
+    report = drain([path], proxied, force=True)
+    assert (report.delivered, report.pending, count(proxied)) == (50, 0, 50)
 
 
-def _ask_for_ever(connection: psycopg.Connection) -> None:
+def _wait_for_ever(connection: psycopg.Connection) -> None:
     try:
         connection.execute("select 2")
     except psycopg.OperationalError:
         return
 
 
-def test_connecting_to_silence_ends_too(path: Path, proxy: Proxy, wire: str) -> None:
+def test_connecting_to_a_silent_server_ends(path: Path, proxy: Proxy, proxied: str) -> None:
     with Outbox(path) as box:
-        talk(box, 1)
+        append_conversations(box, 1)
     proxy.mode = "silent"
     started = time.monotonic()
-    report = drain([path], f"{wire}&connect_timeout=2")
+    report = drain([path], f"{proxied}&connect_timeout=2")
     assert time.monotonic() - started < 6
     assert report.pending == 1
 
 
 @pytest.mark.parametrize("mode", ["refuse", "reset", "delay"])
-def test_a_wire_that_refuses_resets_or_delays(
-    path: Path, proxy: Proxy, wire: str, mode: str
+def test_a_network_that_refuses_resets_or_delays_loses_nothing(
+    path: Path, proxy: Proxy, proxied: str, mode: str
 ) -> None:
     with Outbox(path) as box:
-        talk(box, 50)
+        append_conversations(box, 50)
     proxy.mode = "ok" if mode == "reset" else mode
-    report = drain([path], wire, progress=lambda *_: proxy.reset() if mode == "reset" else None)
+    report = drain([path], proxied, progress=lambda *_: proxy.reset() if mode == "reset" else None)
     assert report.pending == (0 if mode == "delay" else 50)
     proxy.mode = "ok"
-    report = drain([path], wire, force=True)
-    assert (report.pending, count(wire)) == (0, 50)
+    report = drain([path], proxied, force=True)
+    assert (report.pending, count(proxied)) == (0, 50)
 
 
-def test_a_commit_whose_reply_is_lost(path: Path, proxy: Proxy, wire: str) -> None:
-    """Nobody knows whether it went through: it counts as failed, and the target absorbs."""
+def test_a_commit_whose_reply_is_lost_is_absorbed(path: Path, proxy: Proxy, proxied: str) -> None:
+    """Its outcome is unknown: it counts as failed, and the target absorbs the rows."""
     with Outbox(path) as box:
-        talk(box, 50)
-    drain([path], wire, budget_s=0)  # makes the tables, so that the next COMMIT is the batch's
+        append_conversations(box, 50)
+    drain([path], proxied, budget_s=0)  # creates the tables, so that the next COMMIT is the batch's
     report = drain(
-        [path], wire, progress=lambda *_: setattr(proxy, "mode", "drop_commit"), deadline_s=5
+        [path], proxied, progress=lambda *_: setattr(proxy, "mode", "drop_commit"), deadline_s=5
     )
     assert (proxy.commits_dropped, report.files[0].state, report.pending) == (1, "failed", 50)
-    assert count(wire) == 50
-    report = drain([path], wire, force=True)
+    assert count(proxied) == 50
+    report = drain([path], proxied, force=True)
     print(f"\nreply lost: {report.absorbed} of 50 absorbed, {report.delivered} delivered again")
-    assert (report.delivered, report.absorbed, count(wire)) == (0, 50, 50)
+    assert (report.delivered, report.absorbed, count(proxied)) == (0, 50, 50)
 
 
-def test_fifty_conversations_in_an_outage(path: Path) -> None:
-    """Postgres is under maintenance for five minutes; the schedule's drains find it away."""
+def test_fifty_conversations_survive_an_outage(path: Path) -> None:
+    """Postgres is down for five minutes of maintenance, and the scheduled drains fail."""
     with (
         tempfile.TemporaryDirectory(prefix="rp-") as folder,
         running(Path(folder) / "pg") as server,
         Outbox(path) as box,
     ):
-        talk(box, 3)
+        append_conversations(box, 3)
         assert drain([path], server.dsn()).delivered == 3
         server.stop("immediate")
         naive_lost = 0
         for _ in range(5):
-            talk(box, 10)
+            append_conversations(box, 10)
             try:
                 ask(server.dsn(), "select 1")
             except psycopg.OperationalError:
-                naive_lost += 10  # what a worker without an outbox would have dropped
+                naive_lost += 10  # a worker without an outbox would have lost them
             assert drain([path], server.dsn(), force=True).files[0].state == "failed"
         assert (backlog([path]).pending, backlog([path]).files[0].breaker) == (50, "waiting")
         server.start()
@@ -155,13 +159,13 @@ def test_fifty_conversations_in_an_outage(path: Path) -> None:
 
 @pytest.mark.parametrize("death", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("mode", ["outbox", "direct"])
-def test_a_hundred_in_flight_when_the_worker_is_stopped(
-    path: Path, proxy: Proxy, wire: str, target: str, death: signal.Signals, mode: str
+def test_a_hundred_conversations_survive_the_stop_of_their_worker(
+    path: Path, proxy: Proxy, proxied: str, target: str, death: signal.Signals, mode: str
 ) -> None:
     ask(target, TABLE)
     proxy.mode = "silent"
     log = path.with_name("log")
-    arguments = [mode, str(path), wire, str(log), "100"]
+    arguments = [mode, str(path), proxied, str(log), "100"]
     worker = subprocess.Popen(
         [sys.executable, "-m", "replica_platform_tests.faults.outbox_worker", *arguments]
     )
@@ -182,8 +186,8 @@ def test_a_hundred_in_flight_when_the_worker_is_stopped(
     assert lost == (0 if mode == "outbox" else 100)
 
 
-def test_two_hundred_behind_a_bug(path: Path, target: str) -> None:
-    """A deployed mapping names a column that is not there; thirty minutes of drains fail."""
+def test_two_hundred_conversations_survive_a_bug(path: Path, target: str) -> None:
+    """A deployed mapping names a missing column; all drains of thirty minutes fail."""
     ask(target, TABLE)
     bug = {
         "conversation": {"table": "conversations", "columns": {"id": "$id", "mesage": "message"}}
@@ -194,12 +198,12 @@ def test_two_hundred_behind_a_bug(path: Path, target: str) -> None:
     alerts = 0
     with Outbox(path) as box:
         for _ in range(6):  # every five minutes
-            talk(box, 33)
+            append_conversations(box, 33)
             report = drain([path], target, mappings=bug, force=True)
             assert (report.delivered, report.dead) == (0, 0)
             assert report.files[0].sqlstate == "42703"
             alerts += report.files[0].alerts
-        talk(box, 2)
+        append_conversations(box, 2)
     naive_lost = _naive_drain_with_the_bug(path, target)
     report = drain([path], target, mappings=fix, force=True)
     [(typed,)] = ask(target, "select count(*) from conversations")
@@ -213,8 +217,8 @@ def test_two_hundred_behind_a_bug(path: Path, target: str) -> None:
 
 
 def _naive_drain_with_the_bug(path: Path, target: str) -> int:
-    """Log the error and go on, as many drains do: how many rows it would never send again."""
-    given_up = 0
+    """Log each error and continue, as many drains do; return how many rows are never sent again."""
+    abandoned = 0
     with closing(open_existing(path, read_only=True)) as local, psycopg.connect(target) as there:
         for id, payload in local.execute("select id, payload from record").fetchall():
             try:
@@ -223,5 +227,5 @@ def _naive_drain_with_the_bug(path: Path, target: str) -> int:
                 )
             except psycopg.Error:
                 there.rollback()
-                given_up += 1
-    return given_up
+                abandoned += 1
+    return abandoned

@@ -1,7 +1,7 @@
-"""Torture: writers and drains killed with -9, Postgres stopped, a wire that misbehaves.
+"""Torture: writers and drains killed with -9, Postgres stopped, a network that fails.
 
-What was acknowledged must be in the target, once and with its content. The negative control is
-a drain that marks first, or that does not know its rows again.
+Every acknowledged record must be in the target, once and with its content. The negative controls
+are a drain that marks rows before it sends them, and one that does not recognise resent rows.
 """
 
 import json
@@ -27,21 +27,21 @@ from replica_platform_tests.faults.outbox_proxy import Proxy
 
 WRITERS, DRAINERS = 3, 2
 ACKNOWLEDGED = 50_000
-# Dealt out without putting back, so that a short run meets every torture too.
-DECK = ["writer"] * 4 + ["drainer"] * 4 + ["drop_commit"] * 3 + ["reset"] * 2
-DECK += ["refuse", "delay", "silent"]
+# Drawn without replacement, so that a short run has every fault too.
+FAULTS = ["writer"] * 4 + ["drainer"] * 4 + ["drop_commit"] * 3 + ["reset"] * 2
+FAULTS += ["refuse", "delay", "silent"]
 
 
 @pytest.fixture
 def own_server() -> Iterator[Server]:
-    """A Postgres that may be killed without hurting other tests."""
+    """A Postgres that may be killed without disturbing other tests."""
     with tempfile.TemporaryDirectory(prefix="rp-") as folder, running(Path(folder) / "pg") as one:
         yield one
 
 
 @dataclass
-class Stage:
-    """The processes on stage, each of which can be killed and takes its own place again."""
+class Processes:
+    """The writers and drainers; each can be killed and started again."""
 
     folder: Path
     dsn: str
@@ -80,24 +80,26 @@ class Stage:
     def acknowledged(self) -> dict[str, str]:
         found = {}
         for log in self.folder.glob("acknowledged-*"):
-            # A line is written by one write(2); a kill can only leave whole lines.
+            # Each line is written by one write(2), so a kill leaves whole lines only.
             for line in log.read_text().splitlines():
                 id, _, content = line.partition(" ")
                 found[id] = content
         return found
 
 
-def torment(stage: Stage, proxy: Proxy, server: Server, seconds: float, seed: int) -> Counter[str]:
-    """Do something bad every quarter of a second until the time is up; returns what was done.
+def inject_faults(
+    workers: Processes, proxy: Proxy, server: Server, seconds: float, seed: int
+) -> Counter[str]:
+    """Inject a fault about every quarter of a second for the given time; return what was done.
 
-    A slow machine gets longer, until enough was acknowledged.
+    It takes longer on a slow machine, until enough records were acknowledged.
     """
     chance = random.Random(seed)
     done: Counter[str] = Counter()
     end = time.monotonic() + seconds
     next_stop = time.monotonic() + 4
-    deck: list[str] = []
-    while time.monotonic() < end or len(stage.acknowledged()) < ACKNOWLEDGED:
+    remaining: list[str] = []
+    while time.monotonic() < end or len(workers.acknowledged()) < ACKNOWLEDGED:
         time.sleep(chance.uniform(0.05, 0.45))
         if time.monotonic() > next_stop:
             server.stop("immediate")
@@ -106,33 +108,33 @@ def torment(stage: Stage, proxy: Proxy, server: Server, seconds: float, seed: in
             done["Postgres stopped immediately"] += 1
             next_stop = time.monotonic() + 6
             continue
-        if not deck:
-            deck = chance.sample(DECK, len(DECK))
-        torture = deck.pop()
-        if torture in ("writer", "drainer"):
-            name = f"{torture}-{chance.randrange(WRITERS if torture == 'writer' else DRAINERS)}"
-            stage.kill(name)
-            stage.start(name)
-            done[f"{torture} killed"] += 1
-        elif torture == "reset":
+        if not remaining:
+            remaining = chance.sample(FAULTS, len(FAULTS))
+        fault = remaining.pop()
+        if fault in ("writer", "drainer"):
+            name = f"{fault}-{chance.randrange(WRITERS if fault == 'writer' else DRAINERS)}"
+            workers.kill(name)
+            workers.start(name)
+            done[f"{fault} killed"] += 1
+        elif fault == "reset":
             proxy.reset()
             done["connections reset"] += 1
-        elif torture == "drop_commit":
+        elif fault == "drop_commit":
             proxy.mode = "drop_commit"
             time.sleep(0.3)
             proxy.mode = "ok"
         else:
-            proxy.mode = torture
-            # Longer than the drains' deadline of 2 s, so that it has to fire.
-            time.sleep(2.5 if torture == "silent" else 0.4)
+            proxy.mode = fault
+            # Longer than the drains' deadline of 2 s, which has to end the wait.
+            time.sleep(2.5 if fault == "silent" else 0.4)
             proxy.mode = "ok"
-            done[f"wire: {torture}"] += 1
+            done[f"network: {fault}"] += 1
     done["replies of COMMIT dropped"] = proxy.commits_dropped
     return done
 
 
 def rows_of(dsn: str) -> tuple[dict[str, str], int]:
-    """What the target holds, and how often one content stands there more than once."""
+    """Return the target's rows, and how many contents it has more than once."""
     with psycopg.connect(dsn) as connection:
         rows = connection.execute("select id::text, payload from outbox.record").fetchall()
         (twice,) = connection.execute(
@@ -143,7 +145,7 @@ def rows_of(dsn: str) -> tuple[dict[str, str], int]:
 
 
 @pytest.mark.timeout(1200)
-def test_what_was_acknowledged_arrives_once(
+def test_every_acknowledged_record_arrives_once(
     own_server: Server, tmp_path: Path, torture: bool
 ) -> None:
     seconds = 600.0 if torture else 60.0
@@ -152,18 +154,18 @@ def test_what_was_acknowledged_arrives_once(
     with psycopg.connect(own_server.dsn(), autocommit=True) as admin:
         admin.execute("create database target")
     with Proxy(own_server.socket_dir) as proxy:
-        stage = Stage(tmp_path, proxy.dsn("target"), 0.002)
+        workers = Processes(tmp_path, proxy.dsn("target"), 0.002)
         for number in range(WRITERS):
-            stage.start(f"writer-{number}")
+            workers.start(f"writer-{number}")
         for number in range(DRAINERS):
-            stage.start(f"drainer-{number}")
+            workers.start(f"drainer-{number}")
         try:
-            done = torment(stage, proxy, own_server, seconds, seed=7)
+            done = inject_faults(workers, proxy, own_server, seconds, seed=7)
         finally:
-            stage.end()
+            workers.end()
     report = drain([tmp_path / "outbox"], dsn, force=True)
     assert report.ok, report.sentence
-    acknowledged, (arrived, doubled) = stage.acknowledged(), rows_of(dsn)
+    acknowledged, (arrived, doubled) = workers.acknowledged(), rows_of(dsn)
     lost = acknowledged.keys() - arrived.keys()
     changed = [id for id in acknowledged.keys() & arrived.keys() if acknowledged[id] != arrived[id]]
     print(f"\n{seconds:.0f} s; {dict(done)}")
@@ -183,7 +185,7 @@ def test_what_was_acknowledged_arrives_once(
 
 
 def naive_drain(dsn: str, path: Path, mark_first: bool, crash_in_batch: int = -1) -> None:
-    """A drain as it is often written; it can crash between its two writes."""
+    """Drain as it is often written; optionally crash between the two writes."""
     with closing(open_existing(path)) as local, psycopg.connect(dsn) as connection:
         connection.execute("create table if not exists naive (id text, payload text)")
         connection.commit()
@@ -209,7 +211,7 @@ def naive_drain(dsn: str, path: Path, mark_first: bool, crash_in_batch: int = -1
 
 
 @pytest.mark.parametrize("mark_first", [True, False])
-def test_the_naive_orders_lose_or_double_in_one_crash(
+def test_a_naive_drain_loses_or_doubles_rows_in_one_crash(
     tmp_path: Path, target: str, mark_first: bool
 ) -> None:
     path = tmp_path / "worker-1.db"

@@ -1,4 +1,4 @@
-"""An outbox file, and a look into the target, for every test of the engine."""
+"""An outbox file, a target database and queries on it, for every test of the engine."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def emptied(server: Server) -> str:
-    """The name of one database for this folder: emptying one is ten times as fast as making one."""
+    """The name of one database for this folder: emptying it takes a tenth of creating one."""
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute("create database outbox_tests")
     return "outbox_tests"
@@ -59,11 +59,11 @@ def target(server: Server, emptied: str) -> str:
 
 @pytest.fixture
 def ask(target: str) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    """Ask the target a question and get its rows."""
+    """A function that runs a statement in the target and returns its rows."""
     with psycopg.connect(target, autocommit=True) as connection:
 
-        def question(statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        def run(statement: str, *values: Any) -> list[tuple[Any, ...]]:
             answer = connection.execute(statement, values or None)
             return answer.fetchall() if answer.description else []
 
-        yield question
+        yield run

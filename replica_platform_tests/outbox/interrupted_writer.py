@@ -19,9 +19,9 @@ from typing import Any
 
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox
-from replica_platform.outbox.box import INSERT, ROWS_A_STATEMENT
+from replica_platform.outbox.box import INSERT, ROWS_PER_STATEMENT
 
-# Holds the lock for short times, so that many moments fall into a wait for it.
+# Holds the lock for short times, so that many signals arrive during a wait for it.
 HOLDER = """
 import os, random, sys, time
 from replica_platform.core.sqlite import sqlite3
@@ -51,7 +51,7 @@ def begin_first(box: Outbox) -> None:
     connection.execute("pragma busy_timeout = 10000")
 
     def write(rows: Sequence[tuple[Any, ...]], *_: object) -> None:
-        if len(rows) <= ROWS_A_STATEMENT:
+        if len(rows) <= ROWS_PER_STATEMENT:
             values = [value for row in rows for value in row]
             connection.execute(INSERT + ", (?, ?, ?, ?, ?)" * (len(rows) - 1), values)
             return
@@ -70,7 +70,7 @@ def begin_first(box: Outbox) -> None:
 def main() -> None:
     path, acknowledged, call, moments, seed, order = sys.argv[1:]
     log = os.open(acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    # A kill -9 keeps what the system was given, so NORMAL will do, and more moments fit in.
+    # Written data survives a kill -9, so NORMAL is enough and allows more interruptions.
     box = Outbox(path, durability="normal")
     box.append("note", {"n": 0})
     connection = box._connection
@@ -101,8 +101,8 @@ def main() -> None:
 
     calls: dict[str, Callable[[], None]] = {
         "append": append,
-        "append_many": lambda: append_many(ROWS_A_STATEMENT + 1),
-        "group": lambda: append_many(chance.choice((1, 40, ROWS_A_STATEMENT + 1))),
+        "append_many": lambda: append_many(ROWS_PER_STATEMENT + 1),
+        "group": lambda: append_many(chance.choice((1, 40, ROWS_PER_STATEMENT + 1))),
     }
     others = [threading.Thread(target=beside) for _ in range(3 if call == "group" else 0)]
     for other in others:
@@ -117,7 +117,7 @@ def main() -> None:
                     calls[call]()
         except Stop:
             interrupted += 1
-        # What a worker does next: more tasks, whose records are acknowledged.
+        # The worker continues with more tasks, whose records are acknowledged.
         with suppress(*tolerated):
             append()
         if order:

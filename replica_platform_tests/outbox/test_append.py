@@ -1,4 +1,4 @@
-"""`append`: what it stores, what durability it has, and how it says no."""
+"""`append`: what it stores, how durably, and what it refuses."""
 
 import uuid
 from pathlib import Path
@@ -30,14 +30,14 @@ def test_a_record_is_stored_with_its_id(box: Outbox, path: Path) -> None:
     assert stored(path) == [(1, one, "note", '{"a":"ä","b":1}')]
 
 
-def test_the_callers_id_is_kept(box: Outbox, path: Path) -> None:
+def test_the_id_of_the_caller_is_kept(box: Outbox, path: Path) -> None:
     mine = uuid.uuid4()
     assert box.append("note", {}, id=mine) == str(mine)
     assert box.append("note", {}, id=str(mine).upper()) == str(mine)
     assert [row[1] for row in stored(path)] == [str(mine)] * 2
 
 
-def test_many_are_all_or_none(box: Outbox, path: Path) -> None:
+def test_append_many_saves_all_or_none(box: Outbox, path: Path) -> None:
     ids = box.append_many("note", [{"n": n} for n in range(3)])
     assert [row[1] for row in stored(path)] == ids
     with pytest.raises(NotStorable):
@@ -60,7 +60,7 @@ def test_normal_durability_only_by_name(path: Path) -> None:
         Outbox(path, durability="off")  # type: ignore[arg-type]
 
 
-def test_a_library_that_does_not_take_full_is_refused(
+def test_a_library_that_does_not_support_full_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(file.SYNCHRONOUS, "full", 3)
@@ -68,7 +68,7 @@ def test_a_library_that_does_not_take_full_is_refused(
         Outbox(path)
 
 
-def test_closed_says_so_and_closing_twice_is_fine(path: Path) -> None:
+def test_an_append_after_close_is_refused_and_close_may_be_repeated(path: Path) -> None:
     box = Outbox(path)
     box.close()
     box.close()
@@ -125,10 +125,10 @@ def test_a_newer_version_is_refused(box: Outbox, path: Path) -> None:
         Outbox(path)
 
 
-def test_backlog_of_an_absent_file_names_it_and_makes_nothing(path: Path) -> None:
-    answer = backlog([path])
-    assert answer.unreachable == (str(path),)
-    assert not answer.ok
+def test_the_backlog_of_a_missing_file_names_it_and_creates_nothing(path: Path) -> None:
+    report = backlog([path])
+    assert report.unreachable == (str(path),)
+    assert not report.ok
     assert not path.exists()
 
 

@@ -1,21 +1,24 @@
-"""The breaker: kept in the file, longer each time, said once, never in the way of a person."""
+"""The breaker: stored in the file, longer after each failure, ignored by `force`."""
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from replica_platform.outbox import Outbox, backlog, drain, file
-from replica_platform.outbox.delivery.breaker import LONGEST_WAIT_S, Breaker, keep
-from replica_platform.outbox.delivery.failures import Failure, FailureClass
+from replica_platform.outbox.breaker import LONGEST_WAIT_S, Breaker, store
+from replica_platform.outbox.errors import TargetRefused, TargetUnavailable
 
 Ask = Callable[..., list[tuple[Any, ...]]]
-DOWN = Failure(FailureClass.TRANSIENT, None, "the server is away")
-BROKEN = Failure(FailureClass.SYSTEMIC, "42P01", "no such table")
+DOWN = TargetUnavailable("the server is down")
+BROKEN = TargetRefused("no such table", "42P01")
 NOBODY = "postgresql://u@127.0.0.1:1/x"
 
 
-def test_waits_grow_and_stay_below_the_schedule() -> None:
+def test_waits_grow_and_stay_shorter_than_the_schedule() -> None:
     breaker, longest = Breaker(), []
     for _ in range(12):
         breaker = breaker.after(DOWN)
@@ -35,7 +38,7 @@ def test_a_clock_that_jumped_back_does_not_keep_it_open() -> None:
     assert Breaker(open_until=time.time() + 30).wait_s() > 29
 
 
-def test_a_stop_is_news_once() -> None:
+def test_a_stop_is_reported_once() -> None:
     first = Breaker().after(BROKEN)
     assert first.state == "stopped"
     assert first.is_news(Breaker())
@@ -46,11 +49,11 @@ def test_a_stop_is_news_once() -> None:
 def test_it_outlives_the_process_and_force_ignores_it(box: Outbox, path: Path, target: str) -> None:
     box.append("note", {})
     connection = file.open_existing(path)
-    keep(connection, Breaker("waiting", 3, time.time() + 50, time.time(), None, "it was away"))
+    store(connection, Breaker("waiting", 3, time.time() + 50, time.time(), None, "it was down"))
     connection.close()
     report = drain([path], target)
     assert (report.files[0].state, report.pending, report.ok) == ("waiting", 1, False)
-    assert "it was away" in report.sentence
+    assert "it was down" in report.sentence
     assert backlog([path]).files[0].breaker == "waiting"
     assert drain([path], target, force=True).delivered == 1
     assert backlog([path]).files[0].breaker == "closed"
@@ -73,3 +76,17 @@ def test_a_systemic_failure_alerts_once(box: Outbox, path: Path, target: str, as
     alerts = [drain([path], target, force=True).files[0].alerts for _ in range(3)]
     assert alerts == [1, 0, 0]
     assert backlog([path]).files[0].breaker == "stopped"
+
+
+@pytest.mark.parametrize(
+    "stored", ['{"state": "waiting", "failures": 2, "of_a_later_version": 1}', "[]", "{"]
+)
+def test_a_breaker_of_another_version_does_not_end_the_drain(
+    box: Outbox, path: Path, target: str, stored: str
+) -> None:
+    box.append("note", {})
+    with closing(file.open_existing(path)) as connection:
+        file.set_meta(connection, "breaker", stored)
+    assert backlog([path]).pending == 1
+    assert drain([path], target).delivered == 1
+    assert backlog([path]).files[0].breaker == "closed"

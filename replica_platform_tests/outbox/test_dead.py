@@ -1,4 +1,4 @@
-"""Bad rows: found, set aside, shown, replayed, and tried again by other code."""
+"""Bad rows: set aside, listed, replayed, and tried again by other code."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def refusing(box: Outbox, path: Path, target: str, ask: Ask) -> Ask:
     return ask
 
 
-def test_one_bad_row_does_not_hold_the_others(
+def test_one_bad_row_does_not_delay_the_others(
     box: Outbox, path: Path, target: str, refusing: Ask
 ) -> None:
     ids = box.append_many("note", [{"bad": 1} if n == 700 else {"n": n} for n in range(1000)])
@@ -33,7 +33,9 @@ def test_one_bad_row_does_not_hold_the_others(
     assert (n, batches) == (999, 1)
 
 
-def test_many_bad_rows(box: Outbox, path: Path, target: str, refusing: Ask) -> None:
+def test_many_bad_rows_do_not_delay_the_others(
+    box: Outbox, path: Path, target: str, refusing: Ask
+) -> None:
     box.append_many("note", [{"bad": 1} if n % 5 == 0 else {"n": n} for n in range(500)])
     report = drain([path], target)
     assert (report.delivered, report.dead) == (400, 100)
@@ -58,7 +60,9 @@ def test_most_rows_failing_alike_stops_and_blames_no_row(
     assert refusing("select count(*) from outbox.record") == [(0,)]
 
 
-def test_replay_after_the_mend(box: Outbox, path: Path, target: str, refusing: Ask) -> None:
+def test_a_replayed_row_is_delivered_after_the_fix(
+    box: Outbox, path: Path, target: str, refusing: Ask
+) -> None:
     box.append_many("note", [{"bad": 1}, {"n": 1}])
     assert drain([path], target).dead == 1
     assert drain([path], target).delivered == 0
@@ -70,10 +74,10 @@ def test_replay_after_the_mend(box: Outbox, path: Path, target: str, refusing: A
     assert replay(path) == 1
     report = drain([path], target)
     assert (report.delivered, report.dead_rows, report.ok) == (1, 0, True)
-    assert report.absorbed == 0  # the mark did not go back with the old row
+    assert report.absorbed == 0  # the old row did not lower `delivered_through`
 
 
-def test_other_code_tries_dead_rows_by_itself(
+def test_other_code_tries_dead_rows_automatically(
     box: Outbox, path: Path, target: str, refusing: Ask
 ) -> None:
     box.append("note", {"bad": 1})

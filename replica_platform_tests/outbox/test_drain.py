@@ -1,4 +1,4 @@
-"""`drain`: what waits arrives once, in order, with its ledger."""
+"""`drain`: waiting rows arrive once, in order, with their ledger."""
 
 import socket
 import threading
@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, backlog, conflicts, drain, file, settle
-from replica_platform.outbox.delivery.breaker import Breaker, keep
-from replica_platform.outbox.delivery.queue import next_batch
-from replica_platform.outbox.delivery.target import digest
+from replica_platform.outbox import Outbox, backlog, conflicts, dismiss_conflicts, drain, file
+from replica_platform.outbox.breaker import Breaker, store
+from replica_platform.outbox.queue import batch_digest, next_batch
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
 
-def test_what_waits_arrives(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_waiting_rows_arrive(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     one = box.append("note", {"text": 'it\'s "ä" \\ \u2028 🎈', "n": [1, 2.5, None, True]})
     report = drain([path], target)
     assert (report.delivered, report.absorbed, report.pending, report.ok) == (1, 0, 0, True)
@@ -37,16 +36,14 @@ def test_a_second_drain_does_nothing(box: Outbox, path: Path, target: str, ask: 
     assert ask("select count(*) from outbox.record") == [(5,)]
 
 
-def test_order_is_that_of_seq(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_rows_arrive_in_order_of_seq(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     ids = box.append_many("note", [{"n": n} for n in range(50)])
     drain([path], target, batch_rows=7)
     # ctid is the order of insertion in a fresh table.
     assert [id for (id,) in ask("select id::text from outbox.record order by ctid")] == ids
 
 
-def test_the_ledger_says_what_each_batch_held(
-    box: Outbox, path: Path, target: str, ask: Ask
-) -> None:
+def test_the_ledger_describes_each_batch(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     box.append_many("note", [{"n": n} for n in range(10)])
     connection = file.open_existing(path)
     rows = next_batch(connection, 100, 10**6)
@@ -56,24 +53,24 @@ def test_the_ledger_says_what_each_batch_held(
     assert ask(
         "select number, first_seq, last_seq, n, digest from outbox.batch order by number"
     ) == [
-        (1, 1, 4, 4, digest(rows[:4])),
-        (2, 5, 8, 4, digest(rows[4:8])),
-        (3, 9, 10, 2, digest(rows[8:])),
+        (1, 1, 4, 4, batch_digest(rows[:4])),
+        (2, 5, 8, 4, batch_digest(rows[4:8])),
+        (3, 9, 10, 2, batch_digest(rows[8:])),
     ]
 
 
-def test_a_batch_has_at_most_so_many_bytes(box: Outbox, path: Path, target: str) -> None:
+def test_a_batch_is_limited_in_bytes(box: Outbox, path: Path, target: str) -> None:
     box.append_many("note", [{"text": "x" * 1000} for _ in range(10)])
     assert drain([path], target, batch_bytes=2500).files[0].batches == 5
 
 
-def test_a_row_larger_than_a_batch_goes_alone(box: Outbox, path: Path, target: str) -> None:
+def test_a_row_larger_than_a_batch_is_sent_alone(box: Outbox, path: Path, target: str) -> None:
     box.append_many("note", [{"text": "x" * size} for size in (10, 5000, 10)])
     report = drain([path], target, batch_bytes=100)
     assert (report.files[0].batches, report.delivered) == (3, 3)
 
 
-def test_a_crash_before_the_mark_is_absorbed(
+def test_a_crash_before_the_file_notes_the_batch_is_absorbed(
     box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box.append_many("note", [{"n": n} for n in range(9)])
@@ -85,7 +82,7 @@ def test_a_crash_before_the_mark_is_absorbed(
         raise Crash
 
     with monkeypatch.context() as patch, pytest.raises(Crash):
-        patch.setattr("replica_platform.outbox.delivery.queue.mark_delivered", crash)
+        patch.setattr("replica_platform.outbox.queue.mark_delivered", crash)
         drain([path], target)
     assert ask("select count(*) from outbox.record") == [(9,)]
     assert backlog([path]).pending == 9
@@ -103,7 +100,7 @@ def test_the_same_id_and_content_twice_is_one_record(
     assert (report.delivered, report.absorbed, report.conflicts) == (1, 1, 0)
 
 
-def test_the_same_id_with_other_content_is_kept_and_shown(
+def test_the_same_id_with_other_content_is_kept_and_reported(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     one = box.append("note", {"n": 1})
@@ -113,10 +110,10 @@ def test_the_same_id_with_other_content_is_kept_and_shown(
     assert ask("select payload from outbox.record") == [({"n": 1},)]
     assert ask("select id::text, payload from outbox.conflict") == [(one, {"n": 2})]
     assert backlog([path]).conflicts == 1
-    assert [(row.seq, row.id, row.place) for row in conflicts(path)] == [(2, one, "outbox.record")]
+    assert [(row.seq, row.id, row.table) for row in conflicts(path)] == [(2, one, "outbox.record")]
 
 
-def test_a_conflict_is_shown_until_somebody_settles_it(
+def test_a_conflict_is_reported_until_it_is_dismissed(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     one = box.append("note", {"n": 1})
@@ -124,13 +121,13 @@ def test_a_conflict_is_shown_until_somebody_settles_it(
     drain([path], target)
     assert not backlog([path]).ok
     assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
-    assert settle(path) == 1
+    assert dismiss_conflicts(path) == 1
     assert (backlog([path]).ok, conflicts(path)) == (True, [])
     assert drain([path], target, keep_delivered_s=0).files[0].pruned == 1
     assert ask("select count(*) from outbox.conflict") == [(1,)]
 
 
-def test_another_unique_index_does_not_swallow_rows(
+def test_another_unique_index_does_not_drop_rows(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     drain([path], target)
@@ -156,7 +153,7 @@ def test_only_one_drain_works_on_a_file(box: Outbox, path: Path, target: str) ->
     assert (outer.delivered, inner[0].delivered) == (1, 0)
 
 
-def test_a_stop_ends_after_the_batch(box: Outbox, path: Path, target: str) -> None:
+def test_stop_ends_the_drain_after_the_batch(box: Outbox, path: Path, target: str) -> None:
     box.append_many("note", [{"n": n} for n in range(10)])
     stop = threading.Event()
     report = drain(
@@ -169,13 +166,15 @@ def test_a_stop_ends_after_the_batch(box: Outbox, path: Path, target: str) -> No
     assert (report.files[0].state, report.delivered, report.pending) == ("stopped", 4, 6)
 
 
-def test_a_budget_ends_in_time(box: Outbox, path: Path, target: str) -> None:
+def test_a_budget_ends_the_drain_in_time(box: Outbox, path: Path, target: str) -> None:
     box.append("note", {})
     report = drain([path], target, budget_s=0)
     assert (report.files[0].state, report.pending, report.ok) == ("time is up", 1, True)
 
 
-def test_many_files_and_the_unreachable_by_name(tmp_path: Path, target: str, ask: Ask) -> None:
+def test_many_files_are_drained_and_the_unreachable_named(
+    tmp_path: Path, target: str, ask: Ask
+) -> None:
     for slot in range(3):
         with Outbox.claim(tmp_path / "node") as box:
             box.append("note", {"slot": slot})
@@ -196,14 +195,14 @@ def test_many_files_and_the_unreachable_by_name(tmp_path: Path, target: str, ask
     assert ask("select count(distinct file_uuid) from outbox.record") == [(2,)]
 
 
-def test_a_target_that_is_not_there_leaves_the_rows(box: Outbox, path: Path) -> None:
+def test_without_a_target_the_rows_stay(box: Outbox, path: Path) -> None:
     box.append("note", {})
     report = drain([path], "postgresql://u:secret@127.0.0.1:1/x")
     assert (report.files[0].state, report.pending, report.ok) == ("failed", 1, False)
     assert "secret" not in report.sentence
 
 
-def test_reports_are_plain(box: Outbox, path: Path, target: str) -> None:
+def test_reports_are_fit_for_json(box: Outbox, path: Path, target: str) -> None:
     import json
 
     box.append("note", {})
@@ -211,7 +210,9 @@ def test_reports_are_plain(box: Outbox, path: Path, target: str) -> None:
     assert json.loads(json.dumps(backlog([path]).as_dict()))["pending"] == 0
 
 
-def test_what_landed_in_all_and_what_is_trouble(box: Outbox, path: Path, target: str) -> None:
+def test_the_total_in_the_target_and_trouble_are_reported(
+    box: Outbox, path: Path, target: str
+) -> None:
     one = box.append("note", {"n": 1})
     drain([path], target)
     box.append("note", {"n": 1}, id=one)
@@ -225,11 +226,11 @@ def test_what_landed_in_all_and_what_is_trouble(box: Outbox, path: Path, target:
     assert drain([path, path.with_name("gone.db")], target, force=True).trouble
 
 
-def test_a_busy_worker_does_not_keep_the_others_waiting(tmp_path: Path, target: str) -> None:
+def test_a_busy_worker_does_not_delay_the_others(tmp_path: Path, target: str) -> None:
     with Outbox(tmp_path / "busy.db") as busy, Outbox(tmp_path / "calm.db") as calm:
         busy.append_many("note", [{"n": n} for n in range(10)])
         calm.append("note", {})
-        # As fast as it is drained, it writes; without a limit this would not end.
+        # It writes as fast as it is drained; without a limit this would not end.
         report = drain(
             [tmp_path],
             target,
@@ -245,7 +246,7 @@ def test_a_batch_that_failed_is_halved_and_grows_again(
 ) -> None:
     box.append_many("note", [{"n": n} for n in range(3000)])
     connection = file.open_existing(path)
-    keep(connection, Breaker("waiting", 8, 0.0, 0.0, None, "it was slow"))
+    store(connection, Breaker("waiting", 8, 0.0, 0.0, None, "it was slow"))
     connection.close()
     done: list[int] = []
     drain([path], target, progress=lambda rows, _, unit: done.append(rows))
@@ -253,13 +254,13 @@ def test_a_batch_that_failed_is_halved_and_grows_again(
     assert len(done) == 12
 
 
-def test_a_server_that_is_away_is_asked_once(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_tried_once(tmp_path: Path) -> None:
     for slot in range(3):
         with Outbox(tmp_path / f"worker-{slot}.db") as box:
             box.append("note", {})
-    # This address takes no connection and refuses none: each try waits for its timeout.
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
-        port = deaf.getsockname()[1]
+    # This address neither accepts nor refuses connections: each attempt waits for its timeout.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
         report = drain([tmp_path], f"postgresql://u@127.0.0.1:{port}/x?connect_timeout=2")
     assert [one.state for one in report.files] == ["failed"] * 3
     assert report.seconds < 5

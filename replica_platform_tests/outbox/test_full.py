@@ -1,4 +1,4 @@
-"""A full disk, a file at its cap: said to the caller, nothing dropped, and drained empty again."""
+"""A full disk and a file at its cap: reported to the caller, nothing lost, drained again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from replica_platform.outbox import Outbox, drain
 from replica_platform.outbox.errors import OutboxFull
-from replica_platform.outbox.reserve import reserve_of
+from replica_platform.outbox.reserve import reserve_path
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 RECORD = {"text": "x" * 2000}
@@ -23,10 +23,10 @@ def fill(box: Outbox) -> list[str]:
         return ids
 
 
-def test_a_full_disk_is_said_and_drained(small_disk: Path, target: str, ask: Ask) -> None:
+def test_a_full_disk_is_reported_and_drained(small_disk: Path, target: str, ask: Ask) -> None:
     path = small_disk / "worker-1.db"
     with Outbox(path) as box:
-        assert reserve_of(path).stat().st_size == 1024**2
+        assert reserve_path(path).stat().st_size == 1024**2
         ids = fill(box)
         assert len(ids) > 1000
         with pytest.raises(OutboxFull, match="not saved"):
@@ -42,17 +42,17 @@ def test_a_full_disk_is_said_and_drained(small_disk: Path, target: str, ask: Ask
 
 
 def test_without_the_reserve_a_full_disk_stops_the_drain(small_disk: Path, target: str) -> None:
-    """The negative control: delivered, but nowhere to note it, so nothing can be pruned."""
+    """The negative control: the delivery cannot be noted, so nothing can be pruned."""
     path = small_disk / "worker-1.db"
     with Outbox(path) as box:
-        reserve_of(path).unlink()
+        reserve_path(path).unlink()
         ids = fill(box)
         report = drain([path], target)
     assert report.files[0].state == "failed"
     assert 0 < report.pending <= len(ids)
 
 
-def test_a_file_at_its_cap_takes_more_after_a_drain(path: Path, target: str, ask: Ask) -> None:
+def test_a_file_at_its_cap_accepts_records_after_a_drain(path: Path, target: str, ask: Ask) -> None:
     with Outbox(path, max_bytes=1_000_000) as box:
         first = fill(box)
         assert drain([path], target).files[0].pruned == len(first)
@@ -68,7 +68,7 @@ def test_without_pressure_delivered_rows_stay(path: Path, target: str) -> None:
         assert drain([path], target).files[0].pruned == 0
 
 
-def test_a_damaged_file_is_named_and_does_not_hold_the_others(
+def test_a_damaged_file_is_named_and_does_not_delay_the_others(
     tmp_path: Path, target: str, ask: Ask
 ) -> None:
     for name in ("worker-1.db", "worker-2.db"):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from replica_platform.outbox import Outbox, file
-from replica_platform.outbox.box import ROWS_A_STATEMENT
+from replica_platform.outbox.box import ROWS_PER_STATEMENT
 from replica_platform.outbox.errors import OutboxBusy, OutboxClosed
 
 CALLS = ("append", "append_many", "group")
@@ -63,13 +63,13 @@ def test_a_transaction_begun_outside_the_try_loses_rows(path: Path, call: str) -
 
 
 def test_an_open_transaction_is_rolled_back_before_the_next_append(box: Outbox, path: Path) -> None:
-    """It holds rows of an append that raised: nobody was told that they are saved."""
+    """It holds rows of an append that raised: none of them was acknowledged."""
     kept = [box.append("note", {"n": 0})]
     assert box._connection is not None
     box._connection.execute("begin immediate")
     box._connection.execute("insert into record values (null, 'x', 'note', '{}', x'', 0)")
     kept.append(box.append("note", {"n": 1}))
-    kept += box.append_many("note", [{"n": n} for n in range(ROWS_A_STATEMENT + 1)])
+    kept += box.append_many("note", [{"n": n} for n in range(ROWS_PER_STATEMENT + 1)])
     assert ids_in(path) == kept
 
 
@@ -150,7 +150,7 @@ def test_the_exception_of_a_handler_reaches_its_own_thread_only(box: Outbox, pat
 def test_a_lock_that_stays_refuses_all_threads_at_one_deadline(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One after another the later threads would still wait when the lock is free again."""
+    """Waiting one after another, later threads would still wait when the lock is free."""
     monkeypatch.setattr(file, "BUSY_TIMEOUT_S", 0.5)
     answers: list[object] = []
 
@@ -207,7 +207,7 @@ class SlowList(list):
         super().append(box)
         time.sleep(0.003)
 
-module._held = SlowList()
+module._closed_for_fork = SlowList()
 box = Outbox(sys.argv[1], durability="normal")
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 ended = threading.Event()

@@ -1,4 +1,4 @@
-"""A kind's own table, filled in the same transaction."""
+"""A kind's own table, filled in the transaction of its records."""
 
 import uuid
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def conversation(**other: Any) -> dict[str, Any]:
     return record | other
 
 
-def test_a_record_lands_in_both(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_a_record_arrives_in_both_tables(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     ask(TABLE)
     record = conversation(mood="good")
     box.append("conversation", record, id=record["id"])
@@ -59,7 +59,9 @@ def test_a_record_lands_in_both(box: Outbox, path: Path, target: str, ask: Ask) 
     ) == [(record["id"], 7, "hello", "hi", True)]
 
 
-def test_the_records_own_values(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_columns_are_filled_from_the_records_own_values(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
     ask('create table "No Te" ("I""d" uuid unique, at timestamptz, seq int, kind text, n jsonb)')
     columns = {'I"d': "$id", "at": "$created_at", "seq": "$seq", "kind": "$kind", "n": "n"}
     mapping = {"note": {"table": "No Te", "key": 'I"d', "columns": columns}}
@@ -80,7 +82,7 @@ def test_a_missing_table_loses_nothing(box: Outbox, path: Path, target: str, ask
     assert ask("select count(*) from conversations") == [(200,)]
 
 
-def test_a_wrong_mapping_is_tried_again_when_it_is_mended(
+def test_a_corrected_mapping_tries_the_rows_again(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     ask(TABLE)
@@ -114,7 +116,7 @@ def test_a_record_that_does_not_fit_is_dead_alone(
     assert ask("select count(*) from conversations") == [(2,)]
 
 
-def test_what_the_worker_wrote_itself_is_absorbed(
+def test_a_row_that_the_worker_inserted_is_absorbed(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     ask(TABLE)
@@ -126,7 +128,7 @@ def test_what_the_worker_wrote_itself_is_absorbed(
     assert ask("select count(*) from conversations") == [(1,)]
 
 
-def test_the_same_key_with_other_content_is_kept_and_shown(
+def test_the_same_key_with_other_content_is_kept_and_reported(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     ask(TABLE)
@@ -141,7 +143,7 @@ def test_the_same_key_with_other_content_is_kept_and_shown(
     ]
 
 
-def test_a_mapping_that_came_later_fills_what_is_sent_again(
+def test_a_later_mapping_fills_the_table_from_resent_records(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     ask(TABLE)
@@ -164,11 +166,11 @@ def test_a_mapping_that_came_later_fills_what_is_sent_again(
         {"table": "t", "columns": ["id"], "colums": 1},
     ],
 )
-def test_a_mapping_that_says_too_little_is_refused(wrong: Any) -> None:
+def test_an_incomplete_mapping_is_refused(wrong: Any) -> None:
     with pytest.raises(BadMapping, match="'note'"):
         read_mappings({"note": wrong})
 
 
-def test_names_alone_are_short_for_both() -> None:
+def test_a_list_of_columns_names_columns_and_keys() -> None:
     [mapping] = read_mappings({"note": {"table": "t", "columns": ["id", "n"]}}).values()
     assert (mapping.table, mapping.columns) == (("public", "t"), (("id", "id"), ("n", "n")))

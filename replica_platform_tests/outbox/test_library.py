@@ -1,4 +1,4 @@
-"""One SQLite library: a recent one through one import point, the system's with a warning."""
+"""One SQLite library through one import point; the system's library gives a warning."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ WITHOUT = (
     "import sys\n"
     "sys.modules['pysqlite3'] = None\n"
     "import warnings\n"
-    "with warnings.catch_warnings(record=True) as said:\n"
+    "with warnings.catch_warnings(record=True) as caught:\n"
     "    warnings.simplefilter('always')\n"
     "    from replica_platform.outbox import Outbox, backlog\n"
     "from pathlib import Path\n"
@@ -20,13 +20,13 @@ WITHOUT = (
     "with Outbox(path) as box:\n"
     "    box.append('note', {})\n"
     "    box.append_many('note', [{}, {}])\n"
-    "warned = any('pysqlite3' in str(one.message) for one in said)\n"
+    "warned = any('pysqlite3' in str(one.message) for one in caught)\n"
     "print(sqlite3.__name__, backlog([path]).pending)\n"
     "print(warned == (sqlite3.sqlite_version_info < WAL_RESET_FIXED_IN))\n"
 )
 
 
-def test_the_system_library_is_taken_with_a_warning(path: Path) -> None:
+def test_the_system_library_is_used_with_a_warning(path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", WITHOUT, str(path)], check=True, capture_output=True, text=True
     )

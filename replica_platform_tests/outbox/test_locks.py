@@ -1,4 +1,4 @@
-"""SQLite's locks: taken at once, and never dropped by looking at the file."""
+"""SQLite's locks: taken at the start of a write, and never dropped by inspecting the file."""
 
 import subprocess
 import sys
@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox import Outbox, backlog, dead, doctor, drain, file
-from replica_platform.outbox.delivery import queue as marking
-from replica_platform.outbox.delivery.watch import _stamps
+from replica_platform.outbox import Outbox, backlog, dead, doctor, drain, file, queue
+from replica_platform.outbox.delivery.watch import _change_stamps
 from replica_platform.outbox.errors import OutboxBusy
 
 Ask = Callable[..., list[tuple[Any, ...]]]
@@ -35,14 +34,14 @@ def another_process_can_write(path: Path) -> bool:
     return answer.stdout.strip() == "free"
 
 
-def test_looking_at_a_file_keeps_its_locks(box: Outbox, path: Path, target: str) -> None:
+def test_inspecting_a_file_keeps_its_locks(box: Outbox, path: Path, target: str) -> None:
     box.append("note", {})
     with closing(file.open_existing(path)) as writer, file.writing(writer):
         assert not another_process_can_write(path)
         backlog([path])
         dead(path)
         doctor([path])
-        _stamps([path])
+        _change_stamps([path])
         assert not another_process_can_write(path)
 
 
@@ -54,7 +53,7 @@ def test_copying_beside_a_live_connection_drops_them(box: Outbox, path: Path) ->
         assert another_process_can_write(path)
 
 
-def test_a_read_that_becomes_a_write_fails_at_once_but_ours_waits(path: Path) -> None:
+def test_an_upgraded_read_fails_at_once_and_our_transaction_waits(path: Path) -> None:
     Outbox(path).close()
     with closing(file.open_existing(path)) as one, closing(file.open_existing(path)) as two:
         one.execute("begin")
@@ -72,7 +71,7 @@ def test_a_read_that_becomes_a_write_fails_at_once_but_ours_waits(path: Path) ->
         assert file.get_meta(two, "x") == "3"
 
 
-def test_a_lock_that_stays_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_stays_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file, "BUSY_TIMEOUT_S", 0.1)
     with Outbox(path) as box, closing(file.open_existing(path)) as other:
         other.execute("begin immediate")
@@ -82,7 +81,7 @@ def test_a_lock_that_stays_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) 
         box.append("note", {})
 
 
-def test_order_is_not_the_clocks(
+def test_order_does_not_follow_the_clock(
     box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = []
@@ -95,19 +94,19 @@ def test_order_is_not_the_clocks(
     assert backlog([path]).oldest_pending_age_s == 0
 
 
-def test_a_seq_is_never_given_twice(box: Outbox, path: Path, target: str) -> None:
+def test_a_seq_is_never_assigned_twice(box: Outbox, path: Path, target: str) -> None:
     box.append_many("note", [{}, {}])
     drain([path], target, keep_delivered_s=0)
     box.append("note", {})
     with closing(file.open_existing(path, read_only=True)) as local:
         assert local.execute("select seq from record").fetchall() == [(3,)]
-        assert [row.seq for row in marking.next_batch(local, 10, 1000)] == [3]
+        assert [row.seq for row in queue.next_batch(local, 10, 1000)] == [3]
 
 
-def test_drains_without_the_lock_are_still_right(
+def test_drains_without_the_lock_are_still_correct(
     box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The advisory lock saves work; correctness does not hang on it."""
+    """The advisory lock avoids duplicate work; correctness does not depend on it."""
     box.append_many("note", [{"n": n} for n in range(2000)])
     monkeypatch.setattr(
         "replica_platform.outbox.delivery.target.LOCK", "select true from (values (%s)) as v"

@@ -1,4 +1,4 @@
-"""Poison: what SQLite would take and Postgres refuses is found at the door."""
+"""Values that SQLite accepts and Postgres refuses: found by `append`, or dead alone."""
 
 import datetime
 import decimal
@@ -32,7 +32,7 @@ CIRCLE["self"] = CIRCLE
 
 
 @pytest.mark.parametrize(
-    ("record", "words"),
+    ("record", "message"),
     [
         ({"text": "a\x00b"}, "NUL"),
         ({"a\x00": 1}, "NUL"),
@@ -51,8 +51,10 @@ CIRCLE["self"] = CIRCLE
         (None, "mapping"),
     ],
 )
-def test_refused_at_the_door(box: Outbox, path: Path, record: Any, words: str) -> None:
-    with pytest.raises(NotStorable, match=words):
+def test_a_record_that_jsonb_cannot_store_is_refused(
+    box: Outbox, path: Path, record: Any, message: str
+) -> None:
+    with pytest.raises(NotStorable, match=message):
         box.append("note", record)
     assert backlog([path]).pending == 0
 
@@ -66,7 +68,7 @@ def test_refused_at_the_door(box: Outbox, path: Path, record: Any, words: str) -
         ({"ok": 1}, {"ok": 1}),
     ],
 )
-def test_escaped_where_the_caller_asked(
+def test_the_values_are_escaped_on_request(
     path: Path, target: str, ask: Ask, record: Any, arrives: Any
 ) -> None:
     with Outbox(path, poison="escape") as box:
@@ -75,14 +77,16 @@ def test_escaped_where_the_caller_asked(
     assert ask("select payload from outbox.record") == [(arrives,)]
 
 
-def test_a_backslash_before_u0000_is_no_nul(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_an_escaped_backslash_before_u0000_is_not_a_nul(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
     texts = ["\\u0000", "\\\\u0000", "x\\\\\\u0000y"]
     box.append("note", {"texts": texts})
     assert drain([path], target).ok
     assert ask("select payload -> 'texts' from outbox.record") == [(texts,)]
 
 
-def test_dates_ids_and_decimals_become_their_text() -> None:
+def test_dates_ids_and_decimals_become_text() -> None:
     one = uuid.uuid4()
     moment = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
     text, data = encode({"m": moment, "d": decimal.Decimal("1.10"), "u": one, "t": (1, 2)})
@@ -118,10 +122,10 @@ def test_ten_megabytes_arrive(box: Outbox, path: Path, target: str, ask: Ask) ->
     assert ask("select max(octet_length(payload ->> 'text')) from outbox.record") == [(10_000_000,)]
 
 
-def test_what_the_door_cannot_see_is_dead_alone(
+def test_an_unstorable_row_in_the_file_is_dead_alone(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
-    """Rows as another program, or a door with a gap, might leave them in the file."""
+    """Another program, or a gap in the checks of `append`, may write such rows."""
     deep = '{"a":' * 50_000 + "1" + "}" * 50_000
     payloads = ['{"n":1}', '{"t":"\\u0000"}', '{"t":"\\ud83d"}', '{"n":NaN}', "{", deep, '{"n":2}']
     box.append_many("note", [{}] * len(payloads))

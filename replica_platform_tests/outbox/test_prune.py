@@ -1,4 +1,4 @@
-"""Delivered rows leave the file late, and only once they were read back."""
+"""Pruning: late, and only of rows that were read back from the target."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_rows_stay_for_the_grace_period(box: Outbox, path: Path, target: str) ->
     assert len(kept(path)) == 10
 
 
-def test_rows_go_after_it(box: Outbox, path: Path, target: str) -> None:
+def test_rows_are_pruned_after_the_grace_period(box: Outbox, path: Path, target: str) -> None:
     box.append_many("note", [{"n": n} for n in range(10)])
     report = drain([path], target, keep_delivered_s=0, batch_rows=3)
     assert (report.files[0].pruned, report.pending) == (10, 0)
@@ -35,7 +35,7 @@ def test_rows_go_after_it(box: Outbox, path: Path, target: str) -> None:
     assert reconcile([path], target).ok
 
 
-def test_a_row_that_the_target_lost_goes_again_instead(
+def test_a_row_that_the_target_lost_is_resent_instead(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     ids = box.append_many("note", [{"n": n} for n in range(10)])
@@ -48,7 +48,7 @@ def test_a_row_that_the_target_lost_goes_again_instead(
     assert ask("select count(*) from outbox.record") == [(10,)]
 
 
-def test_dead_rows_and_conflicts_are_not_lost_by_pruning(
+def test_dead_rows_and_conflicts_are_not_pruned(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     drain([path], target)

@@ -1,4 +1,4 @@
-"""A target that forgot is told again; `reconcile` sees what it lacks."""
+"""Rows that the target lost are found and resent."""
 
 import subprocess
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from replica_platform.outbox.file import open_existing, renew
 Ask = Callable[..., list[tuple[Any, ...]]]
 
 
-def test_a_rolled_back_target_gets_its_rows_again(
+def test_a_rolled_back_target_gets_its_rows_back(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     box.append_many("note", [{"n": n} for n in range(10)])
     drain([path], target, batch_rows=5)
     box.append_many("note", [{"n": n} for n in range(10, 20)])
     drain([path], target, batch_rows=5)
-    # What a restore to the moment after the first drain leaves.
+    # The state after a restore to the moment after the first drain.
     ask("delete from outbox.record where seq > 10")
     ask("delete from outbox.batch where last_seq > 10")
     report = drain([path], target)
@@ -27,7 +27,7 @@ def test_a_rolled_back_target_gets_its_rows_again(
     assert drain([path], target).files[0].reopened == 0
 
 
-def test_a_dead_row_stays_dead_when_its_batch_goes_again(
+def test_a_dead_row_stays_dead_when_its_batch_is_resent(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     drain([path], target)
@@ -69,9 +69,7 @@ def test_a_restored_older_file_gets_a_new_identity(
     assert ask("select count(distinct file_uuid) from outbox.batch") == [(2,)]
 
 
-def test_reconcile_sees_a_lost_row_and_reopens_it(
-    box: Outbox, path: Path, target: str, ask: Ask
-) -> None:
+def test_a_lost_row_is_found_and_resent(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     ids = box.append_many("note", [{"n": n} for n in range(10)])
     drain([path], target)
     assert reconcile([path], target).ok
@@ -85,20 +83,20 @@ def test_reconcile_sees_a_lost_row_and_reopens_it(
     assert reconcile([path], target).ok
 
 
-def test_reconcile_sees_changed_content(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_changed_content_is_found(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     box.append("note", {"n": 1})
     drain([path], target)
     ask("update outbox.record set payload_sha = '\\x00'")
     assert reconcile([path], target).rows_missing == 1
 
 
-def test_reconcile_names_what_it_cannot_read(path: Path, target: str) -> None:
+def test_a_file_that_cannot_be_read_is_named(path: Path, target: str) -> None:
     answer = reconcile([path], target)
     assert not answer.ok
     assert str(path) in answer.sentence
 
 
-def test_an_outbox_that_was_taken_away_is_missed(tmp_path: Path, target: str, ask: Ask) -> None:
+def test_a_removed_outbox_is_reported(tmp_path: Path, target: str, ask: Ask) -> None:
     folder = tmp_path / "outbox"
     for _ in range(2):
         with Outbox.claim(folder) as box, Outbox.claim(folder) as other:
@@ -116,7 +114,7 @@ def test_an_outbox_that_was_taken_away_is_missed(tmp_path: Path, target: str, as
         assert reconcile([folder], target).ok
 
 
-def test_a_restored_file_is_not_missed(path: Path, target: str) -> None:
+def test_a_restored_file_is_not_reported_as_removed(path: Path, target: str) -> None:
     with Outbox(path) as box:
         box.append("note", {})
         drain([path], target)

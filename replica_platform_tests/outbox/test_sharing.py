@@ -1,4 +1,4 @@
-"""Many threads, forks and processes: each append is in the file when it returns."""
+"""Threads, forks and processes: each record is in the file when its append returns."""
 
 import multiprocessing
 import os
@@ -20,7 +20,7 @@ from replica_platform.outbox.errors import (
     OutboxFull,
 )
 from replica_platform.outbox.file import open_existing
-from replica_platform.outbox.slots import file_system_of, refuse_network
+from replica_platform.outbox.slots import file_system_of, refuse_network_file_system
 
 
 def ids_in(path: Path) -> list[str]:
@@ -30,7 +30,7 @@ def ids_in(path: Path) -> list[str]:
     return rows
 
 
-def test_threads_share_commits_and_each_row_is_there(box: Outbox, path: Path) -> None:
+def test_threads_share_commits_and_every_row_is_saved(box: Outbox, path: Path) -> None:
     acknowledged: list[str] = []
     commits = 0
     write = box._write
@@ -56,7 +56,7 @@ def test_threads_share_commits_and_each_row_is_there(box: Outbox, path: Path) ->
     assert commits < 300  # a group is one transaction; alone it would be 400
 
 
-def test_one_threads_huge_record_does_not_refuse_the_others(path: Path) -> None:
+def test_one_threads_huge_record_does_not_fail_the_others(path: Path) -> None:
     with Outbox(path, max_bytes=400_000) as box:
         results: dict[int, object] = {}
 
@@ -78,17 +78,17 @@ def test_one_threads_huge_record_does_not_refuse_the_others(path: Path) -> None:
     assert sorted(r for r in results.values() if isinstance(r, str)) == sorted(ids_in(path))
 
 
-def test_an_append_from_a_signal_handler_is_refused_and_not_waited_for(
+def test_an_append_in_a_signal_handler_is_refused_at_once(
     box: Outbox, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In its own thread's append nobody else could ever finish what it waits for."""
-    said: list[str] = []
+    """It would wait for ever for the append of its own thread that it interrupted."""
+    refusals: list[str] = []
 
     def handler(*_: object) -> None:
         try:
             box.append("note", {"by": "handler"})
         except OutboxBusy as error:
-            said.append(str(error))
+            refusals.append(str(error))
 
     write = box._write
 
@@ -104,10 +104,10 @@ def test_an_append_from_a_signal_handler_is_refused_and_not_waited_for(
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert ids_in(path) == [one]
-    assert "signal handler" in said[0]
+    assert "signal handler" in refusals[0]
 
 
-def test_a_wait_that_a_signal_ends_leaves_nobody_asleep(box: Outbox, path: Path) -> None:
+def test_a_wait_that_a_signal_ends_leaves_no_thread_asleep(box: Outbox, path: Path) -> None:
     class Stop(Exception):
         pass
 
@@ -140,7 +140,7 @@ def test_a_wait_that_a_signal_ends_leaves_nobody_asleep(box: Outbox, path: Path)
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(box._waiting) == 1
-    free.set()  # and nobody wakes the other thread
+    free.set()  # and no thread wakes the other one
     holder.join()
     other.join(10)
     assert not other.is_alive()
@@ -148,8 +148,8 @@ def test_a_wait_that_a_signal_ends_leaves_nobody_asleep(box: Outbox, path: Path)
 
 
 def test_a_fork_appends_and_outlives_its_parent(path: Path) -> None:
-    """The child writes on while the parent closes: with an inherited connection SQLite would
-    believe that nobody else has the file and delete the log that the child writes to."""
+    """The child writes after the parent closed: with an inherited connection, SQLite would assume
+    that no other process has the file and delete the log that the child writes to."""
     box = Outbox(path)
     ids = [box.append("note", {"by": "parent"})]
     reader, writer = os.pipe()
@@ -189,7 +189,7 @@ def test_a_forked_pool_shares_one_file(box: Outbox, path: Path) -> None:
     assert len(ids_in(path)) == 81
 
 
-def test_a_fork_that_python_was_not_told_of_is_refused(box: Outbox, path: Path) -> None:
+def test_a_fork_without_pythons_knowledge_is_refused(box: Outbox, path: Path) -> None:
     box.append("note", {})
     box._process -= 1
     with pytest.raises(ForkedOutbox, match="not saved"):
@@ -222,9 +222,9 @@ def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
         f"2 0 {os.major(device)}:{os.minor(device)} / /data rw - {kind} host:/x rw\n"
     )
     with pytest.raises(NetworkFileSystem, match=kind):
-        refuse_network(tmp_path, mounts)
+        refuse_network_file_system(tmp_path, mounts)
 
 
-def test_the_file_system_here_is_known_and_taken(tmp_path: Path) -> None:
+def test_the_file_system_here_is_known_and_accepted(tmp_path: Path) -> None:
     assert file_system_of(tmp_path)
-    refuse_network(tmp_path)
+    refuse_network_file_system(tmp_path)

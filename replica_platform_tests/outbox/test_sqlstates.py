@@ -11,7 +11,8 @@ from psycopg import sql
 
 from replica_platform.core.postgres import CannotConnect
 from replica_platform.outbox import Outbox, dead, drain
-from replica_platform.outbox.delivery.failures import SQLSTATES, FailureClass, classify
+from replica_platform.outbox.delivery.failures import SQLSTATES, translated
+from replica_platform.outbox.errors import RowRefused, TargetRefused, TargetUnavailable
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -39,13 +40,13 @@ def raising(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     ask(
         "create function raise() returns trigger language plpgsql as $$ begin "
         "if new.payload ? 'code' then "
-        "raise exception 'told to' using errcode = new.payload ->> 'code'; "
+        "raise exception 'as the record asks' using errcode = new.payload ->> 'code'; "
         "end if; return new; end $$"
     )
     ask("create trigger t before insert on outbox.record for each row execute function raise()")
 
 
-def test_what_each_class_does_to_the_rows(
+def test_each_class_treats_the_rows_as_documented(
     box: Outbox, path: Path, target: str, ask: Ask, raising: None
 ) -> None:
     for code in TRANSIENT + SYSTEMIC:
@@ -63,17 +64,17 @@ def test_what_each_class_does_to_the_rows(
     print(f"{len(TRANSIENT)} transient, {len(SYSTEMIC)} systemic, {len(ROW)} row codes")
 
 
-def test_every_line_of_the_data_is_tried() -> None:
+def test_every_listed_prefix_is_tried() -> None:
     tried = {
-        FailureClass.TRANSIENT: TRANSIENT,
-        FailureClass.SYSTEMIC: SYSTEMIC,
-        FailureClass.ROW: ROW,
+        TargetUnavailable: TRANSIENT,
+        TargetRefused: SYSTEMIC,
+        RowRefused: ROW,
     }
     for prefix, kind in SQLSTATES.items():
         assert any(code.startswith(prefix) for code in tried[kind]), prefix
 
 
-def test_a_login_that_is_refused_is_systemic(box: Outbox, path: Path, target: str) -> None:
+def test_a_refused_login_is_systemic(box: Outbox, path: Path, target: str) -> None:
     box.append("note", {})
     info = psycopg.conninfo.conninfo_to_dict(target)
     nowhere = psycopg.conninfo.make_conninfo(**{**info, "dbname": "no_such_database"})
@@ -83,7 +84,7 @@ def test_a_login_that_is_refused_is_systemic(box: Outbox, path: Path, target: st
     report = drain([path], nobody, force=True)
     assert (report.files[0].sqlstate, report.pending) == ("28000", 1)
     wrong = CannotConnect('FATAL: password authentication failed for user "x"')
-    assert classify(wrong).kind is FailureClass.SYSTEMIC
+    assert type(translated(wrong)) is TargetRefused
 
 
 def test_a_target_that_became_read_only_is_transient(
@@ -97,7 +98,7 @@ def test_a_target_that_became_read_only_is_transient(
     assert (report.files[0].sqlstate, report.pending, report.files[0].alerts) == ("25006", 1, 0)
 
 
-def test_a_missing_right_is_systemic(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_a_missing_privilege_is_systemic(box: Outbox, path: Path, target: str, ask: Ask) -> None:
     drain([path], target)
     ask("drop role if exists poor")
     ask("create role poor login")
@@ -108,7 +109,7 @@ def test_a_missing_right_is_systemic(box: Outbox, path: Path, target: str, ask: 
     ask("drop role poor")
 
 
-def test_a_lock_that_is_held_and_a_session_that_is_ended(
+def test_a_held_lock_and_an_ended_session_are_transient(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:
     drain([path], target)
@@ -133,16 +134,18 @@ def test_a_lock_that_is_held_and_a_session_that_is_ended(
     assert drain([path], target, force=True).delivered == 1
 
 
-def test_the_session_is_made_honest(box: Outbox, path: Path, target: str, ask: Ask) -> None:
+def test_the_session_sets_synchronous_commit_to_on(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
     [(name,)] = ask("select current_database()")
     ask(sql.SQL("alter database {} set synchronous_commit = off").format(sql.Identifier(name)))
     drain([path], target)
     ask("create table seen (value text)")
     ask(
-        "create function look() returns trigger language plpgsql as $$ begin "
+        "create function note_it() returns trigger language plpgsql as $$ begin "
         "insert into seen values (current_setting('synchronous_commit')); return new; end $$"
     )
-    ask("create trigger t before insert on outbox.record for each row execute function look()")
+    ask("create trigger t before insert on outbox.record for each row execute function note_it()")
     box.append("note", {})
     assert drain([path], target).ok
     assert ask("select value from seen") == [("on",)]

@@ -1,4 +1,4 @@
-"""`watch`: the agent of a node drains as records come, and ends when it is told to."""
+"""`watch`: the agent of a node drains as records come, and ends on request."""
 
 import signal
 import subprocess
@@ -29,12 +29,12 @@ def test_records_are_delivered_as_they_come(tmp_path: Path, target: str, ask: As
         kwargs={"stop": stop, "interval_s": 600, "look_s": 0.01, "on_report": reports.append},
     )
     with Outbox.claim(tmp_path) as box:
-        before = box.append("note", {"n": 0})  # what waited before it started
+        before = box.append("note", {"n": 0})  # waited before the agent started
         thread.start()
         until(lambda: len(reports) >= 1 and reports[0].delivered == 1)
         after = box.append("note", {"n": 1})
         until(lambda: sum(report.delivered for report in reports) == 2)
-        with Outbox.claim(tmp_path) as late:  # a file that was not there at the start
+        with Outbox.claim(tmp_path) as late:  # a file created after the start
             other = late.append("note", {"n": 2})
             until(lambda: sum(report.delivered for report in reports) == 3)
     stop.set()
@@ -43,7 +43,7 @@ def test_records_are_delivered_as_they_come(tmp_path: Path, target: str, ask: As
     assert {id for (id,) in ask("select id::text from outbox.record")} == {before, after, other}
 
 
-def test_the_interval_tries_again_what_failed(path: Path) -> None:
+def test_a_failed_drain_is_tried_again_after_the_interval(path: Path) -> None:
     stop, reports = threading.Event(), list[DrainReport]()
     with Outbox(path) as box:
         box.append("note", {})
@@ -66,7 +66,7 @@ def test_the_interval_tries_again_what_failed(path: Path) -> None:
     assert reports[-1].pending == 1
 
 
-def test_sigterm_ends_it_cleanly_in_the_middle(path: Path, target: str, ask: Ask) -> None:
+def test_sigterm_ends_a_running_drain_cleanly(path: Path, target: str, ask: Ask) -> None:
     with Outbox(path) as box:
         box.append_many("note", [{"n": n, "text": "x" * 500} for n in range(20_000)])
         agent = subprocess.Popen(

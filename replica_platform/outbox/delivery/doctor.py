@@ -1,6 +1,6 @@
-"""`doctor`: what would make an outbox break its promise, looked at one by one.
+"""`doctor`: checks of everything that the outbox's durability depends on.
 
-Each check measures or asks the real thing and answers in one sentence; nothing is mended here.
+Each check measures or reads the real state and answers in one sentence; nothing is changed here.
 """
 
 import os
@@ -11,12 +11,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from replica_platform.core import postgres
+from replica_platform.core.disk_space import free_bytes
 from replica_platform.core.errors import PlatformError
+from replica_platform.core.reports import format_bytes
 from replica_platform.core.sqlite import WAL_RESET_FIXED_IN, sqlite3
 from replica_platform.outbox import file
+from replica_platform.outbox.delivery.failures import translate_errors
+from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import Finding
 from replica_platform.outbox.slots import (
     NETWORK_FILE_SYSTEMS,
@@ -25,62 +27,71 @@ from replica_platform.outbox.slots import (
     outbox_files,
 )
 
-RESERVE_BYTES = 512 * 1024**2
+MIN_FREE_BYTES = 512 * 1024**2
 SLOW_FSYNC_S = 0.02
 CLOCK_SKEW_S = 2.0
 FSYNCS = 20
 
 
 def doctor(paths: Sequence[Path], target: str | None = None) -> list[Finding]:
-    """Look at the libraries, at each folder and file of `paths`, and at the target where given."""
+    """Check the SQLite libraries, the folders and files of `paths`, and the target.
+
+    Args:
+        paths: Outbox files, or folders of `*.db`.
+        target: The connection string of the target; it is not checked if left out.
+
+    Returns:
+        One finding for each check; what cannot be checked is a finding too.
+    """
     files = outbox_files(paths)
     findings = [
         sqlite_version(sqlite3.sqlite_version_info),
-        sqlite_libraries(loaded_libraries(), _held(files)),
+        sqlite_libraries(loaded_libraries(), _open_here(files)),
     ]
     folders = sorted({path if path.is_dir() else path.parent for path in map(Path, paths)})
     for folder in folders:
-        findings += _look(f"folder {folder}", _folder, folder)
+        findings += _findings(f"folder {folder}", _folder, folder)
     for path in files:
-        findings += _look(f"outbox {path.name}", _file, path)
+        findings += _findings(f"outbox {path.name}", _file, path)
     if target is not None:
-        findings += _look("target", _target, target)
+        findings += _findings("target", _target, target)
     return findings
 
 
 def sqlite_version(version: tuple[int, ...]) -> Finding:
-    """Before 3.51.3 two processes on one WAL file can corrupt it."""
-    said = ".".join(map(str, version))
+    """Check for the WAL-reset bug: before 3.51.3, two processes can corrupt a shared WAL file."""
+    text = ".".join(map(str, version))
     if version >= WAL_RESET_FIXED_IN:
-        return Finding("SQLite version", True, f"SQLite {said} has no WAL-reset bug.")
+        return Finding("SQLite version", True, f"SQLite {text} has no WAL-reset bug.")
     return Finding(
         "SQLite version",
         False,
-        f"SQLite {said} can corrupt a file that two processes share (the WAL-reset bug); "
+        f"SQLite {text} can corrupt a file that two processes share (the WAL-reset bug); "
         "install the pysqlite3 wheel.",
     )
 
 
-def sqlite_libraries(loaded: set[str], held: Sequence[Path]) -> Finding:
-    """Two SQLite libraries on one file in one process drop each other's locks.
+def sqlite_libraries(loaded: set[str], open_here: Sequence[Path]) -> Finding:
+    """Check for a second SQLite library: on one file, two drop each other's locks.
 
-    `held` are the outboxes that this very process has open.
+    `open_here` are the outboxes that this process has open.
     """
     name = "SQLite libraries"
     if len(loaded) < 2:
         return Finding(name, True, f"One SQLite library in this process: {', '.join(loaded)}.")
-    said = f"{len(loaded)} SQLite libraries in this process ({', '.join(sorted(loaded))})"
-    if not held:
-        return Finding(name, True, f"{said}, and no outbox is open in it.")
+    several = f"{len(loaded)} SQLite libraries in this process ({', '.join(sorted(loaded))})"
+    if not open_here:
+        return Finding(name, True, f"{several}, and no outbox is open in it.")
     return Finding(
         name,
         False,
-        f"{said} and {held[0]} open; make sure that replica_platform.core.sqlite alone opens it.",
+        f"{several}, and {open_here[0]} is open; "
+        "open it through replica_platform.core.sqlite only.",
     )
 
 
 def loaded_libraries(maps: Path = Path("/proc/self/maps")) -> set[str]:
-    """The SQLite libraries in this process's memory; by its modules where no map is kept."""
+    """Return the SQLite libraries in this process's memory; by its modules if no map exists."""
     try:
         mapped = set(maps.read_text().split())
     except OSError:
@@ -93,55 +104,54 @@ def loaded_libraries(maps: Path = Path("/proc/self/maps")) -> set[str]:
     }
 
 
-def _held(files: Sequence[Path]) -> list[Path]:
+def _open_here(files: Sequence[Path]) -> list[Path]:
+    """Return those of the files that this process has open."""
     try:
-        open_here = {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
+        descriptors = {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
     except OSError:
         return []
-    return [path for path in files if os.path.realpath(path) in open_here]
+    return [path for path in files if os.path.realpath(path) in descriptors]
 
 
-def _look(name: str, check: Callable[[Any], Iterator[Finding]], subject: Any) -> list[Finding]:
+def _findings(name: str, check: Callable[[Any], Iterator[Finding]], subject: Any) -> list[Finding]:
+    """Return what a check finds; an error becomes a finding too."""
     findings: list[Finding] = []
     try:
         findings.extend(check(subject))
-    except (OSError, PlatformError, psycopg.Error) as error:
-        said = " ".join(str(error).split())
-        findings.append(Finding(name, False, f"Cannot look at it: {said}"))
+    except (OSError, PlatformError) as error:
+        findings.append(Finding(name, False, f"Cannot check it: {error}"))
     return findings
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
     yield file_system(folder, file_system_of(folder))
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
-    yield disk_reserve(folder, free)
+    yield disk_reserve(folder, free_bytes(folder))
     yield fsync_latency(folder, _fsync_s(folder))
 
 
 def file_system(folder: Path, kind: str | None) -> Finding:
-    """Whether a commit there survives a power cut."""
+    """Check whether a commit on this file system survives a power cut."""
     name = f"file system of {folder}"
     if kind in NETWORK_FILE_SYSTEMS:
         return Finding(name, False, f"{kind} is a network file system; use a local disk.")
     if kind in VOLATILE_FILE_SYSTEMS:
-        return Finding(name, False, f"{kind} lives in memory and is gone after a power cut.")
-    return Finding(name, True, f"It is {kind or 'of a kind this system does not name'}.")
+        return Finding(name, False, f"{kind} is in memory and lost at a power cut; use a disk.")
+    return Finding(name, True, f"It is {kind or 'of an unknown kind'}.")
 
 
-def disk_reserve(folder: Path, free_bytes: int) -> Finding:
-    """Whether an outage's backlog finds room."""
-    ok = free_bytes >= RESERVE_BYTES
+def disk_reserve(folder: Path, free: int) -> Finding:
+    """Check whether an outage's backlog has enough free disk, in bytes."""
+    ok = free >= MIN_FREE_BYTES
     return Finding(
         f"disk reserve of {folder}",
         ok,
-        f"{free_bytes / 1024**2:.0f} MB are free"
-        + ("." if ok else ", too few for an outage; free some or move it."),
+        f"{format_bytes(free)} are free"
+        + ("." if ok else ", too little for an outage; free some or move the folder."),
     )
 
 
 def fsync_latency(folder: Path, seconds: float) -> Finding:
-    """What each `append` must wait for."""
+    """Check how long an fsync takes, since each `append` waits for one."""
     ok = seconds <= SLOW_FSYNC_S
     return Finding(
         f"fsync latency of {folder}",
@@ -152,7 +162,7 @@ def fsync_latency(folder: Path, seconds: float) -> Finding:
 
 
 def _fsync_s(folder: Path) -> float:
-    # A file of its own: opening the outbox itself here would drop SQLite's locks on it.
+    # A separate file: opening the outbox itself here would drop SQLite's locks on it.
     probe = folder / f".doctor-{os.getpid()}"
     descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -169,29 +179,41 @@ def _fsync_s(folder: Path) -> float:
 
 
 def _file(path: Path) -> Iterator[Finding]:
-    with closing(file.open_existing(path)) as local, file.sentences(path, "look at it"):
-        (synchronous,) = local.execute("pragma synchronous").fetchone()
+    with closing(file.open_existing(path)) as local, translate_sqlite_errors(path, "check it"):
         (journal,) = local.execute("pragma journal_mode").fetchone()
-        yield Finding(
-            f"durability of {path.name}",
-            synchronous >= 2 and journal == "wal",
-            f"journal_mode={journal}, synchronous={synchronous} (2 is FULL), read back.",
-        )
+        yield durability(path, journal, file.get_meta(local, "durability"))
         (answer,) = local.execute("pragma quick_check(1)").fetchone()
         yield Finding(f"structure of {path.name}", answer == "ok", f"quick_check says {answer}.")
-        (ahead,) = local.execute("select max(created_at) from record").fetchone()
-        late = 0.0 if ahead is None else ahead - time.time()
+        (newest,) = local.execute("select max(created_at) from record").fetchone()
+        ahead_s = 0.0 if newest is None else newest - time.time()
         yield Finding(
             f"clock of {path.name}",
-            late <= CLOCK_SKEW_S,
+            ahead_s <= CLOCK_SKEW_S,
             "No record is from the future."
-            if late <= CLOCK_SKEW_S
-            else f"A record is {late:.0f} s from the future: a clock was set back; order is kept.",
+            if ahead_s <= CLOCK_SKEW_S
+            else f"A record is {ahead_s:.0f} s in the future: a clock was set back; "
+            "the order of records is right.",
         )
+
+
+def durability(path: Path, journal: str, synchronous: str | None) -> Finding:
+    """Check what the worker noted about its own connection when it opened the file last."""
+    if synchronous is None:
+        advice = ": unknown until its worker opens it with this version."
+    elif synchronous != "full":
+        advice = ": a power cut loses the last records; open it with durability='full'."
+    else:
+        advice = "."
+    return Finding(
+        f"durability of {path.name}",
+        synchronous in ("full", None) and journal == "wal",
+        f"journal_mode={journal}, the worker's synchronous={(synchronous or '?').upper()}{advice}",
+    )
 
 
 def _target(dsn: str) -> Iterator[Finding]:
     with (
+        translate_errors(),
         closing(postgres.connect(dsn, autocommit=True)) as connection,
         postgres.deadline(connection, 10),
     ):
@@ -202,12 +224,12 @@ def _target(dsn: str) -> Iterator[Finding]:
             ).fetchall()
         )
         yield synchronous_commit(settings["synchronous_commit"])
-        kept = settings["fsync"] == settings["full_page_writes"] == "on"
+        durable = settings["fsync"] == settings["full_page_writes"] == "on"
         yield Finding(
             "target's fsync",
-            kept,
+            durable,
             f"fsync={settings['fsync']}, full_page_writes={settings['full_page_writes']}"
-            + ("." if kept else ": a power cut there loses or corrupts what was delivered."),
+            + ("." if durable else ": a power cut there loses or corrupts what was delivered."),
         )
         before = time.time()
         row = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
@@ -216,22 +238,22 @@ def _target(dsn: str) -> Iterator[Finding]:
 
 
 def synchronous_commit(setting: str) -> Finding:
-    """With `off` a perfect outbox lost 313 rows; the drain sets it on for itself."""
+    """Check the default: with `off` a correct outbox lost 313 rows; a drain sets it to on."""
     ok = setting not in ("off", "local")
     return Finding(
         "target's synchronous_commit",
         ok,
         f"It is {setting}"
-        + ("." if ok else "; the drain sets it on for its own session, others may lose rows."),
+        + ("." if ok else "; a drain sets it to on for its session, other sessions may lose rows."),
     )
 
 
 def clock_skew(seconds: float) -> Finding:
-    """Order never depends on a clock; ages and freshness do."""
+    """Check the clocks, on which ages and freshness depend; the order of rows does not."""
     ok = abs(seconds) <= CLOCK_SKEW_S
     return Finding(
         "clock skew",
         ok,
-        f"The target's clock is {seconds:+.3f} s from ours"
-        + ("." if ok else "; set both by NTP, or ages will be wrong (order is not)."),
+        f"The target's clock differs by {seconds:+.3f} s"
+        + ("." if ok else "; set both by NTP, or ages are wrong (the order is right)."),
     )

@@ -1,9 +1,9 @@
 """`drain`: deliver what waits in outbox files to Postgres, as often as needed, with one effect.
 
-The story of a delivery, top to bottom: take the file's lock, see whether the target has forgotten
-anything, let dead rows try new code, then batch by batch: commit in Postgres with the ledger
-row, and only then note it in the file. A crash in between sends the batch again, and the
-target absorbs it. What the statements say belongs to `landing`, what errors mean to `failures`.
+A delivery, top to bottom: take the file's lock, resend what the target no longer has, try dead
+rows again if the code changed, then batch by batch commit in Postgres with the ledger row, and
+only then note it in the file. After a crash in between, the batch is sent again and the target
+absorbs it. The SQL belongs to `statements`, the meaning of errors to `failures`.
 """
 
 import functools
@@ -20,25 +20,20 @@ from typing import Any
 import psycopg
 
 from replica_platform.core import postgres
-from replica_platform.core.errors import PlatformError
+from replica_platform.core.errors import PlatformError, TransientError
 from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox import file
-from replica_platform.outbox.delivery import breaker
-from replica_platform.outbox.delivery import queue as marking
-from replica_platform.outbox.delivery import target as landing
-from replica_platform.outbox.delivery.connection import Target
-from replica_platform.outbox.delivery.failures import Failure, classify
-from replica_platform.outbox.delivery.isolate import MostRowsFail, deliver
+from replica_platform.outbox import breaker, file, queue
+from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery.failures import translate_errors
+from replica_platform.outbox.delivery.isolate import deliver
 from replica_platform.outbox.delivery.kinds import KindTable, read_mappings
 from replica_platform.outbox.delivery.prune import KEEP_DELIVERED_S, prune
-from replica_platform.outbox.delivery.reconcile import reopen_forgotten
+from replica_platform.outbox.delivery.reconcile import resend_lost_batches
+from replica_platform.outbox.delivery.target import Target, file_lock
+from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import DrainReport, FileDrain
-from replica_platform.outbox.reserve import (
-    despite_a_full_disk,
-    is_under_pressure,
-    keep_reserve,
-)
+from replica_platform.outbox.reserve import ensure_reserve, is_nearly_full, write_with_reserve
 from replica_platform.outbox.slots import outbox_files
 
 BATCH_ROWS = 1000
@@ -47,7 +42,22 @@ DEADLINE_S = 30.0
 
 
 @dataclass(frozen=True)
-class _Limits:
+class DrainOptions:
+    """How a drain delivers.
+
+    Attributes:
+        batch_rows: The largest number of rows in a batch.
+        batch_bytes: The largest size of a batch, in bytes of payload.
+        deadline_s: The limit of one batch, in seconds.
+        ends_at: When to end the whole drain, in monotonic time; None for no limit.
+        stop: Ends the drain after the current batch.
+        code_version: The version of the code and the mappings; another one revives dead rows.
+        progress: Called with the rows done and the rows in all.
+        mappings: Each mapped kind's own table.
+        keep_delivered_s: How long delivered rows stay in the file, in seconds.
+        force: Whether to drain a file while its breaker is open.
+    """
+
     batch_rows: int
     batch_bytes: int
     deadline_s: float
@@ -59,8 +69,8 @@ class _Limits:
     keep_delivered_s: float
     force: bool
 
-    def over(self) -> str | None:
-        """Why to end before all is delivered; None to go on."""
+    def reason_to_end(self) -> str | None:
+        """Return why to end before all is delivered; None to continue."""
         if self.stop.is_set():
             return "stopped"
         if self.ends_at is not None and time.monotonic() >= self.ends_at:
@@ -83,39 +93,53 @@ def drain(
     force: bool = False,
     code_version: str | None = None,
 ) -> DrainReport:
-    """Deliver what waits in `paths` (files, or folders of `*.db`) to the Postgres at `target`.
+    """Deliver what waits in outbox files to Postgres, each file in the order of its `seq`.
 
-    Order is that of `seq` in each file. `budget_s` bounds the whole, `deadline_s` one batch,
-    and `stop` ends it after the current batch. `progress` is told (rows done, rows in all).
-    `mappings` gives kinds a table of their own (see `mapping`). Delivered rows are pruned after
-    `keep_delivered_s`, or at once where the disk or the file's cap runs out. With `force` a file
-    is drained though its breaker is open.
-    Never raises for what is wrong with a file or the target: the report names it.
-    Errors: `BadMapping`.
+    Args:
+        paths: Outbox files, or folders of `*.db`.
+        target: The connection string of the Postgres to deliver to.
+        batch_rows: The largest number of rows in a batch.
+        batch_bytes: The largest size of a batch, in bytes of payload.
+        budget_s: The limit of the whole drain, in seconds; None for no limit.
+        mappings: Kinds that fill a table of their own (see `kinds.read_mappings`).
+        stop: Ends the drain after the current batch when set.
+        progress: Called with the rows done and the rows in all, for each file.
+        deadline_s: The limit of one batch, in seconds.
+        keep_delivered_s: How long delivered rows stay in the file, in seconds. They are pruned
+            at once if the disk or the file's cap is nearly used up.
+        force: Whether to drain a file while its breaker is open.
+        code_version: The version of the code; another one than a dead row's tries it again.
+
+    Returns:
+        One report for each file. What is wrong with a file or the target is named there and
+        raises nothing.
+
+    Raises:
+        BadMapping: The mappings are incomplete or contradictory.
     """
     started = time.monotonic()
     files = outbox_files(paths)
     tables = read_mappings(mappings)
-    limits = _Limits(
-        batch_rows,
-        batch_bytes,
-        deadline_s,
-        None if budget_s is None else started + budget_s,
-        stop or threading.Event(),
-        f"{code_version or default_code_version()}-{_digest(repr(tables).encode())}",
-        progress or (lambda done, total, unit: None),
-        tables,
-        keep_delivered_s,
-        force,
+    options = DrainOptions(
+        batch_rows=batch_rows,
+        batch_bytes=batch_bytes,
+        deadline_s=deadline_s,
+        ends_at=None if budget_s is None else started + budget_s,
+        stop=stop or threading.Event(),
+        code_version=f"{code_version or default_code_version()}-{_digest(repr(tables).encode())}",
+        progress=progress or (lambda done, total, unit: None),
+        mappings=tables,
+        keep_delivered_s=keep_delivered_s,
+        force=force,
     )
-    with closing(Target(target, deadline_s)) as way:
-        reports = tuple(_drain_file(path, way, limits) for path in files)
+    with closing(Target(target, deadline_s)) as connections:
+        reports = tuple(_drain_file(path, connections, options) for path in files)
     return DrainReport(reports, time.monotonic() - started)
 
 
 @functools.cache
 def default_code_version() -> str:
-    """A digest of this package's own source: another one means that a fix may have come."""
+    """Return a digest of this package's source: another digest may bring a fix."""
     sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
     return _digest(b"".join(source.read_bytes() for source in sources))
 
@@ -124,57 +148,57 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def _drain_file(path: Path, target: Target, limits: _Limits) -> FileDrain:
-    """Drain one file; what is wrong with it, or with the target, becomes its report."""
+def _drain_file(path: Path, target: Target, options: DrainOptions) -> FileDrain:
+    """Drain one file; an error of the file or the target becomes its report."""
     try:
         with (
             closing(file.open_existing(path)) as local,
-            file.sentences(path, "drain it"),
+            translate_sqlite_errors(path, "drain it"),
         ):
-            return _FileRun(path, local, limits).drain(target)
+            return _FileRun(path, local, options).drain(target)
     except PlatformError as error:
         return FileDrain(str(path), "unreachable", str(error))
 
 
 class _FileRun:
-    """One file while it is drained."""
+    """The drain of one file."""
 
-    def __init__(self, path: Path, local: sqlite3.Connection, limits: _Limits) -> None:
+    def __init__(self, path: Path, local: sqlite3.Connection, options: DrainOptions) -> None:
         self._path = path
         self._local = local
-        self._limits = limits
+        self._options = options
         self._counts: Counter[str] = Counter()
         self._started = time.monotonic()
         self._breaker = breaker.read(local)
 
     def drain(self, target: Target) -> FileDrain:
-        """Deliver, unless the breaker is open; keep in the file what that says about the next."""
+        """Deliver unless the breaker is open; store its new state in the file."""
         wait_s = self._breaker.wait_s()
-        if wait_s > 0 and not self._limits.force:
+        if wait_s > 0 and not self._options.force:
             return self._report(
                 "waiting",
                 f"the breaker is open for {wait_s:.0f} s more after {self._breaker.failures} "
                 f"failures, the last: {self._breaker.why}",
             )
         try:
-            state, why = self._deliver_all(target)
-        except MostRowsFail as error:
-            return self._failed(target, error.failure)
-        except (psycopg.Error, PlatformError) as error:
-            return self._failed(target, classify(error))
+            with translate_errors():
+                state, why = self._deliver_all(target)
+        except PlatformError as error:
+            return self._failed(target, error)
         if self._breaker.failures and state != "busy":
-            breaker.keep(self._local, breaker.Breaker())
+            breaker.store(self._local, breaker.Breaker())
         return self._report(state, why)
 
-    def _failed(self, target: Target, failure: Failure) -> FileDrain:
+    def _failed(self, target: Target, error: PlatformError) -> FileDrain:
+        """Count the failure in the breaker and report it."""
         target.close()
-        after = self._breaker.after(failure)
+        after = self._breaker.after(error)
         self._counts["alerts"] += after.is_news(self._breaker)
-        # On a full disk the breaker is not kept: then the next drain just does not wait.
+        # On a full disk the breaker cannot be stored: the next drain then does not wait.
         with suppress(sqlite3.OperationalError):
-            breaker.keep(self._local, after)
-        why = f"{failure.sentence} ({failure.kind}; the rows stay)"
-        return self._report("failed", why, failure.sqlstate)
+            breaker.store(self._local, after)
+        kind = "transient" if isinstance(error, TransientError) else "systemic"
+        return self._report("failed", f"{error} ({kind}; the rows stay)", after.sqlstate)
 
     def _report(self, state: str, why: str | None, sqlstate: str | None = None) -> FileDrain:
         (dead_rows,) = self._local.execute("select count(*) from dead").fetchone()
@@ -191,67 +215,81 @@ class _FileRun:
         )
 
     def _deliver_all(self, target: Target) -> tuple[str, str | None]:
-        """Deliver until nothing waits; how it ended, and the sentence where that needs one."""
-        local, limits, counts = self._local, self._limits, self._counts
+        """Deliver until no row waits; return the state, and the reason for any but drained."""
         connection = target.connect()
+        uuid = file.file_uuid(self._local)
         with (
-            file.sentences(self._path, "read or mark"),
-            landing.only_drain(connection, file.file_uuid(local), limits.deadline_s) as mine,
+            translate_sqlite_errors(self._path, "note the delivery"),
+            file_lock(connection, uuid, self._options.deadline_s) as is_ours,
         ):
-            if not mine:
+            if not is_ours:
                 return "busy", "another drain is at work on this file"
-            with postgres.deadline(connection, limits.deadline_s):
-                counts["reopened"] += reopen_forgotten(local, connection)
-                landing.remember_file(connection, file.file_uuid(local), self._path)
-            counts["revived"] += marking.revive(local, other_than=limits.code_version)
-            # What comes while this goes on waits for the next drain: one busy worker's file would
-            # otherwise keep the others waiting for ever.
-            until, total = file.last_seq(local), file.pending(local)
-            limits.progress(0, total, "rows")
-            # What failed as a large batch, for time or memory, may go through as a smaller one;
-            # each success doubles it, or an outage's backlog would go row by row.
-            batch_rows = max(1, limits.batch_rows >> min(self._breaker.failures, 10))
-            while rows := marking.next_batch(local, batch_rows, limits.batch_bytes, until):
-                if ended := limits.over():
-                    return ended, f"{ended}; the rest waits for the next drain"
-                self._deliver_batch(connection, rows)
-                batch_rows = min(limits.batch_rows, batch_rows * 2)
-                done = sum(counts[name] for name in ("delivered", "absorbed", "conflicts", "dead"))
-                limits.progress(done, max(done, total), "rows")
+            self._prepare(connection)
+            ended = self._deliver_batches(connection)
+            if ended:
+                return ended, f"{ended}; the rest waits for the next drain"
             self._tidy(connection)
         return "drained", None
 
+    def _prepare(self, connection: psycopg.Connection) -> None:
+        """Queue rows for resending: those the target lost, and dead rows for other code."""
+        with postgres.deadline(connection, self._options.deadline_s):
+            self._counts["reopened"] += resend_lost_batches(self._local, connection)
+            statements.remember_file(connection, file.file_uuid(self._local), self._path)
+        self._counts["revived"] += queue.revive(self._local, other_than=self._options.code_version)
+
+    def _deliver_batches(self, connection: psycopg.Connection) -> str | None:
+        """Deliver batch by batch; return why it ended early, if it did."""
+        local, options = self._local, self._options
+        # Rows appended from here on wait for the next drain: otherwise one busy worker's file
+        # would keep the other files waiting for ever.
+        until, total = file.last_seq(local), file.pending(local)
+        options.progress(0, total, "rows")
+        # A batch that failed for its time or memory may pass as a smaller one. Each success
+        # doubles the size again; without that, an outage's backlog would go row by row.
+        batch_rows = max(1, options.batch_rows >> min(self._breaker.failures, 10))
+        while rows := queue.next_batch(local, batch_rows, options.batch_bytes, until):
+            if ended := options.reason_to_end():
+                return ended
+            self._deliver_batch(connection, rows)
+            batch_rows = min(options.batch_rows, batch_rows * 2)
+            done = sum(
+                self._counts[name] for name in ("delivered", "absorbed", "conflicts", "dead")
+            )
+            options.progress(done, max(done, total), "rows")
+        return None
+
     def _deliver_batch(self, connection: psycopg.Connection, rows: list[file.Row]) -> None:
-        """Postgres first, the file second; an outcome nobody knows counts as failed."""
-        uuid, limits = file.file_uuid(self._local), self._limits
-        with postgres.deadline(connection, limits.deadline_s):
+        """Commit in Postgres first, in the file second; an unknown outcome counts as failed."""
+        uuid, options = file.file_uuid(self._local), self._options
+        with postgres.deadline(connection, options.deadline_s):
             delivery = deliver(
                 connection,
                 uuid,
                 rows,
-                lambda part: landing.land(connection, uuid, part, limits.mappings),
+                lambda part: statements.insert_records(connection, uuid, part, options.mappings),
             )
-        despite_a_full_disk(
+        write_with_reserve(
             self._path,
-            lambda: marking.mark_delivered(self._local, uuid, rows, delivery, limits.code_version),
+            lambda: queue.mark_delivered(self._local, uuid, rows, delivery, options.code_version),
         )
         self._counts["delivered"] += delivery.new
         self._counts["absorbed"] += delivery.absorbed
         self._counts["conflicts"] += len(delivery.conflicts)
-        self._counts["dead"] += len(delivery.bad)
+        self._counts["dead"] += len(delivery.refused)
         self._counts["batches"] += 1
 
     def _tidy(self, connection: psycopg.Connection) -> None:
-        """Prune what was delivered long ago, and note what the target holds in all."""
-        local, limits = self._local, self._limits
-        keep_s = 0.0 if is_under_pressure(self._path, local) else limits.keep_delivered_s
-        pruned, reopened = prune(local, connection, keep_s, limits.deadline_s)
+        """Prune rows delivered long ago, and note how many the target has in all."""
+        local, options = self._local, self._options
+        keep_s = 0.0 if is_nearly_full(self._path, local) else options.keep_delivered_s
+        pruned, reopened = prune(local, connection, keep_s, options.deadline_s)
         self._counts["pruned"] += pruned
         self._counts["reopened"] += reopened
-        with postgres.deadline(connection, limits.deadline_s):
-            landed = landing.landed_rows(connection, file.identities(local))
-        # Kept in the file, so that a report can say it while the target is away.
+        with postgres.deadline(connection, options.deadline_s):
+            landed = statements.rows_delivered(connection, file.identities(local))
+        # Stored in the file, so that a report can show it while the target is unreachable.
         if file.get_meta(local, "landed") != str(landed):
             with file.writing(local):
                 file.set_meta(local, "landed", str(landed))
-        keep_reserve(self._path)
+        ensure_reserve(self._path)

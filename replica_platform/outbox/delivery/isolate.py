@@ -1,8 +1,8 @@
-"""One batch into the target, in one transaction, with its bad rows set aside.
+"""The delivery of one batch in one transaction, with its bad rows set aside.
 
-First all at once. Where that fails because of a row, the batch is halved under savepoints until
-the bad rows stand alone (1 in 1,000: 21 statements, 35 ms); with many bad rows each row gets a
-savepoint of its own, which is then the cheaper way.
+All rows are sent at once. If that fails because of a row, the batch is halved under savepoints
+until the bad rows stand alone (1 in 1,000: 21 statements, 35 ms); with many bad rows, a savepoint
+for each row is cheaper.
 """
 
 import random
@@ -11,41 +11,32 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from replica_platform.outbox.delivery import target as landing
-from replica_platform.outbox.delivery.failures import Failure, FailureClass, classify
+from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery.failures import translated
+from replica_platform.outbox.delivery.statements import Inserted
+from replica_platform.outbox.errors import RowRefused, TargetRefused
 from replica_platform.outbox.file import Row
+from replica_platform.outbox.queue import Delivery
 
 BAD_ROWS_BEFORE_SAVEPOINTS = 15
 PROBE_ROWS = 20
 
-
-class MostRowsFail(Exception):
-    """Most rows of a probe fail alike: it is the code or the table that is wrong, not the rows."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.sentence)
-        self.failure = failure
+Send = Callable[[Sequence[Row]], Inserted]
 
 
 @dataclass
-class Delivery:
-    """What became of a batch: its ledger number, counts, and the rows set aside."""
+class _Parts:
+    """The parts of a batch inside its transaction.
 
-    number: int | None = None
+    Attributes:
+        rows: The rows sent.
+        inserted: What each insertion did.
+        refused: The rows that the target refuses, each with its error.
+    """
+
     rows: list[Row] = field(default_factory=list)
-    new: int = 0
-    absorbed: int = 0
-    conflicts: list[tuple[int, str]] = field(default_factory=list)
-    bad: list[tuple[Row, Failure]] = field(default_factory=list)
-
-    def add(self, landed: landing.Landed, rows: Sequence[Row]) -> None:
-        self.rows.extend(rows)
-        self.new += landed.new
-        self.absorbed += landed.absorbed
-        self.conflicts.extend(landed.conflicts)
-
-
-Send = Callable[[Sequence[Row]], landing.Landed]
+    inserted: list[Inserted] = field(default_factory=list)
+    refused: list[tuple[Row, RowRefused]] = field(default_factory=list)
 
 
 def deliver(
@@ -53,91 +44,104 @@ def deliver(
 ) -> Delivery:
     """Commit the good rows of a batch with their ledger row; name the bad ones.
 
-    Errors: whatever is not about a single row, and `MostRowsFail`; then nothing was committed.
+    Errors of the driver that concern no single row pass through; nothing is committed then.
+
+    Raises:
+        TargetRefused: Most rows of a sample fail alike; nothing is committed.
     """
     try:
-        return _commit(connection, file_uuid, rows, lambda delivery: delivery.add(send(rows), rows))
+        return _commit(connection, file_uuid, lambda: _all_at_once(rows, send))
     except psycopg.Error as error:
-        if classify(error).kind is not FailureClass.ROW:
+        if not isinstance(translated(error), RowRefused):
             raise
-    return _commit(
-        connection, file_uuid, rows, lambda delivery: _isolate(connection, rows, send, delivery)
-    )
+    return _commit(connection, file_uuid, lambda: _without_bad_rows(connection, rows, send))
 
 
 def _commit(
-    connection: psycopg.Connection,
-    file_uuid: str,
-    rows: Sequence[Row],
-    fill: Callable[[Delivery], None],
+    connection: psycopg.Connection, file_uuid: str, send_parts: Callable[[], _Parts]
 ) -> Delivery:
-    delivery = Delivery()
+    """Send the parts of a batch and commit them with the ledger row."""
     with connection.transaction():
-        # Else a deferred constraint speaks at COMMIT, when no row can be blamed any more.
+        # A deferred constraint would fail at COMMIT, where no row can be blamed any more.
         connection.execute("set constraints all immediate")
-        fill(delivery)
-        delivery.rows.sort(key=lambda row: row.seq)
-        if delivery.rows:
-            delivery.number = landing.write_ledger(
-                connection, file_uuid, delivery.rows, delivery.new
-            )
-    return delivery
+        parts = send_parts()
+        rows = tuple(sorted(parts.rows, key=lambda row: row.seq))
+        new = sum(one.new for one in parts.inserted)
+        number = statements.write_ledger(connection, file_uuid, rows, new) if rows else None
+    return Delivery(
+        number=number,
+        rows=rows,
+        new=new,
+        absorbed=sum(one.absorbed for one in parts.inserted),
+        conflicts=tuple(found for one in parts.inserted for found in one.conflicts),
+        refused=tuple(parts.refused),
+    )
 
 
-def _isolate(
-    connection: psycopg.Connection, rows: Sequence[Row], send: Send, delivery: Delivery
-) -> None:
-    """Depth first, so that `seq` order is kept where it can be."""
+def _all_at_once(rows: Sequence[Row], send: Send) -> _Parts:
+    return _Parts(list(rows), [send(rows)])
+
+
+def _without_bad_rows(connection: psycopg.Connection, rows: Sequence[Row], send: Send) -> _Parts:
+    """Send a batch in parts until its bad rows stand alone, depth first to keep `seq` order.
+
+    Raises:
+        TargetRefused: Most rows of a sample fail alike.
+    """
+    parts = _Parts()
     stack = [list(rows)]
-    probed = False
+    sampled = False
     while stack:
         part = stack.pop()
-        failure = _try(connection, part, send, delivery)
-        if failure is None:
-            continue
-        if len(part) == 1:
-            delivery.bad.append((part[0], failure))
-            continue
-        if len(delivery.bad) < BAD_ROWS_BEFORE_SAVEPOINTS:
+        outcome = _try(connection, part, send)
+        if isinstance(outcome, Inserted):
+            parts.rows += part
+            parts.inserted.append(outcome)
+        elif len(part) == 1:
+            parts.refused.append((part[0], outcome))
+        elif len(parts.refused) < BAD_ROWS_BEFORE_SAVEPOINTS:
             middle = len(part) // 2
             stack += [part[middle:], part[:middle]]
-            continue
-        if not probed:
-            probed = True
-            _probe(connection, rows, send)
-        stack += [[row] for row in reversed(part)]
-    if len(rows) >= PROBE_ROWS and len(delivery.bad) > len(rows) // 2 and not probed:
-        _probe(connection, rows, send)
+        else:
+            if not sampled:
+                sampled = True
+                _check_sample(connection, rows, send)
+            stack += [[row] for row in reversed(part)]
+    if not sampled and len(parts.refused) > len(rows) // 2:
+        _check_sample(connection, rows, send)
+    return parts
 
 
 def _try(
-    connection: psycopg.Connection,
-    rows: Sequence[Row],
-    send: Send,
-    delivery: Delivery | None,
-) -> Failure | None:
-    """Send under a savepoint; without a `delivery` only to see, and nothing stays."""
+    connection: psycopg.Connection, rows: Sequence[Row], send: Send, keep: bool = True
+) -> Inserted | RowRefused:
+    """Send rows under a savepoint, which is rolled back unless `keep`; return what happened.
+
+    Errors of the driver that concern no single row pass through.
+    """
     try:
-        with connection.transaction(force_rollback=delivery is None):
-            landed = send(rows)
+        with connection.transaction(force_rollback=not keep):
+            return send(rows)
     except psycopg.Error as error:
-        failure = classify(error)
-        if failure.kind is not FailureClass.ROW:
+        refusal = translated(error)
+        if not isinstance(refusal, RowRefused):
             raise
-        return failure
-    if delivery is not None:
-        delivery.add(landed, rows)
-    return None
+        return refusal
 
 
-def _probe(connection: psycopg.Connection, rows: Sequence[Row], send: Send) -> None:
-    """Try rows from all over the batch, each alone; raise where most fail alike."""
+def _check_sample(connection: psycopg.Connection, rows: Sequence[Row], send: Send) -> None:
+    """Try rows from all over the batch, each alone.
+
+    Raises:
+        TargetRefused: Most of them fail alike, so the code or the table is wrong and not the rows.
+    """
     if len(rows) < PROBE_ROWS:
         return
-    # By chance, not every n-th: producers repeat themselves, and every 25th row may be bad.
+    # At random, not every n-th: producers repeat themselves, and every 25th row may be bad.
     sample = random.Random(rows[0].seq).sample(rows, PROBE_ROWS)
-    failures = [_try(connection, [row], send, None) for row in sample]
-    codes = [failure.sqlstate for failure in failures if failure is not None]
-    for failure in failures:
-        if failure is not None and codes.count(failure.sqlstate) > PROBE_ROWS // 2:
-            raise MostRowsFail(failure)
+    outcomes = [_try(connection, [row], send, keep=False) for row in sample]
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, RowRefused)]
+    codes = [refusal.sqlstate for refusal in refusals]
+    for refusal in refusals:
+        if codes.count(refusal.sqlstate) > PROBE_ROWS // 2:
+            raise TargetRefused(str(refusal), refusal.sqlstate)

@@ -1,7 +1,8 @@
-"""A kind's own table: which of a record's values go into which column, as data.
+"""A kind's own table: which value of a record fills which column.
 
-`outbox.record` takes everything; beside it a mapped kind fills a typed table in the same
-transaction. Reading a mapping and making its statements belong here; when they run does not.
+`outbox.record` takes every record; a mapped kind also fills a typed table in the same
+transaction. Reading a mapping and composing its statements belong here; running them does not
+(see `statements`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from psycopg import sql
 
 from replica_platform.outbox.errors import BadMapping
 
-# What a column can be filled from beside the keys of the record itself.
+# Sources of a column besides the keys of the record itself.
 OWN_VALUES = {
     "$id": sql.SQL("r.id"),
     "$created_at": sql.SQL("r.created_at"),
@@ -23,18 +24,25 @@ OWN_VALUES = {
 
 @dataclass(frozen=True)
 class KindTable:
-    """Records of `kind` fill `table`; `columns` says from which key of the record.
+    """The table that records of a kind fill.
 
-    `key` is the unique column by which a row that is there already is recognised.
+    Attributes:
+        kind: The kind.
+        table: Schema and name of the table.
+        key: The unique column that identifies a row that exists already.
+        columns: Each column with the key of the record that fills it, or one of `OWN_VALUES`.
     """
 
     kind: str
-    table: tuple[str, str]  # schema, name
+    table: tuple[str, str]
     key: str
-    columns: tuple[tuple[str, str], ...]  # column, key in the record or one of OWN_VALUES
+    columns: tuple[tuple[str, str], ...]
 
     def insert(self) -> sql.Composed:
-        """Fill the table from the records `%(ids)s`; a key that is there is left as it is."""
+        """Return the statement that fills the table from the records `%(ids)s`.
+
+        A row whose key exists already stays as it is.
+        """
         return sql.SQL(
             "insert into {table} ({columns}) select {values} from {records} "
             "on conflict ({key}) do nothing"
@@ -47,10 +55,10 @@ class KindTable:
         )
 
     def differing(self) -> sql.Composed:
-        """Of the records `%(ids)s`: those whose row in the table has other content.
+        """Return the query for those of the records `%(ids)s` whose row has other content.
 
-        Compared as jsonb, which has an equality for every type, and only for records that land
-        in this transaction: later the table's owner may change its rows as they like.
+        Rows are compared as jsonb, which has an equality for every type, and only for records
+        inserted in this transaction: later, the table's owner may change its rows.
         """
         return sql.SQL(
             "select r.id::text from {records} and r.landed_at = now() "
@@ -66,9 +74,9 @@ class KindTable:
         )
 
     def _records(self) -> sql.Composed:
-        """The records as rows of the table: Postgres itself turns values into its types.
+        """Return the records as rows of the table, with values converted by Postgres.
 
-        So a value that does not fit is an error of that row, and never silently another value.
+        A value that does not fit is therefore an error of that row, never another value.
         """
         values = sql.SQL(", ").join(
             sql.SQL("{}::text, {}").format(
@@ -95,35 +103,54 @@ class KindTable:
 def read_mappings(
     data: Mapping[str, Any] | Sequence[KindTable] | None,
 ) -> dict[str, KindTable]:
-    """Kind → table, from what YAML loads: `{kind: {table, key, columns}}`. Errors: `BadMapping`.
+    """Return each kind's table from what YAML loads.
 
-    `columns` is {column: key in the record}, or a list of names that are both.
+    Args:
+        data: `{kind: {table, key, columns}}`. `columns` is {column: key in the record}, or a list
+            of names that are both; `key` is "id" if left out.
+
+    Returns:
+        Kind → table.
+
+    Raises:
+        BadMapping: A mapping is incomplete or contradictory.
     """
     if data is None:
         return {}
     if not isinstance(data, Mapping):
         return {mapping.kind: mapping for mapping in data}
-    return {kind: _read(kind, value) for kind, value in data.items()}
+    return {kind: _read_mapping(kind, value) for kind, value in data.items()}
 
 
-def _read(kind: str, data: Any) -> KindTable:
+def _read_mapping(kind: str, data: Any) -> KindTable:
     if not isinstance(data, Mapping) or set(data) - {"table", "key", "columns"}:
-        raise BadMapping(f"The mapping of {kind!r} has table, key and columns, not {data!r}.")
-    columns = data.get("columns")
-    if isinstance(columns, (list, tuple)):
-        columns = {column: column for column in columns}
-    if not isinstance(columns, Mapping) or not columns:
+        raise BadMapping(f"The mapping of {kind!r} needs table, key and columns, not {data!r}.")
+    columns = _read_columns(kind, data.get("columns"))
+    table = _read_table(kind, data.get("table"))
+    key = data.get("key", "id")
+    if key not in columns:
+        raise BadMapping(f"The mapping of {kind!r}: its key {key!r} is not one of its columns.")
+    return KindTable(kind, table, key, tuple(columns.items()))
+
+
+def _read_columns(kind: str, data: Any) -> dict[str, str]:
+    """Return {column: key in the record}."""
+    if isinstance(data, (list, tuple)):
+        data = {column: column for column in data}
+    if not isinstance(data, Mapping) or not data:
         raise BadMapping(f"The mapping of {kind!r} needs columns: {{column: key in the record}}.")
-    for column, key in columns.items():
+    for column, key in data.items():
         if not isinstance(column, str) or not isinstance(key, str):
             raise BadMapping(f"The mapping of {kind!r}: {column!r}: {key!r} are not both text.")
         if key.startswith("$") and key not in OWN_VALUES:
-            raise BadMapping(f"The mapping of {kind!r}: {key} is none of {', '.join(OWN_VALUES)}.")
-    table = data.get("table")
-    if not isinstance(table, str) or not all(table.split(".")) or table.count(".") > 1:
+            known = ", ".join(OWN_VALUES)
+            raise BadMapping(f"The mapping of {kind!r}: {key} is not one of {known}.")
+    return dict(data)
+
+
+def _read_table(kind: str, data: Any) -> tuple[str, str]:
+    """Return schema and name."""
+    if not isinstance(data, str) or not all(data.split(".")) or data.count(".") > 1:
         raise BadMapping(f"The mapping of {kind!r} needs a table written as schema.table.")
-    schema, _, name = table.rpartition(".")
-    key = data.get("key", "id")
-    if key not in columns:
-        raise BadMapping(f"The mapping of {kind!r}: its key {key!r} is none of its columns.")
-    return KindTable(kind, (schema or "public", name), key, tuple(columns.items()))
+    schema, _, name = data.rpartition(".")
+    return schema or "public", name

@@ -1,7 +1,7 @@
-"""Delivered rows leave the file late, and only after the target was asked for each of them.
+"""The deletion of delivered rows from a file, late and only after the target confirmed each.
 
-A commit that was acknowledged can still be gone (`synchronous_commit=off`, a restore to a point
-in time); until the grace period is over the file can deliver it again.
+An acknowledged commit can still be lost (`synchronous_commit=off`, a restore to a point in time).
+Until the grace period is over, the file can deliver the rows again.
 """
 
 import time
@@ -10,49 +10,49 @@ import psycopg
 
 from replica_platform.core.postgres import deadline
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox import file
-from replica_platform.outbox.delivery import queue as marking
-from replica_platform.outbox.delivery import target as landing
+from replica_platform.outbox import file, queue
+from replica_platform.outbox.delivery import statements
 
 KEEP_DELIVERED_S = 7 * 86400.0
-# A delete holds the write lock: 500 rows of 1 KB are some milliseconds for the worker.
-ROWS_A_STEP = 500
-STEPS_A_DRAIN = 200
+# A delete holds the write lock: 500 rows of 1 KB block the worker for some milliseconds.
+ROWS_PER_STEP = 500
+STEPS_PER_DRAIN = 200
 
 
 def prune(
     local: sqlite3.Connection, connection: psycopg.Connection, keep_s: float, deadline_s: float
 ) -> tuple[int, int]:
-    """Delete rows delivered more than `keep_s` ago that the target still has.
+    """Delete rows that were delivered more than `keep_s` ago and that the target still has.
 
-    Rows it lacks go again instead. Returns (rows deleted, rows reopened).
+    Rows that it lacks are queued for resending. Return how many rows were deleted, and how many
+    queued.
     """
     limit = _delivered_before(local, time.time() - keep_s)
     pruned = reopened = after = 0
-    for _ in range(STEPS_A_DRAIN):
+    for _ in range(STEPS_PER_DRAIN):
         rows = local.execute(
             "select seq, id, sha from record where seq > ? and seq <= ? "
             "and seq not in (select seq from again) and seq not in (select seq from dead) "
             "and seq not in (select seq from conflict) order by seq limit ?",
-            (after, limit, ROWS_A_STEP),
+            (after, limit, ROWS_PER_STEP),
         ).fetchall()
         if not rows:
             break
         after = rows[-1][0]
         with deadline(connection, deadline_s):
-            there = landing.present(connection, rows)
-        lacking = [seq for seq, _, _ in rows if seq not in there]
+            present = statements.present(connection, rows)
+        missing = [seq for seq, _, _ in rows if seq not in present]
         with file.writing(local):
-            local.executemany("delete from record where seq = ?", [(seq,) for seq in there])
-            reopened += sum(marking.reopen(local, seq, seq) for seq in lacking)
-        pruned += len(there)
+            local.executemany("delete from record where seq = ?", [(seq,) for seq in present])
+            reopened += sum(queue.resend(local, seq, seq) for seq in missing)
+        pruned += len(present)
     if pruned:
         _forget_batches(local, limit)
     return pruned, reopened
 
 
 def _delivered_before(local: sqlite3.Connection, moment: float) -> int:
-    """The highest `seq` such that it and all below were last delivered before `moment`."""
+    """Return the highest `seq` up to which all rows were last delivered before `moment`."""
     (young,) = local.execute(
         "select min(first_seq) from batch where delivered_at > ?", (moment,)
     ).fetchone()
@@ -65,7 +65,7 @@ def _delivered_before(local: sqlite3.Connection, moment: float) -> int:
 
 
 def _forget_batches(local: sqlite3.Connection, limit: int) -> None:
-    """Ledger rows of batches of which no row is left; the newest stays as the proof."""
+    """Delete the ledger rows of batches without a row left; keep the newest as the proof."""
     with file.writing(local):
         local.execute(
             "delete from batch where last_seq <= ? "

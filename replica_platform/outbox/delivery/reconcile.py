@@ -1,7 +1,8 @@
-"""A target that forgot: restored to a point in time, failed over, or another one altogether.
+"""The comparison of files with a target that may have lost rows: restored, failed over, replaced.
 
-The ledger in the file is compared with the ledger in the target; what the target lacks goes
-again. `reconcile` looks further, at every delivered row that is still here.
+A drain compares the ledger in the file with the ledger in the target; it resends what the target
+lacks. `verify` goes further and looks for every delivered row that is still in the file; `repair`
+also queues the missing ones for resending.
 """
 
 from collections.abc import Sequence
@@ -13,25 +14,26 @@ import psycopg
 from replica_platform.core import postgres
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox import file
-from replica_platform.outbox.delivery import queue as marking
-from replica_platform.outbox.delivery import target as landing
-from replica_platform.outbox.delivery.failures import classify
+from replica_platform.outbox import file, queue
+from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery.failures import translate_errors
+from replica_platform.outbox.delivery.target import Target
+from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import FileReconciliation, Reconciliation
 from replica_platform.outbox.slots import outbox_files
 
-ROWS_A_LOOK = 5000
+ROWS_PER_QUERY = 5000
 DEADLINE_S = 60.0
 
 
-def reopen_forgotten(local: sqlite3.Connection, connection: psycopg.Connection) -> int:
-    """Let every batch go again that the target's ledger lacks; returns how many rows.
+def resend_lost_batches(local: sqlite3.Connection, connection: psycopg.Connection) -> int:
+    """Queue every batch that the target's ledger lacks for resending; return how many rows.
 
-    Where the target has seen a `seq` that this file never gave out, the file is a restored
-    older copy: it gets a new identity first.
+    If the target has a `seq` that this file never assigned, the file is a restored older copy and
+    gets a new identity first.
     """
     uuid = file.file_uuid(local)
-    if landing.highest_seq(connection, uuid) > file.last_seq(local):
+    if statements.highest_seq(connection, uuid) > file.last_seq(local):
         with file.writing(local):
             file.renew(local)
     missing = _missing_batches(local, connection)
@@ -39,77 +41,126 @@ def reopen_forgotten(local: sqlite3.Connection, connection: psycopg.Connection) 
     if missing:
         with file.writing(local):
             for batch_uuid, number, first_seq, last_seq in missing:
-                reopened += marking.reopen(local, first_seq, last_seq)
+                reopened += queue.resend(local, first_seq, last_seq)
                 local.execute(
                     "delete from batch where file_uuid = ? and number = ?", (batch_uuid, number)
                 )
     return reopened
 
 
+def verify(paths: Sequence[Path], target: str, *, deadline_s: float = DEADLINE_S) -> Reconciliation:
+    """Compare what each file notes as delivered with what the target has; change nothing.
+
+    Batches are compared by ledger and digest, then every delivered row that is still in the file
+    by id and content. An outbox that was taken away is named.
+
+    Args:
+        paths: Outbox files, or folders of `*.db`.
+        target: The connection string of the Postgres that they deliver to.
+        deadline_s: The limit of each query, in seconds.
+
+    Returns:
+        One report for each file; what cannot be read has its `why`.
+    """
+    return _compare(paths, target, deadline_s, resend=False)
+
+
+def repair(paths: Sequence[Path], target: str, *, deadline_s: float = DEADLINE_S) -> Reconciliation:
+    """Do the same as `verify`, and queue the missing rows for the next drain.
+
+    Args:
+        paths: Outbox files, or folders of `*.db`.
+        target: The connection string of the Postgres that they deliver to.
+        deadline_s: The limit of each query, in seconds.
+
+    Returns:
+        One report for each file, with how many rows were queued.
+    """
+    return _compare(paths, target, deadline_s, resend=True)
+
+
 def reconcile(
     paths: Sequence[Path], target: str, *, reopen: bool = False, deadline_s: float = DEADLINE_S
 ) -> Reconciliation:
-    """Compare what each file says was delivered with what the target holds.
+    """Do the same as `repair` with `reopen`, and as `verify` without.
 
-    First by ledger and digest, then every delivered row still in the file by id and content.
-    With `reopen` what is missing goes again with the next drain; without, nothing is changed.
+    Args:
+        paths: Outbox files, or folders of `*.db`.
+        target: The connection string of the Postgres that they deliver to.
+        reopen: Whether to queue the missing rows for the next drain.
+        deadline_s: The limit of each query, in seconds.
+
+    Returns:
+        One report for each file.
     """
+    return _compare(paths, target, deadline_s, resend=reopen)
+
+
+def _compare(paths: Sequence[Path], dsn: str, deadline_s: float, *, resend: bool) -> Reconciliation:
     known: set[str] = set()
-    found = [
-        _reconcile_file(path, target, reopen, deadline_s, known) for path in outbox_files(paths)
-    ]
-    return Reconciliation((*found, *_taken_away(paths, target, deadline_s, known)))
+    with closing(Target(dsn, deadline_s)) as target:
+        found = [
+            _compare_file(path, target, deadline_s, known, resend=resend)
+            for path in outbox_files(paths)
+        ]
+        removed = _removed_files(paths, target, deadline_s, known)
+    return Reconciliation((*found, *removed))
 
 
-def _reconcile_file(
-    path: Path, target: str, reopen: bool, deadline_s: float, known: set[str]
+def _compare_file(
+    path: Path, target: Target, deadline_s: float, known: set[str], *, resend: bool
 ) -> FileReconciliation:
-    """Look at one file; its identities are added to `known`."""
+    """Compare one file; add its identities to `known`."""
     try:
         with (
-            closing(file.open_existing(path, read_only=not reopen)) as local,
-            closing(postgres.connect(target, autocommit=True)) as there,
+            translate_errors(),
+            translate_sqlite_errors(path, "compare it"),
+            closing(file.open_existing(path, read_only=not resend)) as local,
         ):
             known.update(file.identities(local))
-            with postgres.deadline(there, deadline_s):
-                landing.prepare(there, deadline_s)
-                missing = _missing_batches(local, there)
-            checked, lacking = _missing_rows(local, there, deadline_s)
-            reopened = _reopen_rows(local, lacking) if reopen else 0
+            connection = target.connect()
+            with postgres.deadline(connection, deadline_s):
+                batches_missing = _missing_batches(local, connection)
+            checked, missing = missing_rows(local, connection, deadline_s)
+            reopened = resend_rows(local, missing) if resend else 0
             (batches,) = local.execute("select count(*) from batch").fetchone()
-    except (psycopg.Error, PlatformError) as error:
-        return FileReconciliation(str(path), why=classify(error).sentence)
+    except PlatformError as error:
+        target.close()
+        return FileReconciliation(str(path), why=str(error))
     return FileReconciliation(
-        str(path), int(batches), len(missing), checked, len(lacking), reopened
+        str(path),
+        batches=int(batches),
+        batches_missing=len(batches_missing),
+        rows_checked=checked,
+        rows_missing=len(missing),
+        reopened=reopened,
     )
 
 
-def _taken_away(
-    paths: Sequence[Path], target: str, deadline_s: float, known: set[str]
+def _removed_files(
+    paths: Sequence[Path], target: Target, deadline_s: float, known: set[str]
 ) -> list[FileReconciliation]:
-    """Files that delivered from one of these folders and are not there any more.
+    """Report files that delivered from one of these folders and are no longer there.
 
-    What they had acknowledged and not delivered is gone with them, and no count would show it.
+    Their acknowledged but undelivered rows are gone with them, and no count would show it.
     """
     folders = {Path(path).resolve() for path in paths if Path(path).is_dir()}
     files = {Path(path).resolve() for path in paths}
     try:
-        with (
-            closing(postgres.connect(target, autocommit=True)) as there,
-            postgres.deadline(there, deadline_s),
-        ):
-            landing.prepare(there, deadline_s)
-            delivered = landing.known_files(there)
-    except (psycopg.Error, PlatformError):
-        return []  # each file's own line says that the target cannot be asked
+        with translate_errors():
+            connection = target.connect()
+            with postgres.deadline(connection, deadline_s):
+                delivered = statements.known_files(connection)
+    except PlatformError:
+        return []  # each file's own report says that the target does not answer
     return [
         FileReconciliation(
             str(path),
-            why=f"the outbox that delivered {landed} rows from here was taken away or replaced; "
+            why=f"the outbox that delivered {rows} rows from here was taken away or replaced; "
             "put it back, or, if it was retired empty, delete its row of outbox.file "
             f"({file_uuid})",
         )
-        for file_uuid, path, landed in delivered
+        for file_uuid, path, rows in delivered
         if file_uuid not in known and (path in files or path.parent in folders)
     ]
 
@@ -117,37 +168,39 @@ def _taken_away(
 def _missing_batches(
     local: sqlite3.Connection, connection: psycopg.Connection
 ) -> list[tuple[str, int, int, int]]:
-    ours = local.execute(
+    """Return file_uuid, number, first and last `seq` of batches that the target's ledger lacks."""
+    batches = local.execute(
         "select file_uuid, number, first_seq, last_seq, digest from batch"
     ).fetchall()
-    if not ours:
+    if not batches:
         return []
-    theirs = landing.ledger_of(connection, sorted({batch[0] for batch in ours}))
-    return [batch[:4] for batch in ours if theirs.get((batch[0], batch[1])) != batch[4]]
+    digests = statements.ledger_digests(connection, sorted({batch[0] for batch in batches}))
+    return [batch[:4] for batch in batches if digests.get((batch[0], batch[1])) != batch[4]]
 
 
-def _missing_rows(
+def missing_rows(
     local: sqlite3.Connection, connection: psycopg.Connection, deadline_s: float
 ) -> tuple[int, list[int]]:
-    """How many delivered rows were looked for, and the `seq`s that the target lacks."""
+    """Return how many delivered rows are in the file, and the `seq`s of those the target lacks."""
     checked, after = 0, 0
-    lacking: list[int] = []
+    missing: list[int] = []
     while True:
         rows = local.execute(
             "select seq, id, sha from record where seq > ? and seq <= ? "
             "and seq not in (select seq from again) and seq not in (select seq from dead) "
             "order by seq limit ?",
-            (after, file.mark(local), ROWS_A_LOOK),
+            (after, file.delivered_through(local), ROWS_PER_QUERY),
         ).fetchall()
         if not rows:
-            return checked, lacking
+            return checked, missing
         with postgres.deadline(connection, deadline_s):
-            there = landing.present(connection, rows)
-        lacking += [seq for seq, _, _ in rows if seq not in there]
+            present = statements.present(connection, rows)
+        missing += [seq for seq, _, _ in rows if seq not in present]
         checked += len(rows)
         after = rows[-1][0]
 
 
-def _reopen_rows(local: sqlite3.Connection, seqs: Sequence[int]) -> int:
+def resend_rows(local: sqlite3.Connection, seqs: Sequence[int]) -> int:
+    """Queue these rows for resending; return how many."""
     with file.writing(local):
-        return sum(marking.reopen(local, seq, seq) for seq in seqs)
+        return sum(queue.resend(local, seq, seq) for seq in seqs)

@@ -1,6 +1,6 @@
 """`watch`: the agent of a node, which drains as records come and at an interval.
 
-Looking when to drain belongs here; draining itself does not.
+When to drain belongs here; draining does not (see `drain`).
 """
 
 import threading
@@ -11,7 +11,7 @@ from typing import Any
 
 from replica_platform.outbox.delivery.drain import drain
 from replica_platform.outbox.reports import DrainReport
-from replica_platform.outbox.slots import outbox_files
+from replica_platform.outbox.slots import database_files
 
 LOOK_S = 0.2
 INTERVAL_S = 30.0
@@ -27,31 +27,45 @@ def watch(
     on_report: Callable[[DrainReport], None] | None = None,
     **options: Any,
 ) -> int:
-    """Drain `paths` until `stop` is set; returns how many drains were run.
+    """Drain `paths` until `stop` is set.
 
-    A drain follows at most `look_s` after a file changed, and every `interval_s` whatever
-    happens. `on_report` is told what each did; `options` go to `drain`.
+    A drain starts at most `look_s` after a file changed, and every `interval_s` in any case.
+
+    Args:
+        paths: Outbox files, or folders of `*.db`.
+        target: The connection string of the Postgres to deliver to.
+        stop: Ends the loop, and a running drain after its current batch.
+        interval_s: The longest time between two drains, in seconds.
+        look_s: The time between two looks at the files, in seconds.
+        on_report: Called with the report of each drain.
+        options: Keyword arguments of `drain`.
+
+    Returns:
+        How many drains ran.
+
+    Raises:
+        BadMapping: The mappings are incomplete or contradictory.
     """
-    runs = 0
+    drains = 0
     seen: dict[str, tuple[int, int]] = {}
     due = 0.0
     while not stop.is_set():
-        now_there = _stamps(paths)
-        if now_there != seen or time.monotonic() >= due:
+        found = _change_stamps(paths)
+        if found != seen or time.monotonic() >= due:
             report = drain(paths, target, stop=stop, **options)
-            runs += 1
+            drains += 1
             due = time.monotonic() + interval_s
-            seen = now_there
+            seen = found
             if on_report is not None:
                 on_report(report)
         stop.wait(look_s)
-    return runs
+    return drains
 
 
-def _stamps(paths: Sequence[Path]) -> dict[str, tuple[int, int]]:
-    """When each file's log last changed; `stat` alone, so that no lock of SQLite is touched."""
+def _change_stamps(paths: Sequence[Path]) -> dict[str, tuple[int, int]]:
+    """Return when each file and its log last changed, by `stat`, which drops no lock of SQLite."""
     stamps = {}
-    for path in outbox_files(paths):
+    for path in database_files(paths):
         for part in (path, path.with_name(path.name + "-wal")):
             try:
                 found = part.stat()

@@ -1,6 +1,7 @@
-"""How outbox files stand: backlog, dead rows and conflicts; `replay` and `settle`.
+"""The state of outbox files: backlog, dead rows and conflicts; and a person's answers to them.
 
-A file that is not there is never made, and a file that cannot be read is named.
+Everything here reads the file only and needs no target. A missing file is never created, and a
+file that cannot be read is named in the report.
 """
 
 import time
@@ -10,20 +11,39 @@ from pathlib import Path
 
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox import file
-from replica_platform.outbox.delivery import breaker
-from replica_platform.outbox.delivery import queue as marking
+from replica_platform.outbox import breaker, file, queue
+from replica_platform.outbox.errors import translate_errors
 from replica_platform.outbox.reports import Backlog, ConflictRow, DeadRow, FileBacklog
 from replica_platform.outbox.slots import outbox_files
 
 
 def backlog(paths: Sequence[Path]) -> Backlog:
-    """How many rows wait in `paths` (files or folders), since when, and what stands in the way."""
+    """Report how many rows wait, since when, and what blocks them.
+
+    Args:
+        paths: Outbox files, or folders of `*.db`.
+
+    Returns:
+        One report for each file; a file that cannot be read has its `why`.
+    """
     return Backlog(tuple(_file_backlog(path) for path in outbox_files(paths)))
 
 
+status = backlog
+
+
 def dead(path: Path) -> list[DeadRow]:
-    """The rows of a file that Postgres refused, oldest first. Errors: `NotAnOutbox`."""
+    """List the rows of a file that Postgres refused.
+
+    Args:
+        path: The outbox file.
+
+    Returns:
+        The dead rows, oldest first.
+
+    Raises:
+        NotAnOutbox: The file does not exist or is not an outbox.
+    """
     now = time.time()
     with closing(file.open_existing(Path(path), read_only=True)) as local:
         rows = local.execute(
@@ -31,21 +51,42 @@ def dead(path: Path) -> list[DeadRow]:
             "from dead join record using (seq) order by seq"
         ).fetchall()
     return [
-        DeadRow(str(path), seq, id, kind, state, error, tries, since, max(0.0, now - since), code)
-        for seq, id, kind, state, error, tries, since, code in rows
+        DeadRow(
+            str(path), seq, id, kind, sqlstate, error, attempts, since, max(0.0, now - since), code
+        )
+        for seq, id, kind, sqlstate, error, attempts, since, code in rows
     ]
 
 
 def replay(path: Path) -> int:
-    """Let the dead rows of a file go again with the next drain; returns how many."""
+    """Queue the dead rows of a file for the next drain.
+
+    Args:
+        path: The outbox file.
+
+    Returns:
+        How many rows were queued.
+
+    Raises:
+        NotAnOutbox: The file does not exist or is not an outbox.
+    """
     with closing(file.open_existing(Path(path))) as local:
-        return marking.revive(local)
+        return queue.revive(local)
 
 
 def conflicts(path: Path) -> list[ConflictRow]:
-    """The rows of a file that came with a known id or key and other content, oldest first.
+    """List the rows of a file whose id or key the target has with other content.
 
-    Each is kept whole in the target's `outbox.conflict`. Errors: `NotAnOutbox`.
+    The target keeps each of them whole in `outbox.conflict`.
+
+    Args:
+        path: The outbox file.
+
+    Returns:
+        The rows in conflict, oldest first.
+
+    Raises:
+        NotAnOutbox: The file does not exist or is not an outbox.
     """
     now = time.time()
     with closing(file.open_existing(Path(path), read_only=True)) as local:
@@ -54,25 +95,35 @@ def conflicts(path: Path) -> list[ConflictRow]:
             "from conflict join record using (seq) order by seq"
         ).fetchall()
     return [
-        ConflictRow(str(path), seq, id, kind, place, found_at, max(0.0, now - found_at))
-        for seq, id, kind, place, found_at in rows
+        ConflictRow(str(path), seq, id, kind, table, found_at, max(0.0, now - found_at))
+        for seq, id, kind, table, found_at in rows
     ]
 
 
-def settle(path: Path) -> int:
-    """Somebody has looked at the conflicts of a file: show them no more; returns how many.
+def dismiss_conflicts(path: Path) -> int:
+    """Remove the conflicts of a file from its reports; the target keeps what it stored of them.
 
-    What was kept of them in the target stays there.
+    Args:
+        path: The outbox file.
+
+    Returns:
+        How many conflicts were dismissed.
+
+    Raises:
+        NotAnOutbox: The file does not exist or is not an outbox.
     """
     with closing(file.open_existing(Path(path))) as local, file.writing(local):
         return int(local.execute("delete from conflict").rowcount)
+
+
+settle = dismiss_conflicts
 
 
 def _file_backlog(path: Path) -> FileBacklog:
     try:
         with (
             closing(file.open_existing(path, read_only=True)) as local,
-            file.sentences(path, "read"),
+            translate_errors(path, "read"),
         ):
             return _read_backlog(path, local)
     except PlatformError as error:
@@ -85,9 +136,9 @@ def _read_backlog(path: Path, local: sqlite3.Connection) -> FileBacklog:
     (oldest,) = local.execute(
         "select min(created_at) from (select created_at from record where seq = ? + 1 "
         "union all select created_at from again join record using (seq))",
-        (file.mark(local),),
+        (file.delivered_through(local),),
     ).fetchone()
-    door = breaker.read(local)
+    state = breaker.read(local)
     last = file.get_meta(local, "last_delivery")
     wal = path.with_name(path.name + "-wal")
     return FileBacklog(
@@ -97,7 +148,7 @@ def _read_backlog(path: Path, local: sqlite3.Connection) -> FileBacklog:
         dead=dead_rows,
         conflicts=conflicts,
         file_bytes=path.stat().st_size + (wal.stat().st_size if wal.exists() else 0),
-        breaker=door.state,
-        breaker_why=door.why,
+        breaker=state.state,
+        breaker_why=state.why,
         last_delivery=None if last is None else float(last),
     )
