@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from replica_platform.app.launch import project_dir
-from replica_platform.core.reports import Progress
+from replica_platform.core.reports import Progress, ReportFields
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -21,7 +21,7 @@ STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, MAX_OVERFLOW = 300_000, 3600, 20
 
 
 @dataclass
-class AssetDone:
+class AssetDone(ReportFields):
     """The outcome of one asset in a run.
 
     Attributes:

@@ -2,9 +2,9 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import click
@@ -25,6 +25,20 @@ from replica_platform.core.reports import format_age
 
 if TYPE_CHECKING:
     from replica_platform.outbox import ConflictRow, DeadRow, DrainReport
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _outboxes_option(*, required: bool) -> Callable[[Command], Command]:
+    default = "" if required else "; those in force otherwise"
+    return click.option(
+        "--outbox",
+        "outboxes",
+        type=FOUND,
+        multiple=True,
+        required=required,
+        help=f"A worker's file or a folder of them; may be repeated{default}.",
+    )
 
 
 @click.command()
@@ -60,14 +74,7 @@ def _given_id(record: Any) -> str | None:
 
 
 @click.command()
-@click.option(
-    "--outbox",
-    "outboxes",
-    type=FOUND,
-    multiple=True,
-    required=True,
-    help="A worker's file or a folder of them; may be repeated.",
-)
+@_outboxes_option(required=True)
 @click.option("--target", required=True, help="DSN of the database to deliver to.")
 @click.option("--watch", is_flag=True, help="Keep delivering new records until SIGTERM.")
 @as_json_option
@@ -150,13 +157,7 @@ def _print_undelivered(rows: "Sequence[DeadRow]", conflicts: "Sequence[ConflictR
 
 
 @click.command()
-@click.option(
-    "--outbox",
-    "outboxes",
-    type=FOUND,
-    multiple=True,
-    help="A worker's file or a folder of them; may be repeated; those in force otherwise.",
-)
+@_outboxes_option(required=False)
 @click.option("--target", help="DSN of the target; the one in force otherwise.")
 @as_json_option
 def doctor(outboxes: tuple[Path, ...], target: str | None, as_json: bool) -> int:
