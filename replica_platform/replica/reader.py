@@ -127,7 +127,7 @@ class ReplicaReader:
 
     Args:
         store: The store's folder.
-        poll_s: How often the pointer is looked at, in seconds.
+        poll_s: How often the pointer is checked, in seconds.
         config: Settings of DuckDB, such as `memory_limit`.
     """
 
