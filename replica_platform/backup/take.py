@@ -158,7 +158,7 @@ def _require_sound(snapshot: Snapshot, source: Path, kept: list[Backup]) -> None
         return
     last = next((backup for backup in kept if backup.source == str(source) and backup.ok), None)
     advice = (
-        f"the last sound backup is {last.file}; restore it with `replica restore`"
+        f"the last sound backup is {last.file}; restore it with `replica restore-backup`"
         if last
         else "recover what is left with `sqlite3 FILE .recover`"
     )

@@ -197,7 +197,7 @@ def pending(connection: sqlite3.Connection) -> int:
 def renew(connection: sqlite3.Connection) -> str:
     """Give the file a new identity, as a restored copy needs, and return it.
 
-    `replica restore` applies the same rule to a file with our `APPLICATION_ID`, in
+    `replica restore-backup` applies the same rule to a file with our `APPLICATION_ID`, in
     `backup.child.restored_copy`: engines do not import one another. Change both together.
     """
     fresh = str(uuid4())

@@ -10,8 +10,11 @@ repair        repair what is damaged, or roll back
 lineage       whether the master is still in the state that was published
 
 Below it, each folder imports only from those before it: `copy` (bytes of files), `store` (the
-folder on disk), `serving` (one attached generation), `purpose` (masked parts of the master),
-`remote` (blocks elsewhere). Dagster, the command line and other engines are not imported here.
+folder on disk), `serving` (one attached generation), then `master`, `purpose` (masked parts of the
+master), `remote` (blocks elsewhere). Dagster, the command line and other engines are not imported.
+
+The functions `publish`, `status` and `repair` hide the modules of those names: a module's other
+names are imported `from` it.
 """
 
 from replica_platform.replica.errors import (

@@ -243,7 +243,7 @@ class Master:
 
 
 class QuiescentMaster:
-    """A master that nobody writes.
+    """A master at rest, locked against writers.
 
     Attributes:
         path: Its path.
@@ -260,7 +260,7 @@ class QuiescentMaster:
         self.bytes = os.fstat(fd).st_size
 
     def assert_unchanged(self) -> None:
-        """Make sure that nobody wrote the file since.
+        """Make sure that the file did not change since.
 
         Raises:
             MasterChanging: It changed, or another file has its name.

@@ -1,9 +1,9 @@
 """Publication, top to bottom: from a master at rest to a generation that readers can open.
 
 Lock the store, checkpoint the master, compare headers, reserve space, copy (see `copy_master`),
-check that nobody wrote, fsync, verify every byte and open the copy in a child process; then, in
-`store.candidate`: rename, manifest, pointer, link. Whenever the publisher is killed, readers keep
-what they have and the next publication clears up.
+check that the master did not change, fsync, verify every byte and open the copy in a child
+process; then, in `store.candidate`: rename, manifest, pointer, link. Whenever the publisher is
+killed, readers keep what they have and the next publication clears up.
 """
 
 from dataclasses import replace

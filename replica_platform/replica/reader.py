@@ -23,7 +23,12 @@ import duckdb
 from replica_platform.core.reports import ReportFields
 from replica_platform.replica.errors import ReplicaUnavailable
 from replica_platform.replica.serving.answers import Answers
-from replica_platform.replica.serving.swap import DATABASE, Attached, GenerationServer
+from replica_platform.replica.serving.swap import (
+    DATABASE,
+    Attached,
+    GenerationServer,
+    concerns_generation,
+)
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, age_s
 
@@ -34,16 +39,6 @@ if TYPE_CHECKING:
 POLL_S = 0.5
 # Each failure drops a generation, or at least a DuckDB instance.
 ATTEMPTS = 3
-
-# Errors of the query itself: a default would hide them from its author.
-QUERY_ERRORS = (
-    duckdb.ProgrammingError,
-    duckdb.DataError,
-    duckdb.NotSupportedError,
-    duckdb.IntegrityError,
-    duckdb.InterruptException,
-    duckdb.OutOfMemoryException,
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class ReaderStatus(ReportFields):
         data_as_of: The time that the data describes.
         published_at: When the generation was published.
         last_error: The last problem.
-        refused: Why each refused generation was refused.
+        refused: Why and when each generation that is not used was refused.
     """
 
     served_from: str | None
@@ -132,7 +127,7 @@ class ReplicaReader:
 
     Args:
         store: The store's folder.
-        poll_s: How often the pointer is looked at, in seconds.
+        poll_s: How often the pointer is checked, in seconds.
         config: Settings of DuckDB, such as `memory_limit`.
     """
 
@@ -252,7 +247,7 @@ class ReplicaReader:
             data_as_of=manifest.data_as_of if manifest else None,
             published_at=manifest.published_at if manifest else None,
             last_error=server.error,
-            refused=sorted(set(server.refused.values())),
+            refused=sorted({refusal.sentence for refusal in server.refused.values()}),
         )
 
     def close(self) -> None:
@@ -284,16 +279,22 @@ class ReplicaReader:
     ) -> Any:
         self._start()
         question = (form, sql, repr(params))
+        intact_file: str | None = None
         for _ in range(ATTEMPTS):
             attached = self._server.begin_query()
             if attached is None:
                 break
             try:
                 answer = fetch(self._cursor(attached), sql, params)
-            except QUERY_ERRORS:
-                raise
             except duckdb.Error as error:
-                self._server.handle_failure(attached, error)
+                file = attached.manifest.file
+                if not concerns_generation(error, self._layout.generations / file):
+                    raise  # a default would hide it from the query's author
+                failed_before = file == intact_file
+                if self._server.handle_failure(attached, error, read_all=not failed_before):
+                    intact_file = file
+                if failed_before:
+                    raise  # twice, in two instances, on intact bytes
             else:
                 self._answers.remember(question, answer)
                 self._served_from = self._source_of(attached)

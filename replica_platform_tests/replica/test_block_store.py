@@ -344,3 +344,17 @@ def test_a_damaged_generation_is_not_pushed(
 def test_repair_of_a_sound_replica_does_nothing(master: Master, store: Path) -> None:
     assert publish(master.path, store).generation == 1
     assert repair(store, master=master.path) is None
+
+
+def test_repair_accepts_the_former_name_of_its_block_store(
+    publish_next: Callable[..., Publication], tmp_path: Path, store: Path
+) -> None:
+    damaged = publish_next()
+    block_store = BlockStore(tmp_path / "blocks")
+    pushed = block_store.push(store)
+    assert (pushed.ok, "blocks sent" in pushed.sentence) == (True, True)
+    damage(damaged.file, 300_000, b"\xff\x00\xff")
+    with pytest.warns(DeprecationWarning, match="block_store"):
+        repaired = repair(store, blocks=block_store)
+    assert repaired is not None
+    assert repaired.how == "pull"

@@ -64,3 +64,15 @@ def test_an_unchanged_master_makes_a_candidate_too(master: Master, store: Path) 
     candidate = Candidate.load(store)
     assert candidate.unchanged
     assert candidate.release().how == "unchanged"
+
+
+def test_a_candidate_with_a_damaged_description_is_not_loaded(master: Master, store: Path) -> None:
+    path = prepare(master.path, store).path
+    description = path.with_suffix(".candidate")
+    whole = description.read_text()
+    for damaged in ("", whole[:-9], whole.replace("generation", "generatiom"), "[]", "{}"):
+        description.write_text(damaged)
+        with pytest.raises(CandidateGone):
+            Candidate.load(store)
+    description.write_text(whole)
+    assert Candidate.load(store).release().generation == 1

@@ -317,8 +317,9 @@ def test_reports_are_plain_json(
 
     publication = publish_next()
     with ReplicaReader(store) as reader:
-        found = reader.status().as_dict()
-    for fields in (
-        publication.as_dict(), found, status(store, master.path).as_dict(), verify(store).as_dict()
-    ):  # fmt: skip
+        reader_status = reader.status()
+    for report in (publication, reader_status, status(store, master.path), verify(store)):
+        fields = report.as_dict()
         assert json.loads(json.dumps(fields)) == fields
+        assert (report.ok, fields["ok"], fields["sentence"]) == (True, True, report.sentence)
+    assert reader_status.rung == reader_status.served_from == "current"

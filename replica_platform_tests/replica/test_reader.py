@@ -301,7 +301,7 @@ def test_damage_of_another_file_is_raised_after_one_check(
     publish(master.path, store)
     other = tmp_path / "other.duckdb"
     other.write_bytes(master.path.read_bytes())
-    damage(other, 0, b"\xff" * 4096)
+    damage(other, 100, b"\xff")
     checks: list[bool] = []
 
     def recorded(path: Path, manifest: Manifest, **options: bool) -> None:
@@ -310,9 +310,9 @@ def test_damage_of_another_file_is_raised_after_one_check(
 
     monkeypatch.setattr(swap, "check", recorded)
     with ReplicaReader(store, poll_s=600) as reader:
-        with pytest.raises(duckdb.IOException, match=r"Corrupt|not a valid"):
+        with pytest.raises(duckdb.IOException, match="Corrupt database file"):
             reader.query(f"attach '{other}' as other (read_only)", default=[])
-        assert checks.count(True) <= 1
+        assert checks.count(True) == 1
         assert reader.query(COUNT) == [(3,)]
         assert (reader.status().served_from, reader.status().refused) == ("current", [])
 

@@ -17,7 +17,7 @@ IMAGE_BYTES = 400 * 1024 * 1024
 
 
 @pytest.fixture(params=MAKE)
-def sharing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def reflinks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A folder on a file system that supports FICLONE; skipped where none can be mounted."""
     command = MAKE[request.param]
     if os.geteuid() != 0:

@@ -5,17 +5,60 @@ gets when nothing can be attached is not here: see `reader`. Needs duckdb and th
 """
 
 import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from replica_platform.replica.serving.lease import Lease
-from replica_platform.replica.store.integrity import Unusable, check
+from replica_platform.replica.store.integrity import Damaged, Unusable, check
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal
+from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, now
 
 DATABASE = "replica"
+# A refused generation is tried again after this time, then after twice as long each time. Trying
+# costs a `stat`, or the reading of the whole file if its seal is broken.
+RETRY_S = 5.0
+LONGEST_RETRY_S = 300.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a generation is not used for a while.
+
+    Attributes:
+        sentence: The generation, the time and the cause.
+        retry_s: How long it is not tried again, in seconds; None until its file changes.
+        retry_at: When it is tried again, by the monotonic clock.
+    """
+
+    sentence: str
+    retry_s: float | None
+    retry_at: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the generation is not to be tried yet."""
+        return self.retry_s is None or time.monotonic() < self.retry_at
+
+
+def concerns_generation(error: duckdb.Error, path: Path) -> bool:
+    """Return whether a query's error may come from the generation's file or the DuckDB instance.
+
+    Internal and fatal errors make the instance unusable. A failed checksum names no file; other
+    IO errors name theirs. Every other error is the query's.
+    """
+    if isinstance(
+        error, duckdb.InternalError | duckdb.FatalException | duckdb.SerializationException
+    ):
+        return True
+    message = str(error)
+    return isinstance(error, duckdb.IOException) and (
+        "Corrupt database file" in message or str(path) in message
+    )
 
 
 class Attached:
@@ -51,8 +94,8 @@ class GenerationServer:
         attached: The generation that new queries run on.
         pointer: The manifest that the pointer held when it was last read.
         error: The last problem.
-        refused: Why each damaged generation was refused, by its file and the file's seal: it is
-            not tried again until the file changes.
+        refused: Why and when each generation was refused, by its file and the file's seal. A
+            damaged one is not tried again until the file changes, another one after a while.
     """
 
     def __init__(self, layout: Layout, config: dict[str, Any]) -> None:
@@ -60,7 +103,7 @@ class GenerationServer:
         self.attached: Attached | None = None
         self.pointer: Manifest | None = None
         self.error: str | None = None
-        self.refused: dict[tuple[str, Seal], str] = {}
+        self.refused: dict[tuple[str, Seal], Refusal] = {}
         self._config = config
         self._state = threading.Lock()
         self._refreshing = threading.RLock()
@@ -113,7 +156,7 @@ class GenerationServer:
         except FileNotFoundError:
             return  # the open file stays readable
         except (Unusable, OSError) as error:
-            self._refuse(attached.manifest, str(error))
+            self._refuse(attached.manifest, error)
             self._drop_attached()
 
     def _switch_to(self, manifest: Manifest) -> bool:
@@ -124,7 +167,8 @@ class GenerationServer:
         path = self.layout.data(manifest)
         try:
             seal = Seal.of(path)
-            if (manifest.file, seal) in self.refused:
+            refusal = self.refused.get((manifest.file, seal))
+            if refusal and refusal.holds:
                 return False
             lease = Lease.take(self.layout, manifest)
             try:
@@ -140,8 +184,9 @@ class GenerationServer:
             if isinstance(error, Unusable) and error.transient:
                 self.record_error(f"Generation {manifest.generation} is not available: {error}")
             else:
-                self._refuse(manifest, str(error))
+                self._refuse(manifest, error)
             return False
+        self.refused.pop((manifest.file, seal), None)
         return True
 
     def _attach(self, manifest: Manifest, lease: Lease, seal: Seal) -> None:
@@ -154,26 +199,42 @@ class GenerationServer:
         if before:
             self._mark_replaced(before)
 
-    def handle_failure(self, attached: Attached, error: duckdb.Error) -> None:
-        """Drop the DuckDB instance in which a query failed, and refuse a damaged file."""
+    def handle_failure(
+        self, attached: Attached, error: duckdb.Error, *, read_all: bool = True
+    ) -> bool:
+        """Drop the DuckDB instance in which a query failed, and refuse a damaged file.
+
+        Returns:
+            Whether the file is intact; False too when another query's failure was handled.
+        """
         with self._refreshing:
             if self.attached is not attached:
-                return  # handled for another query, or replaced
+                return False
             self.record_error(f"Generation {attached.manifest.generation} failed a query: {error}")
             self._drop_attached()
-            path = self.layout.data(attached.manifest)
+            intact = True
             try:
-                check(path, attached.manifest, read_all=True)
+                check(self.layout.data(attached.manifest), attached.manifest, read_all=read_all)
             except (Unusable, OSError) as problem:
-                self._refuse(attached.manifest, str(problem))
+                intact = False
+                self._refuse(attached.manifest, problem)
             self.refresh()
+            return intact
 
-    def _refuse(self, manifest: Manifest, problem: str) -> None:
-        sentence = f"Generation {manifest.generation} was refused: {problem}"
+    def _refuse(self, manifest: Manifest, cause: Exception) -> None:
+        moment = f"{now():%Y-%m-%d %H:%M:%S} UTC"
+        problem = " ".join(str(cause).split())
+        sentence = f"Generation {manifest.generation} was refused at {moment}: {problem}"
         self.record_error(sentence)
         with suppress(OSError):
-            seal = Seal.of(self.layout.data(manifest))
-            self.refused[(manifest.file, seal)] = sentence
+            key = manifest.file, Seal.of(self.layout.data(manifest))
+            last = self.refused.get(key)
+            retry_s = min(2 * last.retry_s, LONGEST_RETRY_S) if last and last.retry_s else RETRY_S
+            self.refused[key] = Refusal(
+                sentence,
+                None if isinstance(cause, Damaged) else retry_s,
+                time.monotonic() + retry_s,
+            )
 
     def _drop_attached(self) -> None:
         with self._state:

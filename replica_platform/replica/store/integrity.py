@@ -23,6 +23,10 @@ class Unusable(Exception):
         self.transient = transient
 
 
+class Damaged(Unusable):
+    """The generation's bytes are not what was published; only another file can help."""
+
+
 def is_sealed(path: Path, manifest: Manifest) -> bool:
     """Return whether the file is as the publisher left it after verifying every byte.
 
@@ -44,14 +48,15 @@ def check(path: Path, manifest: Manifest, *, read_all: bool = False) -> None:
         read_all: Read every byte even if the seal is unbroken.
 
     Raises:
-        Unusable: It is not.
+        Damaged: Its bytes are not.
+        Unusable: A foreign log lies beside it, or its bytes cannot be compared.
         OSError: The file is missing or may not be read.
     """
     for log in logs_beside(path):
         raise Unusable(f"a foreign log {log.name} lies beside it; remove it")
     size = path.stat().st_size
     if size != manifest.bytes:
-        raise Unusable(f"{path.name} has {size} bytes instead of {manifest.bytes}")
+        raise Damaged(f"{path.name} has {size} bytes instead of {manifest.bytes}")
     if is_sealed(path, manifest) and not read_all:
         return
     try:
@@ -63,7 +68,7 @@ def check(path: Path, manifest: Manifest, *, read_all: bool = False) -> None:
     published = manifest.block_digests
     if found != published:
         wrong = sum(ours != theirs for ours, theirs in zip(found, published, strict=False))
-        raise Unusable(f"{wrong} of {len(found)} blocks of {path.name} are not what was published")
+        raise Damaged(f"{wrong} of {len(found)} blocks of {path.name} are not what was published")
 
 
 def find_damage(path: Path, manifest: Manifest, *, read_all: bool = False) -> str | None:

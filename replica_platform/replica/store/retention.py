@@ -1,7 +1,7 @@
 """Which generations stay, and the spare: a retired one that the next generation is patched from.
 
 A generation stays while it is current, among the newest kept, too young, or held by a reader. A
-retired file is first renamed, so that nobody can open it any more, and only then tested for
+retired file is first renamed, so that it can no longer be opened, and only then tested for
 processes that still hold it.
 """
 
