@@ -261,6 +261,35 @@ def test_the_agent_is_python_3_7_and_the_standard_library() -> None:
         }  # fmt: skip
 
 
+@METHODS
+def test_the_file_behind_a_symbolic_link_is_replaced(
+    host: Host, remote: Path, remote_db, local: Path, method
+) -> None:
+    link = local.with_name("link.db")
+    local.parent.mkdir()
+    link.symlink_to("pi.db")
+    pull(host.url(remote), link, method=method, **host.access)  # the file is not there yet
+    remote_db.execute("delete from member where id = 17")
+    pulled = pull(host.url(remote), link, method=method, **host.access)
+    assert link.is_symlink() and not local.is_symlink()
+    assert pulled.file == local and contents_of(local) == contents(remote_db)
+    local.with_name("pi.db-wal").write_bytes(b"precious")
+    with pytest.raises(Unsaved):
+        pull(host.url(remote), link, method=method, **host.access)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+def test_owner_and_mode_of_the_replaced_file_are_kept(
+    host: Host, remote: Path, remote_db, local: Path
+) -> None:
+    pull(host.url(remote), local, method="scp", **host.access)
+    local.chmod(0o606)
+    os.chown(local, 1234, 2345)
+    pull(host.url(remote), local, method="scp", **host.access)
+    found = local.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (1234, 2345, 0o606)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("rows", "characters"), [(4000, 1060), (3, 2_100_000)])
 def test_rows_of_many_bytes_are_pulled_by_query(
@@ -275,7 +304,7 @@ def test_rows_of_many_bytes_are_pulled_by_query(
 SILENT = {
     "before it is ready": "exec cat >/dev/null",
     "before its first answer": "echo replica-ready; exec cat >/dev/null",
-    "in the middle of an answer": "echo replica-ready; printf '99\\nshort'; exec cat >/dev/null",
+    "in the middle of an answer": "echo replica-ready; echo 99; printf short; exec cat >/dev/null",
 }
 
 
