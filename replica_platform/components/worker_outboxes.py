@@ -82,6 +82,8 @@ class WorkerOutboxes(Component, Model, Resolvable):
         def drained(
             context: dg.AssetExecutionContext, target: PostgresDatabase
         ) -> dg.MaterializeResult:
+            # A person is not kept waiting by the breaker, and gets lost rows sent again.
+            by_person = not BY_ITSELF & context.run.tags.keys()
             nodes = [context.partition_key] if context.has_partition_key else list(self.nodes)
             with plain_failures():
                 report = drain(
@@ -89,8 +91,8 @@ class WorkerOutboxes(Component, Model, Resolvable):
                     target.dsn,
                     budget_s=DRAIN_BUDGET_S,
                     mappings=self.mappings,
-                    # A person who asks is not kept waiting by the breaker.
-                    force=not BY_ITSELF & context.run.tags.keys(),
+                    force=by_person,
+                    repair=by_person,
                 )
             if report.trouble:
                 # The next run tries again; each file's breaker knows when that makes sense.
