@@ -159,14 +159,14 @@ def test_info_only_moves_nothing(host: Host, remote: Path, local: Path) -> None:
 def test_a_host_that_is_not_known_is_refused(
     host: Host, remote: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "nobody").touch()
+    (tmp_path / "empty_known_hosts").touch()
     keys = [host.client_key]
     with pytest.raises(HostUnknown, match="nothing was sent"):
         pull(
             host.url(remote),
             local,
             method="scp",
-            known_hosts=tmp_path / "nobody",
+            known_hosts=tmp_path / "empty_known_hosts",
             client_keys=keys,
         )
     # Left out means ~/.ssh/known_hosts, never "trust any host".
@@ -217,6 +217,56 @@ def test_each_obstacle_has_an_error_that_says_what_to_do(
     assert not local.exists()
 
 
+def test_keys_that_cannot_be_read_are_named(
+    host: Host, remote: Path, local: Path, tmp_path: Path
+) -> None:
+    import asyncssh
+
+    locked, garbage = tmp_path / "locked", tmp_path / "garbage"
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    locked.write_bytes(key.export_private_key("pkcs8-pem", passphrase="secret"))
+    garbage.write_text("not a key")
+    for client_key in (locked, garbage, tmp_path / "absent"):
+        with pytest.raises(NotAllowed, match=r"cannot be used \("):
+            pull(
+                host.url(remote),
+                local,
+                method="scp",
+                known_hosts=host.known_hosts,
+                client_keys=[client_key],
+            )
+    with pytest.raises(NotAllowed, match="absent"):
+        pull(
+            host.url(remote),
+            local,
+            method="scp",
+            known_hosts=tmp_path / "absent",
+            client_keys=[host.client_key],
+        )
+    assert not local.exists()
+
+
+def test_text_that_is_not_utf8_is_an_error_that_says_so(
+    host: Host, remote: Path, remote_db, local: Path
+) -> None:
+    remote_db.execute("insert into visit (at) values (cast(x'ff' as text))")
+    for method in ("query", "scp"):
+        with pytest.raises(Unreadable, match="UTF-8"):
+            pull(host.url(remote), local, method=method, **host.access)
+    assert not local.exists()
+
+
+def test_a_collation_of_the_program_is_an_error_that_names_it(
+    host: Host, remote: Path, remote_db, local: Path
+) -> None:
+    remote_db.create_collation("ours", lambda one, two: (one > two) - (one < two))
+    remote_db.execute("create table word (w text collate ours unique)")
+    remote_db.execute("insert into word values ('b'), ('a')")
+    with pytest.raises(Unreadable, match="ours"):
+        pull(host.url(remote), local, method="query", **host.access)
+    assert not local.exists()
+
+
 def test_a_host_without_python3(tmp_path: Path, remote: Path, local: Path) -> None:
     (tmp_path / "host").mkdir()
     with (
@@ -243,10 +293,10 @@ def test_unsaved_changes_beside_the_target_are_not_lost(
 ) -> None:
     local.parent.mkdir()
     local.write_bytes(b"")
-    local.with_name("pi.db-wal").write_bytes(b"precious")
+    local.with_name("pi.db-wal").write_bytes(b"unsaved changes")
     with pytest.raises(Unsaved):
         pull(host.url(remote), local, method=method, **host.access)
-    assert local.with_name("pi.db-wal").read_bytes() == b"precious"
+    assert local.with_name("pi.db-wal").read_bytes() == b"unsaved changes"
 
 
 def test_the_agent_is_python_3_7_and_the_standard_library() -> None:
@@ -273,7 +323,7 @@ def test_the_file_behind_a_symbolic_link_is_replaced(
     pulled = pull(host.url(remote), link, method=method, **host.access)
     assert link.is_symlink() and not local.is_symlink()
     assert pulled.file == local and contents_of(local) == contents(remote_db)
-    local.with_name("pi.db-wal").write_bytes(b"precious")
+    local.with_name("pi.db-wal").write_bytes(b"unsaved changes")
     with pytest.raises(Unsaved):
         pull(host.url(remote), link, method=method, **host.access)
 
