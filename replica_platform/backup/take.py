@@ -32,8 +32,8 @@ def backup(
 ) -> Backup:
     """Copy `file`, with everything in its WAL, into the folder `to`, checked and durable.
 
-    It is safe while another process, or this one, writes to the file. In WAL mode it blocks no writer;
-    without it writers wait while the file is copied.
+    It is safe while another process, or this one, writes to the file. In WAL mode it blocks no
+    writer; without it writers wait while the file is copied.
 
     Args:
         file: A SQLite database.

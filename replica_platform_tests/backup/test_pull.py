@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -351,6 +351,18 @@ def test_rows_of_many_bytes_are_pulled_by_query(
     assert pulled.verified and contents_of(local) == contents(remote_db)
 
 
+@contextmanager
+def fake_python3(folder: Path, script: str) -> Iterator[Host]:
+    """Run a server whose python3 is a shell script."""
+    commands = folder / "bin"
+    commands.mkdir()
+    (commands / "python3").write_text(f"#!/bin/sh\n{script}\n")
+    (commands / "python3").chmod(0o755)
+    (folder / "host").mkdir()
+    with serving(folder / "host", path=f"{commands}:{os.environ['PATH']}") as host:
+        yield host
+
+
 SILENT = {
     "before it is ready": "exec cat >/dev/null",
     "before its first answer": "echo replica-ready; exec cat >/dev/null",
@@ -364,18 +376,22 @@ def test_a_host_that_falls_silent_is_given_up(
     tmp_path: Path, remote: Path, local: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(connection, "SILENCE_S", 0.5, raising=False)
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "python3").write_text(f"#!/bin/sh\n{script}\n")
-    (commands / "python3").chmod(0o755)
-    (tmp_path / "host").mkdir()
-    path = f"{commands}:{os.environ['PATH']}"
     with (
-        serving(tmp_path / "host", path=path) as host,
+        fake_python3(tmp_path, script) as host,
         pytest.raises(Unreachable, match=r"sent nothing for 0\.5 s"),
     ):
         pull(host.url(remote), local, method="query", **host.access)
     assert not local.exists()
+
+
+def test_output_that_is_no_answer_is_refused(
+    tmp_path: Path, remote: Path, local: Path, remote_db
+) -> None:
+    with (
+        fake_python3(tmp_path, "echo replica-ready; echo hello; exec cat >/dev/null") as host,
+        pytest.raises(Unreachable, match=r"no answer .*hello"),
+    ):
+        pull(host.url(remote), local, method="query", **host.access)
 
 
 def test_long_work_on_the_other_host_is_no_silence(
