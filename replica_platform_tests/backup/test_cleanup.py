@@ -20,7 +20,7 @@ def days_left(folder: Path) -> list[int]:
 
 @pytest.fixture
 def five(taken: Backup, folder: Path) -> list[Path]:
-    """A backup of each of the first five days; all are copies of the first."""
+    """Five backups, one of each of the first days; all are copies of the first."""
     for n in range(2, 6):
         file = folder / f"app_backup_2026010{n}_030000.db"
         shutil.copyfile(taken.file, file)

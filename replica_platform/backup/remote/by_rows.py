@@ -128,7 +128,7 @@ def _local_copy(previous: Path, copy: Path, schema: Schema) -> Iterator[sqlite3.
 def _one_moment(agent: RemoteAgent, journal_mode: str) -> Iterator[Callable[[], bool]]:
     """Read one state of the remote database; yield a function that says whether it was one.
 
-    In WAL mode a read transaction holds it and nobody waits. Without WAL that would block the
+    In WAL mode a read transaction holds it and blocks no writer. Without WAL that would block the
     writer, so every read is short there and a commit in between is detected.
     """
     if journal_mode == "wal":

@@ -20,7 +20,7 @@ from replica_platform.backup.destination import (
     require_idle,
     resolve,
 )
-from replica_platform.backup.errors import Damaged, NoRoom
+from replica_platform.backup.errors import Damaged, NoRoom, translate_errors
 from replica_platform.backup.remote.address import Address, parse_address
 from replica_platform.backup.remote.by_file import copy_file
 from replica_platform.backup.remote.by_rows import copy_rows
@@ -31,7 +31,7 @@ from replica_platform.core.errors import TerminalError
 from replica_platform.core.reports import Progress, ReportFields, Unit
 
 SPARE_BYTES = 1 << 20
-# A new copy is private until somebody decides otherwise.
+# A new copy is private; a mode set later is kept.
 NEW_MODE = 0o600
 
 Method = Literal["query", "scp"]
@@ -152,7 +152,10 @@ def pull(
     if method not in ("query", "scp"):
         raise TerminalError(f"There is no method {method!r}; choose query or scp.")
     copied = None
-    with connect(address, known_hosts, client_keys) as agent:
+    with (
+        translate_errors("pull", target, target),
+        connect(address, known_hosts, client_keys) as agent,
+    ):
         remote = _RemoteFile(**agent.ask("describe_file"))
         if info_only:
             tables, newest = agent.ask("count_tables")
