@@ -11,7 +11,6 @@ from replica_platform.metadata import described, markdown_rows, table_schema
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, plain_failures
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
-from replica_platform.xmin.job import target_of
 from replica_platform.xmin.names import TableName
 
 
@@ -79,7 +78,7 @@ class XminTables(Component, Model, Resolvable):
             seen[place] = table.table
 
     def _target(self, table: Table) -> TableName:
-        return target_of(self._spec(table))
+        return self._spec(table).target_name
 
     def _source_key(self, table: Table) -> dg.AssetKey:
         name = TableName.parse(table.table)
@@ -234,7 +233,7 @@ def _integrity(found: Integrity) -> dict[str, Any]:
         "target_rows": found.target_rows,
         "gap_xids": found.gap_xids,
         "xmin_ages": dg.MetadataValue.md(_histogram(found)),
-        "held_back_by": found.culprit or "nobody",
+        "held_back_by": found.held_back_by or "nobody",
     }
 
 

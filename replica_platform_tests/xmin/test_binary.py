@@ -8,14 +8,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from replica_platform.xmin import session, sync
 from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.source.catalog import Table
+from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
 @pytest.fixture
 def forced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: every table goes in binary."""
-    monkeypatch.setattr(Table, "binary", property(lambda _: True))
+    monkeypatch.setattr(SourceTable, "binary", property(lambda _: True))
 
 
 # By kind: in the source, in the target (where a type may be wider), the column, a value.

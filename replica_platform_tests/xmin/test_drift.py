@@ -5,7 +5,7 @@ import pytest
 
 from replica_platform.xmin import sync
 from replica_platform.xmin.errors import SchemaRefused
-from replica_platform.xmin.target.tables import widens
+from replica_platform.xmin.target.widening import widens
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
@@ -66,7 +66,7 @@ def test_a_column_dropped_and_made_anew_is_read_whole(
     )
     report = sync(source, target, "t")
     assert report.mode == "full"
-    assert "dropped and made anew" in report.why
+    assert "dropped and added again" in report.why
     assert rows(target, "select distinct v from t") == [("new",)]
 
 

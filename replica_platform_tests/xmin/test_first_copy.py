@@ -14,7 +14,7 @@ def test_everything_is_made_and_every_row_arrives(source: str, target: str) -> N
     report = sync(source, target, "public.person", into="copy")
 
     assert report.mode == "full"
-    assert report.why == "There is no mark of an earlier sync."
+    assert report.why == "There is no watermark of an earlier sync."
     assert (report.rows_read, report.rows_inserted, report.rows) == (3, 3, 3)
     assert report.target_table == "copy.person"
     assert report.changed

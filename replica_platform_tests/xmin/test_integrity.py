@@ -124,11 +124,11 @@ def test_a_prepared_transaction_is_named_with_its_age(source: str, target: str) 
     try:
         execute(source, "insert into t values (2)")
         sync(source, target, "t")
-        culprit = str(validate(source, target, "t").culprit)
+        blocker = str(validate(source, target, "t").held_back_by)
     finally:
         execute(source, "rollback prepared 'left over'")
-    assert "prepared transaction 'left over' of postgres holds W back for 0 s" in culprit
-    assert "xids wait behind it" in culprit
+    assert "prepared transaction 'left over' of postgres holds W back for 0 s" in blocker
+    assert "xids wait behind it" in blocker
 
 
 def test_what_cannot_be_proven_is_capped(source: str, target: str) -> None:

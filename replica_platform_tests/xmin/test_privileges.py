@@ -38,7 +38,7 @@ def test_select_is_enough(source: str, target: str, reader: str) -> None:
         execute(source, "delete from s.t where id = 1", "update s.t set x = 'y' where id = 2")
         report = sync(reader, target, "s.t")
         assert (report.mode, report.rows_updated, report.rows_deleted) == ("scan", 1, 1)
-        assert "holds W back" in str(validate(reader, target, "s.t").culprit)
+        assert "holds W back" in str(validate(reader, target, "s.t").held_back_by)
     sync(reader, target, "s.t")
     assert validate(reader, target, "s.t").in_sync
 

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from replica_platform.app.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group
-from replica_platform.xmin.copy.ranges import full_xid, ranges
+from replica_platform.xmin.copy.ranges import full_xid, leaf_ranges
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.source.catalog import Leaf
 from replica_platform.xmin.source.snapshot import Identity, Snapshot
@@ -123,7 +123,7 @@ def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -
 def test_ranges_cover_the_table_and_are_equal() -> None:
     leaf = Leaf(1, TableName("public", "t"), 1, 30_001, "p", True)
     for blocks, streams in [(8192, 2), (8192, 3), (100_000, 2), (100_000, 1), (1, 7), (30_001, 4)]:
-        cut = list(ranges(leaf, blocks, streams))
+        cut = list(leaf_ranges(leaf, blocks, streams))
         assert cut[0].first is None and cut[-1].last is None
         assert [one.last for one in cut[:-1]] == [one.first for one in cut[1:]]
         sizes = [(p.last or leaf.blocks) - (p.first or 0) for p in cut]
@@ -131,7 +131,7 @@ def test_ranges_cover_the_table_and_are_equal() -> None:
         assert max(sizes) - min(sizes) <= len(cut)
         if 1 < len(cut) < 1000:
             assert len(cut) % streams == 0
-    assert len(list(ranges(replace(leaf, blocks=0), 8192, 2))) == 1
+    assert len(list(leaf_ranges(replace(leaf, blocks=0), 8192, 2))) == 1
 
 
 def test_full_xids_keep_their_epoch(source: str) -> None:

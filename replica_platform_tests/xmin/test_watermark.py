@@ -10,7 +10,8 @@ import pytest
 
 from replica_platform.xmin import TableSpec, sync, sync_group
 from replica_platform.xmin.errors import TableBusy, TooManyDeletes
-from replica_platform.xmin.target import watermark as mark
+from replica_platform.xmin.names import TableName
+from replica_platform.xmin.target import watermark
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
@@ -43,7 +44,7 @@ def test_a_replay_writes_nothing(source: str, target: str, table: None) -> None:
 def test_more_delivered_xids_than_the_cap_are_read_again(
     source: str, target: str, table: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mark, "DELIVERED_CAP", 3)
+    monkeypatch.setattr(watermark, "DELIVERED_CAP", 3)
     with psycopg.connect(source) as slow:
         slow.execute("insert into t values (9000, 'slow')")
         for i in range(5):
@@ -149,9 +150,9 @@ def families(dsn: str) -> Iterator[None]:
 def test_two_syncs_of_one_table_do_not_meet(
     source: str, target: str, table: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["replica_platform.xmin.sync"], "LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(sys.modules["replica_platform.xmin.lock"], "LOCK_TIMEOUT_S", 0.2)
     with psycopg.connect(target, autocommit=True) as other:
-        assert mark.lock(other, "public.t")
+        assert watermark.lock(other, TableName("public", "t"))
         with pytest.raises(TableBusy, match="Another sync"):
             sync(source, target, "t")
     assert sync(source, target, "t").mode == "scan"
