@@ -79,7 +79,7 @@ def translate_errors(side: Side, table: object) -> Iterator[None]:
 
 def translated(error: psycopg.Error, side: Side, table: object) -> PlatformError:
     """Return the error of this module for a server's error."""
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).split()).rstrip(".")
     state = error.sqlstate or ""
     if state == "42501":
         return MissingGrant(f"The role on the {side} may not do this for {table}: {message}.")

@@ -349,9 +349,11 @@ class _Group:
         with self._recording(name):
             try:
                 with translate_errors("target", name), target.transaction():
-                    reports[name] = commit(staged)
+                    report = commit(staged)
             except Diverged as finding:
                 diverged[name] = str(finding)
+            else:  # only now the transaction has been committed
+                reports[name] = report
 
 
 def _reports(

@@ -62,7 +62,15 @@ class PresentType:
     parts: Parts
 
 
-_NEEDED = """
+_BASE_AND_PARTS = """coalesce(format_type(nullif(t.typbasetype, 0), t.typtypmod),
+                (select format_type(r.rngsubtype, null) from pg_range r where r.rngtypid = t.oid)),
+       coalesce((select json_agg(json_build_array(e.enumlabel, '') order by e.enumsortorder)
+                 from pg_enum e where e.enumtypid = t.oid),
+                (select json_agg(json_build_array(f.attname, format_type(f.atttypid, f.atttypmod))
+                                 order by f.attnum)
+                 from pg_attribute f where f.attrelid = t.typrelid and t.typtype = 'c'
+                   and f.attnum > 0 and not f.attisdropped), '[]'::json)"""
+_NEEDED = f"""
 -- The types of the columns and of their parts, the innermost first.
 with recursive needed(oid, depth) as (
     select a.atttypid, 0 from pg_attribute a
@@ -81,14 +89,7 @@ with recursive needed(oid, depth) as (
     where depth < 32
 )
 select n.nspname, t.typname, t.typtype::text,
-       coalesce(format_type(nullif(t.typbasetype, 0), t.typtypmod),
-                (select format_type(r.rngsubtype, null) from pg_range r where r.rngtypid = t.oid)),
-       coalesce((select json_agg(json_build_array(e.enumlabel, '') order by e.enumsortorder)
-                 from pg_enum e where e.enumtypid = t.oid),
-                (select json_agg(json_build_array(f.attname, format_type(f.atttypid, f.atttypmod))
-                                 order by f.attnum)
-                 from pg_attribute f where f.attrelid = t.typrelid and t.typtype = 'c'
-                   and f.attnum > 0 and not f.attisdropped), '[]'::json),
+       {_BASE_AND_PARTS},
        (select x.extname from pg_depend d join pg_extension x on x.oid = d.refobjid
         where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'),
        exists (select from pg_class c where c.oid = t.typrelid and c.relkind <> 'c')
@@ -99,16 +100,9 @@ where t.oid >= %(user)s and t.typtype <> 'm' and not (t.typelem <> 0 and t.typsu
       = 'array_subscript_handler'::regproc)
 order by w.depth desc
 """
-_PRESENT = """
+_PRESENT = f"""
 select n.nspname, t.typname, t.typtype::text,
-       coalesce(format_type(nullif(t.typbasetype, 0), t.typtypmod),
-                (select format_type(r.rngsubtype, null) from pg_range r where r.rngtypid = t.oid)),
-       coalesce((select json_agg(json_build_array(e.enumlabel, '') order by e.enumsortorder)
-                 from pg_enum e where e.enumtypid = t.oid),
-                (select json_agg(json_build_array(f.attname, format_type(f.atttypid, f.atttypmod))
-                                 order by f.attnum)
-                 from pg_attribute f where f.attrelid = t.typrelid and t.typtype = 'c'
-                   and f.attnum > 0 and not f.attisdropped), '[]'::json)
+       {_BASE_AND_PARTS}
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_type t on t.typnamespace = n.oid and t.typname = w.name
