@@ -7,7 +7,7 @@ single table is a group of one.
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -207,13 +207,15 @@ class _Group:
             reports |= done
             doubts |= diverged
             again = self._again(diverged, last=turn == TURNS - 1)
-            if self._options.atomic and again:
-                again = {_target(spec) for spec in tables}
             todo = [spec for spec in tables if _target(spec) in again]
-        if self._options.atomic and self.errors:
-            reports = {}
+            if todo and self._options.atomic:
+                todo = tables
+        return self._report(reports, time.monotonic() - began)
+
+    def _report(self, reports: dict[str, SyncReport], seconds: float) -> GroupReport:
+        atomic = self._options.atomic
         failures = {name: str(error) for name, error in self.errors.items()}
-        return GroupReport(reports, failures, time.monotonic() - began, self._options.atomic)
+        return GroupReport({} if atomic and failures else reports, failures, seconds, atomic)
 
     def _again(self, diverged: dict[str, str], *, last: bool) -> set[str]:
         """Return the target tables to sync again, at a new snapshot.
@@ -311,24 +313,47 @@ class _Group:
     def _commit(
         self, source: SourceSnapshot, target: psycopg.Connection, staged: Sequence[StagedTable]
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Pass the barrier; then commit each table with its watermark, or all of them at once."""
+        """Pass the barrier, then commit; return the reports, and why targets have diverged."""
         atomic = self._options.atomic
         if not staged or (atomic and self.errors):
             return {}, {}
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
         commit = Commit(source, target, self._options.max_delete_fraction)
+        if atomic:
+            return self._commit_together(target, commit, staged)
+        return self._commit_each(target, commit, staged)
+
+    def _commit_each(
+        self, target: psycopg.Connection, commit: Commit, staged: Sequence[StagedTable]
+    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
+        """Commit each table with its watermark."""
         reports: dict[str, SyncReport] = {}
         diverged: dict[str, str] = {}
-        names = _names(one.target for one in staged)
+        for one in staged:
+            name = str(one.target)
+            with self._recording(name):
+                try:
+                    with translate_errors("target", name), target.transaction():
+                        report = commit(one)
+                except Diverged as finding:
+                    diverged[name] = str(finding)
+                else:  # only now the transaction has been committed
+                    reports[name] = report
+        return reports, diverged
+
+    def _commit_together(
+        self, target: psycopg.Connection, commit: Commit, staged: Sequence[StagedTable]
+    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
+        """Commit all tables in one transaction, or none."""
+        diverged: dict[str, str] = {}
         try:
             with (
-                translate_errors("target", names),
-                target.transaction() if atomic else nullcontext(),
+                translate_errors("target", _names(one.target for one in staged)),
+                target.transaction(),
             ):
-                for one in staged:
-                    self._commit_one(target, commit, one, reports, diverged)
-                if atomic and (self.errors or diverged):
+                reports, diverged = self._commit_each(target, commit, staged)
+                if self.errors or diverged:
                     raise _RolledBack
         except _RolledBack:
             return {}, diverged
@@ -336,24 +361,6 @@ class _Group:
             self.errors |= {str(one.target): error for one in staged}
             return {}, {}
         return reports, diverged
-
-    def _commit_one(
-        self,
-        target: psycopg.Connection,
-        commit: Commit,
-        staged: StagedTable,
-        reports: dict[str, SyncReport],
-        diverged: dict[str, str],
-    ) -> None:
-        name = str(staged.target)
-        with self._recording(name):
-            try:
-                with translate_errors("target", name), target.transaction():
-                    report = commit(staged)
-            except Diverged as finding:
-                diverged[name] = str(finding)
-            else:  # only now the transaction has been committed
-                reports[name] = report
 
 
 def _reports(
