@@ -1,6 +1,6 @@
 """The writing half of a sync: staged rows, deletes and the watermark, in one transaction a table.
 
-What is committed together is decided here, one method for each way of writing; the statements are
+What is committed together is decided here, one method for each `WriteMethod`. The statements are
 those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
@@ -131,17 +131,17 @@ class Commit:
         return Committed(oid, WrittenRows(inserted=rows), rows)
 
     def _into_existing(self, staged: StagedTable, found: TargetTable) -> Committed:
-        """Change the target's definition, then write the rows in the way that was staged for."""
+        """Change the target's definition, then write the rows by the staged method."""
         for change in staged.planned.changes:
             if change.statement is not None:
                 self._target.execute(change.statement)
-        ways = {
+        methods = {
             WriteMethod.MERGE: self._merge,
             WriteMethod.REPLACE: self._replace,
             WriteMethod.REPAIR: self._repair,
             WriteMethod.MULTISET: self._replace_multiset,
         }
-        return Committed(found.oid, *ways[staged.method](staged, found))
+        return Committed(found.oid, *methods[staged.method](staged, found))
 
     def _merge(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
         """Merge the staged rows by key, delete what the source lacks, and check the counts."""

@@ -67,8 +67,8 @@ class LockedTable:
     Attributes:
         request: What was asked for.
         found: The target table; None where there is none.
-        owner: The watermark that names the owner of the target table, even if somebody has
-            created the table again since; None where there is no table.
+        owner: The watermark that names the owner of the target table, even if the
+            table was created again since; None where there is no table.
         watermark: The watermark that the sync continues from.
     """
 
@@ -116,6 +116,6 @@ def _locked(
     request: SyncRequest, found: TargetTable | None, watermark: Watermark | None
 ) -> LockedTable:
     owner = watermark if found else None
-    # A table that somebody dropped and created again is not the one that the watermark speaks of.
+    # A table that was dropped and created again is not the one that the watermark describes.
     same = owner is not None and found is not None and owner.target_oid == found.oid
     return LockedTable(request, found, owner, owner if same else None)

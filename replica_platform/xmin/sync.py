@@ -102,7 +102,7 @@ def sync(
         progress: Told the bytes done and expected.
 
     Returns:
-        What was read and written, and why in that way.
+        What was read and written, and why.
 
     Raises:
         TransientError: A server did not answer or ended the sync (`CannotConnect`, `TableBusy`,

@@ -21,7 +21,7 @@ from replica_platform.xmin.errors import (
 )
 from replica_platform_tests.xmin.helpers import execute, rows
 
-# Ends the sync's sessions in a database, from a trigger or a view that it comes upon.
+# Ends the sync's sessions in a database, from a trigger or a view that the sync uses.
 KILL = """create function {} returns {} language plpgsql as $$ begin
     perform pg_terminate_backend(pid) from pg_stat_activity
     where application_name = 'replica_platform xmin' and datname = '{}';
@@ -73,7 +73,7 @@ def test_a_target_that_dies_under_a_copy_is_blamed(source: str, target: str) -> 
         sync(source, target, "v", workers=1)
 
 
-def test_rows_that_the_target_refuses_at_the_end_are_told(source: str, target: str) -> None:
+def test_rows_refused_at_the_end_fail_the_whole_transaction(source: str, target: str) -> None:
     execute(source, TABLE, "insert into t values (1, 7), (2, 7)")
     execute(source, "create table u (id int primary key)")
     execute(
@@ -90,7 +90,7 @@ def test_rows_that_the_target_refuses_at_the_end_are_told(source: str, target: s
 
 @contextmanager
 def setting(dsn: str, name: str, value: str) -> Iterator[None]:
-    """A setting of the database, as an administrator makes it."""
+    """Change a setting of the database for the block, as an administrator does."""
     database = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
     execute(dsn, f"alter database {database} set {name} = '{value}'")
     try:
@@ -103,7 +103,7 @@ def setting(dsn: str, name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def locked_for(dsn: str, table: str, seconds: float) -> Iterator[None]:
-    """A table that another session holds, so that the sync has to wait."""
+    """Lock a table from another session, so that the sync has to wait."""
     held = threading.Event()
 
     def hold() -> None:

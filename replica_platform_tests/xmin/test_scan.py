@@ -1,4 +1,4 @@
-"""A later sync moves what changed, and nothing else."""
+"""A later sync moves the changed rows and no others."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def test_a_transaction_that_commits_late_is_not_lost(
         assert first.rows_inserted == 1
         assert first.lag_xids >= 2
         again = sync(source, target, "person")
-        assert again.rows_read == 0  # 5001 lies above W but has been delivered
+        assert again.rows_read == 0  # 5001 is above W but has been delivered
         assert f"pid {slow.info.backend_pid}" in again.notes[0]
         assert "holds W back" in again.notes[0]
     last = sync(source, target, "person")
@@ -69,7 +69,7 @@ def test_a_transaction_that_commits_late_is_not_lost(
 
 
 def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Server) -> None:
-    """On another server than the target's: there, nobody's commits are our own."""
+    """On another server than the target's, where no commit is the sync's."""
     execute(
         source,
         "create table a (id int primary key)",
@@ -78,7 +78,7 @@ def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Se
     )
     elsewhere, specs = sixteen.dsn("target"), [TableSpec("a", into="i"), TableSpec("b", into="i")]
     sync_group(source, elsewhere, specs)
-    # An autovacuum may use an xid in between, hence three looks.
+    # An autovacuum may use an xid in between, hence three syncs.
     groups = [sync_group(source, elsewhere, specs) for _ in range(3)]
     assert "none" in {group.reports["i.a"].mode for group in groups}
     execute(source, "insert into b values (1)")
@@ -87,7 +87,7 @@ def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Se
 
 
 def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -> None:
-    """Ranges of one snapshot; pages by LIMIT and OFFSET lose what moves between two of them."""
+    """Ranges share one snapshot; pages by LIMIT and OFFSET lose rows that move between them."""
     execute(
         source,
         "create table t (id int primary key, x text)",

@@ -1,4 +1,4 @@
-"""Rows on their way from the source's snapshot to a staging table of the target.
+"""Copying rows of the source's snapshot into a staging table of the target.
 
 Which table is copied, and what becomes of the staged rows, is decided elsewhere. In the order of
 the story:

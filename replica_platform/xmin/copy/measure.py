@@ -1,7 +1,7 @@
 """The speed between two servers: how long a COPY takes to start, and how fast rows move.
 
-Generated rows are copied into a temporary table of the target, in the way of a sync; it takes under
-a second. What follows from the figures is `tune`'s.
+Generated rows are copied into a temporary table of the target, as a sync copies; it takes under a
+second. What follows from the figures is `tune`'s.
 """
 
 import time

@@ -12,7 +12,7 @@ from replica_platform.xmin.source.snapshot import Identity
 from replica_platform.xmin.target.owner import moved
 from replica_platform.xmin.target.watermark import Watermark
 
-# Small tables may lose all rows: a limit there would only be in the way.
+# Small tables may lose all rows: a limit there would only stop syncs that are right.
 ALWAYS_ALLOWED = 1_000
 
 

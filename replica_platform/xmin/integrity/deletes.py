@@ -1,7 +1,7 @@
 """Deleted rows, found by comparing keys, since a delete leaves no xmin.
 
 The target's keys are fixed first (the sync holds the lock on the table), then the source's snapshot
-is taken; a key that is absent there is deleted. The other way round, a row that arrives between the
+is taken; a key that is absent there is deleted. In the other order, a row that arrives between the
 two reads would be deleted and never come back, since its xmin lies below W.
 """
 

@@ -59,7 +59,7 @@ def _changed_column(known_columns: dict[int, list[Any]], table: SourceTable) -> 
         if known_columns.get(column.attnum, _facts(column)) != _facts(column)
     ]
     if changed:
-        return f"Column {', '.join(changed)} has changed in a way that leaves no xmin."
+        return f"Column {', '.join(changed)} has changed without a new xmin."
     return ""
 
 

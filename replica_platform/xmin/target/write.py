@@ -207,7 +207,7 @@ def replace_multiset(target: psycopg.Connection, spec: WriteSpec) -> WrittenRows
         ranked = sql.SQL(_RANKED).format(name=sql.Identifier(name), columns=listed, table=table.sql)
         target.execute(ranked)
         target.execute(sql.SQL("analyze pg_temp.{}").format(sql.Identifier(name)))
-    # Deletes first, for a unique index that somebody has created on the target.
+    # Deletes first, for a unique index that a user has created on the target.
     deleted = target.execute(sql.SQL(_DELETE_SURPLUS).format(target=spec.target.sql)).rowcount
     lacking = sql.SQL(_INSERT_LACKING).format(
         target=spec.target.sql,
