@@ -177,7 +177,7 @@ After = TypeVar("After")
 
 
 class _RolledBack(Exception):
-    """A table of an atomic group failed: the transaction of all of them is taken back."""
+    """A table of an atomic group failed: the transaction of all of them is rolled back."""
 
 
 class _Group:
