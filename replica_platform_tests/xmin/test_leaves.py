@@ -47,7 +47,7 @@ def test_a_detached_leaf_is_deleted_and_comes_back(source: str, target: str, par
     assert validate(source, target, "p").in_sync
 
 
-def test_a_row_that_moves_to_another_leaf_is_no_orphan(
+def test_a_row_that_moves_to_another_leaf_is_not_deleted(
     source: str, target: str, parted: None
 ) -> None:
     execute(source, "update p set id = 13 where id = 1", "update p set x = 'd' where id = 11")
