@@ -38,7 +38,7 @@ def killing_trigger(target: str, database: str, event: str) -> None:
     )
 
 
-def test_a_target_that_dies_while_committing_is_blamed(source: str, target: str) -> None:
+def test_a_target_interrupted_while_committing_is_named(source: str, target: str) -> None:
     execute(source, TABLE, "insert into t values (1, 1)")
     execute(target, TABLE)
     killing_trigger(target, "xmin_target", "insert")
@@ -51,7 +51,7 @@ def test_a_target_that_dies_while_committing_is_blamed(source: str, target: str)
     assert sync(source, target, "t").rows == 1
 
 
-def test_a_source_that_dies_while_committing_is_blamed(source: str, target: str) -> None:
+def test_a_source_interrupted_while_committing_is_named(source: str, target: str) -> None:
     """Not the target: on a standby, a sync is run again only when the source ended it."""
     execute(source, TABLE, "insert into t values (1, 1), (2, 2)")
     sync(source, target, "t")
@@ -63,7 +63,7 @@ def test_a_source_that_dies_while_committing_is_blamed(source: str, target: str)
     assert sync(source, target, "t").rows_deleted == 1
 
 
-def test_a_target_that_dies_under_a_copy_is_blamed(source: str, target: str) -> None:
+def test_a_target_interrupted_during_a_copy_is_named(source: str, target: str) -> None:
     execute(
         source,
         KILL.format("kill()", "boolean", "xmin_target", "return true;"),
@@ -175,7 +175,7 @@ def test_rows_that_a_policy_hides_in_the_target_are_an_error(
         execute(target, "drop owned by hidden_from cascade", "drop role hidden_from")
 
 
-def test_more_than_1024_open_files_do_no_harm(source: str, target: str) -> None:
+def test_a_sync_works_with_more_than_1024_open_files(source: str, target: str) -> None:
     execute(source, TABLE, "insert into t values (1, 1)")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
