@@ -1,13 +1,18 @@
-"""How every synced table of a target stands, told by the marks alone: no table is read."""
+"""Sync status: when each table of a target was last synced, by its watermark.
 
-from dataclasses import asdict, dataclass
-from typing import Any
+No user table is read here; whether the rows are right is shown by `integrity`.
+"""
 
-from replica_platform.xmin.session import in_words, open_target
-from replica_platform.xmin.target.watermark import SCHEMA
+from dataclasses import dataclass
 
-_MARKED = f"select to_regclass('{SCHEMA}.mark') is not null"
-_STANDINGS = f"""
+from replica_platform.core.postgres import one_value
+from replica_platform.core.reports import ReportFields, format_age
+from replica_platform.xmin.errors import translate_errors
+from replica_platform.xmin.session import open_target
+from replica_platform.xmin.target.schemas import SCHEMA
+
+_HAS_WATERMARKS = f"select to_regclass('{SCHEMA}.mark') is not null"
+_STATUS = f"""
 select m.target_table, m.mode, extract(epoch from clock_timestamp() - m.synced_at)::float8,
     exists (select from pg_class c where c.oid = m.target_oid)
 from {SCHEMA}.mark m order by 1
@@ -15,23 +20,48 @@ from {SCHEMA}.mark m order by 1
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One synced table: how and how long ago it was synced, and whether it is still there."""
+class SyncStatus(ReportFields):
+    """The last sync of one target table.
+
+    Attributes:
+        target_table: The target table.
+        mode: How its source was read.
+        age_s: Seconds since, by the target's clock.
+        there: Whether the target still has the table.
+    """
 
     target_table: str
     mode: str
     age_s: float
     there: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same, plain."""
-        return asdict(self)
+    @property
+    def ok(self) -> bool:
+        """Whether the target still has the table."""
+        return self.there
+
+    @property
+    def sentence(self) -> str:
+        """When the table was synced, and what to do where it is gone."""
+        if not self.there:
+            return f"{self.target_table} is gone from the target; sync it again."
+        return f"{self.target_table} was synced {format_age(self.age_s)} ago ({self.mode})."
 
 
-def standings(target_dsn: str) -> list[Standing]:
-    """Every table that was synced into this target, by name."""
-    with open_target(target_dsn) as home, in_words("target", f"{SCHEMA}.mark"):
-        marked = home.execute(_MARKED).fetchone()
-        if not marked or not marked[0]:
+def status(target: str) -> list[SyncStatus]:
+    """Return the status of every table that was synced into a target.
+
+    Args:
+        target: The DSN of the target.
+
+    Returns:
+        One entry per target table, by name; none where nothing was synced.
+
+    Raises:
+        CannotConnect: The target does not answer.
+        TargetInterrupted: The target ended the query.
+    """
+    with open_target(target) as connection, translate_errors("target", f"{SCHEMA}.mark"):
+        if not one_value(connection.execute(_HAS_WATERMARKS)):
             return []
-        return [Standing(*row) for row in home.execute(_STANDINGS)]
+        return [SyncStatus(*row) for row in connection.execute(_STATUS)]
