@@ -1,4 +1,4 @@
-"""Pools, retries, freshness and errors: the rules that assets of all pillars share."""
+"""Pools, retries, freshness, automation and errors: the rules that assets of all pillars share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +27,20 @@ EVERY_FEW_MINUTES = dg.FreshnessPolicy.time_window(
 DAILY = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)
 )
+
+# Publish when a parent changed and its blocking checks passed.
+AFTER_PARENTS = (
+    dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
+
+
+def after(asset: dg.AssetKey) -> dg.AutomationCondition:
+    """Return the condition of a check of an automated asset: run it with every materialisation.
+
+    An automated run has only those checks that have a condition. Without one, a blocking check is
+    not evaluated, and `AFTER_PARENTS` waits for it.
+    """
+    return dg.AutomationCondition.eager().allow(dg.AssetSelection.assets(asset))
 
 
 @contextmanager

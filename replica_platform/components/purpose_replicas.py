@@ -7,7 +7,14 @@ import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
 from replica_platform.market.tables import data_as_of
-from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, translate_errors
+from replica_platform.policies import (
+    AFTER_PARENTS,
+    EACH_SESSION,
+    MASTER_POOL,
+    TRANSIENT,
+    after,
+    translate_errors,
+)
 from replica_platform.replica import (
     Candidate,
     Purpose,
@@ -60,8 +67,7 @@ def _asset(purpose: Purpose) -> dg.AssetsDefinition:
         pool=MASTER_POOL,
         retry_policy=TRANSIENT,
         freshness_policy=EACH_SESSION,
-        automation_condition=dg.AutomationCondition.eager()
-        & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+        automation_condition=AFTER_PARENTS,
         description=f"A replica for {purpose.name}: only {', '.join(purpose.tables)}.",
     )
     def replica(
@@ -89,17 +95,20 @@ def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
         dg.AssetCheckSpec(
             "published_bytes_are_intact",
             asset=_key(purpose),
+            automation_condition=after(_key(purpose)),
             blocking=True,
             description="Every byte matches the manifest, and every table can be read.",
         ),
         dg.AssetCheckSpec(
             "replica_is_fresh",
             asset=_key(purpose),
+            automation_condition=after(_key(purpose)),
             description="The generation shows the present master, within the purpose's max_age_s.",
         ),
         dg.AssetCheckSpec(
             "every_column_is_listed",
             asset=_key(purpose),
+            automation_condition=after(_key(purpose)),
             description="The purpose lists or leaves out every column of its tables, "
             "new ones included.",
         ),
