@@ -1,4 +1,4 @@
-"""How much memory a first copy takes: peak resident size of the syncing process.
+"""The memory of a first copy: the peak resident size of the syncing process.
 
     python -m benchmarks.xmin_memory [--rows 10000000]
 
@@ -18,7 +18,7 @@ from replica_platform.xmin import sync
 
 
 def main() -> None:
-    """Copy, and copy naively, each in a process of its own."""
+    """Copy, and copy naively, each in its own process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000)
     rows = parser.parse_args().rows
@@ -43,33 +43,33 @@ def main() -> None:
 
 
 def copy(source: str, target: str) -> None:
-    """The engine's way."""
+    """Copy with the engine."""
     sync(source, target, "bar")
 
 
 def fetch_all(source: str, rows: int) -> None:
-    """The naive way."""
+    """Fetch all rows at once."""
     with psycopg.connect(source) as connection:
         connection.execute("select * from bar limit %s", [rows]).fetchall()
 
 
 def nothing() -> None:
-    """What the imports alone take."""
+    """Do nothing: only the imports take memory."""
 
 
-def peak(work: Callable[..., None], *arguments: object) -> int:
-    """Peak resident bytes of a new process that does `work`."""
+def peak(task: Callable[..., None], *arguments: object) -> int:
+    """Return the peak resident bytes of a new process that does `task`."""
     context = multiprocessing.get_context("spawn")
     answer = context.SimpleQueue()
-    child = context.Process(target=_measured, args=(answer, work, arguments))
+    child = context.Process(target=_measured, args=(answer, task, arguments))
     child.start()
     result = answer.get()
     child.join()
     return int(result)
 
 
-def _measured(answer: object, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    work(*arguments)
+def _measured(answer: object, task: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    task(*arguments)
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""How fast a sync is, each figure beside its peer in the same run.
+"""The speed of a sync, each figure beside its peer in the same run.
 
     python -m benchmarks.xmin_speed [--rows 2000000] [--tables 200]
 
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 
 def main() -> None:
-    """Run all three, each on a server of its own."""
+    """Run all three, each on its own server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--tables", type=int, default=200)
@@ -51,7 +51,7 @@ def main() -> None:
 
 @contextmanager
 def a_server() -> Iterator[Server]:
-    """A server with the databases src and dst."""
+    """Start a server with the databases src and dst."""
     with (
         tempfile.TemporaryDirectory(prefix="rp-") as folder,
         running(Path(folder) / "pg") as server,
@@ -63,7 +63,7 @@ def a_server() -> Iterator[Server]:
 
 
 def fill(dsn: str, rows: int) -> None:
-    """The table of the benchmark."""
+    """Create and fill the table of the benchmark."""
     with psycopg.connect(dsn, autocommit=True) as source:
         source.execute(f"create table bar {TABLE}")
         source.execute(
@@ -76,7 +76,7 @@ def fill(dsn: str, rows: int) -> None:
 
 
 def first_copy(server: Server, repeat: int) -> None:
-    """Copy into an unlogged table, then what makes it the target: logged, keyed, committed."""
+    """Time the copy into an unlogged table, and the whole first sync."""
     source, target = server.dsn("src"), server.dsn("dst")
     peer: list[float] = []
     laden: list[float] = []
@@ -96,7 +96,7 @@ def first_copy(server: Server, repeat: int) -> None:
 
 
 def psql_pipe(server: Server, source: str, target: str, *, laden: bool = False) -> float:
-    """Seconds of `psql | psql`, in binary, into an unlogged table without key.
+    """Return the seconds of `psql | psql`, in binary, into an unlogged table without key.
 
     `laden` carries the two columns that a sync carries beside the table's own.
     """
@@ -119,7 +119,7 @@ def psql_pipe(server: Server, source: str, target: str, *, laden: bool = False) 
 
 
 def clear(target: str) -> None:
-    """An empty target."""
+    """Empty the target."""
     with psycopg.connect(target, autocommit=True) as connection:
         connection.execute("drop table if exists bar, peer")
         connection.execute("drop schema if exists replica_platform cascade")
@@ -127,7 +127,7 @@ def clear(target: str) -> None:
 
 
 def delta(server: Server, rows: int, repeat: int) -> None:
-    """0.1 % changed: the sync against the bare scan and the bare MERGE of as many rows."""
+    """Time a sync of 0.1 % changed rows, and a bare scan and a bare MERGE of as many."""
     source, target = server.dsn("src"), server.dsn("dst")
     count = rows // 1000
     with psycopg.connect(target, autocommit=True) as connection:
@@ -142,7 +142,7 @@ def delta(server: Server, rows: int, repeat: int) -> None:
                 f"update bar set qty = qty + 1 where id in (select (random() * {rows})::bigint "
                 f"from generate_series(1, {count}))"
             )
-        scans.append(bare_scan(source, mark_of(target)))
+        scans.append(bare_scan(source, w_of(target)))
         report, seconds = measured(lambda: sync(source, target, "bar"))
         ours.append(seconds)
         merges.append(bare_merge(target, count, rows))
@@ -156,8 +156,8 @@ def delta(server: Server, rows: int, repeat: int) -> None:
     )
 
 
-def mark_of(target: str) -> int:
-    """W of the last sync."""
+def w_of(target: str) -> int:
+    """Return W of the last sync."""
     with psycopg.connect(target) as connection:
         row = connection.execute("select w from replica_platform.mark").fetchone()
     assert row is not None
@@ -165,14 +165,14 @@ def mark_of(target: str) -> int:
 
 
 def bare_scan(source: str, w: int) -> float:
-    """Seconds of counting the changed rows, as the sync must at least."""
+    """Return the seconds of counting the changed rows, the least that a sync must do."""
     query = "select count(*) from bar where age(xmin) between 1 and age(%s::text::xid)"
     with psycopg.connect(source, autocommit=True) as connection:
         return measured(lambda: connection.execute(query, [str(w & 4294967295)]))[1]
 
 
 def bare_merge(target: str, count: int, rows: int) -> float:
-    """Seconds of a MERGE of as many rows, already staged, committed."""
+    """Return the seconds of a MERGE of as many staged rows, with its commit."""
     sets = ", ".join(f"{name} = s.{name}" for name in COLUMNS)
     values = ", ".join(f"s.{name}" for name in COLUMNS)
     merge = (
@@ -196,7 +196,7 @@ def bare_merge(target: str, count: int, rows: int) -> float:
 
 
 def idle_group(server: Server, tables: int) -> None:
-    """Many tables in one group, of which nothing changed."""
+    """Time a group of many tables in which no row changed."""
     source, target = server.dsn("src"), server.dsn("dst")
     with psycopg.connect(source, autocommit=True) as connection:
         for i in range(tables):
@@ -217,14 +217,14 @@ def idle_group(server: Server, tables: int) -> None:
 
 
 def steps(report: SyncReport) -> str:
-    """Seconds by step, for a sentence."""
+    """Return the seconds by step, for a sentence."""
     return ", ".join(f"{name} {seconds:.3f}" for name, seconds in report.seconds_by_step.items())
 
 
-def measured(work: Callable[[], Result]) -> tuple[Result, float]:
-    """The result of work, and its seconds."""
+def measured(task: Callable[[], Result]) -> tuple[Result, float]:
+    """Return the result of `task` and its seconds."""
     began = time.perf_counter()
-    result = work()
+    result = task()
     return result, time.perf_counter() - began
 
 

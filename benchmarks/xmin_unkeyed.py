@@ -1,4 +1,4 @@
-"""A table without a key: what a sync in place costs, and what writing it anew would.
+"""The cost of a sync of a table without a key, beside that of writing all rows again.
 
     python -m benchmarks.xmin_unkeyed [--rows 500000]
 
@@ -16,7 +16,7 @@ from replica_platform.xmin import sync
 
 
 def main() -> None:
-    """Nothing changed, 0.1 % changed, and the same rows deleted and inserted."""
+    """Sync unchanged and 0.1 % changed rows; delete and insert all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=500_000)
     rows = parser.parse_args().rows
@@ -34,20 +34,20 @@ def main() -> None:
             there.execute("update bar set qty = qty + 1 where id % 1000 = 0")
             measured(here, "0.1 % changed", lambda: sync(source, target, "bar"))
             here.execute("create unlogged table again as select * from bar")
-            measured(here, "the writing alone, all deleted and inserted", lambda: anew(here))
+            measured(here, "the writing alone, all deleted and inserted", lambda: write_all(here))
 
 
-def anew(target: psycopg.Connection) -> None:
-    """Every row deleted and inserted."""
+def write_all(target: psycopg.Connection) -> None:
+    """Delete and insert every row."""
     with target.transaction():
         target.execute("delete from bar")
         target.execute("insert into bar select * from again")
 
 
-def measured(target: psycopg.Connection, what: str, work: Callable[[], object]) -> None:
-    """Seconds of work, the table's size after it, and the WAL that it wrote."""
+def measured(target: psycopg.Connection, what: str, task: Callable[[], object]) -> None:
+    """Print the seconds of a task, the table's size after it, and the WAL that it wrote."""
     before, began = _position(target), time.perf_counter()
-    work()
+    task()
     seconds = time.perf_counter() - began
     row = target.execute("select pg_table_size('bar')").fetchone()
     assert row is not None

@@ -21,6 +21,7 @@ class FaceNames(griffe.Extension):
         loader.resolve_aliases(implicit=True, external=False)
         packages = _packages(pkg)
         for package in packages:
+            _describe_other_names(package)
             # A lazy name that no `if TYPE_CHECKING` import declares is invisible here, and to mypy.
             for name in sorted({str(name) for name in package.exports or ()} - {*package.members}):
                 logger.warning("%s lists %s in __all__ and does not import it", package.path, name)
@@ -49,6 +50,15 @@ class FieldDescriptions(griffe.Extension):
             variable = _unquoted(given.get("alias", f"'{ENV_PREFIX}{attr.name.upper()}'"))
             text += f"\n\nEnvironment variable `{variable}`, {_default(given)}."
         attr.docstring = griffe.Docstring(text, parent=attr, lineno=attr.lineno)
+
+
+def _describe_other_names(module: griffe.Module) -> None:
+    """Give `verify = validate` a docstring, without which the reference would leave it out."""
+    for attribute in module.attributes.values():
+        value = None if attribute.is_alias else attribute.value
+        if isinstance(value, griffe.ExprName) and not attribute.docstring:
+            text = f"Another name of `{value.name}`."
+            attribute.docstring = griffe.Docstring(text, parent=attribute)
 
 
 def _packages(package: griffe.Module) -> list[griffe.Module]:

@@ -32,8 +32,8 @@ from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.outbox import backlog, reconcile
-from replica_platform.xmin import Standing, TableSpec, standings
-from replica_platform.xmin.job import target_of
+from replica_platform.xmin import SyncStatus, TableSpec
+from replica_platform.xmin import status as sync_status
 
 # Ticks of a schedule that may pass without a sync before its tables are red.
 MISSED_TICKS = 3
@@ -132,7 +132,7 @@ def _purposes(settings: Settings, found: Configured) -> Found:
 
 
 def _warehouse(settings: Settings, groups: Sequence[XminTables]) -> Found:
-    synced = {table.target_table: table for table in standings(settings.target)}
+    synced = {table.target_table: table for table in sync_status(settings.target)}
     wanted = {_target(group, table): group for group in groups for table in group.tables}
     problems = [
         problem
@@ -160,10 +160,10 @@ def _warehouse(settings: Settings, groups: Sequence[XminTables]) -> Found:
 
 
 def _target(group: XminTables, table: TableEntry) -> str:
-    return str(target_of(TableSpec(table.table, into=group.into)))
+    return str(TableSpec(table.table, into=group.into).target_name)
 
 
-def _table_problem(name: str, table: Standing | None, group: XminTables) -> str | None:
+def _table_problem(name: str, table: SyncStatus | None, group: XminTables) -> str | None:
     """Return what is wrong with a table, and what to do next; None if nothing is."""
     if table is None:
         return f"{name} was never synced; run `make run`, or wait for the schedule."

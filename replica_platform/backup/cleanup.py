@@ -2,9 +2,15 @@
 
 A backup is deleted only when it is older than the days to keep AND enough newer sound ones are
 kept AND a newer one has just been read from the disk and found sound.
+
+The clock may be wrong. A backup that is dated in the future is neither deleted nor counted. A clock
+that jumps ahead makes one long interval without a backup: the age of a backup is the sum of the
+intervals since, each at most twice as long as the second longest.
 """
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from replica_platform.backup.folder import backups, folder_lock
@@ -42,13 +48,13 @@ def cleanup(
             "give --keep-count 1 or more and --keep-days 0 or more."
         )
     folder = to.absolute()
-    before = in_utc(now or datetime.now(UTC)) - timedelta(days=keep_days)
+    moment = in_utc(now or datetime.now(UTC))
     deleted: list[Path] = []
     with folder_lock(folder, name):
-        listed = backups(folder, name)
+        listed = [backup for backup in backups(folder, name) if not backup.is_in_future(moment)]
         for source in sorted({backup.source for backup in listed}):
             of_source = [backup for backup in listed if backup.source == source]
-            expired = _expired(of_source, before, keep_count)
+            expired = _expired(of_source, moment, timedelta(days=keep_days), keep_count)
             newest_sound = _newest_sound(of_source) if expired else None
             # Oldest first, so that a kill half-way leaves no gap.
             for backup in reversed(expired):
@@ -58,14 +64,27 @@ def cleanup(
     return deleted
 
 
-def _expired(newest_first: list[Backup], before: datetime, keep_count: int) -> list[Backup]:
-    """Return the backups taken before the limit that have `keep_count` newer sound ones."""
+def _expired(
+    newest_first: list[Backup], now: datetime, keep: timedelta, keep_count: int
+) -> list[Backup]:
+    """Return the backups older than `keep` that have `keep_count` newer sound ones."""
     expired, newer_sound = [], 0
-    for backup in newest_first:
-        if backup.taken_at < before and newer_sound >= keep_count:
+    for backup, age in zip(newest_first, _ages(newest_first, now), strict=True):
+        if age > keep and newer_sound >= keep_count:
             expired.append(backup)
         newer_sound += backup.ok
     return expired
+
+
+def _ages(newest_first: list[Backup], now: datetime) -> Iterator[timedelta]:
+    """Yield each backup's age, in which a single long interval counts as twice the next longest."""
+    moments = [now, *(backup.taken_at for backup in newest_first)]
+    intervals = [later - earlier for later, earlier in pairwise(moments)]
+    longest = 2 * sorted(intervals)[-2] if len(intervals) > 1 else intervals[0]
+    age = timedelta()
+    for interval in intervals:
+        age += min(interval, longest)
+        yield age
 
 
 def _newest_sound(newest_first: list[Backup]) -> Backup | None:

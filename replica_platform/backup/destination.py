@@ -4,14 +4,25 @@ SQLite applies a `-wal` beside a file silently, even one that belongs to another
 `integrity_check` then says ok. So sidecars are examined before a file is put in place.
 """
 
+import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_IMODE
 
-from replica_platform.backup.errors import Busy, Unsaved
-from replica_platform.core.files import fsync_dir
+from replica_platform.backup.errors import Busy, Unreadable, Unsaved
+from replica_platform.core.files import fsync_dir, replacing
 
 SIDECARS = ("-wal", "-journal", "-shm")
+
+
+def resolve(to: Path) -> Path:
+    """Return the absolute path of the target; of a symbolic link, the file that it names.
+
+    SQLite keeps the sidecars beside the file that a link names, too.
+    """
+    return to.resolve() if to.is_symlink() else to.absolute()
 
 
 def prepare(to: Path, *, allow_readers: bool = False) -> None:
@@ -24,6 +35,38 @@ def prepare(to: Path, *, allow_readers: bool = False) -> None:
     to.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned_copies(to)
     require_idle(to, allow_readers=allow_readers)
+
+
+@contextmanager
+def replacing_database(to: Path, new_mode: int) -> Iterator[Path]:
+    """Yield a temporary path; after the block it becomes the target, with owner and mode of that.
+
+    Args:
+        to: The file to make or replace.
+        new_mode: The mode of a file that replaces none.
+
+    Raises:
+        Unreadable: This user may not give a file to the owner of the one that is replaced.
+    """
+    replaced = to.stat() if to.exists() else None
+    with replacing(to, S_IMODE(replaced.st_mode) if replaced else new_mode) as copy:
+        if replaced:
+            # Before the copy is made, so that nothing has happened yet where this is refused.
+            copy.touch(mode=0o600)
+            _keep_owner(copy, replaced, to)
+        yield copy
+
+
+def _keep_owner(copy: Path, replaced: os.stat_result, to: Path) -> None:
+    """Give the copy the owner of the file that it replaces, who could not write to it otherwise."""
+    try:
+        os.chown(copy, replaced.st_uid, replaced.st_gid)
+    except PermissionError as error:
+        raise Unreadable(
+            f"{to} belongs to user {replaced.st_uid} and group {replaced.st_gid}, and this user "
+            "may not give a file to them, so it was not replaced; run the command as root, or "
+            "move that file away first to become the owner of the new one."
+        ) from error
 
 
 def require_idle(to: Path, *, allow_readers: bool = False) -> None:

@@ -6,13 +6,15 @@ the time and the checksum, and whatever lists or deletes backups goes by it.
 
 import json
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from replica_platform.core.files import write_atomically
 from replica_platform.core.reports import ReportFields, format_bytes, plain
 
 SUFFIX = ".json"
+# Clocks are set by a few seconds at a time; a backup dated later than this has a wrong date.
+CLOCK_TOLERANCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ class Backup(ReportFields):
             f"{self.file} holds {len(self.tables)} tables, {self.rows:,} rows in "
             f"{format_bytes(self.bytes)}, as of {self.taken_at:%Y-%m-%d %H:%M:%S} UTC."
         )
+
+    def is_in_future(self, now: datetime) -> bool:
+        """Return whether a wrong clock must have dated the backup, or `now`."""
+        return self.taken_at > now + CLOCK_TOLERANCE
 
     def manifest_text(self) -> str:
         """Return the manifest's content: every field, the file without its folder.

@@ -9,13 +9,17 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from stat import S_IMODE
 
 from replica_platform.backup.child.process import make_restored_copy
-from replica_platform.backup.destination import prepare, remove_empty_sidecars, require_idle
-from replica_platform.backup.errors import Damaged, Unreadable
+from replica_platform.backup.destination import (
+    prepare,
+    remove_empty_sidecars,
+    replacing_database,
+    require_idle,
+    resolve,
+)
+from replica_platform.backup.errors import Damaged
 from replica_platform.backup.verify import compare_with_manifest, require_manifest
-from replica_platform.core.files import replacing
 from replica_platform.core.reports import Progress, ReportFields
 
 
@@ -73,18 +77,13 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
         ChildFailed: The child process ended without an answer.
     """
     began = time.perf_counter()
-    backup, to = backup.absolute(), to.absolute()
-    if to.is_symlink():
-        # SQLite keeps the sidecars beside the file that the link names, too.
-        to = to.resolve()
+    backup, to = backup.absolute(), resolve(to)
     known = require_manifest(backup)
     outcome = compare_with_manifest(known)
     if not outcome.ok:
         raise Damaged(f"{outcome.sentence} Nothing was restored; choose an older one.")
     prepare(to)
-    replaced = to.stat() if to.exists() else None
-    mode = S_IMODE(replaced.st_mode) if replaced else backup.stat().st_mode & 0o664
-    with replacing(to, mode) as copy:
+    with replacing_database(to, new_mode=backup.stat().st_mode & 0o664) as copy:
         restored = make_restored_copy(
             known.file.resolve(),
             copy,
@@ -92,8 +91,6 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
             journal_mode=known.journal_mode,
             progress=progress,
         )
-        if replaced:
-            _keep_owner(copy, replaced, to)
         require_idle(to)
         kept = _keep_previous(to)
         remove_empty_sidecars(to)
@@ -111,18 +108,6 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
             + (f" What was there before is {kept}." if kept else "")
         ),
     )
-
-
-def _keep_owner(copy: Path, replaced: os.stat_result, to: Path) -> None:
-    """Give the copy the owner of the file that it replaces, who could not write to it otherwise."""
-    try:
-        os.chown(copy, replaced.st_uid, replaced.st_gid)
-    except PermissionError as error:
-        raise Unreadable(
-            f"{to} belongs to user {replaced.st_uid} and group {replaced.st_gid}, and this user "
-            "may not give a file to them, so nothing was restored; run the restore as root, or "
-            "move that file away first to become the owner of the new one."
-        ) from error
 
 
 def _keep_previous(to: Path) -> Path | None:

@@ -16,12 +16,13 @@ class FolderStatus(ReportFields):
     Attributes:
         count: Backups with a readable manifest.
         bytes: Size of those without a known problem.
-        newest_at: When the newest backup without a known problem was taken.
+        newest_at: When the newest backup without a known problem was taken; one that is dated in
+            the future does not count.
         newest_age_s: Its age in seconds.
         oldest_at: When the oldest backup without a known problem was taken.
         verified: Backups of the right size whose last verification found no damage.
         unlisted: Database files without a readable manifest; nothing is known of them.
-        ok: Whether there are backups and none has a known problem.
+        ok: Whether there are backups, none has a known problem, and one is not of the future.
         sentence: The same in words, and what to do next.
     """
 
@@ -52,10 +53,14 @@ def status(to: Path, name: str | None = None, *, now: datetime | None = None) ->
     folder = to.absolute()
     listed = backups(folder, name)
     sound = [backup for backup in listed if backup.ok]
-    newest_at = sound[0].taken_at if sound else None
-    age_s = (in_utc(now or datetime.now(UTC)) - newest_at).total_seconds() if newest_at else None
+    moment = in_utc(now or datetime.now(UTC))
+    future = [backup for backup in sound if backup.is_in_future(moment)]
+    newest_at = next((backup.taken_at for backup in sound if backup not in future), None)
+    age_s = max((moment - newest_at).total_seconds(), 0.0) if newest_at else None
     unlisted = _without_manifest(folder, name)
     sentence = _about_backups(listed, f"{f'of {name} ' if name else ''}in {folder}", age_s)
+    if future:
+        sentence += f" {len(future)} dated in the future ({future[0].file.name}): check the clock."
     if unlisted:
         sentence += f" {len(unlisted)} files have no manifest ({unlisted[0].name})."
     return FolderStatus(
@@ -66,7 +71,7 @@ def status(to: Path, name: str | None = None, *, now: datetime | None = None) ->
         oldest_at=sound[-1].taken_at if sound else None,
         verified=len(sound),
         unlisted=len(unlisted),
-        ok=bool(listed) and len(sound) == len(listed),
+        ok=newest_at is not None and len(sound) == len(listed),
         sentence=sentence,
     )
 
@@ -89,4 +94,5 @@ def _about_backups(listed: list[Backup], where: str, age_s: float | None) -> str
             f"{len(unsound)} of {len(listed)} backups {where} cannot be relied on: "
             f"{unsound[0].file.name}: {unsound[0].problem}. Take a new one, then delete it."
         )
-    return f"{len(listed)} backups {where}, the newest {format_age(age_s)} old."
+    newest = "" if age_s is None else f", the newest {format_age(age_s)} old"
+    return f"{len(listed)} backups {where}{newest}."

@@ -32,7 +32,8 @@ def backup(
 ) -> Backup:
     """Copy `file`, with everything in its WAL, into the folder `to`, checked and durable.
 
-    It is safe while another process, or this one, writes to the file, and nobody waits for it.
+    It is safe while another process, or this one, writes to the file. In WAL mode it blocks no
+    writer; without it writers wait while the file is copied.
 
     Args:
         file: A SQLite database.
@@ -59,7 +60,7 @@ def backup(
     with folder_lock(folder, name):
         taken_at, target = _free_name(folder, name, now)
         _require_space(source, folder)
-        mode = source.stat().st_mode & 0o644  # readable for nobody who may not read the source
+        mode = source.stat().st_mode & 0o644  # readable only for users who may read the source
         try:
             with (
                 translate_errors("back up", source, target),

@@ -170,7 +170,7 @@ def doctor(outboxes: tuple[Path, ...], target: str | None, as_json: bool) -> int
 
     settings = Settings()
     with platform_up(settings):
-        paths = outboxes or sorted(settings.outbox_dir.glob("*.db"))
+        paths = outboxes or (settings.outbox_dir,)
         findings = examine(paths, target or settings.target)
     if as_json:
         print_json(findings)

@@ -91,9 +91,6 @@ class WorkerOutboxes(Component, Model, Resolvable):
             folders = [self._folders(platform)[node] for node in nodes]
             by_a_person = not AUTOMATIC & context.run.tags.keys()
             with translate_errors():
-                if by_a_person:
-                    # Compares every delivered row, which is too much for every 5 minutes.
-                    context.log.info(reconcile(folders, target.dsn, reopen=True).sentence)
                 report = drain(
                     folders,
                     target.dsn,
@@ -101,6 +98,8 @@ class WorkerOutboxes(Component, Model, Resolvable):
                     mappings=self.mappings,
                     # The breaker's waiting time is for automatic runs only.
                     force=by_a_person,
+                    # Compares every delivered row, which is too much for every 5 minutes.
+                    repair=by_a_person,
                 )
             if report.trouble:
                 # No retry: each file's breaker knows when the next attempt makes sense.

@@ -12,7 +12,6 @@ from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT,
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
-from replica_platform.xmin.job import target_of
 from replica_platform.xmin.names import TableName
 
 
@@ -101,7 +100,7 @@ class XminTables(Component, Model, Resolvable):
             seen[target] = table.table
 
     def _target(self, table: TableEntry) -> TableName:
-        return target_of(self._spec(table))
+        return self._spec(table).target_name
 
     def _source_key(self, table: TableEntry) -> dg.AssetKey:
         name = TableName.parse(table.table)
@@ -266,7 +265,7 @@ def _integrity_metadata(found: Integrity) -> dict[str, Any]:
         "target_rows": found.target_rows,
         "gap_xids": found.gap_xids,
         "xmin_ages": dg.MetadataValue.md(_histogram(found)),
-        "held_back_by": found.culprit or "no transaction",
+        "held_back_by": found.held_back_by or "nobody",
     }
 
 

@@ -1,6 +1,6 @@
-"""Connections to Postgres that fail in words and never wait for ever.
+"""Connections to Postgres with time limits and readable errors, and the reading of single rows.
 
-What every engine needs of a connection belongs here; what it says over it does not.
+What every engine needs of a connection belongs here; the statements sent over it do not.
 """
 
 import os
@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -31,7 +32,7 @@ class DeadlinePassed(TransientError):
 
 
 def mask_dsn(dsn: str) -> str:
-    """The same connection string with its passwords as `***`, fit for printing."""
+    """Return the connection string with its passwords replaced by `***`, fit for printing."""
     dsn = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", dsn)
     return re.sub(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", r"\1***", dsn)
 
@@ -39,9 +40,19 @@ def mask_dsn(dsn: str) -> str:
 def connect(
     dsn: str, *, application_name: str = "replica_platform", autocommit: bool = False
 ) -> psycopg.Connection:
-    """Open a connection, or raise `CannotConnect` / `BadDsn` with a sentence to act on.
+    """Open a connection; the password never appears in an error.
 
-    The password never appears in an error. Settings given in the DSN win over ours.
+    Args:
+        dsn: A connection string; settings in it win over the defaults set here.
+        application_name: The name shown in `pg_stat_activity`.
+        autocommit: Whether each statement is its own transaction.
+
+    Returns:
+        The open connection.
+
+    Raises:
+        BadDsn: `dsn` is not a connection string.
+        CannotConnect: The server does not answer or refuses the login.
     """
     defaults = {
         "application_name": application_name,
@@ -69,10 +80,17 @@ def connect(
 
 @contextmanager
 def deadline(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
-    """Cut the connection when the block takes longer than `seconds`; then `DeadlinePassed`.
+    """Cut the connection when the block takes longer than `seconds`.
 
     psycopg waits for ever on a server that went silent, whatever its timeouts, because the
-    peer's kernel still acknowledges. Shutting the socket down wakes it.
+    peer's kernel still acknowledges packets. Shutting the socket down ends that wait.
+
+    Args:
+        connection: The connection that the block uses.
+        seconds: The longest that the block may take.
+
+    Raises:
+        DeadlinePassed: The block took longer, and the connection was cut.
     """
     lock = threading.Lock()
     state = "running"
@@ -82,13 +100,13 @@ def deadline(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
         with lock:
             if state == "running" and not connection.closed:
                 state = "cut"
-                # A duplicate, so that closing it leaves libpq's own descriptor alone. The wire may
-                # be gone in this very moment: then there is nothing left to cut.
+                # A duplicate, so that closing it leaves libpq's descriptor open. The connection may
+                # have been closed in the meantime: then there is nothing left to cut.
                 with (
                     suppress(OSError, psycopg.Error),
-                    socket.socket(fileno=os.dup(connection.fileno())) as wire,
+                    socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
                 ):
-                    wire.shutdown(socket.SHUT_RDWR)
+                    duplicate.shutdown(socket.SHUT_RDWR)
 
     watchdog = threading.Timer(seconds, cut)
     watchdog.daemon = True
@@ -105,3 +123,30 @@ def deadline(connection: psycopg.Connection, seconds: float) -> Iterator[None]:
         watchdog.cancel()
         with lock:
             state = "over"
+
+
+def one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
+    """Return the first row of a result that always has one.
+
+    Args:
+        cursor: An executed query, such as one with aggregates only.
+
+    Raises:
+        LookupError: The result is empty, which is an error in the query.
+    """
+    row: tuple[Any, ...] | None = cursor.fetchone()
+    if row is None:
+        raise LookupError("The query returned no row.")
+    return row
+
+
+def one_value(cursor: psycopg.Cursor[Any]) -> Any:
+    """Return the first column of the first row of a result that always has one.
+
+    Args:
+        cursor: An executed query.
+
+    Raises:
+        LookupError: The result is empty, which is an error in the query.
+    """
+    return one_row(cursor)[0]

@@ -1,31 +1,82 @@
-"""Incremental Postgres → Postgres copy: every committed change arrives, once.
+"""Incremental copy from Postgres to Postgres: every committed change arrives, once.
 
-`sync` brings one table in step, `sync_group` many at one snapshot, `validate` proves it,
-`tune` shows how the machine is used, `standings` what was synced when, `forget` removes a table
-from that, `merge_frame` writes a data frame by key and `read_rows` reads it back.
+`sync` brings one table in step and `sync_group` many at one snapshot; `status` tells when each was
+synced, `forget` removes the watermark of a table that no longer is. `verify` (or `validate`) proves
+a table equal, `tune` shows how the machine is used.
+`merge_frame` writes a data frame by key and `read_rows` reads a table. There is no separate repair:
+a sync that finds its target wrong repairs it, and `mode="full"` always reads everything.
+
+Nothing here knows Dagster or the platform's settings. The modules in the order of the story:
+
+- `errors`, `names`, `reports`, `session`: what all others share.
+- `sync`: one sync, top to bottom; each step is one of the following modules.
+- `lock`: lock the target tables and read their watermarks.
+- `plan`, `decide`: how each table is read, and why.
+- `stage`, `resume`: read what is needed into a staging table; continue an interrupted first copy.
+- `commit`: write rows, deletes and the watermark in one transaction.
+- `upsert`: data frames.
+
+and the folders, from the bottom up: `source` (catalog and snapshot), `target` (tables and
+watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair and proof).
 """
 
+from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.copy.tune import Tuning, tune
+from replica_platform.xmin.errors import (
+    BadTableName,
+    CannotSync,
+    MissingGrant,
+    NoSuchTable,
+    NotFlushed,
+    SchemaRefused,
+    SourceInterrupted,
+    TableBusy,
+    TargetInterrupted,
+    TargetTaken,
+    TooManyDeletes,
+)
 from replica_platform.xmin.integrity.validate import Integrity, validate
-from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
+from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec, WriteMethod
 from replica_platform.xmin.sync import sync, sync_group
-from replica_platform.xmin.target.sync_status import Standing, forget, standings
-from replica_platform.xmin.tune import Tuning, tune
+from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 from replica_platform.xmin.upsert import MergeReport, merge_frame, read_rows
 
+verify = validate
+# Names of earlier versions.
+Standing = SyncStatus
+standings = status
+
 __all__ = [
+    "BadDsn",
+    "BadTableName",
+    "CannotConnect",
+    "CannotSync",
     "GroupReport",
     "Integrity",
     "MergeReport",
+    "MissingGrant",
+    "NoSuchTable",
+    "NotFlushed",
+    "SchemaRefused",
+    "SourceInterrupted",
     "Standing",
     "SyncReport",
+    "SyncStatus",
+    "TableBusy",
     "TableSpec",
+    "TargetInterrupted",
+    "TargetTaken",
+    "TooManyDeletes",
     "Tuning",
+    "WriteMethod",
     "forget",
     "merge_frame",
     "read_rows",
     "standings",
+    "status",
     "sync",
     "sync_group",
     "tune",
     "validate",
+    "verify",
 ]

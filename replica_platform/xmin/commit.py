@@ -1,228 +1,295 @@
-"""Staged rows, deletes and the mark into the target, in one transaction a table.
+"""The writing half of a sync: staged rows, deletes and the watermark, in one transaction a table.
 
-What is committed together is decided here; the statements are `apply`'s, `deletes`' and
-`target`'s.
+What is committed together is decided here, one method for each `WriteMethod`. The statements are
+those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
 
 from replica_platform.xmin import resume
 from replica_platform.xmin.copy.ranges import full_xid
-from replica_platform.xmin.errors import TooManyDeletes
-from replica_platform.xmin.integrity import deletes
-from replica_platform.xmin.job import Diverged, Job
-from replica_platform.xmin.names import TableName
-from replica_platform.xmin.plan import Plan
-from replica_platform.xmin.source.catalog import Table
-from replica_platform.xmin.source.snapshot import Leader
-from replica_platform.xmin.target import apply, owner
-from replica_platform.xmin.target import tables as targets
-from replica_platform.xmin.target import watermark as mark
+from replica_platform.xmin.integrity.delete_limit import DeleteLimit
+from replica_platform.xmin.integrity.deletes import delete_absent_keys
+from replica_platform.xmin.integrity.key_hashes import KeyHashes
+from replica_platform.xmin.plan import PlannedTable
+from replica_platform.xmin.reports import SyncReport, WriteMethod
+from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.stage import StagedTable
+from replica_platform.xmin.target import watermark as watermarks
+from replica_platform.xmin.target import write
+from replica_platform.xmin.target.columns import wider_in_target, writable_columns
+from replica_platform.xmin.target.owner import former_locations
+from replica_platform.xmin.target.schemas import create_schema
+from replica_platform.xmin.target.tables import (
+    XMIN,
+    TargetTable,
+    adopt,
+    count_rows,
+    drop,
+    inspect,
+    load_name,
+    staging_name,
+)
+from replica_platform.xmin.target.watermark import Watermark
+from replica_platform.xmin.target.write import Equality, WriteSpec, WrittenRows
 
-# Below, the planner's guess from the table's size is good enough, and quicker than the truth.
-ANALYZE_FROM = 10_000
+# Smaller tables skip ANALYZE: the planner's estimate by their size is good enough.
+ANALYZE_FROM_ROWS = 10_000
 
 
-class Settle:
-    """The writing half of a sync; called in a transaction on the target."""
+class Diverged(Exception):
+    """The counts prove that the target lacks rows which its watermark says it has."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The target table once its rows are written.
+
+    Attributes:
+        oid: Its oid.
+        written: The rows that were written.
+        rows: How many rows it has.
+    """
+
+    oid: int
+    written: WrittenRows
+    rows: int
+
+
+class Commit:
+    """Writes staged tables; called in a transaction on the target."""
 
     def __init__(
-        self, leader: Leader, home: psycopg.Connection, max_delete_fraction: float
+        self, source: SourceSnapshot, target: psycopg.Connection, max_delete_fraction: float
     ) -> None:
-        self._leader = leader
-        self._home = home
-        self._max_fraction = max_delete_fraction
+        self._source = source
+        self._target = target
+        self._max_delete_fraction = max_delete_fraction
 
-    def __call__(self, job: Job) -> None:
-        """Apply what is staged and write the mark. Errors: `Diverged`, `TooManyDeletes`."""
-        table, plan, report = job.planned()
-        staging = targets.staging_name(job.target)
-        read = _count(self._home, staging) if job.staged else 0
-        if job.loaded:
-            read += _count(self._home, targets.load_name(job.target))
-            oid, written, rows = self._load(job, table, plan)
-            delivered, complete = self._delivered(job, table, plan, job.target)
+    def __call__(self, staged: StagedTable) -> SyncReport:
+        """Write the staged rows, the deletes and the watermark of one table.
+
+        Raises:
+            Diverged: The target lacks rows which its watermark says it has.
+            TooManyDeletes: More rows would be deleted than is allowed.
+        """
+        planned, staging = staged.planned, staging_name(staged.target)
+        rows_read = self._staged_rows(staged)
+        delivered = self._delivered(staged)
+        found = planned.locked.found
+        if found is None:
+            rows_read += count_rows(self._target, load_name(staged.target))
+            committed = self._first_copy(staged)
         else:
-            assert job.found is not None
-            oid = job.found.oid
-            delivered, complete = self._delivered(job, table, plan, staging)
-            for change in job.changes:
-                self._home.execute(change.statement)
-            written, rows = self._write(job, table, plan, staging)
-        if job.staged:
-            targets.drop(self._home, staging)
-        mark.write(self._home, self._mark(job, table, plan, delivered, complete, rows, oid))
-        job.report = replace(
-            report,
-            rows_read=read,
+            committed = self._into_existing(staged, found)
+        if staged.has_rows:
+            drop(self._target, staging)
+        watermarks.write(self._target, self._watermark(planned, committed, delivered))
+        written, notes = committed.written, planned.report.notes
+        return replace(
+            planned.report,
+            written_by=staged.method,
+            rows_read=rows_read,
             rows_inserted=written.inserted,
             rows_updated=written.updated,
             rows_deleted=written.deleted,
-            rows=rows,
-            w=self._leader.snapshot.w,
-            notes=report.notes + tuple(change.note for change in job.changes if change.note),
-            seconds=time.monotonic() - job.began,
-            seconds_by_step=job.seconds,
+            bytes=staged.bytes,
+            rows=committed.rows,
+            w=self._source.snapshot.w,
+            notes=notes
+            + staged.notes
+            + tuple(change.note for change in planned.changes if change.note),
+            seconds=planned.request.times.total,
+            seconds_by_step=planned.request.times.by_step,
         )
 
-    def _load(self, job: Job, table: Table, plan: Plan) -> tuple[int, apply.Written, int]:
-        """Make a first copy the target table; then merge what an interrupted one had missed."""
-        targets.make_schema(self._home, job.target.schema)
-        with job.step("adopt"):
-            epoch: sql.Composable = sql.SQL("source_xmin")
-            if table.has_xmin:
-                epoch = full_xid(self._leader.snapshot, epoch)
-            oid = targets.adopt(self._home, job.target, job.key, epoch)
-        resume.clear(self._home, job.target)
-        rows = _count(self._home, job.target)
-        if job.rest is None:
-            return oid, apply.Written(inserted=rows), rows
-        job.found = targets.look(self._home, [job.target])[job.target]
-        staging = targets.staging_name(job.target)
-        _, rows = self._write(job, table, job.rest, staging)
-        return oid, apply.Written(inserted=rows), rows
+    def _staged_rows(self, staged: StagedTable) -> int:
+        if not staged.has_rows:
+            return 0
+        staging = staging_name(staged.target)
+        rows = count_rows(self._target, staging)
+        if rows > ANALYZE_FROM_ROWS:
+            self._target.execute(sql.SQL("analyze {}").format(staging.sql))
+        return rows
 
-    def _write(
-        self, job: Job, table: Table, plan: Plan, staging: TableName
-    ) -> tuple[apply.Written, int]:
-        columns = targets.columns_to_write(table, job.found)
-        fixed = frozenset(targets.never_set(job.found))
-        casts = targets.casts(table, job.found)
-        scope = job.scope or sql.SQL("true")
-        shape = apply.Shape(job.target, staging, columns, job.key, fixed, casts, scope)
-        if job.staged and _count(self._home, staging) > ANALYZE_FROM:
-            self._home.execute(sql.SQL("analyze {}").format(staging.sql))
-        rows = job.before.rows if job.before else None
-        if rows is None:
-            rows = _count(self._home, job.target)
-        if plan.verify and not job.staged:
-            return apply.Written(), _count(self._home, job.target)
-        whole = plan.mode == "full" or (plan.mode == "timestamp" and plan.since is None)
-        if whole and job.spec.deletes != "never":
-            if plan.mode == "full":
-                rows = _count(self._home, job.target)  # a full copy believes no mark
-            with job.step("replace"):
-                written = apply.replace_all(self._home, shape)
-            # Without a key a changed row is a deleted and an inserted one.
-            fewer = written.deleted if job.key else max(0, written.deleted - written.inserted)
-            self._check_deletes(job, table, fewer, rows)
-            return written, rows + written.inserted - written.deleted
-        written = apply.Written()
-        if job.staged:
-            # A leaf that is new may hold a key under the xmin that another leaf had it under.
-            trust = plan.mode == "scan" and not plan.whole
-            with job.step("merge"):
-                written = apply.merge(self._home, shape, trust_xmin=trust)
+    def _first_copy(self, staged: StagedTable) -> Committed:
+        """Adopt the loaded table; then merge what an interrupted copy had missed."""
+        planned, target = staged.planned, staged.target
+        create_schema(self._target, target.schema)
+        epoch: sql.Composable = sql.SQL(XMIN)
+        if planned.table.has_xmin:
+            epoch = full_xid(self._source.snapshot, epoch)
+        with planned.request.times.step("adopt"):
+            oid = adopt(self._target, target, planned.key, epoch)
+        resume.clear(self._target, target)
+        rows = count_rows(self._target, target)
+        if staged.scanned is not None:
+            _, rows = self._merge(staged, inspect(self._target, [target])[target])
+        return Committed(oid, WrittenRows(inserted=rows), rows)
+
+    def _into_existing(self, staged: StagedTable, found: TargetTable) -> Committed:
+        """Change the target's definition, then write the rows by the staged method."""
+        for change in staged.planned.changes:
+            if change.statement is not None:
+                self._target.execute(change.statement)
+        methods = {
+            WriteMethod.MERGE: self._merge,
+            WriteMethod.REPLACE: self._replace,
+            WriteMethod.REPAIR: self._repair,
+            WriteMethod.MULTISET: self._replace_multiset,
+        }
+        return Committed(found.oid, *methods[staged.method](staged, found))
+
+    def _merge(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+        """Merge the staged rows by key, delete what the source lacks, and check the counts."""
+        planned = staged.planned
+        written = WrittenRows()
+        rows = self._rows_before(planned)
+        if staged.has_rows:
+            # A new leaf may hold a key under the xmin that another leaf had it under.
+            by_xmin = staged.scanned is not None and not staged.scanned.new_leaves
+            equality = Equality.XMIN if by_xmin else Equality.XMIN_AND_CONTENT
+            with planned.request.times.step("merge"):
+                written = write.merge(self._target, _write_spec(staged, found), equality)
         rows += written.inserted
-        with job.step("deletes"):
-            gone = self._delete(job, table, rows)
-        if plan.mode == "scan":
-            _agree(job, rows - gone)
-        return replace(written, deleted=gone), rows - gone
+        with planned.request.times.step("deletes"):
+            deleted = self._delete(staged, rows)
+        if staged.scanned is not None:
+            _check_counts(staged, rows - deleted)
+        return replace(written, deleted=deleted), rows - deleted
 
-    def _delete(self, job: Job, table: Table, rows: int) -> int:
-        """Deletes: in `auto` the keys are compared only when the counts say that some are gone."""
-        if job.spec.deletes == "never" or not job.key:
+    def _replace(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+        """Make the staged rows the content of the table, or of the scope of a repair."""
+        rows = count_rows(self._target, staged.target)  # the watermark's count is not believed
+        with staged.planned.request.times.step("replace"):
+            written = write.replace_by_key(self._target, _write_spec(staged, found))
+        self._check_deletes(staged.planned, written.deleted, rows)
+        return written, rows + written.inserted - written.deleted
+
+    def _repair(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+        """Replace the rows of the key ranges that differ, where there are any."""
+        if staged.has_rows:
+            return self._replace(staged, found)
+        return WrittenRows(), count_rows(self._target, staged.target)
+
+    def _replace_multiset(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+        """Make the staged rows the content of a table without a key."""
+        rows = count_rows(self._target, staged.target)
+        with staged.planned.request.times.step("replace"):
+            written = write.replace_multiset(self._target, _write_spec(staged, found))
+        # Without a key a changed row is a deleted and an inserted one.
+        self._check_deletes(staged.planned, max(0, written.deleted - written.inserted), rows)
+        return written, rows + written.inserted - written.deleted
+
+    def _rows_before(self, planned: PlannedTable) -> int:
+        watermark = planned.locked.watermark
+        if watermark is not None and watermark.rows is not None:
+            return watermark.rows
+        return count_rows(self._target, planned.target)
+
+    def _delete(self, staged: StagedTable, rows: int) -> int:
+        """Delete what the source lacks; in `auto` only where the counts say that rows are gone."""
+        planned = staged.planned
+        deletes = planned.request.spec.deletes
+        if deletes == "never" or (deletes == "auto" and staged.source_rows == rows):
             return 0
-        if job.spec.deletes == "auto" and job.source_rows == rows:
-            return 0
-        types = {column.name: column.type for column in table.columns}
-        keys = deletes.Keys(job.key, [types[name] for name in job.key], rows)
-        gone = deletes.delete_orphans(
-            self._leader.connection, table.rows(job.key), self._home, job.target, keys
+        deleted = delete_absent_keys(
+            self._source.connection,
+            planned.table,
+            self._target,
+            planned.target,
+            KeyHashes(planned.table, planned.key, rows),
         )
-        self._check_deletes(job, table, gone, rows)
-        return gone
+        self._check_deletes(planned, deleted, rows)
+        return deleted
 
-    def _check_deletes(self, job: Job, table: Table, gone: int, rows: int) -> None:
-        """Refuse a delete that looks like a wrong source; the transaction rolls it back."""
-        if job.taken_over:
-            return  # to replace the rows is what taking over means
-        before, now = job.before, self._leader.snapshot.identity
-        same_server = before is not None and before.identity == now
-        if before and not same_server and gone and gone == rows:
-            raise TooManyDeletes(
-                f"{table.name} has none of the {rows:,} rows of {job.target} any more, and its "
-                "source is another server than at the last sync; nothing was deleted. "
-                f"If that is right, drop {job.target} and sync again."
-            )
-        leaves = {str(leaf.oid): leaf.filenode for leaf in table.leaves}
-        if before and same_server and any(leaves.get(o) != f for o, f in before.leaves.items()):
-            return  # TRUNCATE gives a new filenode, DETACH takes the leaf: it was meant
-        # Under the same names on another server may be another application's small table.
-        moved = before is not None and owner.moved(before.identity, now)
-        allowed = 0 if moved else deletes.ALWAYS_ALLOWED
-        deletes.check_fraction(gone, rows, job.target, self._max_fraction, allowed)
+    def _check_deletes(self, planned: PlannedTable, deleted: int, rows: int) -> None:
+        if planned.taken_over:
+            return  # taking over means to replace the rows
+        DeleteLimit(
+            planned.table,
+            planned.target,
+            planned.locked.watermark,
+            self._source.snapshot.identity,
+            self._max_delete_fraction,
+        ).check(deleted, rows)
 
-    def _delivered(
-        self, job: Job, table: Table, plan: Plan, rows: TableName
-    ) -> tuple[tuple[int, ...], bool]:
-        """The xids at or above the new W that the target has now: they need no second read.
+    def _delivered(self, staged: StagedTable) -> tuple[int, ...] | None:
+        """Return the xids at or above the new W that need no second read; None for too many.
 
-        They come from rows, never from the snapshot's list, which knows no subtransactions.
+        They come from rows, never from the snapshot's list, which has no subtransactions.
         """
-        snapshot = self._leader.snapshot
-        if snapshot.quiet or not table.has_xmin:
-            return (), True
-        seen: set[int] = set()
-        if plan.mode == "scan" and job.before and job.before.complete:
-            seen = {xid for xid in job.before.delivered if xid >= snapshot.w}
-        if job.staged:
+        w = self._source.snapshot.w
+        if self._source.snapshot.quiet or not staged.planned.table.has_xmin:
+            return ()
+        delivered = {xid for xid in _delivered_before(staged) if xid >= w}
+        if staged.has_rows:
             query = sql.SQL("select distinct source_xmin from {} where source_xmin >= {} limit {}")
-            limits = sql.Literal(snapshot.w), sql.Literal(mark.DELIVERED_CAP + 1)
-            seen |= {xid for (xid,) in self._home.execute(query.format(rows.sql, *limits))}
-        if len(seen) > mark.DELIVERED_CAP:
-            return (), False
-        return tuple(sorted(seen)), True
+            most = sql.Literal(watermarks.DELIVERED_CAP + 1)
+            found = self._target.execute(
+                query.format(staging_name(staged.target).sql, sql.Literal(w), most)
+            )
+            delivered |= {xid for (xid,) in found}
+        return tuple(sorted(delivered)) if len(delivered) <= watermarks.DELIVERED_CAP else None
 
-    def _mark(
-        self,
-        job: Job,
-        table: Table,
-        plan: Plan,
-        delivered: tuple[int, ...],
-        complete: bool,
-        rows: int,
-        oid: int,
-    ) -> mark.Mark:
-        snapshot = self._leader.snapshot
-        return mark.Mark(
-            target_table=str(job.target),
-            source_table=str(job.source),
+    def _watermark(
+        self, planned: PlannedTable, committed: Committed, delivered: tuple[int, ...] | None
+    ) -> Watermark:
+        snapshot, table, plan = self._source.snapshot, planned.table, planned.plan
+        former = former_locations(planned.locked.owner, snapshot.identity, table)
+        return Watermark(
+            target_table=str(planned.target),
+            source_table=str(planned.request.source),
             mode=plan.mode,
             w=snapshot.w,
             next=snapshot.next,
             snapshot=snapshot.text,
-            delivered=delivered,
-            complete=complete,
-            identity=replace(
-                snapshot.identity, former=owner.former(job.holder, snapshot.identity, table)
-            ),
+            delivered=delivered or (),
+            complete=delivered is not None,
+            identity=replace(snapshot.identity, former=former),
             fingerprint=table.fingerprint,
-            leaves={str(leaf.oid): leaf.filenode for leaf in table.leaves},
-            rows=rows,
-            target_oid=oid,
-            deletes=job.spec.deletes,
-            timestamp_from=self._leader.running_since if plan.mode == "timestamp" else None,
+            leaves=table.filenodes,
+            rows=committed.rows,
+            target_oid=committed.oid,
+            deletes=planned.request.spec.deletes,
+            timestamp_from=self._source.running_since if plan.mode == "timestamp" else None,
         )
 
 
-def _agree(job: Job, rows: int) -> None:
-    """After a scan the target has at least the source's rows; fewer prove that some were lost."""
-    short = job.source_rows is not None and rows < job.source_rows
-    over = job.spec.deletes != "never" and rows != job.source_rows
-    if short or over:
-        raise Diverged(
-            f"The target has {rows:,} rows where the source has {job.source_rows:,}, "
-            "though its mark says that all were delivered; somebody has written to it."
-        )
+def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
+    planned = staged.planned
+    return WriteSpec(
+        staged.target,
+        staging_name(staged.target),
+        writable_columns(planned.table, found),
+        planned.key,
+        found.always_identity,
+        wider_in_target(planned.table, found),
+        staged.scope,
+    )
 
 
-def _count(connection: psycopg.Connection, table: TableName) -> int:
-    row = connection.execute(sql.SQL("select count(*) from {}").format(table.sql)).fetchone()
-    assert row is not None
-    return int(row[0])
+def _delivered_before(staged: StagedTable) -> tuple[int, ...]:
+    """Return what the watermark lists as delivered, where the sync continues from it."""
+    watermark = staged.planned.locked.watermark
+    if watermark is None or not watermark.complete or staged.planned.plan.mode != "scan":
+        return ()
+    return watermark.delivered
+
+
+def _check_counts(staged: StagedTable, rows: int) -> None:
+    """Compare the counts after a scan: the target has at least the source's rows.
+
+    Raises:
+        Diverged: It has fewer, or with deletes other than as many.
+    """
+    deletes, source_rows = staged.planned.request.spec.deletes, staged.source_rows
+    if source_rows is None or rows == source_rows or (deletes == "never" and rows > source_rows):
+        return
+    raise Diverged(
+        f"The target has {rows:,} rows where the source has {source_rows:,}, though its watermark "
+        "says that all were delivered; somebody has written to it."
+    )

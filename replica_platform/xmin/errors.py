@@ -1,13 +1,24 @@
-"""What can go wrong in a sync, each as the sentence that the user reads.
+"""Errors of a sync, and the one place where a server's error becomes one of them.
 
-Only the kinds belong here; the module that notices the trouble writes the words.
+The kinds belong here; the module that finds a problem writes its sentence.
 """
 
-from replica_platform.core.errors import TerminalError, TransientError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import psycopg
+
+from replica_platform.core.errors import PlatformError, TerminalError, TransientError
+
+LOCK_TIMEOUT_S = 30
+PROTOCOL_VIOLATION = "08P01"
+
+Side = Literal["source", "target"]
 
 
 class BadTableName(TerminalError):
-    """This is not a table's name as psql would read it."""
+    """The text is not a table name as psql reads it."""
 
 
 class NoSuchTable(TerminalError):
@@ -15,7 +26,7 @@ class NoSuchTable(TerminalError):
 
 
 class MissingGrant(TerminalError):
-    """The role may not do what the sync needs; the text is the GRANT that is missing."""
+    """The role lacks a privilege that the sync needs; the text names the GRANT."""
 
 
 class CannotSync(TerminalError):
@@ -39,12 +50,56 @@ class TableBusy(TransientError):
 
 
 class SourceInterrupted(TransientError):
-    """The source cancelled the read or went away; nothing was lost, the next sync repairs."""
+    """The source cancelled the read or disconnected; nothing was lost, sync again."""
 
 
 class TargetInterrupted(TransientError):
-    """The target cancelled the write or went away; nothing was half-written."""
+    """The target cancelled the write or disconnected; its transaction was rolled back."""
 
 
 class NotFlushed(TransientError):
-    """The source did not make its transactions durable in time; the mark was not moved."""
+    """The source did not flush its WAL in time; the watermark was not moved."""
+
+
+@contextmanager
+def translate_errors(side: Side, table: object) -> Iterator[None]:
+    """Turn the server's errors in the block into errors of this module.
+
+    Blocks may be nested: an error that an inner block has translated passes unchanged.
+
+    Args:
+        side: The server that the block talks to.
+        table: The table for the sentence.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translated(error, side, table) from error
+
+
+def translated(error: psycopg.Error, side: Side, table: object) -> PlatformError:
+    """Return the error of this module for a server's error."""
+    message = " ".join(str(error).split()).rstrip(".")
+    state = error.sqlstate or ""
+    if state == "42501":
+        return MissingGrant(f"The role on the {side} may not do this for {table}: {message}.")
+    if state == "55P03":
+        return TableBusy(
+            f"{table} stayed locked on the {side} for {LOCK_TIMEOUT_S} s ({message}); "
+            "try again when the other session is done."
+        )
+    if _is_transient(error, state):
+        kind = SourceInterrupted if side == "source" else TargetInterrupted
+        return kind(
+            f"The {side} interrupted the sync of {table}: {message}. "
+            "Nothing was lost; run the same sync again."
+        )
+    return CannotSync(f"The {side} refused the sync of {table}: {message}.")
+
+
+def _is_transient(error: psycopg.Error, state: str) -> bool:
+    # Connection lost, serialization (a standby's recovery conflict), cancelled, out of resources.
+    # A protocol violation is no lost connection: the same message fails again.
+    if state == PROTOCOL_VIOLATION:
+        return False
+    return state[:2] in {"08", "40", "57", "53", ""} or isinstance(error, psycopg.OperationalError)

@@ -1,6 +1,7 @@
-"""Names of tables, as psql reads them; how they are quoted belongs here and nowhere else."""
+"""Names of tables and columns, parsed as psql reads them and quoted for statements."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -21,15 +22,18 @@ class TableName:
 
     @classmethod
     def parse(cls, text: str) -> "TableName":
-        """Read `table`, `schema.table` or `schema."Odd ""name"`; the schema is else `public`.
+        """Parse `table`, `schema.table` or `schema."Odd ""name"`; the default schema is `public`.
 
-        Parts without quotes are folded to lower case, as Postgres does. Errors: `BadTableName`.
+        Parts without quotes are folded to lower case, as Postgres does.
+
+        Raises:
+            BadTableName: The text is not a table name.
         """
         match = _NAME.fullmatch(text)
         if match is None:
             raise BadTableName(
-                f"{text!r} is not a table's name; write schema.table, and put a part with other "
-                'signs than letters, digits and _ in double quotes, as in public."Odd name".'
+                f"{text!r} is not a table name; write schema.table, and put a part with characters "
+                'other than letters, digits and _ in double quotes, as in public."Odd name".'
             )
         schema, table = match.groups()
         return cls(_fold(schema) if schema else "public", _fold(table))
@@ -40,27 +44,40 @@ class TableName:
         return sql.Identifier(self.schema, self.table)
 
     def __str__(self) -> str:
-        return ".".join(_show(part) for part in (self.schema, self.table))
+        """Return the name as psql reads it."""
+        return ".".join(_quoted(part) for part in (self.schema, self.table))
 
 
 def parse_schema(text: str) -> str:
-    """The name of a schema by the same rules."""
+    """Return the name of a schema, parsed by the rules of table names.
+
+    Raises:
+        BadTableName: The text is not one name.
+    """
     name = TableName.parse(text)
     if name.schema != "public" or "." in text.replace(f'"{name.table}"', ""):
-        raise BadTableName(f"{text!r} is not the name of a schema; write one name without a dot.")
+        raise BadTableName(f"{text!r} is not a schema name; write one name without a dot.")
     return name.table
+
+
+def columns_sql(names: Sequence[str], alias: str | None = None) -> sql.Composed:
+    """Return `"a", "b"`, or with an alias `t."a", t."b"`."""
+    return sql.SQL(", ").join(
+        sql.Identifier(alias, name) if alias else sql.Identifier(name) for name in names
+    )
+
+
+def equal_columns(names: Sequence[str], left: str = "t", right: str = "s") -> sql.Composed:
+    """Return the join condition `t."a" = s."a" and t."b" = s."b"` for two aliases."""
+    return sql.SQL(" and ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, name))
+        for name in names
+    )
 
 
 def _fold(part: str) -> str:
     return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
 
 
-def _show(part: str) -> str:
+def _quoted(part: str) -> str:
     return part if _PLAIN.fullmatch(part) else '"' + part.replace('"', '""') + '"'
-
-
-def columns_sql(names: list[str] | tuple[str, ...], alias: str | None = None) -> sql.Composed:
-    """`"a", "b"`, or `t."a", t."b"`."""
-    return sql.SQL(", ").join(
-        sql.Identifier(alias, name) if alias else sql.Identifier(name) for name in names
-    )

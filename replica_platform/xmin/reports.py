@@ -1,16 +1,31 @@
-"""What a sync answers: frozen and plain, so that `.as_dict()` is fit for JSON.
+"""What a sync is asked for and what it returns.
 
-Integrity and tuning answer with reports of their own, beside the code that measures.
+Reports of integrity, status, tuning and upserts stand beside the code that measures them.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from replica_platform.core.reports import ReportFields
+from replica_platform.xmin.names import TableName, parse_schema
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table of a group, with the same words as `sync` has."""
+    """One table of a group, with the options that `sync` has for one table.
+
+    Attributes:
+        table: The source table, `schema.table` as psql reads it.
+        into: The schema in the target; None for the same schema.
+        mode: `auto`, `full`, `scan` or `timestamp`.
+        timestamp_column: The column that mode `timestamp` reads by.
+        deletes: `auto`, `keys` or `never`.
+        key: The key columns, where the source has no key (views).
+        timestamp_zone: The time zone of the writers, for a timestamp column without one.
+    """
 
     table: str
     into: str | None = None
@@ -19,53 +34,112 @@ class TableSpec:
     deletes: str = "auto"
     key: tuple[str, ...] | None = None
     timestamp_zone: str | None = None
-    """The time zone of the writers, for a timestamp column that has none."""
+
+    @property
+    def target_name(self) -> TableName:
+        """The target table.
+
+        Raises:
+            BadTableName: `table` or `into` is not a name.
+        """
+        source = TableName.parse(self.table)
+        return TableName(parse_schema(self.into) if self.into else source.schema, source.table)
+
+
+class WriteMethod(StrEnum):
+    """How the rows that were read get into the target table.
+
+    Attributes:
+        NOTHING: The source is unchanged.
+        FIRST_COPY: The table that was loaded becomes the target table.
+        MERGE: Changed rows are merged by key; deleted rows are found by counts and keys.
+        REPLACE: All rows were read; target rows that are not among them are deleted.
+        REPAIR: The same within the key ranges whose hashes differ.
+        MULTISET: All rows of a table without a key; surplus rows are deleted, lacking ones
+            inserted.
+    """
+
+    NOTHING = "nothing"
+    FIRST_COPY = "first copy"
+    MERGE = "merge"
+    REPLACE = "replace"
+    REPAIR = "repair"
+    MULTISET = "multiset"
 
 
 @dataclass(frozen=True)
-class SyncReport:
-    """What one sync of one table did."""
+class SyncReport(ReportFields):
+    """What one sync of one table did.
+
+    Attributes:
+        table: The source table.
+        target_table: The target table.
+        mode: How the source was read: `full`, `scan`, `timestamp` or `none` (unchanged, not read).
+        why: One sentence: why this mode.
+        written_by: How the target was written, one of `WriteMethod`.
+        rows_read: Rows that came from the source.
+        rows_inserted: Rows new in the target.
+        rows_updated: Rows changed in the target.
+        rows_deleted: Rows deleted from the target.
+        bytes: Bytes of COPY that came from the source.
+        seconds: How long the sync of the table took.
+        rows: Rows in the target after the sync.
+        w: The xid of the new watermark: every transaction below it has been delivered.
+        lag_xids: How many xids `w` lies behind the source's next one.
+        columns: The data columns, each with its type.
+        notes: Further findings: columns added or kept, the transaction that holds W back.
+        seconds_by_step: How long each step took.
+    """
 
     table: str
     target_table: str
     mode: str
-    """`full`, `scan`, `timestamp` or `none` (known to be idle, not read)."""
     why: str
-    """One sentence: why this mode."""
+    written_by: str = WriteMethod.NOTHING
     rows_read: int = 0
     rows_inserted: int = 0
     rows_updated: int = 0
     rows_deleted: int = 0
     bytes: int = 0
-    """Bytes of COPY that came from the source."""
     seconds: float = 0.0
     rows: int | None = None
-    """Rows in the target after the sync."""
     w: int | None = None
-    """W of the new mark: every transaction below it has been delivered."""
     lag_xids: int = 0
-    """How many xids W lies behind the source's next one."""
     columns: tuple[tuple[str, str], ...] = ()
-    """The data columns, each with its type."""
     notes: tuple[str, ...] = ()
-    """What else is worth knowing: columns added or kept, who holds W back."""
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
-        """Whether the target's rows are others than before."""
+        """Whether the sync changed a row of the target."""
         return bool(self.rows_inserted or self.rows_updated or self.rows_deleted)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same, plain, with `changed`."""
-        return {**asdict(self), "changed": self.changed}
+    @property
+    def ok(self) -> bool:
+        """Whether all is well: a sync that fails raises an error and has no report."""
+        return True
+
+    @property
+    def sentence(self) -> str:
+        """What was done."""
+        if self.mode == "none":
+            return f"{self.target_table} is unchanged: {self.why}"
+        return (
+            f"{self.target_table}: {self.rows_inserted:,} rows inserted, {self.rows_updated:,} "
+            f"updated, {self.rows_deleted:,} deleted in {self.seconds:.1f} s ({self.mode})."
+        )
 
 
 @dataclass(frozen=True)
-class GroupReport:
-    """What one sync of a group did: a report a table, and a sentence a failure.
+class GroupReport(ReportFields):
+    """What one sync of a group did.
 
-    Both go by the target table, as `schema.table`: two sources may have tables of one name.
+    Attributes:
+        reports: A report for each table that was synced, by target table.
+        failures: A sentence for each table that failed, by target table (`schema.table`), since
+            two source tables may have one name.
+        seconds: How long the sync took.
+        atomic: Whether all tables were committed together or not at all.
     """
 
     reports: Mapping[str, SyncReport]
@@ -78,12 +152,30 @@ class GroupReport:
         """Whether no table failed."""
         return not self.failures
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same, plain."""
-        return {
-            "reports": {name: report.as_dict() for name, report in self.reports.items()},
-            "failures": dict(self.failures),
-            "seconds": self.seconds,
-            "atomic": self.atomic,
-            "ok": self.ok,
-        }
+    @property
+    def sentence(self) -> str:
+        """How many tables were synced, and which failed and why."""
+        changed = sum(report.changed for report in self.reports.values())
+        done = f"{len(self.reports)} tables synced in {self.seconds:.1f} s, {changed} changed."
+        failed = [f"{table} failed: {why}" for table, why in self.failures.items()]
+        return " ".join([done, *failed])
+
+
+class StepTimes:
+    """Seconds that the sync of one table takes, in all and by step."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.by_step: dict[str, float] = {}
+
+    @property
+    def total(self) -> float:
+        """Seconds since the sync of the table began."""
+        return time.monotonic() - self._began
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the duration of the block to a step."""
+        began = time.monotonic()
+        yield
+        self.by_step[name] = self.by_step.get(name, 0.0) + time.monotonic() - began

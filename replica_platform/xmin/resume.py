@@ -1,100 +1,145 @@
-"""A first copy that was killed goes on where it was, under a new snapshot.
+"""A first copy that was killed continues under a new snapshot.
 
-The ranges that had arrived are kept; the others are read as they are now, but only rows older
-than the first snapshot's W, and then every row at or above that W in the whole table is merged
-over them. Each key is loaded once: a version older than W was visible to both snapshots, in one
-range. The ledger is UNLOGGED like the rows that it speaks of, so that a crash of the target
-empties both.
+Ranges that had arrived are kept; the others are read as they are now, but only rows older than the
+first snapshot's W. Then every row at or above that W in the whole table is merged over them. Each
+key is loaded once: a version older than W was visible to both snapshots, in one range. The ledger
+is UNLOGGED like the rows that it speaks of, so that a crash of the target empties both.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin.copy.ranges import Range
+from replica_platform.xmin.copy.changes import ChangedRows
+from replica_platform.xmin.copy.ranges import Range, ranges
+from replica_platform.xmin.decide import FARTHEST
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.plan import FARTHEST
-from replica_platform.xmin.source.catalog import Table, same
+from replica_platform.xmin.source.catalog import SourceTable, same_fingerprint
 from replica_platform.xmin.source.snapshot import Identity, Snapshot
-from replica_platform.xmin.target.watermark import SCHEMA
+from replica_platform.xmin.target.schemas import SCHEMA
 
 _LEDGER = sql.Identifier(SCHEMA, "first_copy")
+# The name of the ledger's line that says how the copy began.
 _HEAD = "head"
 
 
 @dataclass(frozen=True)
-class Half:
-    """What a first copy began with."""
+class CopyStart:
+    """How a first copy began.
+
+    Attributes:
+        w: W of its snapshot.
+        next: The next xid of its snapshot.
+        identity: The source's identity.
+        fingerprint: The table's definition.
+        leaves: oid → filenode; a rewrite of a leaf moves its rows across the ranges.
+        heap_blocks: oid → blocks, to cut the same ranges again.
+        range_blocks: The most blocks of a range.
+        streams: How many streams it had.
+    """
 
     w: int
     next: int
     identity: Mapping[str, Any]
     fingerprint: Mapping[str, Any]
     leaves: Mapping[str, int]
-    """oid → filenode: a rewritten leaf has moved its rows across the ranges."""
     heap_blocks: Mapping[str, int]
-    """oid → blocks, to cut the same ranges again."""
     range_blocks: int
     streams: int
 
 
-def begun(table: Table, snapshot: Snapshot, range_blocks: int, streams: int) -> Half:
-    """The head of a copy that begins now."""
-    return Half(
+@dataclass(frozen=True)
+class InterruptedCopy:
+    """A first copy that can be continued.
+
+    Attributes:
+        waiting: The ranges that have not arrived.
+        arrived: How many ranges have arrived.
+        newer: The rows to merge over all ranges: those not older than the first snapshot's W.
+    """
+
+    waiting: list[Range]
+    arrived: int
+    newer: ChangedRows
+
+    @property
+    def older(self) -> sql.Composable:
+        """The condition on the rows of the ranges that have not arrived."""
+        return sql.SQL("not ({})").format(self.newer.condition)
+
+    @property
+    def note(self) -> str:
+        """What the report says of it."""
+        total = self.arrived + len(self.waiting)
+        return f"an interrupted copy went on: {self.arrived} of {total} ranges had arrived"
+
+
+def copy_start(
+    table: SourceTable, snapshot: Snapshot, range_blocks: int, streams: int
+) -> CopyStart:
+    """Return the start of a copy that begins now."""
+    return CopyStart(
         snapshot.w,
         snapshot.next,
         asdict(snapshot.identity),
         table.fingerprint,
-        {str(leaf.oid): leaf.filenode for leaf in table.leaves},
+        table.filenodes,
         {str(leaf.oid): leaf.blocks for leaf in table.leaves},
         range_blocks,
         streams,
     )
 
 
-def write_head(target: psycopg.Connection, name: TableName, half: Half) -> None:
-    """Begin the ledger of a copy anew."""
+def write_start(target: psycopg.Connection, name: TableName, start: CopyStart) -> None:
+    """Begin the ledger of a copy."""
     clear(target, name)
-    _write(target, name, _HEAD, json.dumps(asdict(half)))
+    _write(target, name, _HEAD, json.dumps(asdict(start)))
 
 
-def write_range(target: psycopg.Connection, name: TableName, part: Range) -> None:
-    """Note a range as arrived, in the transaction of its rows."""
-    _write(target, name, key_of(part), "{}")
+def write_range(target: psycopg.Connection, name: TableName, arrived: Range) -> None:
+    """Record a range as arrived, in the transaction of its rows."""
+    _write(target, name, _range_key(arrived), "{}")
 
 
 def clear(target: psycopg.Connection, name: TableName) -> None:
-    """Forget a copy."""
+    """Delete the ledger of a copy."""
     query = sql.SQL("delete from {} where target_table = %s")
     target.execute(query.format(_LEDGER), [str(name)])
 
 
-def find(
-    target: psycopg.Connection, name: TableName, table: Table, snapshot: Snapshot
-) -> tuple[Half, set[str]] | None:
-    """The interrupted copy and the keys of its ranges, where it can still go on."""
+def find_interrupted(
+    target: psycopg.Connection, name: TableName, table: SourceTable, snapshot: Snapshot
+) -> InterruptedCopy | None:
+    """Return the interrupted copy of a table; None without one that can be continued."""
     query = sql.SQL("select part, state from {} where target_table = %s")
-    rows: dict[str, Any] = dict(target.execute(query.format(_LEDGER), [str(name)]).fetchall())
-    head = rows.pop(_HEAD, None)
-    if head is None or not rows:
+    lines: dict[str, Any] = dict(target.execute(query.format(_LEDGER), [str(name)]).fetchall())
+    head = lines.pop(_HEAD, None)
+    if head is None or not lines:
         return None
-    half = Half(**head)
-    fits = (
-        Identity(**half.identity) == snapshot.identity
-        and same(dict(half.fingerprint), table.fingerprint)
-        and dict(half.leaves) == {str(leaf.oid): leaf.filenode for leaf in table.leaves}
-        and half.next <= snapshot.next < half.w + FARTHEST
+    start = CopyStart(**head)
+    if not _can_continue(start, table, snapshot):
+        return None
+    leaves = [replace(leaf, blocks=start.heap_blocks[str(leaf.oid)]) for leaf in table.leaves]
+    cut = ranges(leaves, start.range_blocks, start.streams)
+    waiting = [one for one in cut if _range_key(one) not in lines]
+    return InterruptedCopy(waiting, len(lines), ChangedRows(start.w))
+
+
+def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> bool:
+    return (
+        Identity(**start.identity) == snapshot.identity
+        and same_fingerprint(dict(start.fingerprint), table)
+        and dict(start.leaves) == table.filenodes
+        and start.next <= snapshot.next < start.w + FARTHEST
     )
-    return (half, set(rows)) if fits else None
 
 
-def key_of(part: Range) -> str:
-    """A range's name in the ledger."""
-    return f"{part.leaf.oid}:{part.first}:{part.last}"
+def _range_key(one: Range) -> str:
+    return f"{one.leaf.oid}:{one.first}:{one.last}"
 
 
 def _write(target: psycopg.Connection, name: TableName, part: str, state: str) -> None:

@@ -1,269 +1,269 @@
-"""Plan a table, read what is needed at the leader's snapshot, and leave it in a staging table.
+"""The reading half of a sync: what a plan needs of the source, left in a staging table.
 
-Nothing that readers of the target see is touched here.
+Nothing that readers of the target see is changed here.
 """
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
 
-from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Progress
 from replica_platform.xmin import resume
+from replica_platform.xmin.copy.changes import (
+    ChangedRows,
+    ScannedRange,
+    changed_selections,
+    scan_range,
+)
 from replica_platform.xmin.copy.ranges import (
     BLOCK_BYTES,
-    Found,
-    Part,
     Range,
-    changed,
+    Selection,
+    copy_format,
     copy_out,
-    look,
-    only,
-    parts_of,
     ranges,
-    select,
+    rows_in,
 )
-from replica_platform.xmin.copy.stream import relay
-from replica_platform.xmin.copy.workers import Crew, Pair
-from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.integrity import row_hashes as verify
-from replica_platform.xmin.job import Job
+from replica_platform.xmin.copy.stream import copy_stream
+from replica_platform.xmin.copy.workers import Pair, Workers
+from replica_platform.xmin.errors import translate_errors
+from replica_platform.xmin.integrity.row_hashes import differing_keys
 from replica_platform.xmin.names import TableName, columns_sql
-from replica_platform.xmin.plan import Plan, decide
-from replica_platform.xmin.reports import SyncReport
-from replica_platform.xmin.session import in_words
-from replica_platform.xmin.source import blocker as culprit
-from replica_platform.xmin.source import timestamp
-from replica_platform.xmin.source.catalog import Table
-from replica_platform.xmin.source.snapshot import Leader
-from replica_platform.xmin.target import owner, types
-from replica_platform.xmin.target import tables as targets
+from replica_platform.xmin.plan import PlannedTable
+from replica_platform.xmin.reports import WriteMethod
+from replica_platform.xmin.resume import InterruptedCopy
+from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.target import types
+from replica_platform.xmin.target.tables import (
+    SYNC_COLUMNS,
+    create_staging,
+    load_name,
+    staging_name,
+)
 
-log = logging.getLogger(__name__)
+_ALL_ROWS = sql.SQL("true")
+
+
+@dataclass(frozen=True)
+class StagedTable:
+    """A planned table whose rows wait in the target to be committed.
+
+    Attributes:
+        planned: The plan.
+        method: How the rows get into the target table.
+        has_rows: Whether rows wait in the staging table; those of a first copy are in another one.
+        scanned: The rows that were read by xmin: of a scan, or to complete an interrupted copy.
+        source_rows: The source's live rows, where a scan has counted them.
+        scope: Of a repair: the condition on the keys that were read.
+        bytes: Bytes of COPY that came from the source.
+        notes: What the report says of the reading.
+    """
+
+    planned: PlannedTable
+    method: WriteMethod
+    has_rows: bool = False
+    scanned: ChangedRows | None = None
+    source_rows: int | None = None
+    scope: sql.Composable = field(default_factory=lambda: _ALL_ROWS)
+    bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def target(self) -> TableName:
+        """The target table's name."""
+        return self.planned.target
 
 
 class Stage:
-    """The reading half of a sync, over the connections that it holds."""
+    """Reads planned tables, over the connections of one sync."""
 
     def __init__(
         self,
-        leader: Leader,
-        home: psycopg.Connection,
-        crew: Crew,
+        source: SourceSnapshot,
+        target: psycopg.Connection,
+        workers: Workers,
         batch_bytes: int,
         progress: Progress | None,
     ) -> None:
-        self._leader = leader
-        self._home = home
-        self._crew = crew
+        self._source = source
+        self._target = target
+        self._workers = workers
         self._batch_blocks = max(1, batch_bytes // BLOCK_BYTES)
         self._progress = progress
 
-    def __call__(self, job: Job) -> None:
-        """Plan and stage one table."""
-        problem = self._leader.failures.get(job.source)
-        if isinstance(problem, PlatformError):
-            raise problem
-        table = job.table = self._leader.tables[job.source]
-        self._own(job, table)
-        plan = self._plan(job, table)
-        log.info("sync of %s: %s, because: %s", job.source, plan.mode, plan.why)
-        if plan.mode == "none":
-            return
-        with in_words("source", str(job.source)):
-            needed = types.needed(self._leader.connection, table)
-        with in_words("target", str(job.target)):
-            types.keep_in_step(self._home, needed)
-        if plan.mode == "scan":
-            self._changed(job, table, plan)
-        elif plan.verify:
-            self._verified(job, table)
-        else:
-            self._whole(job, table, plan)
+    def __call__(self, planned: PlannedTable) -> StagedTable:
+        """Read what the plan needs."""
+        with translate_errors("target", planned.target):
+            self._create_types(planned)
+            if planned.plan.changed is not None:
+                return self._changed_rows(planned, planned.plan.changed)
+            if planned.plan.compare_first:
+                return self._differing_rows(planned)
+            if planned.locked.found is None:
+                return self._first_copy(planned)
+            return self._all_rows(planned)
 
-    def _own(self, job: Job, table: Table) -> None:
-        """Refuse a target that holds another source table. Errors: `TargetTaken`."""
-        source, now = self._leader.connection, self._leader.snapshot.identity
-        with in_words("source", str(job.source)):
-            job.taken_over = owner.check(
-                source, now, table, job.target, job.holder, take_over=job.take_over
+    def _create_types(self, planned: PlannedTable) -> None:
+        with translate_errors("source", planned.request.source):
+            needed = types.types_of(self._source.connection, planned.table)
+        types.keep_in_step(self._target, needed)
+
+    def _changed_rows(self, planned: PlannedTable, changed: ChangedRows) -> StagedTable:
+        """Scan the table, and copy the rows that the watermark does not cover."""
+        source_rows, selections = self._scan(planned, changed)
+        size = self._copy(planned, staging_name(planned.target), selections) if selections else 0
+        return StagedTable(
+            planned,
+            WriteMethod.MERGE,
+            has_rows=bool(selections),
+            scanned=changed,
+            source_rows=source_rows,
+            bytes=size,
+        )
+
+    def _differing_rows(self, planned: PlannedTable) -> StagedTable:
+        """Copy the key ranges whose hashes differ on the two sides."""
+        with planned.request.times.step("verify"):
+            differs = differing_keys(
+                self._source.connection,
+                planned.table,
+                self._target,
+                planned.target,
+                planned.key,
             )
-        if job.taken_over and job.spec.deletes == "never":
-            raise CannotSync(
-                f"{job.target} cannot be taken over with deletes='never': the rows of its former "
-                "owner would stay among the new ones. Take it over with deletes='auto', or drop it."
-            )
+        method = WriteMethod.REPAIR
+        if planned.request.spec.deletes == "never":
+            method = WriteMethod.MERGE
+        if differs is None:
+            return StagedTable(planned, method)
+        size = self._copy(planned, staging_name(planned.target), self._rows(planned, differs))
+        return StagedTable(planned, method, has_rows=True, scope=differs, bytes=size)
 
-    def _plan(self, job: Job, table: Table) -> Plan:
-        snapshot = self._leader.snapshot
-        job.key = job.spec.key or table.key
-        plan = job.plan = decide(
-            table, snapshot, job.before, mode=job.spec.mode, key=job.key,
-            timestamp_column=job.spec.timestamp_column, deletes=job.spec.deletes,
-            target_columns=job.found.columns if job.found else (), distrust=job.distrust,
-        )  # fmt: skip
-        if plan.mode == "timestamp":
-            plan = job.plan = self._timed(job, table, plan)
-        job.report = SyncReport(
-            str(job.source), str(job.target), plan.mode, plan.why,
-            lag_xids=snapshot.next - snapshot.w,
-            columns=tuple((column.name, column.type) for column in table.columns),
-        )  # fmt: skip
-        if job.before and job.before.w == snapshot.w and not snapshot.quiet:
-            holder = culprit.of(self._leader.connection, snapshot)
-            job.report = replace(job.report, notes=(holder,) if holder else ())
-        if plan.mode == "none" and job.before:
-            job.report = replace(job.report, rows=job.before.rows, w=job.before.w)
-        elif job.found is not None:
-            # Refused here, before anything is read.
-            job.changes = targets.changes(job.target, job.found, table, job.key, plan.added)
-        return plan
+    def _all_rows(self, planned: PlannedTable) -> StagedTable:
+        """Copy every row, or by timestamp those of the window."""
+        window = planned.window if planned.plan.since else None
+        selections = self._rows(planned, window or _ALL_ROWS)
+        size = self._copy(planned, staging_name(planned.target), selections)
+        method = WriteMethod.REPLACE if planned.key else WriteMethod.MULTISET
+        if planned.plan.since or planned.request.spec.deletes == "never":
+            method = WriteMethod.MERGE
+        return StagedTable(planned, method, has_rows=True, bytes=size)
 
-    def _timed(self, job: Job, table: Table, plan: Plan) -> Plan:
-        """Find out what is read by the timestamp column, and add to the reason what is assumed."""
-        source, column = self._leader.connection, job.spec.timestamp_column or ""
-        with in_words("source", str(job.source)):
-            window = timestamp.window(
-                source, table.oid, column, plan.since, job.spec.timestamp_zone
-            )
-        job.window = window.condition
-        if plan.since and window.zoneless and job.before and not job.before.identity.name:
-            # A watermark without the database's name is of a version that compared as UTC.
-            why = f"Rows are read by {column}. An earlier version may have missed some, so all."
-            plan = replace(plan, since=None, why=why)
-        return replace(plan, why=f"{plan.why} {window.assumed}".rstrip())
+    def _first_copy(self, planned: PlannedTable) -> StagedTable:
+        """Load every row into what becomes the target table."""
+        load = load_name(planned.target)
+        if not planned.table.has_xmin:
+            size = self._copy(planned, load, self._rows(planned, _ALL_ROWS))
+            return StagedTable(planned, WriteMethod.FIRST_COPY, bytes=size)
+        interrupted = self._interrupted(planned)
+        if interrupted is not None:
+            return self._continued_copy(planned, load, interrupted)
+        start = resume.copy_start(
+            planned.table, self._source.snapshot, self._batch_blocks, self._workers.count
+        )
+        with self._target.transaction():
+            # A new target adds the epoch when it is rewritten as a logged table anyway.
+            create_staging(self._target, load, planned.table, raw=True)
+            resume.write_start(self._target, planned.target, start)
+        size = self._load(planned, load, self._ranges(planned), _ALL_ROWS)
+        return StagedTable(planned, WriteMethod.FIRST_COPY, bytes=size)
 
-    def _changed(self, job: Job, table: Table, plan: Plan) -> None:
-        pieces = self._ranges(table)
+    def _interrupted(self, planned: PlannedTable) -> InterruptedCopy | None:
+        if not planned.key or planned.request.doubt:
+            return None
+        return resume.find_interrupted(
+            self._target, planned.target, planned.table, self._source.snapshot
+        )
 
-        def see(source: psycopg.Connection, part: Range) -> Found:
-            with in_words("source", str(job.source)), source.transaction():
-                return look(source, part, plan, len(pieces))
+    def _continued_copy(
+        self, planned: PlannedTable, load: TableName, interrupted: InterruptedCopy
+    ) -> StagedTable:
+        """Load the ranges that have not arrived, and stage what is newer than the first W."""
+        size = self._load(planned, load, interrupted.waiting, interrupted.older)
+        source_rows, selections = self._scan(planned, interrupted.newer)
+        if selections:
+            size += self._copy(planned, staging_name(planned.target), selections)
+        return StagedTable(
+            planned,
+            WriteMethod.FIRST_COPY,
+            has_rows=bool(selections),
+            scanned=interrupted.newer,
+            source_rows=source_rows,
+            bytes=size,
+            notes=(interrupted.note,),
+        )
 
-        with job.step("scan"):
-            looks = self._crew.look(see, pieces)
-        job.source_rows = sum(found.rows for found in looks)
-        hits = [found for found in looks if found.changed]
-        if hits:
-            self._copy(job, table, parts_of(hits, plan))
+    def _scan(self, planned: PlannedTable, changed: ChangedRows) -> tuple[int, list[Selection]]:
+        """Return the number of live rows, and what to copy of the changed ones."""
+        pieces = self._ranges(planned)
 
-    def _verified(self, job: Job, table: Table) -> None:
-        """Read the key ranges whose hashes differ on the two sides."""
-        source = self._leader.connection
-        with job.step("verify"), in_words("target", str(job.target)):
-            differs = verify.differing(source, table, self._home, job.target, job.key)
-        job.scope = differs or sql.SQL("false")
-        if differs is not None:
-            self._copy(job, table, [_part(part, differs) for part in self._ranges(table)])
+        def scan(source: psycopg.Connection, one: Range) -> ScannedRange:
+            with translate_errors("source", planned.request.source), source.transaction():
+                return scan_range(source, one, changed, len(pieces))
 
-    def _whole(self, job: Job, table: Table, plan: Plan) -> None:
-        where = job.window if plan.since and job.window else sql.SQL("true")
-        if job.found is None and table.has_xmin:
-            self._first(job, table)
-        elif table.has_xmin:
-            self._copy(job, table, [_part(part, where) for part in self._ranges(table)])
-        else:
-            self._copy(job, table, [Part(table.name.sql, where)])
+        with planned.request.times.step("scan"):
+            scanned = self._workers.read(scan, pieces)
+        return sum(one.rows for one in scanned), changed_selections(scanned, changed)
 
-    def _first(self, job: Job, table: Table) -> None:
-        """A first copy, or what an interrupted one still lacks."""
-        load = targets.load_name(job.target)
-        snapshot = self._leader.snapshot
-        found = None
-        if job.key and not job.distrust:
-            found = resume.find(self._home, job.target, table, snapshot)
-        where: sql.Composable = sql.SQL("true")
-        todo = self._ranges(table)
-        if found is None:
-            half = resume.begun(table, snapshot, self._batch_blocks, self._crew.workers)
-            with in_words("target", str(job.target)), self._home.transaction():
-                # A new target adds the epoch when it is rewritten as a logged table anyway.
-                targets.make_staging(self._home, load, table, raw=True)
-                resume.write_head(self._home, job.target, half)
-        else:
-            half, done = found
-            job.rest = Plan("scan", "", w=half.w)
-            where = sql.SQL("not ({})").format(changed(job.rest))
-            blocks = half.heap_blocks
-            leaves = [replace(leaf, blocks=blocks[str(leaf.oid)]) for leaf in table.leaves]
-            cut = [p for leaf in leaves for p in ranges(leaf, half.range_blocks, half.streams)]
-            todo = [part for part in cut if resume.key_of(part) not in done]
-            assert job.report is not None
-            note = f"an interrupted copy went on: {len(done)} of {len(cut)} ranges had arrived"
-            job.report = replace(job.report, notes=(note,))
-        job.loaded = True
-        self._move(job, table, load, todo, where)
-        if job.rest is not None:
-            self._changed(job, table, job.rest)
+    def _ranges(self, planned: PlannedTable) -> list[Range]:
+        return ranges(planned.table.leaves, self._batch_blocks, self._workers.count)
 
-    def _ranges(self, table: Table) -> list[Range]:
-        blocks, streams = self._batch_blocks, self._crew.workers
-        return [part for leaf in table.leaves for part in ranges(leaf, blocks, streams)]
+    def _rows(self, planned: PlannedTable, where: sql.Composable) -> list[Selection]:
+        """Return the rows of the table that meet a condition, range by range."""
+        if not planned.table.has_xmin:
+            return [Selection(planned.table.name.sql, where)]
+        return [rows_in(one, where) for one in self._ranges(planned)]
 
-    def _copy(self, job: Job, table: Table, parts: Sequence[Part]) -> None:
-        """Bring parts of the table into a new staging table, to be merged from there."""
-        loads = job.found is None and job.rest is None
-        staging = targets.load_name(job.target) if loads else targets.staging_name(job.target)
-        with in_words("target", str(job.target)):
-            targets.make_staging(self._home, staging, table)
-        job.loaded, job.staged = job.loaded or loads, not loads
-        relays = self._relays(job, table, staging)
-        with job.step("copy"):
-            self._count(job, sum(self._crew.move(relays, parts)))
+    def _copy(
+        self, planned: PlannedTable, staging: TableName, selections: Sequence[Selection]
+    ) -> int:
+        """Copy selections into a new staging table; return the bytes."""
+        create_staging(self._target, staging, planned.table)
+        copy = self._copier(planned, staging)
+        with planned.request.times.step("copy"):
+            return sum(self._workers.copy(copy, selections))
 
-    def _move(
+    def _load(
         self,
-        job: Job,
-        table: Table,
+        planned: PlannedTable,
         load: TableName,
-        todo: Sequence[Range],
+        waiting: Sequence[Range],
         where: sql.Composable,
-    ) -> None:
-        """Bring ranges into the table of a first copy, each with its line in the ledger."""
-        relays = self._relays(job, table, load, raw=True)
+    ) -> int:
+        """Copy ranges into the table of a first copy, each with its line in the ledger."""
+        copy = self._copier(planned, load, raw=True)
 
-        def move(pair: Pair, part: Range) -> int:
-            with pair[1].transaction():
-                size = relays(pair, _part(part, where))
-                resume.write_range(pair[1], job.target, part)
+        def load_range(pair: Pair, one: Range) -> int:
+            with translate_errors("target", planned.target), pair.target.transaction():
+                size = copy(pair, rows_in(one, where))
+                resume.write_range(pair.target, planned.target, one)
             return size
 
-        with job.step("copy"):
-            self._count(job, sum(self._crew.move(move, todo)))
+        with planned.request.times.step("copy"):
+            return sum(self._workers.copy(load_range, waiting))
 
-    def _relays(
-        self, job: Job, table: Table, staging: TableName, *, raw: bool = False
-    ) -> Callable[[Pair, Part], int]:
-        """What moves one part of the table into a staging table, and returns its bytes."""
-        into = sql.SQL("copy {} ({}) from stdin (format {})").format(
-            staging.sql,
-            columns_sql([*table.names, *targets.OWN]),
-            sql.SQL("binary" if table.binary else "text"),
+    def _copier(
+        self, planned: PlannedTable, staging: TableName, *, raw: bool = False
+    ) -> Callable[[Pair, Selection], int]:
+        """Return what copies one selection into a staging table, and returns its bytes."""
+        table, source_name = planned.table, planned.request.source
+        command = sql.SQL("copy {} ({}) from stdin (format {})").format(
+            staging.sql, columns_sql([*table.names, *SYNC_COLUMNS]), copy_format(table)
         )
         expected = table.blocks * BLOCK_BYTES
         done = 0
 
-        def moved(size: int) -> None:
+        def on_bytes(size: int) -> None:
             nonlocal done
             done += size
             if self._progress:
                 self._progress(done, max(expected, done), "bytes")
 
-        def move(pair: Pair, part: Part) -> int:
-            query = copy_out(select(table, self._leader.snapshot, part, raw=raw), table.binary)
-            with in_words("source", str(job.source)), pair[0].transaction():
-                return relay(pair[0], query, pair[1], into, str(job.source), moved)
+        def copy(pair: Pair, selection: Selection) -> int:
+            query = copy_out(table, self._source.snapshot, selection, raw=raw)
+            with translate_errors("source", source_name), pair.source.transaction():
+                return copy_stream(pair.source, query, pair.target, command, source_name, on_bytes)
 
-        return move
-
-    def _count(self, job: Job, size: int) -> None:
-        assert job.report is not None
-        job.report = replace(job.report, bytes=job.report.bytes + size)
-
-
-def _part(part: Range, where: sql.Composable) -> Part:
-    both = sql.SQL("{} and {}").format(part.condition, where)
-    return Part(only(part.leaf), both)
+        return copy

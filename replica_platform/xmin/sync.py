@@ -1,34 +1,68 @@
-"""One sync, top to bottom: lock, mark, snapshot, plan, stage, barrier, apply with the mark.
+"""One sync, top to bottom: lock, watermark, snapshot, plan, stage, barrier, commit.
 
-The story belongs here; reading is `stage`'s and writing `settle`'s. A single table is a group
-of one.
+The story belongs here, and what happens to the others when a table fails; each step is a module. A
+single table is a group of one.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
 import psycopg
 
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Progress
-from replica_platform.xmin.commit import Settle
+from replica_platform.xmin.commit import Commit, Diverged
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
-from replica_platform.xmin.copy.workers import Crew
-from replica_platform.xmin.errors import CannotSync, SourceInterrupted, TableBusy
-from replica_platform.xmin.job import Diverged, Job, target_of
+from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
+from replica_platform.xmin.copy.workers import Workers
+from replica_platform.xmin.errors import (
+    CannotSync,
+    SourceInterrupted,
+    TargetInterrupted,
+    translate_errors,
+)
+from replica_platform.xmin.lock import LockedTable, SyncRequest, lock_tables
+from replica_platform.xmin.names import TableName
+from replica_platform.xmin.plan import PlannedTable, plan_table
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
-from replica_platform.xmin.session import LOCK_TIMEOUT_S, in_words, open_target
-from replica_platform.xmin.source.snapshot import Leader
-from replica_platform.xmin.stage import Stage
-from replica_platform.xmin.target import tables as targets
-from replica_platform.xmin.target import watermark as mark
-from replica_platform.xmin.tune import MEASURED_FROM_BYTES, choose
+from replica_platform.xmin.session import open_target
+from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.stage import Stage, StagedTable
+from replica_platform.xmin.target import watermark as watermarks
 
 log = logging.getLogger(__name__)
 
 TURNS = 4
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """How a group is synced.
+
+    Attributes:
+        source: The DSN of the source.
+        target: The DSN of the target.
+        atomic: Whether all tables are committed together or not at all.
+        workers: How many pairs of connections copy side by side; None chooses.
+        batch_bytes: How many bytes of heap a range holds; None chooses.
+        max_delete_fraction: The largest fraction of a table that may be deleted.
+        take_over: Whether targets may be taken from other source tables.
+        progress: Told the bytes done and expected of each table.
+    """
+
+    source: str
+    target: str
+    atomic: bool
+    workers: int | None
+    batch_bytes: int | None
+    max_delete_fraction: float
+    take_over: bool
+    progress: Progress | None
 
 
 def sync(
@@ -48,23 +82,46 @@ def sync(
     take_over: bool = False,
     progress: Progress | None = None,
 ) -> SyncReport:
-    """Bring one table of `target` in step with `source`; both are DSNs.
+    """Bring one table of the target in step with its source.
 
-    `table` is `schema.table` as psql reads it; it arrives as `into.table`. With `take_over` it may
-    replace the rows of another source table there. `timestamp_zone` is the time zone of the
-    writers, where `timestamp_column` has none. `progress` is told bytes done and bytes expected.
-    Errors: those of `replica_platform.xmin.errors`, each of which leaves the target as it was.
+    Args:
+        source: The DSN of the source.
+        target: The DSN of the target.
+        table: The source table, `schema.table` as psql reads it.
+        into: The schema in the target, as `into.table`; None for the same schema.
+        mode: `auto`, `full`, `scan` or `timestamp`.
+        timestamp_column: The column that mode `timestamp` reads by.
+        timestamp_zone: The time zone of the writers, where `timestamp_column` has none.
+        deletes: `auto` compares keys when the counts say that rows are gone, `keys` always;
+            `never` keeps them.
+        workers: How many pairs of connections copy side by side; None chooses.
+        batch_bytes: How many bytes of heap a range holds; None chooses.
+        key: The key columns, where the source has no key (views).
+        max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
+        take_over: Whether the target may be taken from another source table.
+        progress: Told the bytes done and expected.
+
+    Returns:
+        What was read and written, and why.
+
+    Raises:
+        TransientError: A server did not answer or ended the sync (`CannotConnect`, `TableBusy`,
+            `SourceInterrupted`, `TargetInterrupted`, `NotFlushed`); sync again.
+        TerminalError: The sync cannot work as asked (`BadTableName`, `NoSuchTable`,
+            `MissingGrant`, `CannotSync`, `SchemaRefused`, `TargetTaken`, `TooManyDeletes`).
+            Any of these leaves the target table as it was.
     """
     spec = TableSpec(
         table, into, mode, timestamp_column, deletes, tuple(key) if key else None, timestamp_zone
     )
-    run = _Run(
-        source, target, [spec], True, workers, batch_bytes, max_delete_fraction, take_over, progress
+    options = SyncOptions(
+        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, progress
     )
-    group = run()
-    for error in run.errors.values():
+    group = _Group(options, [spec])
+    report = group.sync()
+    for error in group.errors.values():
         raise error
-    return next(iter(group.reports.values()))
+    return next(iter(report.reports.values()))
 
 
 def sync_group(
@@ -81,194 +138,273 @@ def sync_group(
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
 
-    Reports and failures go by the target table; of two that meet in one target none is synced.
-    With `take_over` targets may be taken from other source tables. A table that fails is named in
-    `failures`; the others are committed, unless the group is `atomic`: then none is.
+    A table that fails is named in the report's `failures`, and the others are committed. Of two
+    that would arrive in one target table, both fail.
+
+    Args:
+        source: The DSN of the source.
+        target: The DSN of the target.
+        tables: The tables.
+        atomic: Whether a table that fails keeps all others from being committed.
+        workers: How many pairs of connections copy side by side; None chooses.
+        batch_bytes: How many bytes of heap a range holds; None chooses.
+        max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
+        take_over: Whether targets may be taken from other source tables.
+        progress: Told the bytes done and expected of each table.
+
+    Returns:
+        Reports and failures by target table.
+
+    Raises:
+        CannotConnect: A server does not answer.
+        SourceInterrupted: The source ended the session that holds the snapshot.
+        TargetInterrupted: The target ended the session that holds the locks.
+        NotFlushed: The source did not flush its WAL in time.
     """
-    return _Run(
-        source, target, tables, atomic, workers, batch_bytes, max_delete_fraction, take_over,
-        progress,
-    )()  # fmt: skip
+    options = SyncOptions(
+        source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, progress
+    )
+    return _Group(options, tables).sync()
 
 
-class _Run:
-    """One group, over one set of connections and one snapshot."""
+class _OneTable(Protocol):
+    @property
+    def target(self) -> TableName: ...
 
-    def __init__(
-        self,
-        source: str,
-        target: str,
-        tables: Sequence[TableSpec],
-        atomic: bool,
-        workers: int | None,
-        batch_bytes: int | None,
-        max_delete_fraction: float,
-        take_over: bool,
-        progress: Progress | None,
-    ) -> None:
-        self.source, self.target, self.tables, self.atomic = source, target, tables, atomic
-        self.take_over = take_over
-        self.workers, self.batch_bytes = workers, batch_bytes
-        self.max_delete_fraction, self.progress = max_delete_fraction, progress
-        # Errors, like all that is told of a table, go by the target.
-        self.errors: dict[str, PlatformError] = _meeting(tables)
-        self.on_standby = False
 
-    def __call__(self) -> GroupReport:
+Before = TypeVar("Before", bound=_OneTable)
+After = TypeVar("After")
+
+
+class _RolledBack(Exception):
+    """A table of an atomic group failed: the transaction of all of them is rolled back."""
+
+
+class _Group:
+    """One group of tables; each turn is over one set of connections and one snapshot.
+
+    Attributes:
+        errors: The tables that failed, by target table like all that is reported.
+    """
+
+    def __init__(self, options: SyncOptions, tables: Sequence[TableSpec]) -> None:
+        self._options = options
+        self._tables = tables
+        self._on_standby = False
+        self.errors: dict[str, PlatformError] = _same_targets(tables)
+
+    def sync(self) -> GroupReport:
+        """Sync the tables, some again at a new snapshot where that can help."""
         began = time.monotonic()
         reports: dict[str, SyncReport] = {}
-        distrusted: dict[str, str] = {}
-        tables = [spec for spec in self.tables if _place(spec) not in self.errors]
+        doubts: dict[str, str] = {}
+        tables = [spec for spec in self._tables if _target(spec) not in self.errors]
         todo = tables
-        for turn in range(TURNS if tables else 0):
-            done, diverged = self._once(todo, distrusted)
-            reports |= done
-            # Another turn at a new snapshot: for a target that is not what its mark says, and
-            # where a standby's replay had to take away rows that the snapshot still saw.
-            distrusted |= diverged
-            again = set(diverged)
-            if self.on_standby and turn < TURNS - 1:
-                again |= {n for n, e in self.errors.items() if isinstance(e, SourceInterrupted)}
-                self.errors = {n: e for n, e in self.errors.items() if n not in again}
-            if not again:
+        for turn in range(TURNS):
+            if not todo:
                 break
-            todo = [spec for spec in tables if self.atomic or _place(spec) in again]
-        if self.atomic and self.errors:
-            reports = {}
+            done, diverged = self._turn(todo, doubts)
+            reports |= done
+            doubts |= diverged
+            again = self._again(diverged, last=turn == TURNS - 1)
+            todo = [spec for spec in tables if _target(spec) in again]
+            if todo and self._options.atomic:
+                todo = tables
+        return self._report(reports, time.monotonic() - began)
+
+    def _report(self, reports: dict[str, SyncReport], seconds: float) -> GroupReport:
+        atomic = self._options.atomic
         failures = {name: str(error) for name, error in self.errors.items()}
-        return GroupReport(reports, failures, time.monotonic() - began, self.atomic)
+        return GroupReport({} if atomic and failures else reports, failures, seconds, atomic)
 
-    def _once(
-        self, specs: Sequence[TableSpec], distrusted: dict[str, str]
+    def _again(self, diverged: dict[str, str], *, last: bool) -> set[str]:
+        """Return the target tables to sync again, at a new snapshot.
+
+        Those that are not what their watermark says, and on a standby those whose rows the replay
+        removed while the snapshot still saw them.
+        """
+        if last:
+            self.errors |= {
+                name: TargetInterrupted(f"{why} Run the same sync again.")
+                for name, why in diverged.items()
+            }
+            return set()
+        again = set(diverged)
+        if self._on_standby:
+            again |= {n for n, e in self.errors.items() if isinstance(e, SourceInterrupted)}
+            self.errors = {n: e for n, e in self.errors.items() if n not in again}
+        return again
+
+    def _turn(
+        self, specs: Sequence[TableSpec], doubts: dict[str, str]
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        jobs: list[Job] = []
-        for spec in specs:
-            with self._alone(_place(spec)):
-                jobs.append(Job.of(spec, distrusted.get(_place(spec), ""), self.take_over))
+        """Sync tables at one snapshot; return the reports, and why targets have diverged."""
+        options = self._options
+        requests = self._requests(specs, doubts)
         with ExitStack() as stack:
-            home = stack.enter_context(open_target(self.target))
-            with in_words("target", _names(jobs)):
-                mark.prepare(home)
-                self._take(home, jobs)
-            leader = stack.enter_context(Leader(self.source))
-            with in_words("source", _names(jobs)):
-                leader.begin([job.source for job in self._alive(jobs)])
-            self.on_standby = leader.snapshot.insert_lsn is None
-            tuning = choose(
-                leader.connection, home, None, self.workers, self.batch_bytes,
-                measure=_to_copy(leader, jobs) >= MEASURED_FROM_BYTES,
-            )  # fmt: skip
-            log.info(
-                "workers: %s batch bytes: %s", tuning.why["workers"], tuning.why["batch_bytes"]
-            )
-            crew = stack.enter_context(Crew(leader, self.target, home, tuning.workers))
-            stage = Stage(leader, home, crew, tuning.batch_bytes, self.progress)
-            for job in self._alive(jobs):
-                with self._alone(str(job.target)):
-                    stage(job)
-            diverged = self._settle(leader, home, self._alive(jobs))
-        done = [job for job in self._alive(jobs) if str(job.target) not in diverged]
-        reports = {str(job.target): job.report for job in done if job.report}
-        for name, report in reports.items():
-            log.info(
-                "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
-                report.rows_read, report.rows_inserted, report.rows_updated, report.rows_deleted,
-                report.seconds,
-            )  # fmt: skip
-        return reports, diverged
+            target = stack.enter_context(open_target(options.target))
+            locked = self._lock(target, requests)
+            source = stack.enter_context(SourceSnapshot(options.source))
+            self._begin(source, locked)
+            planned = self._each(partial(plan_table, source), locked)
+            tuning = self._tune(source, target, planned)
+            workers = stack.enter_context(Workers(source, options.target, target, tuning.workers))
+            stage = Stage(source, target, workers, tuning.batch_bytes, options.progress)
+            staged = self._each(stage, [one for one in planned if one.plan.mode != "none"])
+            committed, diverged = self._commit(source, target, staged)
+        return _reports(planned, committed), diverged
 
-    def _alive(self, jobs: list[Job]) -> list[Job]:
-        return [job for job in jobs if str(job.target) not in self.errors]
+    def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
+        requests = []
+        for spec in specs:
+            name = _target(spec)
+            with self._recording(name):
+                doubt = doubts.get(name, "")
+                requests.append(SyncRequest.of(spec, doubt, take_over=self._options.take_over))
+        return requests
+
+    def _lock(
+        self, target: psycopg.Connection, requests: Sequence[SyncRequest]
+    ) -> list[LockedTable]:
+        with translate_errors("target", _names(request.target for request in requests)):
+            watermarks.prepare(target)
+            locked, busy = lock_tables(target, requests)
+        self.errors |= busy
+        return locked
+
+    def _begin(self, source: SourceSnapshot, locked: Sequence[LockedTable]) -> None:
+        names = [one.request.source for one in locked]
+        with translate_errors("source", _names(names)):
+            source.begin(names)
+        self._on_standby = source.snapshot.insert_lsn is None
+
+    def _tune(
+        self, source: SourceSnapshot, target: psycopg.Connection, planned: Sequence[PlannedTable]
+    ) -> Tuning:
+        new_blocks = sum(one.table.blocks for one in planned if one.locked.watermark is None)
+        tuning = choose(
+            source.connection,
+            target,
+            None,
+            self._options.workers,
+            self._options.batch_bytes,
+            measure=new_blocks * BLOCK_BYTES >= MEASURED_FROM_BYTES,
+        )
+        log.info("workers: %s batch bytes: %s", tuning.why["workers"], tuning.why["batch_bytes"])
+        return tuning
+
+    def _each(self, step: Callable[[Before], After], tables: Sequence[Before]) -> list[After]:
+        """Take a step with each table; those that fail are recorded and left out."""
+        results = []
+        for one in tables:
+            with self._recording(str(one.target)):
+                results.append(step(one))
+        return results
 
     @contextmanager
-    def _alone(self, table: str) -> Iterator[None]:
-        """Let a table fail by its name, and the others go on."""
+    def _recording(self, name: str) -> Iterator[None]:
+        """Record a table's error and continue with the others."""
         try:
             yield
         except PlatformError as error:
-            self.errors[table] = error
-            log.warning("sync of %s failed: %s", table, error)
+            self.errors[name] = error
+            log.warning("sync of %s failed: %s", name, error)
 
-    def _take(self, home: psycopg.Connection, jobs: list[Job]) -> None:
-        """Hold each target table, and only then read its mark: whoever waits sees the newest."""
-        until = time.monotonic() + LOCK_TIMEOUT_S
-        # In one order, so that two groups never wait for each other.
-        for job in sorted(jobs, key=lambda job: job.target):
-            while not mark.lock(home, str(job.target)):
-                if time.monotonic() > until:
-                    self.errors[str(job.target)] = TableBusy(
-                        f"Another sync of {job.target} is running; try again when it is done."
-                    )
-                    break
-                time.sleep(0.05)
-        marks = mark.read(home, [str(job.target) for job in jobs])
-        found = targets.look(home, [job.target for job in jobs])
-        for job in jobs:
-            job.found = found.get(job.target)
-            before = marks.get(str(job.target))
-            job.holder = before if job.found else None
-            # A table dropped and made anew by somebody else is not the one the mark speaks of.
-            known = before and job.found and before.target_oid == job.found.oid
-            job.before = before if known else None
+    def _commit(
+        self, source: SourceSnapshot, target: psycopg.Connection, staged: Sequence[StagedTable]
+    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
+        """Pass the barrier, then commit; return the reports, and why targets have diverged."""
+        atomic = self._options.atomic
+        if not staged or (atomic and self.errors):
+            return {}, {}
+        with translate_errors("source", _names(one.planned.request.source for one in staged)):
+            source.wait_until_flushed()
+        commit = Commit(source, target, self._options.max_delete_fraction)
+        if atomic:
+            return self._commit_together(target, commit, staged)
+        return self._commit_each(target, commit, staged)
 
-    def _settle(self, leader: Leader, home: psycopg.Connection, jobs: list[Job]) -> dict[str, str]:
-        """Pass the barrier, then commit each table with its mark, or all of them at once."""
-        jobs = [job for job in jobs if job.plan and job.plan.mode != "none"]
+    def _commit_each(
+        self, target: psycopg.Connection, commit: Commit, staged: Sequence[StagedTable]
+    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
+        """Commit each table with its watermark."""
+        reports: dict[str, SyncReport] = {}
         diverged: dict[str, str] = {}
-        if not jobs or (self.atomic and self.errors):
-            return diverged
-        with in_words("source", _names(jobs)):
-            leader.wait_until_flushed()
-        settle = Settle(leader, home, self.max_delete_fraction)
+        for one in staged:
+            name = str(one.target)
+            with self._recording(name):
+                try:
+                    with translate_errors("target", name), target.transaction():
+                        report = commit(one)
+                except Diverged as finding:
+                    diverged[name] = str(finding)
+                else:  # only now the transaction has been committed
+                    reports[name] = report
+        return reports, diverged
 
-        def settle_one(job: Job) -> None:
-            try:
-                with in_words("target", str(job.target)), home.transaction():
-                    settle(job)
-            except Diverged as finding:
-                diverged[str(job.target)] = str(finding)
-                if self.atomic:
-                    raise psycopg.Rollback(outer) from finding
-
-        with home.transaction() if self.atomic else nullcontext() as outer:
-            for job in jobs:
-                with self._alone(str(job.target)):
-                    settle_one(job)
-            if self.atomic and self.errors:
-                raise psycopg.Rollback(outer)
-        return diverged
-
-
-def _to_copy(leader: Leader, jobs: list[Job]) -> int:
-    """Bytes of heap that a first copy is ahead of."""
-    new = [
-        leader.tables[job.source] for job in jobs if not job.before and job.source in leader.tables
-    ]
-    return sum(table.blocks for table in new) * BLOCK_BYTES
+    def _commit_together(
+        self, target: psycopg.Connection, commit: Commit, staged: Sequence[StagedTable]
+    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
+        """Commit all tables in one transaction, or none."""
+        diverged: dict[str, str] = {}
+        try:
+            with (
+                translate_errors("target", _names(one.target for one in staged)),
+                target.transaction(),
+            ):
+                reports, diverged = self._commit_each(target, commit, staged)
+                if self.errors or diverged:
+                    raise _RolledBack
+        except _RolledBack:
+            return {}, diverged
+        except PlatformError as error:  # the common transaction failed, and with it every table
+            self.errors |= {str(one.target): error for one in staged}
+            return {}, {}
+        return reports, diverged
 
 
-def _place(spec: TableSpec) -> str:
-    """The target table of a spec, by which all that is told of it goes."""
+def _reports(
+    planned: Sequence[PlannedTable], committed: dict[str, SyncReport]
+) -> dict[str, SyncReport]:
+    """Return the reports of the tables that were committed and of those that are unchanged."""
+    reports: dict[str, SyncReport] = {}
+    for one in planned:
+        name = str(one.target)
+        if one.plan.mode == "none":
+            reports[name] = one.report
+        elif name in committed:
+            reports[name] = committed[name]
+    for name, report in reports.items():
+        log.info(
+            "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
+            report.rows_read, report.rows_inserted, report.rows_updated, report.rows_deleted,
+            report.seconds,
+        )  # fmt: skip
+    return reports
+
+
+def _target(spec: TableSpec) -> str:
+    """Return the target table of a spec, by which all that is reported of it goes."""
     try:
-        return str(target_of(spec))
+        return str(spec.target_name)
     except PlatformError:
         return spec.table
 
 
-def _meeting(tables: Sequence[TableSpec]) -> dict[str, PlatformError]:
-    """An error for each target table in which several specs meet."""
-    by_place: dict[str, list[str]] = {}
+def _same_targets(tables: Sequence[TableSpec]) -> dict[str, PlatformError]:
+    """Return an error for each target table that several specs would arrive in."""
+    by_target: dict[str, list[str]] = {}
     for spec in tables:
-        by_place.setdefault(_place(spec), []).append(spec.table)
+        by_target.setdefault(_target(spec), []).append(spec.table)
     return {
-        place: CannotSync(
-            f"{' and '.join(names)} both arrive as {place}; "
+        target: CannotSync(
+            f"{' and '.join(names)} both arrive as {target}; "
             "list one of them, or let them arrive in different schemas with `into`."
         )
-        for place, names in by_place.items()
+        for target, names in by_target.items()
         if len(names) > 1
     }
 
 
-def _names(jobs: list[Job]) -> str:
-    return ", ".join(str(job.source) for job in jobs)
+def _names(tables: Iterable[TableName]) -> str:
+    return ", ".join(map(str, tables))

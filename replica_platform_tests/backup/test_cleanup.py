@@ -3,11 +3,12 @@
 import os
 import shutil
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import Backup, backup, backups, cleanup
+from replica_platform.backup import Backup, backup, backups, cleanup, status
 from replica_platform.backup.manifest import manifest_of
 from replica_platform.core.errors import TerminalError
 from replica_platform_tests.backup.conftest import day, make
@@ -19,7 +20,7 @@ def days_left(folder: Path) -> list[int]:
 
 @pytest.fixture
 def five(taken: Backup, folder: Path) -> list[Path]:
-    """A backup of each of the first five days; all are copies of the first."""
+    """Five backups, one of each of the first days; all are copies of the first."""
     for n in range(2, 6):
         file = folder / f"app_backup_2026010{n}_030000.db"
         shutil.copyfile(taken.file, file)
@@ -85,3 +86,54 @@ def test_a_rule_that_would_keep_nothing_is_refused(five: list[Path], folder: Pat
     with pytest.raises(TerminalError, match="would leave none"):
         cleanup(folder, "app", keep_days=0, keep_count=0)
     assert days_left(folder) == [1, 2, 3, 4, 5]
+
+
+def copies_of(taken: Backup, moments: list[datetime]) -> None:
+    """Make a copy of a backup for each moment."""
+    for moment in moments:
+        file = taken.file.with_name(f"app_backup_{moment:%Y%m%d_%H%M%S}.db")
+        shutil.copyfile(taken.file, file)
+        replace(taken, file=file, taken_at=moment).save()
+
+
+TEN_YEARS = timedelta(days=3650)
+
+
+@pytest.mark.parametrize("one_was_taken", [False, True])
+def test_a_clock_that_is_ten_years_ahead_deletes_no_month_of_backups(
+    taken: Backup, folder: Path, one_was_taken: bool
+) -> None:
+    copies_of(taken, [day(n) for n in range(2, 61)])
+    ahead = day(60) + TEN_YEARS
+    copies_of(taken, [ahead] if one_was_taken else [])
+    cleanup(folder, "app", keep_days=30, keep_count=7, now=ahead + timedelta(minutes=1))
+    left = {backup.taken_at for backup in backups(folder)}
+    # With a right clock days 30 to 60 are left; a jump counts as two days at most.
+    assert left >= {day(n) for n in range(33, 61)}
+
+
+def test_a_pause_in_the_backups_is_over_when_they_go_on(taken: Backup, folder: Path) -> None:
+    moments = [day(n) for n in (*range(2, 11), *range(100, 141))]
+    copies_of(taken, moments)
+    cleanup(folder, "app", keep_days=30, keep_count=7, now=day(140))
+    assert {backup.taken_at for backup in backups(folder)} == {day(n) for n in range(110, 141)}
+
+
+def test_a_backup_dated_in_the_future_neither_counts_nor_goes(
+    five: list[Path], taken: Backup, folder: Path
+) -> None:
+    copies_of(taken, [day(6) + TEN_YEARS])
+    assert cleanup(folder, "app", keep_days=0, keep_count=1, now=day(6)) == five[:4]
+    assert [backup.taken_at for backup in backups(folder)] == [day(6) + TEN_YEARS, day(5)]
+
+
+def test_a_backup_dated_in_the_future_is_not_the_newest(
+    five: list[Path], taken: Backup, folder: Path
+) -> None:
+    copies_of(taken, [day(6) + TEN_YEARS])
+    found = status(folder, now=day(8))
+    assert (found.newest_at, found.newest_age_s) == (day(5), 3 * 86400)
+    assert "dated in the future" in found.sentence and found.count == 6
+    assert status(folder, now=day(5) + 2 * TEN_YEARS).newest_at == day(6) + TEN_YEARS
+    alone = status(folder, now=day(1) - TEN_YEARS)
+    assert not alone.ok and alone.newest_age_s is None

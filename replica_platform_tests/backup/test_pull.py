@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -159,14 +159,14 @@ def test_info_only_moves_nothing(host: Host, remote: Path, local: Path) -> None:
 def test_a_host_that_is_not_known_is_refused(
     host: Host, remote: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "nobody").touch()
+    (tmp_path / "empty_known_hosts").touch()
     keys = [host.client_key]
     with pytest.raises(HostUnknown, match="nothing was sent"):
         pull(
             host.url(remote),
             local,
             method="scp",
-            known_hosts=tmp_path / "nobody",
+            known_hosts=tmp_path / "empty_known_hosts",
             client_keys=keys,
         )
     # Left out means ~/.ssh/known_hosts, never "trust any host".
@@ -217,6 +217,56 @@ def test_each_obstacle_has_an_error_that_says_what_to_do(
     assert not local.exists()
 
 
+def test_keys_that_cannot_be_read_are_named(
+    host: Host, remote: Path, local: Path, tmp_path: Path
+) -> None:
+    import asyncssh
+
+    locked, garbage = tmp_path / "locked", tmp_path / "garbage"
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    locked.write_bytes(key.export_private_key("pkcs8-pem", passphrase="secret"))
+    garbage.write_text("not a key")
+    for client_key in (locked, garbage, tmp_path / "absent"):
+        with pytest.raises(NotAllowed, match=r"cannot be used \("):
+            pull(
+                host.url(remote),
+                local,
+                method="scp",
+                known_hosts=host.known_hosts,
+                client_keys=[client_key],
+            )
+    with pytest.raises(NotAllowed, match="absent"):
+        pull(
+            host.url(remote),
+            local,
+            method="scp",
+            known_hosts=tmp_path / "absent",
+            client_keys=[host.client_key],
+        )
+    assert not local.exists()
+
+
+def test_text_that_is_not_utf8_is_an_error_that_says_so(
+    host: Host, remote: Path, remote_db, local: Path
+) -> None:
+    remote_db.execute("insert into visit (at) values (cast(x'ff' as text))")
+    for method in ("query", "scp"):
+        with pytest.raises(Unreadable, match="UTF-8"):
+            pull(host.url(remote), local, method=method, **host.access)
+    assert not local.exists()
+
+
+def test_a_collation_of_the_program_is_an_error_that_names_it(
+    host: Host, remote: Path, remote_db, local: Path
+) -> None:
+    remote_db.create_collation("ours", lambda one, two: (one > two) - (one < two))
+    remote_db.execute("create table word (w text collate ours unique)")
+    remote_db.execute("insert into word values ('b'), ('a')")
+    with pytest.raises(Unreadable, match="ours"):
+        pull(host.url(remote), local, method="query", **host.access)
+    assert not local.exists()
+
+
 def test_a_host_without_python3(tmp_path: Path, remote: Path, local: Path) -> None:
     (tmp_path / "host").mkdir()
     with (
@@ -243,10 +293,10 @@ def test_unsaved_changes_beside_the_target_are_not_lost(
 ) -> None:
     local.parent.mkdir()
     local.write_bytes(b"")
-    local.with_name("pi.db-wal").write_bytes(b"precious")
+    local.with_name("pi.db-wal").write_bytes(b"unsaved changes")
     with pytest.raises(Unsaved):
         pull(host.url(remote), local, method=method, **host.access)
-    assert local.with_name("pi.db-wal").read_bytes() == b"precious"
+    assert local.with_name("pi.db-wal").read_bytes() == b"unsaved changes"
 
 
 def test_the_agent_is_python_3_7_and_the_standard_library() -> None:
@@ -261,6 +311,35 @@ def test_the_agent_is_python_3_7_and_the_standard_library() -> None:
         }  # fmt: skip
 
 
+@METHODS
+def test_the_file_behind_a_symbolic_link_is_replaced(
+    host: Host, remote: Path, remote_db, local: Path, method
+) -> None:
+    link = local.with_name("link.db")
+    local.parent.mkdir()
+    link.symlink_to("pi.db")
+    pull(host.url(remote), link, method=method, **host.access)  # the file is not there yet
+    remote_db.execute("delete from member where id = 17")
+    pulled = pull(host.url(remote), link, method=method, **host.access)
+    assert link.is_symlink() and not local.is_symlink()
+    assert pulled.file == local and contents_of(local) == contents(remote_db)
+    local.with_name("pi.db-wal").write_bytes(b"unsaved changes")
+    with pytest.raises(Unsaved):
+        pull(host.url(remote), link, method=method, **host.access)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a file away takes root")
+def test_owner_and_mode_of_the_replaced_file_are_kept(
+    host: Host, remote: Path, remote_db, local: Path
+) -> None:
+    pull(host.url(remote), local, method="scp", **host.access)
+    local.chmod(0o606)
+    os.chown(local, 1234, 2345)
+    pull(host.url(remote), local, method="scp", **host.access)
+    found = local.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (1234, 2345, 0o606)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(("rows", "characters"), [(4000, 1060), (3, 2_100_000)])
 def test_rows_of_many_bytes_are_pulled_by_query(
@@ -272,10 +351,22 @@ def test_rows_of_many_bytes_are_pulled_by_query(
     assert pulled.verified and contents_of(local) == contents(remote_db)
 
 
+@contextmanager
+def fake_python3(folder: Path, script: str) -> Iterator[Host]:
+    """Run a server whose python3 is a shell script."""
+    commands = folder / "bin"
+    commands.mkdir()
+    (commands / "python3").write_text(f"#!/bin/sh\n{script}\n")
+    (commands / "python3").chmod(0o755)
+    (folder / "host").mkdir()
+    with serving(folder / "host", path=f"{commands}:{os.environ['PATH']}") as host:
+        yield host
+
+
 SILENT = {
     "before it is ready": "exec cat >/dev/null",
     "before its first answer": "echo replica-ready; exec cat >/dev/null",
-    "in the middle of an answer": "echo replica-ready; printf '99\\nshort'; exec cat >/dev/null",
+    "in the middle of an answer": "echo replica-ready; echo 99; printf short; exec cat >/dev/null",
 }
 
 
@@ -285,18 +376,22 @@ def test_a_host_that_falls_silent_is_given_up(
     tmp_path: Path, remote: Path, local: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     monkeypatch.setattr(connection, "SILENCE_S", 0.5, raising=False)
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    (commands / "python3").write_text(f"#!/bin/sh\n{script}\n")
-    (commands / "python3").chmod(0o755)
-    (tmp_path / "host").mkdir()
-    path = f"{commands}:{os.environ['PATH']}"
     with (
-        serving(tmp_path / "host", path=path) as host,
+        fake_python3(tmp_path, script) as host,
         pytest.raises(Unreachable, match=r"sent nothing for 0\.5 s"),
     ):
         pull(host.url(remote), local, method="query", **host.access)
     assert not local.exists()
+
+
+def test_output_that_is_no_answer_is_refused(
+    tmp_path: Path, remote: Path, local: Path, remote_db
+) -> None:
+    with (
+        fake_python3(tmp_path, "echo replica-ready; echo hello; exec cat >/dev/null") as host,
+        pytest.raises(Unreachable, match=r"no answer .*hello"),
+    ):
+        pull(host.url(remote), local, method="query", **host.access)
 
 
 def test_long_work_on_the_other_host_is_no_silence(

@@ -129,7 +129,7 @@ def test_an_owner_that_cannot_be_kept_is_refused(app: Path, live, taken: Backup)
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert finished.stdout.startswith("Unreadable"), finished.stdout + finished.stderr
-    assert "run the restore as root" in finished.stdout
+    assert "run the command as root" in finished.stdout
     assert app.read_bytes() == before and app.stat().st_uid == 1234
     assert sorted(path.name for path in app.parent.iterdir()) == ["app.db", "backups"]
 

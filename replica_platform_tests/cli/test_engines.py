@@ -13,7 +13,7 @@ import pytest
 from replica_platform.cli import warehouse
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.replica import Master
-from replica_platform.xmin.plan import MODES
+from replica_platform.xmin.decide import MODES
 from replica_platform_tests.conftest import Cli
 
 

@@ -1,4 +1,4 @@
-"""A sync killed anywhere leaves whole tables behind, and the next one repairs by itself."""
+"""A sync killed at any point leaves whole tables, and the next one completes the work."""
 
 import os
 import random
@@ -21,7 +21,7 @@ SPECS = [TableSpec(table) for table in TABLES]
 
 
 def killed_after(seconds: float, source: str, target: str) -> bool:
-    """Run a sync in a process of its own and kill it; whether it was still running."""
+    """Run a sync in another process and kill it; return whether it was still running."""
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
@@ -53,7 +53,7 @@ def test_kill_9_of_the_sync(database: Callable[[str], str], torture: bool) -> No
                 with suppress(psycopg.errors.IntegrityError):
                     change(writer, dice)
         killed += killed_after(dice.random() * longest, source, target)
-        # What readers see is some committed sync's whole work, never a part of one.
+        # Readers see the whole work of a committed sync, never a part of it.
         if rows(target, "select to_regclass('replica_platform.mark') is not null")[0][0]:
             for name, count in rows(target, "select target_table, rows from replica_platform.mark"):
                 assert rows(target, f"select count(*) from {name}") == [(count,)]
@@ -71,7 +71,7 @@ def test_kill_9_of_the_sync(database: Callable[[str], str], torture: bool) -> No
 
 @pytest.mark.timeout(300)
 def test_kill_9_of_the_source(database: Callable[[str], str], torture: bool) -> None:
-    """Its xids are given out again after the crash, some below a W that forgot the barrier."""
+    """Its xids are given out again after the crash, some below a W read without the barrier."""
     target = database("crash_target")
     crashes = 6 if torture else 2
     reused = syncs = 0
@@ -106,7 +106,7 @@ def test_kill_9_of_the_source(database: Callable[[str], str], torture: bool) -> 
 
 
 def burn_and_read_w(dsn: str) -> int:
-    """Transactions that leave nothing on the disk, and the W that a naive sync would keep."""
+    """Run transactions that never reach the disk; return the W that a naive sync would keep."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for _ in range(300):
             with connection.transaction(force_rollback=True):
@@ -118,5 +118,5 @@ def burn_and_read_w(dsn: str) -> int:
 
 
 def next_xid(dsn: str) -> int:
-    """The source's next xid."""
+    """Return the source's next xid."""
     return int(rows(dsn, "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")[0][0])

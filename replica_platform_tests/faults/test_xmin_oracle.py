@@ -19,7 +19,7 @@ from replica_platform_tests.xmin.helpers import execute, rows
 
 
 def differences(source: str, target: str, table: str) -> dict[str, int]:
-    """Rows missing, stale and extra in the target, row by row."""
+    """Count the rows missing, stale and extra in the target, row by row."""
     columns = ", ".join(
         f'"{name}"'
         for (name,) in rows(
@@ -39,7 +39,7 @@ def differences(source: str, target: str, table: str) -> dict[str, int]:
 
 
 @pytest.mark.timeout(300)
-def test_nothing_is_lost_and_the_naive_ways_lose(
+def test_nothing_is_lost_and_the_naive_copiers_lose(
     database: Callable[[str], str], torture: bool
 ) -> None:
     source, target = database("oracle_source"), database("oracle_target")
@@ -90,7 +90,7 @@ def test_nothing_is_lost_and_the_naive_ways_lose(
 
 
 def naive_losses(source: str, naive: Naive) -> dict[str, int]:
-    """Live rows that a naive copier does not have, or has in an older version."""
+    """Count the live rows that a naive copier lacks, or has in an older version."""
     with psycopg.connect(source) as connection:
         live: dict[int, tuple[Any, ...]] = {
             key: (v, n) for key, v, n in connection.execute("select id, v, n from ledger")

@@ -1,4 +1,4 @@
-"""A first copy that is killed goes on where it was, and still arrives at the newest state."""
+"""A first copy that is killed is continued, and arrives at the newest state."""
 
 import os
 import random
@@ -15,8 +15,8 @@ from replica_platform_tests.xmin.helpers import execute, rows
 QUERY = "select id, x from t order by id"
 
 
-def killed_once_half_is_there(source: str, target: str, ranges: int) -> None:
-    """Kill a first copy when so many of its ranges have arrived."""
+def kill_after_ranges(source: str, target: str, ranges: int) -> None:
+    """Kill a first copy when more than `ranges` of its ranges have arrived."""
     child = os.fork()
     if child == 0:
         with suppress(BaseException):
@@ -34,14 +34,14 @@ def killed_once_half_is_there(source: str, target: str, ranges: int) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_it_goes_on(database: Callable[[str], str]) -> None:
+def test_a_killed_first_copy_is_continued(database: Callable[[str], str]) -> None:
     source, target = database("resume_source"), database("resume_target")
     execute(
         source,
         "create table t (id int primary key, x text)",
         "insert into t select i, repeat('x', 300) from generate_series(1, 60000) i",
     )
-    killed_once_half_is_there(source, target, 40)
+    kill_after_ranges(source, target, 40)
     arrived = rows(target, "select count(*) from replica_platform.first_copy")[0][0] - 1
     assert arrived >= 40
     assert rows(target, "select to_regclass('t') is null") == [(True,)]
@@ -66,7 +66,7 @@ def test_it_goes_on(database: Callable[[str], str]) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_rewritten_table_starts_over(database: Callable[[str], str]) -> None:
-    """VACUUM FULL moves rows from ranges that have not been read to ranges that have."""
+    """VACUUM FULL moves rows from ranges that were not read to ranges that were."""
     source, target = database("rewrite_source"), database("rewrite_target")
     execute(
         source,
@@ -74,7 +74,7 @@ def test_a_rewritten_table_starts_over(database: Callable[[str], str]) -> None:
         "insert into t select i, repeat('x', 300) from generate_series(1, 40000) i",
         "delete from t where id < 8000",
     )
-    killed_once_half_is_there(source, target, 10)
+    kill_after_ranges(source, target, 10)
     execute(source, "vacuum full t")
     assert sync(source, target, "t", batch_bytes=65536).notes == ()
     assert rows(source, QUERY) == rows(target, QUERY)

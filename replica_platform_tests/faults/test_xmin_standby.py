@@ -1,4 +1,4 @@
-"""A standby is read by xmin; promoted, it is another history, and the target follows it."""
+"""A standby is read by xmin; promoted, it has another history, which the target follows."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ QUERY = "select id, x from t order by id"
 
 
 def catch_up(primary: str, standby: str) -> None:
-    """Wait until the standby has replayed what the primary has written."""
+    """Wait until the standby has replayed all that the primary has written."""
     lsn = rows(primary, "select pg_current_wal_flush_lsn()::text")[0][0]
     for _ in range(500):
         if rows(standby, f"select pg_last_wal_replay_lsn() >= '{lsn}'::pg_lsn")[0][0]:
@@ -56,7 +56,7 @@ def _reads(primary: Server, standby: Server, target: str) -> None:
 
 
 def _in_conflict(primary: Server, standby: Server, target: str) -> None:
-    """Replay takes away rows that the read still sees: it goes on at a new snapshot."""
+    """Replay removes rows that the read still sees: the copy is continued at a new snapshot."""
     source, replica = primary.dsn("src"), standby.dsn("src")
     execute(
         source,
@@ -67,7 +67,7 @@ def _in_conflict(primary: Server, standby: Server, target: str) -> None:
     execute(replica, "alter system set max_standby_streaming_delay = 0", "select pg_reload_conf()")
     disturbed: list[int] = []
 
-    def disturb(done: int, _total: int) -> None:
+    def disturb(done: int, _total: int, _unit: str) -> None:
         if not disturbed and done > 1_000_000:
             disturbed.append(done)
             execute(source, "delete from big where id % 3 = 0", "vacuum big")
@@ -85,7 +85,7 @@ def _in_conflict(primary: Server, standby: Server, target: str) -> None:
 
 def _promoted(primary: Server, standby: Server, target: str) -> None:
     source, replica = primary.dsn("src"), standby.dsn("src")
-    # The standby hears no more; what the primary does from here on is lost with it.
+    # The standby is cut off: what the primary writes from here on is lost with it.
     execute(replica, "alter system set primary_conninfo = ''", "select pg_reload_conf()")
     while rows(replica, "select count(*) from pg_stat_wal_receiver")[0][0]:
         time.sleep(0.05)
@@ -109,12 +109,12 @@ def _promoted(primary: Server, standby: Server, target: str) -> None:
     assert "another server, timeline or database" in report.why
     assert rows(replica, QUERY) == rows(target, QUERY)
     assert sync(replica, target, "t").mode in ("scan", "none")
-    _read_by_what_differs(replica, target)
+    _only_differing_ranges_are_read(replica, target)
     primary.start()
 
 
-def _read_by_what_differs(replica: str, target: str) -> None:
-    """Nearly all of a large table survives a failover as it was, and is not moved again."""
+def _only_differing_ranges_are_read(replica: str, target: str) -> None:
+    """Nearly all of a large table survives a failover unchanged, and is not moved again."""
     execute(replica, "update big set x = 'after' where id < 3", "delete from big where id = 4")
     report = sync(replica, target, "big")
     print(f"of {report.rows} rows {report.rows_read} were read: {report.why}")

@@ -12,7 +12,7 @@ QUERY = "select id, x from t order by id"
 
 
 def step(source: str, target: str, key: int) -> None:
-    """Three changes and a sync that must move exactly them."""
+    """Make three changes, and a sync that must move exactly these."""
     execute(
         source,
         f"insert into t values ({key}, 'new')",

@@ -1,4 +1,4 @@
-"""Servers of their own, for tests that crash, wrap, copy or promote them."""
+"""Separate servers, for tests that crash, wrap, copy or promote them."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ from replica_platform_tests.xmin.helpers import execute
 
 @contextmanager
 def own_server(version: int = 18) -> Iterator[Server]:
-    """A server that nobody else uses, with a database `src`."""
-    # Not under pytest's folder: as root, Postgres is another user, who may not look there.
+    """Start a server for one test, with a database `src`."""
+    # Not under pytest's folder: as root, Postgres is another user, who may not read there.
     with (
         tempfile.TemporaryDirectory(prefix="rp-") as folder,
         running(Path(folder) / "pg", version) as server,
@@ -33,7 +33,7 @@ def run(server: Server, program: str, *arguments: str) -> None:
 
 @contextmanager
 def standby_of(primary: Server) -> Iterator[Server]:
-    """A physical standby beside its primary, replaying."""
+    """Start a physical standby that replays its primary."""
     folder = primary.folder.parent / "standby"
     embedded.private_folder(folder)
     run(
@@ -52,7 +52,7 @@ def standby_of(primary: Server) -> Iterator[Server]:
 
 
 def past_wraparound(server: Server, xid: int = 4294960000) -> None:
-    """Move the server's next xid close to 2^32, as years of work would have."""
+    """Move the server's next xid close to 2^32, as years of use would."""
     execute(server.dsn(), "alter database template0 allow_connections true")
     freeze_all(server)
     server.stop()
@@ -80,7 +80,7 @@ def freeze_all(server: Server) -> None:
 
 
 def burn(dsn: str, count: int) -> None:
-    """Use up xids, each in a transaction of its own."""
+    """Use up xids, each in its own transaction."""
     execute(
         dsn,
         "do $$ begin "
@@ -103,14 +103,14 @@ def kill_9(server: Server) -> None:
 
 
 def _unlock(server: Server) -> None:
-    """Remove the lock files of a server that is not running, copied or left over."""
+    """Remove the lock files of a server that does not run, copied or left over."""
     (server.folder / "postmaster.pid").unlink(missing_ok=True)
     for left in server.socket_dir.glob(".s.PGSQL.*"):
         left.unlink()
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """State and parent of a process; `?` when it is gone."""
+    """Return state and parent of a process; `?` when it has ended."""
     with suppress(OSError, IndexError):
         state, parent = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
         return state, parent

@@ -1,7 +1,7 @@
-"""Writers that do everything to a source which real ones do, and the naive copiers beside them.
+"""Writers that change a source as real ones do, and naive copiers that run beside them.
 
 The tables: `ledger` (rows only), `parted` (leaves come and go), `plain` (TRUNCATE, VACUUM FULL,
-ALTER). What is checked belongs to the tests.
+ALTER). The checks belong to the tests.
 """
 
 import random
@@ -29,7 +29,7 @@ TABLES = ("ledger", "plain", "parted")
 
 
 class Writers:
-    """Threads that write until told to stop; counts what they did."""
+    """Threads that write until they are stopped, and count what they did."""
 
     def __init__(self, dsn: str, count: int = 8, ddl: bool = True, seed: int = 1) -> None:
         self.dsn = dsn
@@ -55,7 +55,7 @@ class Writers:
 
     def _write(self, dice: random.Random) -> None:
         while not self.stop.is_set():
-            # A killed server, a lock timeout, a key that is taken, a leaf that is gone.
+            # A killed server, a lock timeout, an existing key, a detached leaf.
             with suppress(psycopg.Error), psycopg.connect(self.dsn, autocommit=True) as connection:
                 connection.execute("set lock_timeout = '1s'")
                 connection.execute("set deadlock_timeout = '20ms'")
@@ -110,7 +110,7 @@ class Writers:
                 self._until_done(statement, dice)
 
     def _until_done(self, statement: str, dice: random.Random) -> None:
-        """A detached leaf must come back, so that the later ones find it."""
+        """Repeat a statement until it works: a detached leaf must be attached again."""
         for _ in range(200):
             with suppress(psycopg.Error), psycopg.connect(self.dsn, autocommit=True) as connection:
                 connection.execute("set lock_timeout = '100ms'")
@@ -121,7 +121,7 @@ class Writers:
 
 
 def change(connection: psycopg.Connection, dice: random.Random) -> None:
-    """One row changed in one of the tables."""
+    """Change one row of one of the tables."""
     table = dice.choice(TABLES)
     row = dice.randrange(4000)
     value = f"{dice.random():.6f}"
@@ -147,7 +147,7 @@ def change(connection: psycopg.Connection, dice: random.Random) -> None:
 
 
 class Naive:
-    """A copier of `ledger` that asks for new rows as shipped tools do; its target is a dict."""
+    """A copier of `ledger` that asks for new rows as published tools do; its target is a dict."""
 
     def __init__(self, dsn: str, name: str, cycle: Callable[["Naive", Any], None]) -> None:
         self.name = name
@@ -158,13 +158,13 @@ class Naive:
         self._cycle = cycle
 
     def once(self) -> None:
-        """One of its syncs."""
+        """Sync once."""
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             self._cycle(self, connection)
         self.cycles += 1
 
     def take(self, connection: Any, predicate: str, *values: int) -> list[int]:
-        """Upsert what a predicate finds; return the raw xmins seen."""
+        """Upsert the rows that meet a predicate; return their raw xmins."""
         query = f"select xmin::text::bigint, id, v, n from ledger where {predicate}"
         found = connection.execute(query, values).fetchall()
         for _, key, *rest in found:
@@ -190,20 +190,20 @@ class Naive:
 
 
 def past_the_highest_seen(naive: Naive, connection: Any) -> None:
-    """`xmin > max(xmin)`, as a recipe for many tools has it."""
+    """Read `xmin > max(xmin)`, as recipes for many tools do."""
     seen = naive.take(connection, "xmin::text::bigint > %s", naive.bound)
     naive.bound = max([naive.bound, *seen])
 
 
 def up_to_the_current_xid(naive: Naive, connection: Any) -> None:
-    """From the last `txid_current()` on."""
+    """Read from the last `txid_current()` on."""
     now = connection.execute("select txid_current()").fetchone()[0]
     naive.take(connection, "xmin::text::bigint >= %s", naive.bound)
     naive.bound = now
 
 
 def watermark_after_the_scan(naive: Naive, connection: Any) -> None:
-    """The right watermark, read after the scan; a large table's scan takes its time."""
+    """Read from the right watermark on, but take the next one after the scan, which takes time."""
     naive.take(connection, "xmin::text::bigint >= %s", naive.bound)
     time.sleep(0.4)
     query = "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint"

@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg import sql
 
+from replica_platform.backup import backup, verify
 from replica_platform.outbox import Outbox, doctor, file
 from replica_platform.outbox.delivery.doctor import (
     clock_skew,
@@ -140,3 +141,12 @@ def test_an_unknown_durability_is_not_called_full(box: Outbox, path: Path) -> No
     finding = next(f for f in doctor([path]) if f.name.startswith("durability of"))
     assert finding.ok
     assert "unknown" in finding.sentence
+
+
+def test_a_checked_file_is_not_changed(path: Path, tmp_path: Path) -> None:
+    """A backup, which is not in WAL mode, stays as its manifest describes it."""
+    with Outbox(path) as box:
+        box.append("note", {})
+    kept = backup(path, tmp_path / "backups")
+    doctor([kept.file])
+    assert verify(kept.file).ok

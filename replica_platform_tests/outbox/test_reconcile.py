@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from replica_platform.outbox import Outbox, backlog, dead, drain, reconcile
+import pytest
+
+from replica_platform.outbox import Outbox, backlog, dead, drain, reconcile, verify
+from replica_platform.outbox.delivery import statements
 from replica_platform.outbox.file import open_existing, renew
 
 Ask = Callable[..., list[tuple[Any, ...]]]
@@ -123,3 +126,46 @@ def test_a_restored_file_is_not_reported_as_removed(path: Path, target: str) -> 
         connection.close()
         assert drain([path], target).files[0].landed == 1
         assert reconcile([path], target).ok
+
+
+def test_a_drain_resends_lost_rows_on_request(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    ids = box.append_many("note", [{"n": n} for n in range(10)])
+    drain([path], target)
+    ask("delete from outbox.record where id = any(%s::uuid[])", [ids[2], ids[5]])
+    ask("update outbox.record set payload_sha = '\\x00' where id = %s", ids[7])
+    assert drain([path], target).delivered == 0  # the ledgers agree
+    report = drain([path], target, repair=True)
+    # The changed row is a conflict, which is kept whole.
+    assert (report.files[0].reopened, report.delivered, report.conflicts) == (3, 2, 1)
+    assert verify([path], target).ok
+    report = drain([path], target, repair=True)
+    assert (report.files[0].reopened, report.delivered) == (0, 0)
+
+
+def test_a_stop_ends_the_search_for_lost_rows(
+    box: Outbox, path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replica_platform.outbox.delivery.reconcile.ROWS_PER_QUERY", 2)
+    box.append_many("note", [{"n": n} for n in range(10)])
+    drain([path], target)
+    queries = []
+    present = statements.present
+    monkeypatch.setattr(
+        statements, "present", lambda *values: queries.append(1) or present(*values)
+    )
+    assert drain([path], target, repair=True, budget_s=0).ok
+    assert len(queries) == 1
+
+
+def test_a_damaged_file_is_named(box: Outbox, path: Path, target: str) -> None:
+    box.append_many("note", [{"text": "x" * 2000, "n": n} for n in range(300)])
+    drain([path], target)
+    box.close()
+    content = bytearray(path.read_bytes())
+    content[100_000:400_000] = b"\xff" * 300_000
+    path.write_bytes(content)
+    report = verify([path], target)
+    assert not report.ok
+    assert "worker-1.db" in report.sentence

@@ -1,6 +1,6 @@
 """One source and one target database for the whole folder, emptied before each test.
 
-A CREATE DATABASE a test would take longer than the tests themselves.
+A CREATE DATABASE for each test would take longer than the tests.
 """
 
 import tempfile

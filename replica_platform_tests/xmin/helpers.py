@@ -1,4 +1,4 @@
-"""Short words for what every test of the engine does."""
+"""Statements and queries, as every test of the engine runs them."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import psycopg
 
 
 def execute(dsn: str, *statements: str) -> None:
-    """Run statements, each in a transaction of its own."""
+    """Run statements, each in its own transaction."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement)  # type: ignore[arg-type]
 
 
 def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
-    """All rows of a query."""
+    """Return all rows of a query."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         return connection.execute(query).fetchall()  # type: ignore[arg-type]

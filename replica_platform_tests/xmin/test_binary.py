@@ -1,4 +1,4 @@
-"""What binary COPY cannot carry goes as text; sent in binary all the same, it fails or lies."""
+"""Tables that binary COPY would change are sent as text; in binary they fail or change."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from replica_platform.xmin import session, sync
 from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.source.catalog import Table
+from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
 @pytest.fixture
 def forced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control: every table goes in binary."""
-    monkeypatch.setattr(Table, "binary", property(lambda _: True))
+    """The control: every table is sent in binary."""
+    monkeypatch.setattr(SourceTable, "binary", property(lambda _: True))
 
 
 # By kind: in the source, in the target (where a type may be wider), the column, a value.
@@ -35,7 +35,7 @@ QUERY = "select id, v::text from t"
 
 
 def make(source: str, target: str, kind: str) -> None:
-    """A table with one such value; what it is made of or names is in the target as well."""
+    """Create a table with one such value, whose type and relation the target has as well."""
     here, there, column, value = TYPES[kind]
     execute(target, there)
     execute(source, here, f"create table t (id int primary key, v {column})")
@@ -43,7 +43,7 @@ def make(source: str, target: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_text_carries_it(source: str, target: str, kind: str) -> None:
+def test_sent_as_text_it_arrives(source: str, target: str, kind: str) -> None:
     make(source, target, kind)
     sync(source, target, "t")
     assert rows(source, QUERY) == rows(target, QUERY)
@@ -53,14 +53,16 @@ def test_text_carries_it(source: str, target: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_control_in_binary_does_not(source: str, target: str, kind: str, forced: None) -> None:
+def test_the_control_in_binary_fails_or_changes_it(
+    source: str, target: str, kind: str, forced: None
+) -> None:
     make(source, target, kind)
     if not kind.startswith("reg"):
         with pytest.raises(CannotSync, match=r"instead of expected|insufficient data"):
             sync(source, target, "t")
         return
     sync(source, target, "t")
-    assert rows(source, QUERY) != rows(target, QUERY)  # and nobody was told
+    assert rows(source, QUERY) != rows(target, QUERY)  # without an error
 
 
 def test_a_name_that_the_target_lacks_is_refused(source: str, target: str) -> None:
@@ -81,7 +83,7 @@ HOSTILE = {
 
 @pytest.fixture
 def settings(source: str, target: str) -> Iterator[None]:
-    """Two databases that write and read values each in a way of its own; a table sent as text."""
+    """Two databases whose settings write values differently; a table that is sent as text."""
     for name, sides in HOSTILE.items():
         for dsn, value in zip((source, target), sides, strict=True):
             alter(dsn, f"set {name} = {value}")
@@ -99,7 +101,7 @@ def settings(source: str, target: str) -> Iterator[None]:
 
 
 def alter(dsn: str, what: str) -> None:
-    """Change a setting of a database, for the sessions to come."""
+    """Change a setting of a database, for later sessions."""
     name = sql.Identifier(conninfo_to_dict(dsn)["dbname"]).as_string()
     execute(dsn, f"alter database {name} {what}")
 
@@ -119,4 +121,4 @@ def test_the_control_without_pinned_settings_changes_values(
     for name in HOSTILE:
         monkeypatch.delitem(session._PINNED, name)
     sync(source, target, "t")
-    assert rows(source, VALUES) != rows(target, VALUES)  # and nobody was told
+    assert rows(source, VALUES) != rows(target, VALUES)  # without an error

@@ -1,4 +1,4 @@
-"""Deletes are exact, bounded, and never take a live row."""
+"""Deletes are exact and limited, and never remove a live row."""
 
 import psycopg
 import pytest
@@ -22,14 +22,14 @@ def table(source: str, target: str) -> None:
 QUERY = "select a, b, x from t order by a, b"
 
 
-def test_exactly_the_deleted_keys_go(source: str, target: str, table: None) -> None:
+def test_exactly_the_deleted_keys_are_deleted(source: str, target: str, table: None) -> None:
     execute(source, "delete from t where b % 100 = 7", "update t set b = 2 where a = 'ä'")
     report = sync(source, target, "t")
     assert (report.rows_deleted, report.rows_inserted) == (31, 1)
     assert rows(source, QUERY) == rows(target, QUERY)
 
 
-def test_never_keeps_them(source: str, target: str, table: None) -> None:
+def test_deletes_never_keeps_them(source: str, target: str, table: None) -> None:
     execute(source, "delete from t where b = 7")
     assert sync(source, target, "t", deletes="never").rows_deleted == 0
     assert sync(source, target, "t").rows_deleted == 1
@@ -43,18 +43,18 @@ def test_too_many_are_refused_unless_allowed(source: str, target: str, table: No
     assert sync(source, target, "t", max_delete_fraction=1.0).rows_deleted == 2900
 
 
-def test_truncate_is_meant(source: str, target: str, table: None) -> None:
+def test_a_truncate_is_followed_without_limit(source: str, target: str, table: None) -> None:
     execute(source, "truncate t")
     assert sync(source, target, "t").rows_deleted == 3006
 
 
 def test_the_wrong_order_would_delete_live_rows(source: str, target: str, table: None) -> None:
-    """The negative control: source keys first, then the target's, loses what came between."""
+    """The control: source keys first, then the target's, loses the rows that came in between."""
     early = set(rows(source, "select a, b from t"))
     execute(source, "insert into t values ('new', 1)")
     sync(source, target, "t")
     late = set(rows(target, "select a, b from t"))
-    assert late - early == {("new", 1)}  # the naive way would delete this live row
+    assert late - early == {("new", 1)}  # the naive order would delete this live row
 
     execute(source, "delete from t where b = 5")
     sync(source, target, "t")
@@ -62,7 +62,7 @@ def test_the_wrong_order_would_delete_live_rows(source: str, target: str, table:
     assert rows(source, QUERY) == rows(target, QUERY)
 
 
-def test_a_row_inserted_while_orphans_are_sought_is_kept(
+def test_a_row_inserted_while_deletes_are_sought_is_kept(
     source: str, target: str, table: None
 ) -> None:
     with psycopg.connect(source) as slow:
@@ -73,7 +73,7 @@ def test_a_row_inserted_while_orphans_are_sought_is_kept(
     assert rows(source, QUERY) == rows(target, QUERY)
 
 
-def test_rows_lost_in_the_target_are_noticed_and_repaired(
+def test_rows_lost_in_the_target_are_found_and_repaired(
     source: str, target: str, table: None
 ) -> None:
     execute(target, "delete from t where b = 3", "update replica_platform.mark set rows = rows - 1")
@@ -84,10 +84,10 @@ def test_rows_lost_in_the_target_are_noticed_and_repaired(
     assert rows(source, QUERY) == rows(target, QUERY)
 
 
-def test_keys_are_compared_where_the_counts_would_not_tell(
+def test_keys_are_compared_where_the_counts_are_equal(
     source: str, target: str, table: None
 ) -> None:
-    """One row lost here for one deleted there: equal counts, which `auto` takes."""
+    """One row lost in the target and one deleted in the source: equal counts satisfy `auto`."""
     execute(target, "delete from t where b = 3")
     execute(source, "delete from t where b = 4")
     execute(target, "update replica_platform.mark set rows = rows - 1")

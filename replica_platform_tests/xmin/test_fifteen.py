@@ -39,7 +39,7 @@ def fifteen() -> Iterator[Server]:
 
 
 def run(program: str, *arguments: object) -> None:
-    """Run one of its programs, as the user that Postgres runs as."""
+    """Run one of its programs as the user of the server."""
     user = embedded.system_user()
     subprocess.run(
         [str(BINARIES / program), *map(str, arguments)],
@@ -70,7 +70,7 @@ XML = ['<a b="ü">text</a>', "just <b/> content", "<!-- a comment --><x/>", ""]
 
 
 def test_xml(fifteen: Server) -> None:
-    """Only a server with libxml knows it; the embedded one does not."""
+    """The embedded server has no libxml."""
     old, new = fifteen.dsn("source"), fifteen.dsn("target")
     try:
         execute(old, "select '<a/>'::xml")
@@ -101,19 +101,19 @@ def test_a_foreign_table_goes_by_timestamp_or_in_full(fifteen: Server) -> None:
         execute(source, "create extension postgres_fdw")
     except psycopg.Error:
         pytest.skip("this Postgres 15 has no postgres_fdw")
-    execute(fifteen.dsn(), "create database far")
-    execute(fifteen.dsn("far"), "create table t (id int primary key, at timestamptz)",
+    execute(fifteen.dsn(), "create database remote")
+    execute(fifteen.dsn("remote"), "create table t (id int primary key, at timestamptz)",
             "insert into t values (1, '2000-01-01'), (2, now())")  # fmt: skip
     execute(
         source,
-        f"create server far foreign data wrapper postgres_fdw options (host '{fifteen.socket_dir}',"
-        " dbname 'far')",
-        "create user mapping for postgres server far options (user 'postgres')",
-        "create foreign table t (id int, at timestamptz) server far",
+        "create server remote foreign data wrapper postgres_fdw "
+        f"options (host '{fifteen.socket_dir}', dbname 'remote')",
+        "create user mapping for postgres server remote options (user 'postgres')",
+        "create foreign table t (id int, at timestamptz) server remote",
     )
     first = sync(source, target, "t", timestamp_column="at", key=["id"])
     assert (first.mode, first.rows_inserted) == ("timestamp", 2)
-    execute(fifteen.dsn("far"), "insert into t values (3, now())", "delete from t where id = 1")
+    execute(fifteen.dsn("remote"), "insert into t values (3, now())", "delete from t where id = 1")
     again = sync(source, target, "t", timestamp_column="at", key=["id"])
     assert (again.rows_read, again.rows_inserted, again.rows_deleted) == (2, 1, 1)
     whole = sync(source, target, "t", into="whole")

@@ -1,10 +1,10 @@
-"""A first sync makes schema, table, key, index and mark, and moves every row."""
+"""A first sync creates schema, table, key, index and watermark, and moves every row."""
 
 from replica_platform.xmin import sync
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
-def test_everything_is_made_and_every_row_arrives(source: str, target: str) -> None:
+def test_everything_is_created_and_every_row_arrives(source: str, target: str) -> None:
     execute(
         source,
         "create table person (id int primary key, name text)",
@@ -14,7 +14,7 @@ def test_everything_is_made_and_every_row_arrives(source: str, target: str) -> N
     report = sync(source, target, "public.person", into="copy")
 
     assert report.mode == "full"
-    assert report.why == "There is no mark of an earlier sync."
+    assert report.why == "There is no watermark of an earlier sync."
     assert (report.rows_read, report.rows_inserted, report.rows) == (3, 3, 3)
     assert report.target_table == "copy.person"
     assert report.changed

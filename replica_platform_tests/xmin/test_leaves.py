@@ -1,4 +1,4 @@
-"""Partitioned tables go leaf by leaf: attached rows arrive, detached ones leave."""
+"""Partitioned tables are read leaf by leaf: attached rows arrive, detached ones are deleted."""
 
 import psycopg
 import pytest
@@ -16,7 +16,7 @@ def parted(source: str, target: str) -> None:
         "create table p1 partition of p for values from (10) to (20) partition by range (id)",
         "create table p1a partition of p1 for values from (10) to (15)",
         "insert into p values (1, 'a'), (11, 'b')",
-        # The columns in another order, the rows older than the attaching.
+        # The columns in another order, the rows older than the ATTACH.
         "create table late (x text, gone int, id int not null)",
         "alter table late drop column gone",
         "insert into late select 'l' || i, i from generate_series(20, 24) i",
@@ -47,7 +47,7 @@ def test_a_detached_leaf_is_deleted_and_comes_back(source: str, target: str, par
     assert validate(source, target, "p").in_sync
 
 
-def test_a_row_that_moves_to_another_leaf_is_no_orphan(
+def test_a_row_that_moves_to_another_leaf_is_not_deleted(
     source: str, target: str, parted: None
 ) -> None:
     execute(source, "update p set id = 13 where id = 1", "update p set x = 'd' where id = 11")
@@ -64,7 +64,7 @@ def test_truncate_vacuum_full_and_cluster(source: str, target: str, parted: None
 
 
 def test_a_new_column_has_the_leaves_constant(source: str, target: str, parted: None) -> None:
-    """The parent has no rows, and so does not tell the value that old ones have."""
+    """The parent has no rows, and so not the value that old ones have."""
     execute(
         source,
         "alter table p add column n int not null default 7",
@@ -108,7 +108,7 @@ def test_a_new_column_of_rewritten_leaves_is_read_whole(
 def test_a_leaf_that_was_changed_while_detached_is_read_whole(
     source: str, target: str, parted: None, default: str
 ) -> None:
-    """Its rows have their old xmin, and other values in a column that the parent has as before."""
+    """Its rows keep their xmin, and have other values in a column that the parent has as before."""
     execute(
         source,
         "alter table p detach partition p0",
@@ -139,7 +139,7 @@ def test_a_leafs_own_virtual_column_is_followed(source: str, target: str) -> Non
 def test_a_leaf_takes_anothers_place_with_rows_of_the_same_transaction(
     source: str, target: str, parted: None
 ) -> None:
-    """Key and xmin are those of the row that the target has; the content is not."""
+    """Key and xmin are those of the target's row; the content is not."""
     with psycopg.connect(source) as one:
         one.execute("insert into p values (2, 'old')")
         one.execute("create table other (id int primary key, x text)")

@@ -1,4 +1,4 @@
-"""What has no xmin or no key is copied in full or by timestamp, and the report says why."""
+"""Tables without xmin or key are copied in full or by timestamp, and the report says why."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_a_view_goes_by_timestamp_when_it_names_a_column(source: str, target: st
 def test_a_row_that_commits_late_is_in_the_look_back(
     source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its time is older than what has been seen; the naive bound misses it for good."""
+    """Its time is older than the newest that was seen; the naive bound misses it for good."""
     monkeypatch.setattr(timestamp, "MARGIN_S", 0)  # a transaction may last longer than any margin
     execute(source, "create table t (id int primary key, at timestamptz default clock_timestamp())")
     how: dict[str, Any] = {"mode": "timestamp", "timestamp_column": "at"}
@@ -63,7 +63,7 @@ def test_the_reason_is_logged(source: str, target: str, caplog: pytest.LogCaptur
     assert f"full, because: {report.why}" in caplog.text
 
 
-def test_impossible_wishes_are_refused_in_words(source: str, target: str) -> None:
+def test_modes_that_cannot_work_are_refused(source: str, target: str) -> None:
     execute(source, "create table t (a int)")
     with pytest.raises(CannotSync, match="no primary key"):
         sync(source, target, "t", mode="scan")
@@ -73,7 +73,7 @@ def test_impossible_wishes_are_refused_in_words(source: str, target: str) -> Non
         sync(source, target, "absent")
 
 
-def test_a_failed_table_fails_alone(source: str, target: str) -> None:
+def test_a_failed_table_does_not_stop_the_others(source: str, target: str) -> None:
     execute(source, "create table a (id int primary key)", "create table b (id int primary key)")
     report = sync_group(source, target, [TableSpec("a"), TableSpec("absent"), TableSpec("b")])
     assert list(report.reports) == ["public.a", "public.b"]
@@ -89,7 +89,7 @@ def test_an_atomic_group_is_all_or_nothing(source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_what_fails_at_the_end_takes_the_group_only_if_asked(
+def test_a_failure_at_the_end_rolls_back_only_an_atomic_group(
     source: str, target: str, atomic: bool
 ) -> None:
     """`a` has been written already when too many deletes of `b` are refused."""
@@ -110,7 +110,7 @@ def test_what_fails_at_the_end_takes_the_group_only_if_asked(
     assert rows(target, "select count(*) from a") == [(3001,)]
 
 
-def test_a_locked_table_fails_alone(
+def test_a_locked_table_does_not_stop_the_others(
     source: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(session._PINNED, "lock_timeout", "200ms")

@@ -1,4 +1,4 @@
-"""Tables whose columns are named like everything that our own statements name."""
+"""Tables whose columns have the names that the engine's statements use."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ from replica_platform_tests.xmin.helpers import execute, rows
 
 SYSTEM = {"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"}
 OURS = {"source_xmin", "source_ctid"}
-# What a failover leaves: the xids cannot be gone on from, and both sides are hashed.
+# As after a failover: W cannot be trusted, and both sides are hashed.
 PROMOTED = """update replica_platform.mark set
     identity = jsonb_set(identity, '{timeline}', '7'), w = w + 1000, next = next + 1000"""
 # An index, and so a key, has at most 32 columns.
@@ -23,9 +23,9 @@ KEY_COLUMNS = 30
 
 
 def words() -> list[str]:
-    """Every word of the engine's strings: aliases, functions, columns, and all the rest."""
+    """Return every word in the engine's strings: aliases, functions, columns and others."""
     found: set[str] = set()
-    for module in Path(replica_platform.xmin.__file__).parent.glob("*.py"):
+    for module in Path(replica_platform.xmin.__file__).parent.rglob("*.py"):
         tree = ast.parse(module.read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
@@ -37,16 +37,17 @@ def words() -> list[str]:
 
 WORDS = words()
 CHUNKS = [WORDS[i : i + KEY_COLUMNS] for i in range(0, len(WORDS), KEY_COLUMNS)]
-# What stands alone as a key is hashed in another way than several columns are.
+# A key of one column may be hashed in another way than one of several.
 ALONE = [
     *(word for word in WORDS if len(word) == 1 or word.startswith("replica_")),
-    "version", "nothing", "place", "part", "leaf", "kind", "age", "nth", "one", "two", "did",
-    "merged", "image", "count", "tids", "ct", "tc", "am", "ln",
+    "version", "xid", "nothing", "tid", "position", "part", "leaf", "kind", "age", "nth", "one",
+    "two", "did", "merged", "image", "count", "tids", "ct", "tc", "am", "ln",
 ]  # fmt: skip
 
 
 def test_the_words_are_those_of_the_statements() -> None:
-    assert {"t", "s", "k", "n", "v", "x", "age", "count", "nth", "place", "select"} <= set(WORDS)
+    some = {"t", "s", "k", "n", "x", "age", "count", "nth", "tid", "version", "xid", "select"}
+    assert some <= set(WORDS)
 
 
 def columns(names: list[str], kind: str) -> sql.Composed:
@@ -54,7 +55,7 @@ def columns(names: list[str], kind: str) -> sql.Composed:
 
 
 def make(dsn: str, table: str, key: list[str], other: list[str], kind: str) -> None:
-    """A table with those columns and 300 rows."""
+    """Create a table with those columns and 300 rows."""
     name, listed = sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, key))
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
@@ -89,7 +90,7 @@ def content(dsn: str, table: str, names: list[str]) -> list[tuple[object, ...]]:
 
 
 def check(source: str, target: str, tables: dict[str, tuple[list[str], list[str]]]) -> None:
-    """First copy, update and delete, validate, a row lost in the target, the repair by hashes."""
+    """Copy, update and delete, validate, lose a row in the target, repair by hashes."""
     specs = [TableSpec(table) for table in tables]
     assert not sync_group(source, target, specs).failures
     for table, (key, other) in tables.items():
@@ -101,7 +102,7 @@ def check(source: str, target: str, tables: dict[str, tuple[list[str], list[str]
     for table, (key, other) in tables.items():
         assert validate(source, target, f'"{table}"').in_sync, table
         assert content(source, table, key + other) == content(target, table, key + other)
-        change(source, table, key[0], other[0])  # the row again: it is new to the target
+        change(source, table, key[0], other[0])  # the same row again, which the target has not seen
         with psycopg.connect(target, autocommit=True) as connection:
             connection.execute(
                 sql.SQL("delete from {} where {}::int = 7").format(
@@ -129,7 +130,7 @@ def test_keys_of_many_columns(source: str, target: str) -> None:
     check(source, target, tables)
 
 
-@pytest.mark.parametrize(("kind", "words"), [("int", ALONE), ("text", ["v", "x", "version"])])
+@pytest.mark.parametrize(("kind", "words"), [("int", ALONE), ("text", ["x", "xid", "version"])])
 def test_keys_of_one_column_in_tables_of_that_name(
     kind: str, words: list[str], source: str, target: str
 ) -> None:
@@ -167,7 +168,7 @@ def test_a_view_by_timestamp(source: str, target: str) -> None:
     validate(source, target, "t", key=tuple(names))
 
 
-def test_a_table_of_the_target_named_like_our_temporary_ones(source: str, target: str) -> None:
+def test_target_tables_named_like_the_temporary_ones(source: str, target: str) -> None:
     """Where the search path names pg_temp last, an unqualified name is the other table's."""
     names = ("replica_compare", "replica_source_keys", "replica_had", "replica_wanted",
              "replica_frame", "replica_measure")  # fmt: skip
@@ -187,7 +188,7 @@ def test_a_table_of_the_target_named_like_our_temporary_ones(source: str, target
         assert rows(target, f"select a from {name}") == [(1,)]
 
 
-def test_what_the_target_needs_for_itself_is_refused(source: str, target: str) -> None:
+def test_a_column_named_like_one_of_the_sync_is_refused(source: str, target: str) -> None:
     execute(source, "create table t (id int primary key, source_xmin int)")
     with pytest.raises(CannotSync, match="source_xmin"):
         sync(source, target, "t")

@@ -1,4 +1,4 @@
-"""A target table belongs to one source table; another one is refused before a row is written."""
+"""A target table belongs to one source table; a sync of another one is refused."""
 
 from collections.abc import Callable, Iterator
 
@@ -24,7 +24,7 @@ RESTORED = """update replica_platform.mark
 
 @pytest.fixture
 def twins(source: str, target: str) -> None:
-    """Two tables `o` in two schemas of one source, with other rows each."""
+    """Two tables `o` in two schemas of one source, with different rows."""
     for schema, first, count in (("t1", 1, 3000), ("t2", 10_000, 5)):
         execute(
             source,
@@ -45,7 +45,7 @@ def test_another_table_of_the_source_is_refused(source: str, target: str, twins:
     assert sync(source, target, "t1.o", into="copy").rows == 3000
 
 
-def test_a_group_refuses_two_tables_that_meet(source: str, target: str, twins: None) -> None:
+def test_a_group_refuses_two_tables_with_one_target(source: str, target: str, twins: None) -> None:
     execute(source, "create table public.p (id int primary key)")
     specs = [TableSpec(f"{schema}.{name}", into="copy")
              for schema, name in (("t1", "o"), ("t2", "o"), ("public", "p"))]  # fmt: skip
@@ -59,7 +59,7 @@ def test_a_group_refuses_two_tables_that_meet(source: str, target: str, twins: N
     assert list(whole.failures) == ["copy.o"]
 
 
-def test_one_table_may_arrive_in_two_places(source: str, target: str, twins: None) -> None:
+def test_one_table_may_have_two_targets(source: str, target: str, twins: None) -> None:
     specs = [TableSpec("t1.o", into=into) for into in ("copy", "other")]
     group = sync_group(source, target, specs)
     assert {name: report.rows for name, report in group.reports.items()} == {
@@ -89,7 +89,7 @@ def test_a_person_may_take_a_target_over(source: str, target: str, twins: None) 
     with pytest.raises(TargetTaken, match=r"copy\.o holds t2\.o"):
         sync(source, target, "t1.o", into="copy")
     execute(source, "insert into t2.o values (1, 'new')")
-    # The flag does no harm where the target is the table's own.
+    # The flag changes nothing where the target is the table's own.
     again = sync(source, target, "t2.o", into="copy", take_over=True)
     assert (again.mode, again.rows_inserted) == ("scan", 1)
 
@@ -138,7 +138,7 @@ def test_validate_refuses_another_table(source: str, target: str, twins: None) -
         validate(source, target, "t2.o", into="copy")
 
 
-def test_an_older_watermark_goes_on(source: str, target: str, twins: None) -> None:
+def test_an_older_watermark_continues(source: str, target: str, twins: None) -> None:
     sync(source, target, "t1.o", into="copy")
     execute(target, OLD)
     execute(source, "update t1.o set x = 'new' where id = 1")
@@ -149,7 +149,7 @@ def test_an_older_watermark_goes_on(source: str, target: str, twins: None) -> No
     ]
 
 
-def test_a_renamed_database_goes_on(source: str, target: str, twins: None) -> None:
+def test_a_renamed_database_continues(source: str, target: str, twins: None) -> None:
     sync(source, target, "t1.o", into="copy")
     renamed = """identity || '{"name": "before"}'"""
     execute(target, f"update replica_platform.mark set identity = {renamed}")
@@ -160,7 +160,7 @@ def test_a_renamed_database_goes_on(source: str, target: str, twins: None) -> No
 def test_a_restored_server_is_verified_and_followed(
     old: bool, source: str, target: str, twins: None
 ) -> None:
-    """Another system identifier with the same names is a restore, and needs no person."""
+    """Another system identifier with the same names is a restore and is followed."""
     sync(source, target, "t1.o", into="copy")
     execute(target, RESTORED, *([OLD] if old else []))
     execute(source, "update t1.o set x = 'new' where id = 1", "delete from t1.o where id = 2")
@@ -172,7 +172,7 @@ def test_a_restored_server_is_verified_and_followed(
 
 
 def test_a_restored_small_table_is_not_emptied(source: str, target: str, twins: None) -> None:
-    """The rail leaves small tables alone, but not under another server's names."""
+    """Small tables have no limit on deletes, except after a change of the server."""
     sync(source, target, "t2.o", into="copy")
     execute(target, RESTORED)
     execute(source, "delete from t2.o where id > 10001")
@@ -183,12 +183,12 @@ def test_a_restored_small_table_is_not_emptied(source: str, target: str, twins: 
 
 
 def test_two_servers_in_turn_are_refused(source: str, target: str, twins: None) -> None:
-    """A restore moves on for good; a source that comes back is the second of two."""
+    """A restore replaces the old server; one that comes back is one of two sources."""
     sync(source, target, "t1.o", into="copy")
 
     execute(target, RESTORED)
     sync(source, target, "t1.o", into="copy")
-    # As the mark stands after the first one has been followed by another server.
+    # The watermark as it is once another server has followed the first.
     execute(target, """update replica_platform.mark set identity = identity || jsonb_build_object(
             'system', '3', 'former', jsonb_build_array(
             (identity ->> 'system') || '/' || (identity ->> 'database') || '/' ||
@@ -228,14 +228,14 @@ def test_the_sync_s_own_schema_is_no_target(source: str, target: str) -> None:
         sync(source, target, "mark", into="replica_platform")
 
 
-def test_a_bad_name_fails_alone(source: str, target: str) -> None:
+def test_a_bad_name_does_not_stop_the_others(source: str, target: str) -> None:
     execute(source, "create table a (id int primary key)")
     group = sync_group(source, target, [TableSpec("a b c"), TableSpec("a")])
     assert list(group.reports) == ["public.a"]
     assert list(group.failures) == ["a b c"]
 
 
-def test_the_component_refuses_entries_that_meet() -> None:
+def test_the_component_refuses_entries_with_one_target() -> None:
     tables = [Table(table="t1.o"), Table(table="t2.O"), Table(table="t1.p")]
     component = XminTables(tables=tables, into="copy")
     with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"t1\.o and t2\.O .* copy\.o"):
@@ -252,7 +252,9 @@ def restored(server: Server) -> Iterator[str]:
     execute(server.dsn(), "drop database source with (force)")
 
 
-def test_a_real_restore_and_the_way_back(target: str, sixteen: Server, restored: str) -> None:
+def test_a_restored_server_and_the_old_one_again(
+    target: str, sixteen: Server, restored: str
+) -> None:
     """The same rows under other xids and another system identifier; then the old server again."""
     old = sixteen.dsn("source")
     execute(restored, "select count(pg_current_xact_id()) from generate_series(1, 3)")

@@ -1,4 +1,4 @@
-"""A source role with SELECT and nothing else is enough; what is missing is named."""
+"""A source role needs SELECT only; a missing privilege is named."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from replica_platform_tests.xmin.helpers import execute, rows
 
 @pytest.fixture
 def reader(server: Server, source: str) -> Iterator[str]:
-    """The DSN of a role that may do nothing."""
+    """The DSN of a role without privileges on tables."""
     with psycopg.connect(server.dsn(), autocommit=True) as admin:
         admin.execute('drop role if exists "Odd reader"')
         admin.execute('create role "Odd reader" login')
@@ -38,7 +38,7 @@ def test_select_is_enough(source: str, target: str, reader: str) -> None:
         execute(source, "delete from s.t where id = 1", "update s.t set x = 'y' where id = 2")
         report = sync(reader, target, "s.t")
         assert (report.mode, report.rows_updated, report.rows_deleted) == ("scan", 1, 1)
-        assert "holds W back" in str(validate(reader, target, "s.t").culprit)
+        assert "holds W back" in str(validate(reader, target, "s.t").held_back_by)
     sync(reader, target, "s.t")
     assert validate(reader, target, "s.t").in_sync
 
@@ -54,9 +54,7 @@ def test_the_missing_grant_is_named(source: str, target: str, reader: str) -> No
     assert sync(reader, target, 's."T x"').rows == 0
 
 
-def test_a_group_goes_on_without_what_it_may_not_read(
-    source: str, target: str, reader: str
-) -> None:
+def test_a_group_syncs_the_tables_that_may_be_read(source: str, target: str, reader: str) -> None:
     execute(
         source,
         "create table a (id int primary key)",
@@ -68,8 +66,8 @@ def test_a_group_goes_on_without_what_it_may_not_read(
     assert "GRANT SELECT" in group.failures["public.b"]
 
 
-def test_rows_hidden_by_a_policy_are_no_deletes(source: str, target: str, reader: str) -> None:
-    """Row security would filter silently: the sync fails instead."""
+def test_rows_hidden_by_a_policy_are_not_deleted(source: str, target: str, reader: str) -> None:
+    """Row security would filter silently; the sync fails instead."""
     execute(
         source,
         "create table t (id int primary key)",
@@ -87,7 +85,7 @@ def test_rows_hidden_by_a_policy_are_no_deletes(source: str, target: str, reader
     assert rows(target, "select count(*) from t") == [(2,)]
 
 
-def test_a_target_role_without_create_is_told(
+def test_a_target_role_without_create_gets_the_grant_named(
     source: str, target: str, server: Server, reader: str
 ) -> None:
     execute(source, "create table t (id int primary key)")

@@ -1,4 +1,4 @@
-"""A later sync moves what changed, and nothing else."""
+"""A later sync moves the changed rows and no others."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from psycopg import sql
 
 from replica_platform.app.embedded import Server
 from replica_platform.xmin import TableSpec, sync, sync_group
-from replica_platform.xmin.copy.ranges import full_xid, ranges
+from replica_platform.xmin.copy.ranges import full_xid, leaf_ranges
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.source.catalog import Leaf
 from replica_platform.xmin.source.snapshot import Identity, Snapshot
@@ -60,7 +60,7 @@ def test_a_transaction_that_commits_late_is_not_lost(
         assert first.rows_inserted == 1
         assert first.lag_xids >= 2
         again = sync(source, target, "person")
-        assert again.rows_read == 0  # 5001 lies above W but has been delivered
+        assert again.rows_read == 0  # 5001 is above W but has been delivered
         assert f"pid {slow.info.backend_pid}" in again.notes[0]
         assert "holds W back" in again.notes[0]
     last = sync(source, target, "person")
@@ -69,7 +69,7 @@ def test_a_transaction_that_commits_late_is_not_lost(
 
 
 def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Server) -> None:
-    """On another server than the target's: there, nobody's commits are our own."""
+    """On another server than the target's, where no commit is the sync's."""
     execute(
         source,
         "create table a (id int primary key)",
@@ -78,7 +78,7 @@ def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Se
     )
     elsewhere, specs = sixteen.dsn("target"), [TableSpec("a", into="i"), TableSpec("b", into="i")]
     sync_group(source, elsewhere, specs)
-    # An autovacuum may use an xid in between, hence three looks.
+    # An autovacuum may use an xid in between, hence three syncs.
     groups = [sync_group(source, elsewhere, specs) for _ in range(3)]
     assert "none" in {group.reports["i.a"].mode for group in groups}
     execute(source, "insert into b values (1)")
@@ -87,7 +87,7 @@ def test_an_idle_source_is_not_read_at_all(source: str, target: str, sixteen: Se
 
 
 def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -> None:
-    """Ranges of one snapshot; pages by LIMIT and OFFSET lose what moves between two of them."""
+    """Ranges share one snapshot; pages by LIMIT and OFFSET lose rows that move between them."""
     execute(
         source,
         "create table t (id int primary key, x text)",
@@ -123,7 +123,7 @@ def test_rows_that_move_during_the_read_are_not_lost(source: str, target: str) -
 def test_ranges_cover_the_table_and_are_equal() -> None:
     leaf = Leaf(1, TableName("public", "t"), 1, 30_001, "p", True)
     for blocks, streams in [(8192, 2), (8192, 3), (100_000, 2), (100_000, 1), (1, 7), (30_001, 4)]:
-        cut = list(ranges(leaf, blocks, streams))
+        cut = list(leaf_ranges(leaf, blocks, streams))
         assert cut[0].first is None and cut[-1].last is None
         assert [one.last for one in cut[:-1]] == [one.first for one in cut[1:]]
         sizes = [(p.last or leaf.blocks) - (p.first or 0) for p in cut]
@@ -131,7 +131,7 @@ def test_ranges_cover_the_table_and_are_equal() -> None:
         assert max(sizes) - min(sizes) <= len(cut)
         if 1 < len(cut) < 1000:
             assert len(cut) % streams == 0
-    assert len(list(ranges(replace(leaf, blocks=0), 8192, 2))) == 1
+    assert len(list(leaf_ranges(replace(leaf, blocks=0), 8192, 2))) == 1
 
 
 def test_full_xids_keep_their_epoch(source: str) -> None:

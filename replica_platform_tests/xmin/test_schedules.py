@@ -1,6 +1,6 @@
-"""Schedules that nobody thought of: after every sync the target is what the source has committed.
+"""Generated schedules: after every sync the target equals what the source has committed.
 
-The control takes the source's next xid for W, as many a tool does, and has to be caught.
+The control takes the source's next xid as W, as many tools do, and must be found wrong.
 """
 
 import os
@@ -32,11 +32,11 @@ tables = st.sampled_from(TABLES)
 keys = st.integers(0, 7)
 values = st.integers(0, 99)
 opened = precondition(lambda machine: machine.open)
-settled = precondition(lambda machine: not machine.open)
+closed = precondition(lambda machine: not machine.open)
 
 
 class Schedule(RuleBasedStateMachine):
-    """One writer that commits at once, one transaction that stays open, definitions, and syncs."""
+    """A writer that commits at once, a transaction that stays open, definitions, and syncs."""
 
     source: str
     target: str
@@ -69,10 +69,10 @@ class Schedule(RuleBasedStateMachine):
             self.attach(leaf)
 
     def write(self, late: bool, statement: str, *arguments: Any) -> None:
-        """Run a statement now, or in the open transaction, where a failed one takes itself back."""
+        """Run a statement at once or in the open transaction; a failed one is rolled back."""
         type(self).steps += 1
         connection = self.slow if late and self.open else self.fast
-        # A row that the other one holds, a key that is taken, a leaf that is not there.
+        # A row that the other one has locked, a key that exists, a leaf that is detached.
         with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.IntegrityError):
             if connection is self.fast:
                 connection.execute(statement, arguments)  # type: ignore[arg-type]
@@ -112,9 +112,9 @@ class Schedule(RuleBasedStateMachine):
             self.write(False, f"alter table {table} add column c{self.columns} int {default}")
 
     @rule(leaf=st.sampled_from(sorted(LEAVES)))
-    @settled
+    @closed
     def attach(self, leaf: str) -> None:
-        """Or detach, where it is attached. A leaf that was away lacks the columns of meanwhile."""
+        """Attach a leaf with the columns added since, or detach it where it is attached."""
         if leaf in self.attached:
             self.fast.execute(f"alter table parted detach partition {leaf}")  # type: ignore[arg-type]
             self.attached.remove(leaf)
@@ -134,7 +134,7 @@ class Schedule(RuleBasedStateMachine):
         self.attached.add(leaf)
 
     @rule()
-    @settled
+    @closed
     def open_transaction(self) -> None:
         self.slow.execute("begin")
         self.open, self.savepoints = True, 0
@@ -160,7 +160,7 @@ class Schedule(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
-        """What was committed has arrived; what is open is not seen by either side."""
+        """Sync; what was committed has arrived, and neither side sees what is open."""
         type(self).syncs += 1
         group = sync_group(self.source, self.target, SPECS)
         assert group.ok, group.failures
@@ -172,7 +172,7 @@ class Schedule(RuleBasedStateMachine):
         self.after_sync()
 
     def after_sync(self) -> None:
-        """For the control."""
+        """Do nothing; the control overrides this."""
 
     def teardown(self) -> None:
         if not hasattr(self, "open"):
@@ -188,14 +188,14 @@ class Schedule(RuleBasedStateMachine):
 
 
 class NaiveSchedule(Schedule):
-    """W is the next xid, whatever still runs below it."""
+    """The control: W is the next xid, whatever still runs below it."""
 
     def after_sync(self) -> None:
         execute(self.target, "update replica_platform.mark set w = next, delivered = '{}'")
 
 
 def run(machine: type[Schedule], source: str, target: str, examples: int, *phases: Phase) -> None:
-    """Run so many schedules; the same ones each time, but for the long form."""
+    """Run schedules: the same ones each time, in the long form other ones."""
     machine.source, machine.target, machine.syncs, machine.steps = source, target, 0, 0
     chosen = settings(
         max_examples=examples,
@@ -204,7 +204,7 @@ def run(machine: type[Schedule], source: str, target: str, examples: int, *phase
         database=None,
         derandomize=not TORTURE,
         suppress_health_check=list(HealthCheck),
-        # Shrinking takes minutes, which the long form leaves to a run of the blob that it prints.
+        # Shrinking takes minutes; the long form prints a blob to run instead.
         phases=phases or ((Phase.generate,) if TORTURE else (Phase.generate, Phase.shrink)),
         print_blob=True,
     )
@@ -218,7 +218,7 @@ def test_every_sync_is_right(source: str, target: str, torture: bool) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_the_control_is_found_out(source: str, target: str, torture: bool) -> None:
+def test_the_control_fails(source: str, target: str, torture: bool) -> None:
     NaiveSchedule.source, NaiveSchedule.target = source, target
     with pytest.raises(AssertionError, match="plain"):
         a_late_update(NaiveSchedule())
@@ -230,7 +230,7 @@ def test_the_control_is_found_out(source: str, target: str, torture: bool) -> No
 
 
 def a_late_update(machine: Schedule) -> None:
-    """One schedule that the search comes upon: a row changed below an xid that has been seen."""
+    """One schedule that the search finds: a row changed below an xid that has been seen."""
     machine.begin()
     try:
         machine.insert("plain", 1, 1, False)

@@ -9,12 +9,16 @@ import pytest
 from replica_platform.app.embedded import Server
 from replica_platform.xmin import sync, tune
 from replica_platform.xmin.copy.measure import Speed
-from replica_platform.xmin.tune import LEAST_BATCH_BYTES, MOST_BATCH_BYTES, fitting
+from replica_platform.xmin.copy.tune import (
+    LEAST_BATCH_BYTES,
+    MOST_BATCH_BYTES,
+    fitting_batch_bytes,
+)
 from replica_platform_tests.faults.outbox_proxy import Proxy
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
-def test_the_measurement_is_shown_and_quick(source: str, target: str) -> None:
+def test_the_measurement_is_reported_and_quick(source: str, target: str) -> None:
     began = time.monotonic()
     chosen = tune(source, target)
     assert time.monotonic() - began < 5
@@ -32,7 +36,7 @@ def test_a_far_server_gets_larger_ranges(source: str, target: str, server: Serve
 
 
 def started_in_ms(why: str) -> float:
-    """The start's milliseconds, out of the sentence."""
+    """Return the milliseconds of a start, from the sentence."""
     return float(why.split("starting a COPY took ")[1].split(" ms")[0])
 
 
@@ -40,8 +44,10 @@ def started_in_ms(why: str) -> float:
     ("start_s", "bytes_per_s", "mebibytes"),
     [(0.002, 157_286_400, 30), (0.05, 20_971_520, 100), (0.0001, 1e8, 8), (1.0, 1e9, 256)],
 )
-def test_what_fits(start_s: float, bytes_per_s: float, mebibytes: int) -> None:
-    assert fitting(Speed(start_s, bytes_per_s)) == mebibytes << 20
+def test_the_smallest_range_that_fits_is_chosen(
+    start_s: float, bytes_per_s: float, mebibytes: int
+) -> None:
+    assert fitting_batch_bytes(Speed(start_s, bytes_per_s)) == mebibytes << 20
 
 
 def test_a_large_first_copy_is_measured(
@@ -67,7 +73,7 @@ def test_the_platforms_settings_are_not_read(
     assert not [why for why in tune(source, target).why.values() if "asked for" in why]
     program = (
         "import pkgutil, sys, replica_platform.xmin as xmin\n"
-        "names = [f'{xmin.__name__}.{m.name}' for m in pkgutil.iter_modules(xmin.__path__)]\n"
+        "names = [m.name for m in pkgutil.walk_packages(xmin.__path__, 'replica_platform.xmin.')]\n"
         "for name in names: __import__(name)\n"
         "print(len(names), 'replica_platform.app.settings' in sys.modules)"
     )
@@ -78,7 +84,7 @@ def test_the_platforms_settings_are_not_read(
     assert int(modules) > 20 and knows_settings == "False"
 
 
-def test_what_is_given_wins(source: str, target: str) -> None:
+def test_given_values_win(source: str, target: str) -> None:
     given: dict[str, int] = {"workers": 3, "batch_bytes": 65536}
     tuned = tune(source, target, **given)
     assert (tuned.workers, tuned.batch_bytes) == (3, 65536)

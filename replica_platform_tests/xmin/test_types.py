@@ -1,4 +1,4 @@
-"""User-defined types are made in the target and kept in step."""
+"""User-defined types are created in the target and kept in step."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def table(source: str, target: str) -> None:
 QUERY = "select id, m, p, ms, ps, s from t order by id"
 
 
-def test_types_are_made_and_values_arrive(source: str, target: str, table: None) -> None:
+def test_types_are_created_and_values_arrive(source: str, target: str, table: None) -> None:
     assert rows(source, QUERY) == rows(target, QUERY)
     spelled = rows(target, "select column_name, udt_name from information_schema.columns")
     assert ("m", "Mood") in spelled
@@ -45,7 +45,7 @@ def test_enum_labels_are_added_and_renamed(source: str, target: str, table: None
     execute(source, """alter type kinds."Mood" rename value 'sad' to 'blue'""")
     report = sync(source, target, "t")
     assert report.mode == "full"
-    assert not report.changed  # the label is stored once, and was renamed in its place
+    assert not report.changed  # rows refer to the label, which was renamed in the type
     assert rows(source, QUERY) == rows(target, QUERY)
 
 
@@ -84,7 +84,7 @@ def test_a_composite_that_is_too_narrow_is_refused(source: str, target: str) -> 
         ("domain other as int", "type other as enum ('a')"),
     ],
 )
-def test_a_type_of_the_same_name_and_another_making_is_refused(
+def test_another_type_of_the_same_name_is_refused(
     source: str, target: str, here: str, there: str
 ) -> None:
     execute(source, f"create {here}", "create table t (id int primary key, v other)")

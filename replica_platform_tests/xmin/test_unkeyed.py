@@ -1,4 +1,4 @@
-"""Tables without a key are brought in step in place; what a swap of tables would lose is shown."""
+"""Tables without a key are changed in place; a swap of tables, the control, loses more."""
 
 import threading
 from collections.abc import Callable
@@ -27,7 +27,7 @@ BAG = "select a, x, count(*) from t group by 1, 2 order by 1, 2"
 
 
 def swap(source: str, target: str) -> None:
-    """The other way: a new table is filled, and takes the name of the old one."""
+    """The control: fill a new table and give it the name of the old one."""
     new = rows(source, "select a, x from t")
     with psycopg.connect(target) as connection:
         connection.execute("create table t_new (a int, x text)")
@@ -37,7 +37,7 @@ def swap(source: str, target: str) -> None:
 
 
 def in_place(source: str, target: str) -> None:
-    """Ours."""
+    """Sync."""
     assert sync(source, target, "t").changed
 
 
@@ -55,16 +55,16 @@ def test_equal_rows_are_counted(source: str, target: str, table: None) -> None:
 
 
 def test_only_what_differs_is_written(source: str, target: str, table: None) -> None:
-    """So that the target does not grow by a whole table each time."""
-    place = "select ctid::text, xmin::text, a, x from t"
-    before = set(rows(target, place))
+    """The target does not grow by a whole table each time."""
+    location = "select ctid::text, xmin::text, a, x from t"
+    before = set(rows(target, location))
     execute(source, "update t set x = 'other' where a = 5", "vacuum full t")
     assert sync(source, target, "t").changed
-    assert len(before & set(rows(target, place))) == 3000
+    assert len(before & set(rows(target, location))) == 3000
     assert rows(source, BAG) == rows(target, BAG)
 
 
-def test_a_unique_index_of_the_target_is_no_hindrance(source: str, target: str) -> None:
+def test_a_unique_index_of_the_target_is_respected(source: str, target: str) -> None:
     execute(source, "create table t (a int, x text)", "insert into t values (1, 'a'), (2, 'b')")
     sync(source, target, "t")
     execute(target, "create unique index on t (a)")
@@ -73,9 +73,9 @@ def test_a_unique_index_of_the_target_is_no_hindrance(source: str, target: str) 
     assert rows(source, BAG) == rows(target, BAG)
 
 
-@pytest.mark.parametrize(("way", "kept"), [(in_place, True), (swap, False)])
-def test_what_hangs_on_the_target_stays(
-    way: Callable[[str, str], None], kept: bool, source: str, target: str, table: None
+@pytest.mark.parametrize(("method", "kept"), [(in_place, True), (swap, False)])
+def test_dependents_of_the_target_stay(
+    method: Callable[[str, str], None], kept: bool, source: str, target: str, table: None
 ) -> None:
     """Views, grants, foreign keys, indexes and comments; the control loses all of them."""
     execute(
@@ -89,7 +89,7 @@ def test_what_hangs_on_the_target_stays(
         "grant select on t to public",
     )
     execute(source, "delete from t where a = 3")
-    way(source, target)
+    method(source, target)
     found = rows(
         target,
         """select (select n from seen), obj_description(oid), relacl::text like '%=r/%',
@@ -100,16 +100,16 @@ def test_what_hangs_on_the_target_stays(
     assert found == [(3000, "ours", True, 1, 1) if kept else (3002, None, None, 0, 0)]
 
 
-@pytest.mark.parametrize(("way", "seen"), [(in_place, 3002), (swap, 0)])
+@pytest.mark.parametrize(("method", "seen"), [(in_place, 3002), (swap, 0)])
 def test_an_open_reader_keeps_its_rows(
-    way: Callable[[str, str], None], seen: int, source: str, target: str, table: None
+    method: Callable[[str, str], None], seen: int, source: str, target: str, table: None
 ) -> None:
     """Its snapshot does not see the rows of a table that was filled after it: a swap is empty."""
     execute(source, "delete from t where a = 3")
     with psycopg.connect(target) as reader:
         reader.execute("set transaction isolation level repeatable read")
         reader.execute("select 1")
-        way(source, target)
+        method(source, target)
         assert reader.execute("select count(*) from t").fetchone() == (seen,)
 
 
@@ -148,7 +148,7 @@ def test_a_view_that_reads_empty_is_refused(source: str, target: str, table: Non
 
 @pytest.mark.parametrize("mode", ["auto", "full"])
 def test_deletes_never_is_refused(mode: str, source: str, target: str, table: None) -> None:
-    """Without a key a changed row is a deleted and an inserted one, so there is no such sync."""
+    """Without a key a changed row is a deleted and an inserted one."""
     execute(source, "delete from t where a < 100", "update t set x = 'new' where a = 200")
     before = rows(target, BAG), rows(target, "select w, snapshot from replica_platform.mark")
     with pytest.raises(CannotSync, match=r"public\.t has no key.* deletes='never'.*deletes='auto'"):

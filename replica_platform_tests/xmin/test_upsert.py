@@ -1,4 +1,4 @@
-"""A data frame is merged by key, and equal rows are not written."""
+"""A data frame is merged by key; equal rows are not written."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""What the mark remembers keeps replays free of writes and readers free of half-done work."""
+"""With the watermark a replay writes nothing, and readers never see half a sync."""
 
 import sys
 import threading
@@ -10,7 +10,8 @@ import pytest
 
 from replica_platform.xmin import TableSpec, sync, sync_group
 from replica_platform.xmin.errors import TableBusy, TooManyDeletes
-from replica_platform.xmin.target import watermark as mark
+from replica_platform.xmin.names import TableName
+from replica_platform.xmin.target import watermark
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
@@ -29,7 +30,7 @@ def test_a_replay_writes_nothing(source: str, target: str, table: None) -> None:
     before = rows(target, "select w, next from replica_platform.mark")
     sync(source, target, "t")
     written = rows(target, "select ctid::text, xmin::text from t order by id")
-    # As if the sync had been forgotten, and the epoch of old rows counted anew.
+    # As if the sync had been forgotten, and the epoch of old rows computed again.
     execute(
         target,
         f"update replica_platform.mark set w = {before[0][0]}, next = {before[0][1]}, "
@@ -43,7 +44,7 @@ def test_a_replay_writes_nothing(source: str, target: str, table: None) -> None:
 def test_more_delivered_xids_than_the_cap_are_read_again(
     source: str, target: str, table: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mark, "DELIVERED_CAP", 3)
+    monkeypatch.setattr(watermark, "DELIVERED_CAP", 3)
     with psycopg.connect(source) as slow:
         slow.execute("insert into t values (9000, 'slow')")
         for i in range(5):
@@ -59,7 +60,7 @@ def test_more_delivered_xids_than_the_cap_are_read_again(
 
 
 def test_rows_of_savepoints_are_delivered_once(source: str, target: str, table: None) -> None:
-    """Their xids are in no snapshot's list: the delivered ones come from the rows."""
+    """Their xids are in no snapshot's list: the delivered xids come from the rows."""
     with psycopg.connect(source) as slow:
         slow.execute("insert into t values (9000, 'slow')")
         with psycopg.connect(source) as fast:
@@ -109,7 +110,7 @@ def test_a_group_fits_together(source: str, target: str) -> None:
         for _ in range(5):
             assert sync_group(source, target, specs, atomic=True).ok
             assert rows(target, orphans) == [(0,)]
-        # The control: one after the other, each at a snapshot of its own.
+        # The control: one after the other, each at its own snapshot.
         torn = False
         for _ in range(40):
             sync(source, target, "parent")
@@ -122,7 +123,7 @@ def test_a_group_fits_together(source: str, target: str) -> None:
 
 @contextmanager
 def families(dsn: str) -> Iterator[None]:
-    """Somebody who writes a parent with its child, and deletes both, again and again."""
+    """Write a parent with its child, and delete both, in a loop."""
     stop = threading.Event()
 
     def write() -> None:
@@ -146,12 +147,12 @@ def families(dsn: str) -> Iterator[None]:
         writer.join()
 
 
-def test_two_syncs_of_one_table_do_not_meet(
+def test_two_syncs_of_one_table_exclude_each_other(
     source: str, target: str, table: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["replica_platform.xmin.sync"], "LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(sys.modules["replica_platform.xmin.lock"], "LOCK_TIMEOUT_S", 0.2)
     with psycopg.connect(target, autocommit=True) as other:
-        assert mark.lock(other, "public.t")
+        assert watermark.lock(other, TableName("public", "t"))
         with pytest.raises(TableBusy, match="Another sync"):
             sync(source, target, "t")
     assert sync(source, target, "t").mode == "scan"
@@ -168,7 +169,9 @@ def test_an_empty_source_of_another_identity_deletes_nothing(
     assert rows(target, "select count(*) from t") == [(3000,)]
 
 
-def test_a_dropped_or_replaced_target_is_copied_anew(source: str, target: str, table: None) -> None:
+def test_a_dropped_or_replaced_target_is_copied_again(
+    source: str, target: str, table: None
+) -> None:
     execute(target, "drop table t")
     assert sync(source, target, "t").rows_inserted == 3000
     execute(target, "drop table t", "create table t (id int primary key, x text)")

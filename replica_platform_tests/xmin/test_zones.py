@@ -14,7 +14,7 @@ from replica_platform_tests.xmin.helpers import execute, rows
 ZONES = ("America/New_York", "Asia/Tokyo", "Etc/GMT+12", "Pacific/Kiritimati")
 HOW: dict[str, Any] = {"mode": "timestamp", "timestamp_column": "at"}
 QUERY = "select id, x, at from t order by id"
-# What the read went by before: the column taken for a time in UTC.
+# The condition of an earlier version, which took the column for a time in UTC.
 NAIVE = """select count(*) from t where at at time zone 'UTC' >=
     (select '{}'::timestamptz) and x = 'new'"""
 
@@ -47,14 +47,14 @@ def configured(source: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["timestamp", "timestamp(0)", "date", "timestamptz", "local_time"])
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("zone", ZONES)
 def test_a_writer_of_any_zone_loses_nothing(
-    zone: str, told: bool, kind: str, source: str, target: str
+    zone: str, named: bool, kind: str, source: str, target: str
 ) -> None:
     execute(source, "create domain local_time as timestamp without time zone")
     fill(source, zone, kind)
-    how = HOW | ({"timestamp_zone": zone} if told else {})
+    how = HOW | ({"timestamp_zone": zone} if named else {})
     sync(source, target, "t", **how)
     write(
         source,
@@ -90,14 +90,14 @@ def test_the_report_says_what_is_assumed(source: str, target: str, configured: N
     assert "timestamp_zone" in first.why
     again = sync(source, target, "t", **HOW)
     assert "America/New_York" in again.why
-    told = sync(source, target, "t", timestamp_zone="Asia/Tokyo", **HOW)
-    assert "at has no time zone and is read as Asia/Tokyo" in told.why
+    named = sync(source, target, "t", timestamp_zone="Asia/Tokyo", **HOW)
+    assert "at has no time zone and is read as Asia/Tokyo" in named.why
     execute(source, "alter table t alter column at type timestamptz")
     execute(target, "drop table t")
     assert "zone" not in sync(source, target, "t", mode="timestamp", timestamp_column="at").why
 
 
-def test_the_hour_that_comes_twice_is_read_again(source: str) -> None:
+def test_the_hour_repeated_by_summer_time_is_read_again(source: str) -> None:
     """In New York 1:40 came at 5:40 UTC, and twenty minutes later it was 1:00 again."""
     execute(source, "create table t (id int primary key, at timestamp)",
             "insert into t values (1, '2025-11-02 01:05'), (2, '2025-11-02 00:55')")  # fmt: skip
@@ -113,7 +113,7 @@ def test_the_hour_that_comes_twice_is_read_again(source: str) -> None:
 
 
 def test_a_watermark_that_lost_changes_is_read_whole_once(source: str, target: str) -> None:
-    """What an earlier version passed over lies before any start of a later read."""
+    """Changes that an earlier version missed lie before the start of any later read."""
     fill(source, "America/New_York", "timestamp")
     sync(source, target, "t", **HOW)
     execute(target, "update replica_platform.mark set identity = identity - 'name' - 'former'",
@@ -124,14 +124,14 @@ def test_a_watermark_that_lost_changes_is_read_whole_once(source: str, target: s
     assert sync(source, target, "t", **HOW).rows_read == 0
 
 
-def test_an_older_watermark_with_zones_goes_on(source: str, target: str) -> None:
+def test_an_older_watermark_with_zones_continues(source: str, target: str) -> None:
     fill(source, "America/New_York", "timestamptz")
     sync(source, target, "t", **HOW)
     execute(target, "update replica_platform.mark set identity = identity - 'name' - 'former'")
     assert sync(source, target, "t", **HOW).rows_read == 0
 
 
-def test_what_cannot_work_is_refused_in_words(source: str, target: str) -> None:
+def test_an_unknown_zone_and_a_column_without_times_are_refused(source: str, target: str) -> None:
     execute(source, "create table t (id int primary key, at timestamp, n bigint)",
             "create table u (id int primary key)")  # fmt: skip
     with pytest.raises(CannotSync, match=r"'Mars'; .* America/New_York"):

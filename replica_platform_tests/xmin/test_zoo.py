@@ -1,4 +1,4 @@
-"""Types and names that break copiers: each value arrives as it was, byte by byte."""
+"""Types and names that copiers often break: each value arrives byte by byte."""
 
 import pytest
 
@@ -75,7 +75,7 @@ VALUES = {
 
 
 def zoo(source: str) -> None:
-    """A table with a column a type, and a row a value."""
+    """Create a table with a column for each type and a row for each value."""
     columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(VALUES))
     execute(source, f"create table zoo (id int primary key, {columns})")
     for row in range(max(map(len, VALUES.values()))):
@@ -88,14 +88,14 @@ def zoo(source: str) -> None:
     execute(source, "insert into zoo (id) values (100)")
 
 
-# The images of the rows, so that 1.0 is not 1.00 and -0 is not 0.
+# As text, so that 1.0 is not 1.00 and -0 is not 0.
 IMAGE = (
     "select id, " + ", ".join(f"c{i}::text" for i in range(len(VALUES))) + " from zoo order by 1"
 )
 
 
 def check_zoo(source: str, target: str) -> None:
-    """First copy, change, full copy: equal each time, and nothing rewritten without need."""
+    """Copy, change and copy in full: equal each time, and no equal row is written."""
     zoo(source)
     sync(source, target, "zoo")
     assert rows(source, IMAGE) == rows(target, IMAGE)
@@ -110,7 +110,7 @@ def test_every_built_in_type(source: str, target: str) -> None:
     check_zoo(source, target)
 
 
-def test_text_carries_them_as_well(source: str, target: str) -> None:
+def test_every_type_arrives_as_text_too(source: str, target: str) -> None:
     """A column that binary cannot carry sends the whole table as text."""
     execute(source, "create type pair as (a int, b text)")
     zoo(source)
@@ -193,7 +193,7 @@ def test_only_a_key_only_nothing_and_a_unique_index(source: str, target: str) ->
 
 
 def test_sixteen_to_eighteen_and_back(source: str, target: str, sixteen: Server) -> None:
-    """Another major version on either side; no RETURNING in its MERGE."""
+    """Another major version on either side, whose MERGE has no RETURNING."""
     check_zoo(source, sixteen.dsn("target"))
     zoo(sixteen.dsn("source"))
     sync(sixteen.dsn("source"), target, "zoo", into="from_16")

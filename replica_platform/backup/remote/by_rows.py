@@ -4,6 +4,7 @@ First most rows in short reads, then what changed meanwhile in one read transact
 sides are compared. The transaction keeps the remote WAL from being reset, so it is kept short.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -108,7 +109,7 @@ def _local_copy(previous: Path, copy: Path, schema: Schema) -> Iterator[sqlite3.
         with closing(sqlite3.connect(copy)) as db:
             is_usable = has_schema(db, schema)
         if not is_usable:
-            copy.unlink()
+            os.truncate(copy, 0)  # not removed: it has the owner of the file that it replaces
     with closing(sqlite3.connect(copy, isolation_level=None)) as db:
         # The file is thrown away when anything fails, so it needs no journal.
         for setting in ("journal_mode=off", "synchronous=off", "ignore_check_constraints=on"):
@@ -127,7 +128,7 @@ def _local_copy(previous: Path, copy: Path, schema: Schema) -> Iterator[sqlite3.
 def _one_moment(agent: RemoteAgent, journal_mode: str) -> Iterator[Callable[[], bool]]:
     """Read one state of the remote database; yield a function that says whether it was one.
 
-    In WAL mode a read transaction holds it and nobody waits. Without WAL that would block the
+    In WAL mode a read transaction holds it and blocks no writer. Without WAL that would block the
     writer, so every read is short there and a commit in between is detected.
     """
     if journal_mode == "wal":

@@ -74,7 +74,6 @@ class RemoteAgent:
         """Send a request whose answer follows `size` bytes, and pass those to `write`.
 
         Raises:
-            Unreadable: The agent could not read the file to its end.
             Unreachable: The connection ended, or the agent was silent for too long.
         """
         self._send(request, {})
@@ -98,7 +97,7 @@ class RemoteAgent:
 
     def _frame(self, deadline: float) -> bytes:
         """Return the next frame that is no heartbeat; see `agent` for the format."""
-        while not (size := int(self._line(deadline))):
+        while not (size := self._frame_size(deadline)):
             pass
         blocks: list[bytes] = []
         while size:
@@ -109,6 +108,15 @@ class RemoteAgent:
             size -= len(block)
             self.bytes_received += len(block)
         return b"".join(blocks)
+
+    def _frame_size(self, deadline: float) -> int:
+        header = self._line(deadline).strip()
+        if not header.isdigit():
+            raise Unreachable(
+                f"{self._address.host} sent what is no answer ({header[:40]!r}), so the pull was "
+                "given up; nothing here was changed. Check what its login prints, then try again."
+            )
+        return int(header)
 
     def _line(self, deadline: float) -> bytes:
         line = self._wait(self._process.stdout.readline(), deadline)

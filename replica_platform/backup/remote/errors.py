@@ -23,12 +23,13 @@ def translate_errors(address: Address, *, connecting: bool = False) -> Iterator[
 
     Raises:
         HostUnknown: The host's key is not known, or is another one now.
-        NotAllowed: The host refuses the login.
+        NotAllowed: The host refuses the login, or a key file cannot be used.
         Unreachable: The host cannot be reached, or the connection ended.
         TerminalError: asyncssh is not installed.
     """
     asyncssh = _import_asyncssh()
-    expected = (OSError,) if connecting else (ConnectionError, TimeoutError)
+    # asyncssh reads the keys while it connects; its errors of a key are ValueErrors.
+    expected = (OSError, ValueError) if connecting else (ConnectionError, TimeoutError)
     try:
         yield
     except (*expected, asyncssh.Error) as error:
@@ -58,6 +59,11 @@ def _of_connecting(error: Exception, address: Address) -> PlatformError:
         return NotAllowed(
             f"{address.host} does not let {address.user or 'this user'} in ({error.reason}); "
             "give it your public key: ssh-copy-id."
+        )
+    if isinstance(error, ValueError) or getattr(error, "filename", None):
+        return NotAllowed(
+            f"A private key or the known hosts for {address.host} cannot be used ({error}); name "
+            "files that exist, and a key without a passphrase or one that an SSH agent holds."
         )
     return Unreachable(
         f"Cannot reach {address.host}:{address.port} ({error}); "

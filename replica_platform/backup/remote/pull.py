@@ -13,8 +13,14 @@ from typing import Literal
 
 from replica_platform.backup.child.messages import FileCheck
 from replica_platform.backup.child.process import check_file
-from replica_platform.backup.destination import prepare, remove_empty_sidecars, require_idle
-from replica_platform.backup.errors import Damaged, NoRoom
+from replica_platform.backup.destination import (
+    prepare,
+    remove_empty_sidecars,
+    replacing_database,
+    require_idle,
+    resolve,
+)
+from replica_platform.backup.errors import Damaged, NoRoom, translate_errors
 from replica_platform.backup.remote.address import Address, parse_address
 from replica_platform.backup.remote.by_file import copy_file
 from replica_platform.backup.remote.by_rows import copy_rows
@@ -22,10 +28,11 @@ from replica_platform.backup.remote.compare import Comparison
 from replica_platform.backup.remote.connection import RemoteAgent, connect
 from replica_platform.core.disk_space import shortage
 from replica_platform.core.errors import TerminalError
-from replica_platform.core.files import replacing
 from replica_platform.core.reports import Progress, ReportFields, Unit
 
 SPARE_BYTES = 1 << 20
+# A new copy is private; a mode set later is kept.
+NEW_MODE = 0o600
 
 Method = Literal["query", "scp"]
 
@@ -113,7 +120,8 @@ def pull(
     """Make `to` equal to the database at `ssh://user@host:port/path.db`, verified.
 
     The other host needs an SSH server and python3 (3.7 or newer). When the pull fails, `to` is as
-    it was.
+    it was. Owner and mode are those of the file that was there; behind a symbolic link, the file
+    that it names is replaced.
 
     Args:
         url: The address; a path that begins with `/~/` is relative to the home folder.
@@ -131,7 +139,8 @@ def pull(
         HostUnknown: The host's key is not known.
         NotAllowed: The host refuses the login.
         Unreachable: The host cannot be reached, or the connection ended.
-        Unreadable: The remote file cannot be read, or not by this method.
+        Unreadable: The remote file cannot be read by this method, or the previous owner cannot
+            be kept.
         Damaged: The copy is not equal to the remote database, or not sound.
         NoRoom: The local disk has no space for the copy.
         Busy: A program here has the target open to write, or the remote tables changed.
@@ -139,11 +148,14 @@ def pull(
         TerminalError: The address or the method is wrong, or python3 or asyncssh is missing.
     """
     began = time.perf_counter()
-    target, address = to.absolute(), parse_address(url)
+    target, address = resolve(to), parse_address(url)
     if method not in ("query", "scp"):
         raise TerminalError(f"There is no method {method!r}; choose query or scp.")
     copied = None
-    with connect(address, known_hosts, client_keys) as agent:
+    with (
+        translate_errors("pull", target, target),
+        connect(address, known_hosts, client_keys) as agent,
+    ):
         remote = _RemoteFile(**agent.ask("describe_file"))
         if info_only:
             tables, newest = agent.ask("count_tables")
@@ -192,7 +204,7 @@ def _replace(
     """Copy the remote database under a temporary name, check it, put it in place of `target`."""
     prepare(target, allow_readers=True)
     _require_space(remote, target)
-    with replacing(target, _mode(target)) as copy:
+    with replacing_database(target, NEW_MODE) as copy:
         if method == "query":
             comparison, rows_moved = copy_rows(agent, target, copy, remote.journal_mode, progress)
         else:
@@ -212,11 +224,6 @@ def _require_space(remote: _RemoteFile, target: Path) -> None:
     needed = remote.bytes + remote.wal_bytes + SPARE_BYTES
     if missing := shortage(target.parent, needed):
         raise NoRoom(f"Nothing was pulled: {missing}; make room there.")
-
-
-def _mode(target: Path) -> int:
-    # A new copy is private until somebody decides otherwise.
-    return target.stat().st_mode & 0o664 if target.exists() else 0o600
 
 
 def _no_progress(done: int, total: int, unit: Unit) -> None:

@@ -179,7 +179,10 @@ def _fsync_s(folder: Path) -> float:
 
 
 def _file(path: Path) -> Iterator[Finding]:
-    with closing(file.open_existing(path)) as local, translate_sqlite_errors(path, "check it"):
+    with (
+        closing(file.open_existing(path, read_only=True)) as local,
+        translate_sqlite_errors(path, "check it"),
+    ):
         (journal,) = local.execute("pragma journal_mode").fetchone()
         yield durability(path, journal, file.get_meta(local, "durability"))
         (answer,) = local.execute("pragma quick_check(1)").fetchone()

@@ -29,7 +29,11 @@ from replica_platform.outbox.delivery.failures import translate_errors
 from replica_platform.outbox.delivery.isolate import deliver
 from replica_platform.outbox.delivery.kinds import KindTable, read_mappings
 from replica_platform.outbox.delivery.prune import KEEP_DELIVERED_S, prune
-from replica_platform.outbox.delivery.reconcile import resend_lost_batches
+from replica_platform.outbox.delivery.reconcile import (
+    missing_rows,
+    resend_lost_batches,
+    resend_rows,
+)
 from replica_platform.outbox.delivery.target import Target, file_lock
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import DrainReport, FileDrain
@@ -56,6 +60,7 @@ class DrainOptions:
         mappings: Each mapped kind's own table.
         keep_delivered_s: How long delivered rows stay in the file, in seconds.
         force: Whether to drain a file while its breaker is open.
+        repair: Whether to look for every delivered row that is still in the file.
     """
 
     batch_rows: int
@@ -68,6 +73,7 @@ class DrainOptions:
     mappings: Mapping[str, KindTable]
     keep_delivered_s: float
     force: bool
+    repair: bool
 
     def reason_to_end(self) -> str | None:
         """Return why to end before all is delivered; None to continue."""
@@ -91,6 +97,7 @@ def drain(
     deadline_s: float = DEADLINE_S,
     keep_delivered_s: float = KEEP_DELIVERED_S,
     force: bool = False,
+    repair: bool = False,
     code_version: str | None = None,
 ) -> DrainReport:
     """Deliver what waits in outbox files to Postgres, each file in the order of its `seq`.
@@ -108,6 +115,9 @@ def drain(
         keep_delivered_s: How long delivered rows stay in the file, in seconds. They are pruned
             at once if the disk or the file's cap is nearly used up.
         force: Whether to drain a file while its breaker is open.
+        repair: Whether to look in the target for every delivered row that is still in the file,
+            and to resend the missing ones. Without it, only whole batches that the target's
+            ledger lacks are resent.
         code_version: The version of the code; another one than a dead row's tries it again.
 
     Returns:
@@ -131,6 +141,7 @@ def drain(
         mappings=tables,
         keep_delivered_s=keep_delivered_s,
         force=force,
+        repair=repair,
     )
     with closing(Target(target, deadline_s)) as connections:
         reports = tuple(_drain_file(path, connections, options) for path in files)
@@ -233,10 +244,16 @@ class _FileRun:
 
     def _prepare(self, connection: psycopg.Connection) -> None:
         """Queue rows for resending: those the target lost, and dead rows for other code."""
-        with postgres.deadline(connection, self._options.deadline_s):
+        options = self._options
+        with postgres.deadline(connection, options.deadline_s):
             self._counts["reopened"] += resend_lost_batches(self._local, connection)
             statements.remember_file(connection, file.file_uuid(self._local), self._path)
-        self._counts["revived"] += queue.revive(self._local, other_than=self._options.code_version)
+        if options.repair:
+            for _, missing in missing_rows(self._local, connection, options.deadline_s):
+                self._counts["reopened"] += resend_rows(self._local, missing)
+                if options.reason_to_end():
+                    break
+        self._counts["revived"] += queue.revive(self._local, other_than=options.code_version)
 
     def _deliver_batches(self, connection: psycopg.Connection) -> str | None:
         """Deliver batch by batch; return why it ended early, if it did."""

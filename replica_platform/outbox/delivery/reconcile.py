@@ -1,11 +1,12 @@
 """The comparison of files with a target that may have lost rows: restored, failed over, replaced.
 
 A drain compares the ledger in the file with the ledger in the target; it resends what the target
-lacks. `verify` goes further and looks for every delivered row that is still in the file; `repair`
-also queues the missing ones for resending.
+lacks. `verify` goes further and looks for every delivered row that is still in the file; `repair`,
+and a drain with `repair`, also queue the missing ones for resending. That reads the key of each
+such row in the target, so not every drain does it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -121,7 +122,10 @@ def _compare_file(
             connection = target.connect()
             with postgres.deadline(connection, deadline_s):
                 batches_missing = _missing_batches(local, connection)
-            checked, missing = missing_rows(local, connection, deadline_s)
+            checked, missing = 0, list[int]()
+            for count, seqs in missing_rows(local, connection, deadline_s):
+                checked += count
+                missing += seqs
             reopened = resend_rows(local, missing) if resend else 0
             (batches,) = local.execute("select count(*) from batch").fetchone()
     except PlatformError as error:
@@ -180,10 +184,12 @@ def _missing_batches(
 
 def missing_rows(
     local: sqlite3.Connection, connection: psycopg.Connection, deadline_s: float
-) -> tuple[int, list[int]]:
-    """Return how many delivered rows are in the file, and the `seq`s of those the target lacks."""
-    checked, after = 0, 0
-    missing: list[int] = []
+) -> Iterator[tuple[int, list[int]]]:
+    """Look for the delivered rows that are still in the file, page by page.
+
+    Yield how many rows a page has, and the `seq`s of those that the target lacks.
+    """
+    after = 0
     while True:
         rows = local.execute(
             "select seq, id, sha from record where seq > ? and seq <= ? "
@@ -192,15 +198,16 @@ def missing_rows(
             (after, file.delivered_through(local), ROWS_PER_QUERY),
         ).fetchall()
         if not rows:
-            return checked, missing
+            return
         with postgres.deadline(connection, deadline_s):
             present = statements.present(connection, rows)
-        missing += [seq for seq, _, _ in rows if seq not in present]
-        checked += len(rows)
+        yield len(rows), [seq for seq, _, _ in rows if seq not in present]
         after = rows[-1][0]
 
 
 def resend_rows(local: sqlite3.Connection, seqs: Sequence[int]) -> int:
     """Queue these rows for resending; return how many."""
+    if not seqs:
+        return 0
     with file.writing(local):
         return sum(queue.resend(local, seq, seq) for seq in seqs)

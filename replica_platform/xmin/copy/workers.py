@@ -1,6 +1,6 @@
-"""K pairs of connections, each moving ranges from the leader's snapshot into the staging table.
+"""Workers: pairs of connections that work on ranges of one snapshot side by side.
 
-Threads and connections belong here; what is read and where it goes is told by the caller.
+Threads and connections belong here; what is read and where it goes is the caller's.
 """
 
 import os
@@ -9,84 +9,97 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import psycopg
 
 from replica_platform.xmin.session import open_target
-from replica_platform.xmin.source.snapshot import Leader, reader
+from replica_platform.xmin.source.snapshot import SourceSnapshot, open_reader
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Tool = TypeVar("Tool")
-Pair = tuple[psycopg.Connection, psycopg.Connection]
 
 
-class Crew:
-    """The pairs of one sync: the leader's own first, others opened when there is work for them."""
+class Pair(NamedTuple):
+    """A connection to each server, used by one thread at a time.
+
+    Attributes:
+        source: A session that sees the snapshot.
+        target: A session on the target.
+    """
+
+    source: psycopg.Connection
+    target: psycopg.Connection
+
+
+class Workers:
+    """The pairs of one sync; the first is the sync's own, the others are opened when needed."""
 
     def __init__(
-        self, leader: Leader, target_dsn: str, home: psycopg.Connection, workers: int
+        self, source: SourceSnapshot, target_dsn: str, target: psycopg.Connection, count: int
     ) -> None:
-        self._leader = leader
+        self._source = source
         self._target_dsn = target_dsn
-        self._home = home
-        self.workers = workers
+        self._target = target
+        self.count = count
         self._stack = ExitStack()
-        self._sources: list[psycopg.Connection] = []
-        self._targets: list[psycopg.Connection] = []
+        self._readers: list[psycopg.Connection] = []
+        self._writers: list[psycopg.Connection] = []
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "Workers":
+        """Return the workers themselves."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the connections that were opened for them."""
         self._stack.close()
 
-    def look(
-        self, work: Callable[[psycopg.Connection, Item], Result], items: Sequence[Item]
+    def read(
+        self, task: Callable[[psycopg.Connection, Item], Result], items: Sequence[Item]
     ) -> list[Result]:
-        """Do work that only reads: as many more at a time as rest on the target meanwhile."""
+        """Map a task that only reads; the cores that the target leaves idle are used too."""
         cores = os.cpu_count() or 1
-        wanted = min(max(self.workers, min(2 * self.workers, cores)), len(items))
-        return _share(work, items, [self._leader.connection, *self._readers(wanted - 1)])
+        wanted = min(max(self.count, min(2 * self.count, cores)), len(items))
+        return _share(task, items, [self._source.connection, *self._more_readers(wanted - 1)])
 
-    def move(self, work: Callable[[Pair, Item], Result], items: Sequence[Item]) -> list[Result]:
-        """Do work that reads and writes, as much at a time as there are workers."""
-        wanted = min(self.workers, len(items)) - 1
-        others = list(zip(self._readers(wanted), self._writers(wanted), strict=True))
-        return _share(work, items, [(self._leader.connection, self._home), *others])
+    def copy(self, task: Callable[[Pair, Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Map a task that reads and writes."""
+        wanted = min(self.count, len(items)) - 1
+        others = map(Pair, self._more_readers(wanted), self._more_writers(wanted))
+        return _share(task, items, [Pair(self._source.connection, self._target), *others])
 
-    def _readers(self, wanted: int) -> list[psycopg.Connection]:
-        while len(self._sources) < wanted:
-            source = reader(self._leader.dsn, self._leader.snapshot)
-            self._stack.callback(source.close)
-            self._sources.append(source)
-        return self._sources[: max(0, wanted)]
+    def _more_readers(self, wanted: int) -> list[psycopg.Connection]:
+        while len(self._readers) < wanted:
+            reader = open_reader(self._source.dsn, self._source.snapshot)
+            self._stack.callback(reader.close)
+            self._readers.append(reader)
+        return self._readers[: max(0, wanted)]
 
-    def _writers(self, wanted: int) -> list[psycopg.Connection]:
-        while len(self._targets) < wanted:
-            target = open_target(self._target_dsn)
-            self._stack.callback(target.close)
-            self._targets.append(target)
-        return self._targets[: max(0, wanted)]
+    def _more_writers(self, wanted: int) -> list[psycopg.Connection]:
+        while len(self._writers) < wanted:
+            writer = open_target(self._target_dsn)
+            self._stack.callback(writer.close)
+            self._writers.append(writer)
+        return self._writers[: max(0, wanted)]
 
 
 def _share(
-    work: Callable[[Tool, Item], Result], items: Sequence[Item], tools: Sequence[Tool]
+    task: Callable[[Tool, Item], Result], items: Sequence[Item], tools: Sequence[Tool]
 ) -> list[Result]:
-    """Do `work` for every item with as many threads as there are tools; the first error wins."""
+    """Map a task with a thread for each tool; the first error ends them all and is raised."""
     if len(tools) == 1:
-        return [work(tools[0], item) for item in items]
-    todo: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        return [task(tools[0], item) for item in items]
+    waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
     for item in items:
-        todo.put(item)
+        waiting.put(item)
     results: list[Result] = []
     stop = threading.Event()
 
     def run(tool: Tool) -> None:
         try:
             while not stop.is_set():
-                results.append(work(tool, todo.get_nowait()))
+                results.append(task(tool, waiting.get_nowait()))
         except queue.Empty:
             return
         except BaseException:

@@ -1,203 +1,239 @@
-"""Source and target row by row, by hashes first: which keys are missing, stale, extra, pending.
+"""Source and target compared key by key, by hashes first: missing, stale, extra, pending rows.
 
-The statements of the comparison belong here; what the differences are worth is `integrity`'s.
+The statements of the comparison belong here; what the differences mean is `validate`'s.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import sql
 
+from replica_platform.core.postgres import one_row
 from replica_platform.xmin.copy.ranges import full_xid
-from replica_platform.xmin.copy.stream import relay
-from replica_platform.xmin.integrity.deletes import Keys
-from replica_platform.xmin.names import TableName, columns_sql
-from replica_platform.xmin.source.catalog import Table
-from replica_platform.xmin.source.snapshot import Leader
-from replica_platform.xmin.target.tables import Target
-from replica_platform.xmin.target.watermark import Mark
+from replica_platform.xmin.copy.stream import copy_stream
+from replica_platform.xmin.errors import translate_errors
+from replica_platform.xmin.integrity.key_hashes import (
+    TARGET_XMIN,
+    KeyHashes,
+    differing_ranges,
+    row_hash,
+)
+from replica_platform.xmin.names import TableName, columns_sql, equal_columns
+from replica_platform.xmin.source.catalog import SourceTable
+from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.target.tables import XMIN, TargetTable, count_rows
+from replica_platform.xmin.target.watermark import Watermark
+
+_VERSIONS = sql.SQL("pg_temp.replica_compare")
+
+
+@dataclass(frozen=True)
+class BothSides:
+    """One table on both servers, each under a fixed snapshot.
+
+    Attributes:
+        source: The source's session, with its snapshot.
+        table: The table there.
+        target: The target's session, in a transaction.
+        target_name: The table there.
+        found: The target table's columns.
+        key: The key columns; empty for none.
+        watermark: What the last sync remembers.
+    """
+
+    source: SourceSnapshot
+    table: SourceTable
+    target: psycopg.Connection
+    target_name: TableName
+    found: TargetTable
+    key: tuple[str, ...]
+    watermark: Watermark
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that both sides have."""
+        return [name for name in self.table.names if name in self.found.columns]
+
+    @property
+    def by_xmin(self) -> bool:
+        """Whether a row's version is its xmin; otherwise it is a hash of the row."""
+        return self.table.has_xmin and self.watermark.mode != "timestamp"
+
+    @property
+    def source_xmin(self) -> sql.Composable:
+        """The xmin of a source row, as a bigint."""
+        return sql.SQL("({}::text::bigint)").format(self.table.xmin_column)
+
+    @property
+    def source_version(self) -> sql.Composable:
+        """The version of a source row."""
+        return self.source_xmin if self.by_xmin else row_hash(self.columns)
+
+    @property
+    def target_version(self) -> sql.Composable:
+        """The version of a target row."""
+        return TARGET_XMIN if self.by_xmin else row_hash(self.columns)
+
+    @property
+    def source_rows(self) -> sql.Composable:
+        """The source's rows, with what the key and the version need."""
+        columns = self.key if self.by_xmin else self.columns
+        return self.table.rows(columns, system=self.table.has_xmin)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What two snapshots of one table differ in."""
+    """What two snapshots of one table differ in.
+
+    Attributes:
+        source_rows: Rows in the source.
+        target_rows: Rows in the target.
+        keyed: Whether the rows were compared by key.
+        counts: Rows by kind: `missing`, `stale`, `extra`, `pending`.
+        named: Some keys of each kind, as `(1,a)`.
+        source_ages: Rows by floor(log2(age of xmin)); None without xmin.
+        target_ages: The same of the target.
+    """
 
     source_rows: int
     target_rows: int
     keyed: bool
-    coverage: float
-    missing: tuple[str, ...] = ()
-    stale: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
-    missing_count: int = 0
-    stale_count: int = 0
-    extra_count: int = 0
-    pending_count: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     source_ages: dict[int, int] | None = None
     target_ages: dict[int, int] | None = None
 
 
-def compare(
-    leader: Leader,
-    home: psycopg.Connection,
-    table: Table,
-    target: TableName,
-    key: tuple[str, ...],
-    known: Mark,
-    found: Target,
-    named: int,
-) -> Difference:
-    """Compare under the leader's snapshot and the target's open transaction."""
-    source = leader.connection
-    columns = [name for name in table.names if name in found.columns]
-    xmin = table.has_xmin and known.mode != "timestamp" and bool(key)
-    if not key:
-        return _unkeyed(source, home, table.rows(columns), target, columns)
-    # The version of a row: its xmin where there is one, else a hash of all of it.
-    image = sql.SQL("hashtextextended(row({})::text, 0)").format(columns_sql(columns))
-    xid = sql.SQL("({}::text::bigint)").format(table.version)
-    theirs = xid if xmin else image
-    place = table.rows(key if xmin else columns, system=table.has_xmin)
-    ours = sql.SQL("(coalesce(source_xmin, -1) & 4294967295)") if xmin else image
-    types = {column.name: column.type for column in table.columns}
-    ages, next_xid = table.has_xmin, leader.snapshot.next
-    rows = _count(home, target.sql)
-    keys = Keys(key, [types[name] for name in key], rows)
-    here = keys.sums(home, target.sql, ours)
-    there = keys.sums(source, place, theirs)
-    differing = [part for part in {*here, *there} if here.get(part) != there.get(part)]
-    base = Difference(
-        source_rows=sum(count for count, _ in there.values()),
-        target_rows=sum(count for count, _ in here.values()),
+def compare(both: BothSides, most_named: int) -> Difference:
+    """Compare both sides; up to `most_named` keys of each kind are named."""
+    if not both.key:
+        return _compare_multisets(both)
+    keys = KeyHashes(both.table, both.key, count_rows(both.target, both.target_name))
+    in_target = keys.sums(both.target, both.target_name.sql, both.target_version)
+    with translate_errors("source", both.table.name):
+        in_source = keys.sums(both.source.connection, both.source_rows, both.source_version)
+    difference = Difference(
+        source_rows=sum(count for count, _ in in_source.values()),
+        target_rows=sum(count for count, _ in in_target.values()),
         keyed=True,
-        coverage=1.0,
-        source_ages=_ages(source, place, xid, next_xid) if ages else None,
-        target_ages=_ages(home, target.sql, sql.SQL("source_xmin"), next_xid) if ages else None,
     )
-    if not differing:
-        return base
-    home.execute(
-        sql.SQL(
-            "create temp table pg_temp.replica_compare on commit drop as "
-            "select {}, 0::bigint as v, 0::bigint as x from {} with no data"
-        ).format(_by_place(key), target.sql)
-    )
-    relay(
-        source,
-        sql.SQL("copy (select {}, {}, {} from {} where {}) to stdout").format(
-            columns_sql(key), theirs,
-            full_xid(leader.snapshot, table.version) if table.has_xmin else sql.SQL("null::bigint"),
-            place, keys.within(differing),
-        ),
-        home,
-        sql.SQL("copy pg_temp.replica_compare from stdin"),
-        str(table.name),
-    )  # fmt: skip
-    return _name(home, base, target, key, keys.within(differing), ours, known, named)
+    if both.table.has_xmin:
+        difference = _with_ages(difference, both)
+    ranges = differing_ranges(in_target, in_source)
+    if not ranges:
+        return difference
+    within = keys.within(ranges)
+    _copy_versions(both, within)
+    return _classify(difference, both, within, most_named)
 
 
-def _name(
-    home: psycopg.Connection,
-    base: Difference,
-    target: TableName,
-    key: tuple[str, ...],
-    within: sql.Composable,
-    ours: sql.Composable,
-    known: Mark,
-    named: int,
-) -> Difference:
-    places = [_place(i) for i in range(len(key))]
-    joined = sql.SQL(" and ").join(
-        sql.SQL("t.{0} = s.{0}").format(sql.Identifier(name)) for name in places
-    )
-    rows = home.execute(
-        sql.SQL(
-            "select kind, count(*), (array_agg(k order by k))[1:{named}] from ("
-            " select case when s.v is null then 'extra'"
-            "  when s.x >= {w} and not s.x = any({delivered}::bigint[]) then 'pending'"
-            "  when t.{first} is null then 'missing' else 'stale' end as kind,"
-            "  (case when s.v is null then row({tkey}) else row({skey}) end)::text as k"
-            " from (select {key}, {ours} as v from {target} where {within}) t"
-            " full join pg_temp.replica_compare s on {joined}"
-            " where t.{first} is null or s.v is null or t.v <> s.v) d group by 1"
-        ).format(
-            named=sql.Literal(named),
-            w=sql.Literal(known.w),
-            delivered=sql.Literal(list(known.delivered)),
-            first=sql.Identifier(places[0]),
-            tkey=columns_sql(places, "t"),
-            skey=columns_sql(places, "s"),
-            key=_by_place(key),
-            ours=ours,
-            target=target.sql,
-            within=within,
-            joined=joined,
-        )
-    ).fetchall()
-    counts = {kind: count for kind, count, _ in rows}
-    names = {kind: tuple(keys) for kind, _, keys in rows}
-    return Difference(
-        **{
-            **base.__dict__,
-            "missing": names.get("missing", ()),
-            "stale": names.get("stale", ()),
-            "extra": names.get("extra", ()),
-            "missing_count": counts.get("missing", 0),
-            "stale_count": counts.get("stale", 0),
-            "extra_count": counts.get("extra", 0),
-            "pending_count": counts.get("pending", 0),
-        }
-    )
-
-
-def _place(index: int) -> str:
-    return f"k{index}"
-
-
-def _by_place(key: tuple[str, ...]) -> sql.Composable:
-    """The key's columns under names by their place, which meet neither `v` nor `x`."""
-    return sql.SQL(", ").join(
-        sql.SQL("{} as {}").format(sql.Identifier(name), sql.Identifier(_place(i)))
-        for i, name in enumerate(key)
-    )
-
-
-def _unkeyed(
-    source: psycopg.Connection,
-    home: psycopg.Connection,
-    place: sql.Composable,
-    target: TableName,
-    columns: list[str],
-) -> Difference:
+def _compare_multisets(both: BothSides) -> Difference:
     """Without a key: the multisets of rows are equal or not; no row can be named."""
-    query = "select count(*), sum(hashtextextended(row({})::text, 0)::numeric) from {}"
-    there = source.execute(sql.SQL(query).format(columns_sql(columns), place)).fetchone()
-    here = home.execute(sql.SQL(query).format(columns_sql(columns), target.sql)).fetchone()
-    assert there is not None and here is not None
-    differ = max(1, abs(there[0] - here[0])) if there != here else 0
-    return Difference(there[0], here[0], False, 1.0, pending_count=differ)
+    query = sql.SQL("select count(*), sum({}::numeric) from {}")
+    hashed = row_hash(both.columns)
+    with translate_errors("source", both.table.name):
+        rows = both.table.rows(both.columns)
+        in_source = one_row(both.source.connection.execute(query.format(hashed, rows)))
+    in_target = one_row(both.target.execute(query.format(hashed, both.target_name.sql)))
+    pending = max(1, abs(in_source[0] - in_target[0])) if in_source != in_target else 0
+    return Difference(in_source[0], in_target[0], keyed=False, counts={"pending": pending})
+
+
+def _with_ages(difference: Difference, both: BothSides) -> Difference:
+    next_xid = both.source.snapshot.next
+    target_ages = _ages(both.target, both.target_name.sql, sql.Identifier(XMIN), next_xid)
+    with translate_errors("source", both.table.name):
+        source_ages = _ages(both.source.connection, both.source_rows, both.source_xmin, next_xid)
+    return replace(difference, source_ages=source_ages, target_ages=target_ages)
 
 
 def _ages(
-    connection: psycopg.Connection, place: sql.Composable, xid: sql.Composable, next_xid: int
+    connection: psycopg.Connection, rows: sql.Composable, xid: sql.Composable, next_xid: int
 ) -> dict[int, int]:
-    """Rows by floor(log2) of their age, counted on both sides from the same next xid.
+    """Count rows by floor(log2) of their age, on both sides from the same next xid.
 
-    Not by age(): that counts from the session's own next xid, so that on a busy source all
-    rows of one transaction could stand in another class there than here.
+    Not by age(): that counts from the session's own next xid, so that on a busy source all rows of
+    one transaction could fall into another class there than here.
     """
     age = sql.SQL("({} - {}) & 4294967295").format(sql.Literal(next_xid), xid)
-    rows = connection.execute(
+    found = connection.execute(
         sql.SQL(
             "select floor(log(2, greatest(age, 1)))::int, sum(n)::bigint from "
-            "(select {age} as age, count(*) as n from {place} group by 1) a "
+            "(select {} as age, count(*) as n from {} group by 1) a "
             "where age is not null group by 1 order by 1"
-        ).format(age=age, place=place)
+        ).format(age, rows)
     )
-    return dict(rows.fetchall())
+    return dict(found.fetchall())
 
 
-def _count(connection: psycopg.Connection, place: sql.Composable) -> int:
-    row = connection.execute(sql.SQL("select count(*) from {}").format(place)).fetchone()
-    assert row is not None
-    return int(row[0])
+def _copy_versions(both: BothSides, within: sql.Composable) -> None:
+    """Copy the keys, versions and full xids of the source's differing ranges to the target."""
+    both.target.execute(
+        sql.SQL(
+            "create temp table {} on commit drop as "
+            "select {}, 0::bigint as version, 0::bigint as xid from {} with no data"
+        ).format(_VERSIONS, _numbered(both.key), both.target_name.sql)
+    )
+    xid: sql.Composable = sql.SQL("null::bigint")
+    if both.table.has_xmin:
+        xid = full_xid(both.source.snapshot, both.table.xmin_column)
+    copy_stream(
+        both.source.connection,
+        sql.SQL("copy (select {}, {}, {} from {} where {}) to stdout").format(
+            columns_sql(both.key), both.source_version, xid, both.source_rows, within
+        ),
+        both.target,
+        sql.SQL("copy {} from stdin").format(_VERSIONS),
+        both.table.name,
+    )
+
+
+def _classify(
+    difference: Difference, both: BothSides, within: sql.Composable, most_named: int
+) -> Difference:
+    """Count and name the rows that differ, by kind."""
+    key = _numbers(both.key)
+    rows = both.target.execute(
+        sql.SQL(
+            "select kind, count(*), (array_agg(k order by k))[1:{most_named}] from ("
+            " select case when s.version is null then 'extra'"
+            "  when s.xid >= {w} and not s.xid = any({delivered}::bigint[]) then 'pending'"
+            "  when t.{first} is null then 'missing' else 'stale' end as kind,"
+            "  (case when s.version is null then row({tkey}) else row({skey}) end)::text as k"
+            " from (select {key}, {version} as version from {target} where {within}) t"
+            " full join {versions} s on {joined}"
+            " where t.{first} is null or s.version is null or t.version <> s.version) d group by 1"
+        ).format(
+            most_named=sql.Literal(most_named),
+            w=sql.Literal(both.watermark.w),
+            delivered=sql.Literal(list(both.watermark.delivered)),
+            first=sql.Identifier(key[0]),
+            tkey=columns_sql(key, "t"),
+            skey=columns_sql(key, "s"),
+            key=_numbered(both.key),
+            version=both.target_version,
+            target=both.target_name.sql,
+            within=within,
+            versions=_VERSIONS,
+            joined=equal_columns(key),
+        )
+    ).fetchall()
+    return replace(
+        difference,
+        counts={kind: count for kind, count, _ in rows},
+        named={kind: tuple(keys) for kind, _, keys in rows},
+    )
+
+
+def _numbers(key: Sequence[str]) -> list[str]:
+    """Return a name for each key column that is neither `version` nor `xid`."""
+    return [f"k{number}" for number in range(len(key))]
+
+
+def _numbered(key: Sequence[str]) -> sql.Composable:
+    """Return the key columns, each renamed by its number."""
+    return sql.SQL(", ").join(
+        sql.SQL("{} as {}").format(sql.Identifier(name), sql.Identifier(number))
+        for name, number in zip(key, _numbers(key), strict=True)
+    )

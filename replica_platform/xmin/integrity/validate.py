@@ -1,33 +1,61 @@
-"""Is the target what the source was? A score, its terms, and the rows that are wrong, by name.
+"""The proof that a target table equals its source: a score, its terms, and the rows that differ.
 
-Both sides are read under fixed snapshots, the target's first; nothing is changed but a
-temporary table in the target. What the mark has not delivered yet is a gap; what it has
-delivered and is not there is a divergence, and makes the score 0.
+Both sides are read under fixed snapshots, the target's first; only a temporary table is written. A
+row that the watermark does not cover yet is pending; one that it covers and that is not there, or
+not in this version, is a divergence and makes the score 0.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from replica_platform.xmin.errors import CannotSync, NoSuchTable
-from replica_platform.xmin.integrity.compare import Difference, compare
-from replica_platform.xmin.names import TableName, parse_schema
-from replica_platform.xmin.session import in_words, open_target
-from replica_platform.xmin.source import blocker as culprit
-from replica_platform.xmin.source.catalog import Table
-from replica_platform.xmin.source.snapshot import Leader, Snapshot
-from replica_platform.xmin.target import owner
-from replica_platform.xmin.target import watermark as mark
-from replica_platform.xmin.target.tables import look
+import psycopg
 
-NAMED = 100
+from replica_platform.core.reports import ReportFields
+from replica_platform.xmin.errors import CannotSync, NoSuchTable, translate_errors
+from replica_platform.xmin.integrity.compare import BothSides, Difference, compare
+from replica_platform.xmin.names import TableName
+from replica_platform.xmin.reports import TableSpec
+from replica_platform.xmin.session import open_target
+from replica_platform.xmin.source.blocker import find_blocker
+from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.target import watermark as watermarks
+from replica_platform.xmin.target.owner import check_owner
+from replica_platform.xmin.target.tables import TargetTable, inspect
+from replica_platform.xmin.target.watermark import Watermark
+
+MOST_NAMED = 100
 CAPS = {"timestamp": 0.9, "no key": 0.8}
 GAP_BUDGET_XIDS = 50_000_000
 GAP_BUDGET_S = 10 * 86_400.0
 
 
 @dataclass(frozen=True)
-class Integrity:
-    """How true the target is, from 0.0 (proven wrong) to 1.0 (proven equal)."""
+class Integrity(ReportFields):
+    """How far a target table equals its source.
+
+    Attributes:
+        table: The source table.
+        target_table: The target table.
+        score: From 0.0 (proven wrong) to 1.0 (proven equal): the product of the terms.
+        terms: The terms by name.
+        in_sync: Whether no row differs and none is pending.
+        sentence: What was found, and what to do next.
+        source_rows: Rows in the source.
+        target_rows: Rows in the target.
+        missing: Up to 100 keys that should have arrived and have not, as `(1,a)`.
+        stale: Up to 100 keys that arrived in another version.
+        extra: Up to 100 keys that only the target has.
+        missing_count: How many are missing.
+        stale_count: How many are stale.
+        extra_count: How many are extra.
+        pending_count: Rows that changed after the watermark: the next sync brings them.
+        gap_xids: How many xids the watermark lies behind the source.
+        gap_s: Seconds since the last sync.
+        source_ages: Rows of the source by floor(log2(age of xmin)).
+        target_ages: Rows of the target by the same.
+        held_back_by: A sentence that names the transaction that holds the watermark back.
+    """
 
     table: str
     target_table: str
@@ -38,25 +66,22 @@ class Integrity:
     source_rows: int
     target_rows: int
     missing: tuple[str, ...] = ()
-    """Up to 100 keys that should have arrived and have not, as `(1,a)`."""
     stale: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
     missing_count: int = 0
     stale_count: int = 0
     extra_count: int = 0
     pending_count: int = 0
-    """Rows that changed after the mark: the next sync brings them."""
     gap_xids: int = 0
     gap_s: float | None = None
     source_ages: dict[int, int] | None = None
-    """Rows by floor(log2(age of xmin))."""
     target_ages: dict[int, int] | None = None
-    culprit: str | None = None
-    """Who holds W back."""
+    held_back_by: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same, plain."""
-        return asdict(self)
+    @property
+    def ok(self) -> bool:
+        """Whether the table is in sync."""
+        return self.in_sync
 
 
 def validate(
@@ -67,125 +92,148 @@ def validate(
     into: str | None = None,
     key: tuple[str, ...] | None = None,
 ) -> Integrity:
-    """Compare one table of `target` with `source`, both DSNs; nothing is repaired.
+    """Compare one table of the target with its source; nothing is repaired.
 
-    Errors: `NoSuchTable` where one side has no such table, `CannotSync` without a mark,
-    `TargetTaken` where the target holds another source table.
+    Args:
+        source: The DSN of the source.
+        target: The DSN of the target.
+        table: The source table, `schema.table` as psql reads it.
+        into: The schema in the target; None for the same schema.
+        key: The key columns, where the source has no key.
+
+    Returns:
+        The score, its terms and the rows that differ.
+
+    Raises:
+        BadTableName: `table` or `into` is not a name.
+        NoSuchTable: One side has no such table.
+        CannotSync: The target table has no watermark.
+        TargetTaken: The target holds another source table.
+        SourceInterrupted: The source ended the read.
+        TargetInterrupted: The target ended the read.
     """
     name = TableName.parse(table)
-    place = TableName(parse_schema(into) if into else name.schema, name.table)
-    with open_target(target) as home, Leader(source) as leader:
-        with in_words("target", str(place)):
-            found = look(home, [place]).get(place)
-            if found is None:
-                raise NoSuchTable(f"The target has no table {place}; sync {name} first.")
-            mark.prepare(home)
-            home.execute("begin isolation level repeatable read")
-            known = mark.read(home, [str(place)]).get(str(place))
-            if known is None:
-                raise CannotSync(f"{place} has no mark in the target; sync {name} first.")
-            gap_s = mark.age_s(home, str(place))
-        with in_words("source", table):
-            leader.begin([name])
-            for problem in leader.failures.values():
+    target_name = TableSpec(table, into).target_name
+    with (
+        open_target(target) as connection,
+        SourceSnapshot(source) as session,
+        translate_errors("target", target_name),
+    ):
+        found, watermark = _fix_target(connection, name, target_name)
+        gap_s = watermarks.age_s(connection, target_name)
+        with translate_errors("source", name):
+            session.begin([name])
+            for problem in session.failures.values():
                 raise problem
-            described = leader.tables[name]
-            owner.check(leader.connection, leader.snapshot.identity, described, place, known)
-            difference = compare(
-                leader, home, described, place, key or described.key, known, found, NAMED
+            described = session.tables[name]
+            check_owner(
+                session.connection, session.snapshot.identity, described, target_name, watermark
             )
-            holder = culprit.of(leader.connection, leader.snapshot)
-        return _judge(described, leader.snapshot, known, place, difference, gap_s, holder)
+        both = BothSides(
+            session, described, connection, target_name, found, key or described.key, watermark
+        )
+        difference = compare(both, MOST_NAMED)
+        with translate_errors("source", name):
+            blocker = find_blocker(session.connection, session.snapshot)
+    return _judged(both, difference, gap_s, blocker)
 
 
-def _judge(
-    table: Table,
-    snapshot: Snapshot,
-    known: mark.Mark,
-    place: TableName,
-    difference: Difference,
-    gap_s: float | None,
-    holder: str | None,
+def _fix_target(
+    connection: psycopg.Connection, name: TableName, target_name: TableName
+) -> tuple[TargetTable, Watermark]:
+    """Begin the target's transaction; return the table and its watermark as it sees them."""
+    found = inspect(connection, [target_name]).get(target_name)
+    if found is None:
+        raise NoSuchTable(f"The target has no table {target_name}; sync {name} first.")
+    watermarks.prepare(connection)
+    connection.execute("begin isolation level repeatable read")
+    watermark = watermarks.read(connection, [target_name]).get(target_name)
+    if watermark is None:
+        raise CannotSync(f"{target_name} has no watermark in the target; sync {name} first.")
+    return found, watermark
+
+
+def _judged(
+    both: BothSides, difference: Difference, gap_s: float | None, blocker: str | None
 ) -> Integrity:
-    same_history = known.identity == snapshot.identity
-    gap = max(0, snapshot.next - known.w) if same_history else 0
-    wrong = difference.missing_count + difference.stale_count
-    proven_extra = difference.extra_count if known.snapshot == snapshot.text else 0
-    rows = max(difference.source_rows, difference.target_rows, 1)
+    same_history = both.watermark.identity == both.source.snapshot.identity
+    gap_xids = max(0, both.source.snapshot.next - both.watermark.w) if same_history else 0
     terms = {
-        "proven equal": 0.0 if wrong or proven_extra else 1.0,
-        "extra rows": 1.0 - difference.extra_count / rows,
-        "coverage": difference.coverage,
-        "gap in xids": max(0.0, 1.0 - gap / GAP_BUDGET_XIDS),
+        "proven equal": _proven_equal(both, difference),
+        "extra rows": _extra_rows(difference),
+        "gap in xids": max(0.0, 1.0 - gap_xids / GAP_BUDGET_XIDS),
         "gap in seconds": max(0.0, 1.0 - (gap_s or 0.0) / GAP_BUDGET_S),
         "xmin ages": _likeness(difference.source_ages, difference.target_ages),
-        "mode": _cap(known, difference),
+        "mode": _cap(both.watermark, difference),
         "history": 1.0 if same_history else 0.5,
     }
-    score = 1.0
-    for term in terms.values():
-        score *= term
-    in_sync = not (wrong or difference.extra_count or difference.pending_count)
+    counts, named = difference.counts, difference.named
     return Integrity(
-        table=str(table.name),
-        target_table=str(place),
-        score=round(score, 6),
+        table=str(both.table.name),
+        target_table=str(both.target_name),
+        score=round(math.prod(terms.values()), 6),
         terms={name: round(term, 6) for name, term in terms.items()},
-        in_sync=in_sync,
-        sentence=_sentence(place, difference, in_sync, same_history, holder),
+        in_sync=not any(counts.values()),
+        sentence=_sentence(both.target_name, counts, same_history, blocker),
         source_rows=difference.source_rows,
         target_rows=difference.target_rows,
-        missing=difference.missing,
-        stale=difference.stale,
-        extra=difference.extra,
-        missing_count=difference.missing_count,
-        stale_count=difference.stale_count,
-        extra_count=difference.extra_count,
-        pending_count=difference.pending_count,
-        gap_xids=gap,
+        missing=named.get("missing", ()),
+        stale=named.get("stale", ()),
+        extra=named.get("extra", ()),
+        missing_count=counts.get("missing", 0),
+        stale_count=counts.get("stale", 0),
+        extra_count=counts.get("extra", 0),
+        pending_count=counts.get("pending", 0),
+        gap_xids=gap_xids,
         gap_s=gap_s,
         source_ages=difference.source_ages,
         target_ages=difference.target_ages,
-        culprit=holder,
+        held_back_by=blocker,
     )
 
 
-def _cap(known: mark.Mark, difference: Difference) -> float:
-    cap = CAPS["timestamp"] if known.mode == "timestamp" else 1.0
+def _proven_equal(both: BothSides, difference: Difference) -> float:
+    counts = difference.counts
+    # An extra row proves a divergence only where the source has not changed since the watermark.
+    unchanged = both.watermark.snapshot == both.source.snapshot.text
+    wrong = counts.get("missing") or counts.get("stale") or (unchanged and counts.get("extra"))
+    return 0.0 if wrong else 1.0
+
+
+def _extra_rows(difference: Difference) -> float:
+    rows = max(difference.source_rows, difference.target_rows, 1)
+    return 1.0 - difference.counts.get("extra", 0) / rows
+
+
+def _cap(watermark: Watermark, difference: Difference) -> float:
+    cap = CAPS["timestamp"] if watermark.mode == "timestamp" else 1.0
     return min(cap, 1.0 if difference.keyed else CAPS["no key"])
 
 
 def _likeness(one: dict[int, int] | None, other: dict[int, int] | None) -> float:
-    """1 for equal distributions, 0 for disjoint ones: 1 - L1 / 2."""
+    """Return 1 for equal distributions and 0 for disjoint ones: 1 - L1 / 2."""
     if not one or not other:
         return 1.0
-    here, there = sum(one.values()), sum(other.values())
+    one_total, other_total = sum(one.values()), sum(other.values())
     distance = sum(
-        abs(one.get(age, 0) / here - other.get(age, 0) / there) for age in {*one, *other}
+        abs(one.get(age, 0) / one_total - other.get(age, 0) / other_total) for age in {*one, *other}
     )
     return 1.0 - distance / 2
 
 
 def _sentence(
-    place: TableName, d: Difference, in_sync: bool, same_history: bool, holder: str | None
+    target: TableName, counts: Mapping[str, int], same_history: bool, blocker: str | None
 ) -> str:
     if not same_history:
         return (
-            f"{place} was synced from another server, timeline or database; "
+            f"{target} was synced from another server, timeline or database; "
             "the next sync compares both by hashes and reads what differs."
         )
-    if in_sync:
-        return f"{place} is in sync: nothing to do."
-    parts = [
-        f"{count:,} {word}"
-        for count, word in (
-            (d.missing_count, "missing"),
-            (d.stale_count, "stale"),
-            (d.extra_count, "extra"),
-            (d.pending_count, "not synced yet"),
-        )
-        if count
-    ]
-    act = "run a sync with mode full" if d.missing_count or d.stale_count else "run a sync"
-    held = f" {holder}" if holder else ""
-    return f"{place} differs from its source ({', '.join(parts)} rows): {act}.{held}"
+    if not any(counts.values()):
+        return f"{target} is in sync: nothing to do."
+    words = {"missing": "missing", "stale": "stale", "extra": "extra", "pending": "not synced yet"}
+    found = [f"{counts[kind]:,} {word}" for kind, word in words.items() if counts.get(kind)]
+    wrong = counts.get("missing") or counts.get("stale")
+    advice = "run a sync with mode full" if wrong else "run a sync"
+    held_back = f" {blocker}" if blocker else ""
+    return f"{target} differs from its source ({', '.join(found)} rows): {advice}.{held_back}"

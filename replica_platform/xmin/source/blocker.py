@@ -1,14 +1,14 @@
-"""Who holds W back: the oldest transaction that writes, prepared or running.
+"""The blocker: the oldest transaction that writes, running or prepared, which holds W back.
 
-Only the naming belongs here; it is never waited for.
+It is only named in reports; a sync never waits for it.
 """
 
 import psycopg
 
 from replica_platform.xmin.source.snapshot import LOW32, Snapshot
 
-_HOLDER = """
--- The transaction whose xid is W itself: while it lasts, W stays.
+_BLOCKER = """
+-- The transaction whose xid is W itself: W stays until it ends.
 select 'prepared transaction ' || quote_literal(gid) || ' of ' || owner,
        extract(epoch from clock_timestamp() - prepared)::float8
 from pg_prepared_xacts where transaction = %(w)s::xid
@@ -21,14 +21,14 @@ limit 1
 """
 
 
-def of(source: psycopg.Connection, snapshot: Snapshot) -> str | None:
-    """A sentence that names who holds W back and since when; None where nobody does."""
+def find_blocker(source: psycopg.Connection, snapshot: Snapshot) -> str | None:
+    """Return a sentence that names the blocker and its age; None where no transaction runs."""
     if snapshot.quiet:
         return None
-    row = source.execute(_HOLDER, {"w": str(snapshot.w & LOW32)}).fetchone()
+    row = source.execute(_BLOCKER, {"w": str(snapshot.w & LOW32)}).fetchone()
     cost = f"{snapshot.next - snapshot.w:,} xids wait behind it"
     if row is None:
         return f"Transaction {snapshot.w & LOW32} holds W back ({cost})."
-    who, seconds = row
+    session, seconds = row
     age = f" for {seconds:,.0f} s" if seconds is not None else ""
-    return f"Transaction {snapshot.w & LOW32} of {who} holds W back{age} ({cost})."
+    return f"Transaction {snapshot.w & LOW32} of {session} holds W back{age} ({cost})."

@@ -1,7 +1,7 @@
-"""What the source's catalog says of a table: columns, key, leaves, and the fingerprint of it all.
+"""A table as the source's catalog describes it: columns, key, leaves and their fingerprint.
 
-Nothing here reads a row of a table or decides anything. The session's search_path is empty,
-so that `format_type` spells every type that is not built in with its schema.
+Nothing here reads a table's rows or decides anything. The session's search_path is empty, so
+that `format_type` spells every type that is not built in with its schema.
 """
 
 import hashlib
@@ -19,28 +19,61 @@ FIRST_USER_OID = 16384
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of the source."""
+class SourceColumn:
+    """A column of a source table.
+
+    Attributes:
+        attnum: Its number, which no later column gets again.
+        name: Its name.
+        type: Its type with modifier, as `format_type` spells it.
+        binary: Whether its binary form means the same on another server.
+        built_in: Whether every server has the type.
+        missing: The constant that rows older than the column have (`attmissingval`).
+        generated: How a generated column is computed; empty for others.
+        definition: What else changes values in place: enum labels, parts of a composite.
+    """
 
     attnum: int
     name: str
     type: str
-    """As `format_type` spells it, with its modifier."""
     binary: bool
-    """Whether its binary form means the same on another server."""
     built_in: bool
-    """Whether every server has the type."""
     missing: str | None
-    """The constant that rows older than the column have (`attmissingval`)."""
     generated: str
-    """How a generated column is computed; empty for others."""
     definition: str
-    """What else changes values in place: enum labels, composite parts."""
+
+
+@dataclass(frozen=True)
+class LeafColumn:
+    """A column of a partition, whose metadata may differ from the parent's.
+
+    Attributes:
+        name: Its name, which is the parent's too.
+        attnum: Its number in the partition.
+        generated: How it is computed in the partition.
+        missing: The constant that the partition's older rows have. The parent has no rows, and so
+            no such constant.
+    """
+
+    name: str
+    attnum: int
+    generated: str
+    missing: str | None
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A physical heap table; a plain table is its own only leaf."""
+    """A physical heap table; a plain table is its only leaf, a partitioned one may have many.
+
+    Attributes:
+        oid: Its oid.
+        name: Its name.
+        filenode: Its file, which a rewrite replaces.
+        blocks: Its size in blocks.
+        persistence: `p` permanent, `u` unlogged, `t` temporary.
+        heap: Whether it is stored as a heap.
+        columns: Of a partition: its columns, which may be older or newer than the parent's.
+    """
 
     oid: int
     name: TableName
@@ -48,49 +81,47 @@ class Leaf:
     blocks: int
     persistence: str
     heap: bool
-    layout: tuple["Place", ...] = ()
-    """Of a partition: its own columns, which may be older or newer than the parent's."""
+    columns: tuple[LeafColumn, ...] = ()
 
 
 @dataclass(frozen=True)
-class Place:
-    """A column of a partition, where it differs from the parent's without anybody's notice."""
+class SourceTable:
+    """A table of the source as the snapshot sees it.
 
-    name: str
-    attnum: int
-    generated: str
-    missing: str | None
-    """As of a column: a partitioned table has no rows, and so no such constant."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the source under the leader's snapshot."""
+    Attributes:
+        oid: Its oid.
+        name: Its name.
+        kind: `relkind`: `r` table, `p` partitioned, `v` view, `m` materialized view, `f` foreign.
+        columns: Its columns in order.
+        key: The columns of its key; empty where it has none.
+        leaves: Its heap tables.
+        policies: A hash of its row security policies; empty where none is in force.
+    """
 
     oid: int
     name: TableName
     kind: str
-    columns: tuple[Column, ...]
+    columns: tuple[SourceColumn, ...]
     key: tuple[str, ...]
     leaves: tuple[Leaf, ...]
     policies: str
 
     @property
     def has_xmin(self) -> bool:
-        """Whether every row lies in a heap: views, foreign tables and others know no xmin."""
+        """Whether every row lies in a heap: views, foreign and other tables have no xmin."""
         return self.kind in "rpm" and all(leaf.heap for leaf in self.leaves)
 
     def rows(self, columns: Sequence[str], *, system: bool = False) -> sql.Composable:
-        """All its rows as a FROM item, with `system` also their xmin, as `version`.
+        """Return all rows as a FROM item, with `system` also their xmin, named `xmin_column`.
 
-        Leaf by leaf, never through the parent: a leaf that is attached meanwhile would show
-        there, whatever the snapshot. Tables that inherit are tables of their own.
+        The leaves are read one by one, never through the parent, which shows a leaf that is
+        attached during the read whatever the snapshot. Tables that inherit are other tables.
         """
-        listed = columns_sql(list(columns)) if columns else sql.SQL("null as nothing")
+        listed = columns_sql(columns) if columns else sql.SQL("null as nothing")
         if not self.has_xmin:
             return sql.SQL("(select {} from {}) s").format(listed, self.name.sql)
         if system:
-            listed += sql.SQL(", xmin as {}").format(self.version)
+            listed += sql.SQL(", xmin as {}").format(self.xmin_column)
         leaves = [
             sql.SQL("select {} from only {}").format(listed, leaf.name.sql) for leaf in self.leaves
         ]
@@ -99,17 +130,12 @@ class Table:
         return sql.SQL("({}) s").format(sql.SQL(" union all ").join(leaves))
 
     @property
-    def version(self) -> sql.Identifier:
-        """What `rows` calls the xmin: a name that no column has."""
+    def xmin_column(self) -> sql.Identifier:
+        """The name under which `rows` returns the xmin; no column of the table has it."""
         name = "version"
         while name in self.names:
             name += "_"
         return sql.Identifier(name)
-
-    @property
-    def built_in(self) -> bool:
-        """Whether every server knows the types of all columns."""
-        return all(column.built_in for column in self.columns)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,18 +143,33 @@ class Table:
         return tuple(column.name for column in self.columns)
 
     @property
+    def types(self) -> dict[str, str]:
+        """The columns' types by name."""
+        return {column.name: column.type for column in self.columns}
+
+    @property
+    def built_in(self) -> bool:
+        """Whether every server has the types of all columns."""
+        return all(column.built_in for column in self.columns)
+
+    @property
     def binary(self) -> bool:
-        """Whether the table can go as binary COPY."""
+        """Whether the table can be sent as binary COPY."""
         return all(column.binary for column in self.columns)
 
     @property
     def blocks(self) -> int:
-        """Heap blocks of all leaves."""
+        """The heap blocks of all leaves."""
         return sum(leaf.blocks for leaf in self.leaves)
 
     @property
+    def filenodes(self) -> dict[str, int]:
+        """The leaves' filenodes by oid (as text, for JSON)."""
+        return {str(leaf.oid): leaf.filenode for leaf in self.leaves}
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
-        """What changes content without changing xmin; stored in the mark and compared."""
+        """All that changes content without changing xmin; kept in the watermark and compared."""
         return {
             "oid": self.oid,
             "columns": [
@@ -138,7 +179,7 @@ class Table:
             "policies": self.policies,
             "layouts": {
                 str(leaf.oid): {
-                    place.name: [place.attnum, place.generated] for place in leaf.layout
+                    column.name: [column.attnum, column.generated] for column in leaf.columns
                 }
                 for leaf in self.leaves
             },
@@ -146,21 +187,21 @@ class Table:
 
 
 _TABLES = """
--- The relations asked for, each with the leaves it has.
+-- The relations asked for, each with its leaves.
 select c.oid, n.nspname, c.relname, c.relkind::text, leaf.oid, leaf.nspname, leaf.relname,
-       pg_relation_filenode(leaf.oid), leaf.relpersistence::text,
-       coalesce(leaf.amname = 'heap', false),
+       coalesce(pg_relation_filenode(leaf.oid), 0),
        case when leaf.amname is not null then pg_relation_size(leaf.oid) else 0 end
        / current_setting('block_size')::bigint,
-       (select coalesce(json_agg(json_build_array(p.polname, p.polcmd, p.polroles::text,
-               pg_get_expr(p.polqual, p.polrelid)) order by p.polname)::text, '')
-        from pg_policy p where p.polrelid = c.oid and c.relrowsecurity),
+       leaf.relpersistence::text, coalesce(leaf.amname = 'heap', false),
        (select json_agg(json_build_array(a.attname, a.attnum,
                case when a.attgenerated <> '' then pg_get_expr(d.adbin, d.adrelid) else '' end,
                case when a.atthasmissing then (a.attmissingval::text::text[])[1] end)
                order by a.attnum)
         from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-        where c.relkind = 'p' and a.attrelid = leaf.oid and a.attnum > 0 and not a.attisdropped)
+        where c.relkind = 'p' and a.attrelid = leaf.oid and a.attnum > 0 and not a.attisdropped),
+       (select coalesce(json_agg(json_build_array(p.polname, p.polcmd, p.polroles::text,
+               pg_get_expr(p.polqual, p.polrelid)) order by p.polname)::text, '')
+        from pg_policy p where p.polrelid = c.oid and c.relrowsecurity)
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 left join lateral (
@@ -177,8 +218,8 @@ order by c.oid, leaf.oid
 """
 
 _COLUMNS = """
--- Their columns; a domain is followed to its base, and anything that an ALTER TYPE can
--- change under the rows is spelled out in the definition.
+-- Their columns. A domain is followed to its base type; the definition spells out all that an
+-- ALTER TYPE can change under the rows.
 with recursive base as (
     select t.oid, t.oid as base, t.typtype, t.typbasetype from pg_type t
     where t.oid in (select atttypid from pg_attribute where attrelid = any(%(oids)s))
@@ -187,7 +228,7 @@ with recursive base as (
     from base b join pg_type t on t.oid = b.typbasetype where b.typtype = 'd'
 )
 select a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
-       -- regclass and its like send an oid, which is somebody else's on another server.
+       -- regclass and the like send an oid, which is another relation on another server.
        t.oid < %(user)s and t.typsend <> 0 and t.typreceive <> 0 and t.typtype in ('b', 'r', 'm')
        and t.typname !~ '^_?reg' or t.typtype = 'e',
        a.atttypid < %(user)s,
@@ -214,9 +255,9 @@ _KEYS = """
 -- The primary key, else the shortest unique index whose columns are all NOT NULL.
 select distinct on (i.indrelid) i.indrelid,
        array(select a.attname::text from unnest(i.indkey[0:i.indnkeyatts - 1])
-             with ordinality k(attnum, place)
+             with ordinality k(attnum, position)
              join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-             order by k.place)
+             order by k.position)
 from pg_index i join pg_class c on c.oid = i.indexrelid
 where i.indrelid = any(%s) and i.indisunique and i.indisvalid
   and i.indpred is null and i.indexprs is null
@@ -227,35 +268,49 @@ order by i.indrelid, i.indisprimary desc, i.indnkeyatts, c.relname
 """
 
 
-def describe(connection: psycopg.Connection, oids: Iterable[int]) -> dict[int, Table]:
-    """Describe relations by oid, all in three statements."""
+def describe(connection: psycopg.Connection, oids: Iterable[int]) -> dict[int, SourceTable]:
+    """Return the tables of some oids, all in three statements."""
     wanted = list(oids)
-    columns: dict[int, list[Column]] = {oid: [] for oid in wanted}
-    for oid, *rest in connection.execute(_COLUMNS, {"oids": wanted, "user": FIRST_USER_OID}):
-        columns[oid].append(Column(*rest))
+    columns: dict[int, list[SourceColumn]] = {oid: [] for oid in wanted}
+    for oid, *column in connection.execute(_COLUMNS, {"oids": wanted, "user": FIRST_USER_OID}):
+        columns[oid].append(SourceColumn(*column))
     keys = {oid: tuple(key) for oid, key in connection.execute(_KEYS, [wanted])}
-    tables: dict[int, Table] = {}
     leaves: dict[int, list[Leaf]] = {oid: [] for oid in wanted}
-    for row in connection.execute(_TABLES, [wanted]).fetchall():
-        oid, schema, name, kind, leaf, leaf_schema, leaf_name, filenode, persistence, heap = row[
-            :10
-        ]
-        if leaf is not None:
-            place = TableName(leaf_schema, leaf_name)
-            layout = tuple(Place(*column) for column in row[12] or [])
-            leaves[oid].append(Leaf(leaf, place, filenode or 0, row[10], persistence, heap, layout))
-        policies = hashlib.sha256(row[11].encode()).hexdigest()[:16] if row[11] else ""
-        tables[oid] = Table(
-            oid, TableName(schema, name), kind, tuple(columns[oid]), keys.get(oid, ()),
-            tuple(leaves[oid]), policies,
-        )  # fmt: skip
-    return tables
+    relations: dict[int, tuple[TableName, str, str]] = {}
+    for oid, schema, name, kind, *leaf, policies in connection.execute(_TABLES, [wanted]):
+        relations[oid] = TableName(schema, name), kind, _digest(policies)
+        if leaf[0] is not None:
+            leaves[oid].append(_leaf(*leaf))
+    return {
+        oid: SourceTable(
+            oid, name, kind, tuple(columns[oid]), keys.get(oid, ()), tuple(leaves[oid]), policies
+        )
+        for oid, (name, kind, policies) in relations.items()
+    }
 
 
-def same(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
-    """Whether two fingerprints are equal, one of which may have been through JSON.
+def _leaf(
+    oid: int,
+    schema: str,
+    name: str,
+    filenode: int,
+    blocks: int,
+    persistence: str,
+    heap: bool,
+    columns: list[list[Any]] | None,
+) -> Leaf:
+    listed = tuple(LeafColumn(*column) for column in columns or [])
+    return Leaf(oid, TableName(schema, name), filenode, blocks, persistence, heap, listed)
 
-    But for the layouts: they come and go with the leaves, which are looked at by themselves.
+
+def _digest(policies: str | None) -> str:
+    return hashlib.sha256(policies.encode()).hexdigest()[:16] if policies else ""
+
+
+def same_fingerprint(known: dict[str, Any], table: SourceTable) -> bool:
+    """Return whether a watermark's fingerprint is the table's.
+
+    The layouts do not count: they come and go with the leaves, which are compared separately.
     """
-    plain = [{**(some or {}), "layouts": None} for some in (one, other)]
-    return json.dumps(plain[0], sort_keys=True) == json.dumps(plain[1], sort_keys=True)
+    one, other = ({**some, "layouts": None} for some in (known, table.fingerprint))
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)

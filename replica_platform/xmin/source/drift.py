@@ -1,72 +1,111 @@
-"""What a changed definition means for the rows that have been delivered.
+"""Drift: what a changed definition means for the rows that were delivered.
 
-Adding a column leaves every old row with one constant, and dropping one leaves the rest as it
-was: neither needs a row to be read again. Everything else does.
+A new column gives every old row the same constant, and a dropped one leaves the other columns as
+they were: neither needs a row to be read again. Every other change does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from replica_platform.xmin.source.catalog import Column, Table
+from replica_platform.xmin.source.catalog import Leaf, SourceColumn, SourceTable
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How a table differs from what its mark knew."""
+    """How a table differs from what its watermark knows.
 
-    added: tuple[Column, ...] = ()
-    """New columns; rows that were not written since have their `missing` constant, or NULL."""
+    Attributes:
+        added: New columns; rows not written since have their `missing` constant, or NULL.
+        whole: Why all rows must be read again; empty where that is not needed.
+    """
+
+    added: tuple[SourceColumn, ...] = ()
     whole: str = ""
-    """Why all rows must be read again; empty where that is not so."""
 
 
-def drift(known: dict[str, Any], table: Table) -> Drift:
-    """Compare a mark's fingerprint with the table as it is."""
+def drift(known: dict[str, Any], table: SourceTable) -> Drift:
+    """Compare the fingerprint of a watermark with the table as it is now."""
+    known_columns = {column[0]: column for column in known["columns"]}
+    added = [column for column in table.columns if column.attnum not in known_columns]
+    leaves = _known_leaves(known, table)
+    whole = (
+        _changed_table(known, table)
+        or _changed_column(known_columns, table)
+        or _unreadable_addition(known_columns, added)
+        or _changed_leaf_column(known, leaves)
+        or _differing_constants(added, leaves)
+    )
+    if whole:
+        return Drift(whole=whole)
+    return Drift(tuple(_with_constant(column, leaves) for column in added))
+
+
+def _changed_table(known: dict[str, Any], table: SourceTable) -> str:
     now = table.fingerprint
     if known["oid"] != now["oid"]:
-        return Drift(whole="The table is another one under the same name.")
+        return "The table is another one under the same name."
     if known["policies"] != now["policies"]:
-        return Drift(whole="The row security policies of the table have changed.")
+        return "The row security policies of the table have changed."
     if known["key"] != now["key"]:
-        return Drift(whole="The key of the table has changed.")
-    before = {column[0]: column for column in known["columns"]}
-    changed = [c.name for c in table.columns if before.get(c.attnum, _as_known(c)) != _as_known(c)]
+        return "The key of the table has changed."
+    return ""
+
+
+def _changed_column(known_columns: dict[int, list[Any]], table: SourceTable) -> str:
+    changed = [
+        column.name
+        for column in table.columns
+        if known_columns.get(column.attnum, _facts(column)) != _facts(column)
+    ]
     if changed:
-        return Drift(whole=f"Column {', '.join(changed)} has changed in a way that leaves no xmin.")
-    added = [column for column in table.columns if column.attnum not in before]
-    old_names = {column[1] for column in known["columns"]}
+        return f"Column {', '.join(changed)} has changed without a new xmin."
+    return ""
+
+
+def _unreadable_addition(known_columns: dict[int, list[Any]], added: Sequence[SourceColumn]) -> str:
+    old_names = {column[1] for column in known_columns.values()}
     for column in added:
         if column.generated:
-            return Drift(whole=f"The generated column {column.name} is new.")
+            return f"The generated column {column.name} is new."
         if column.name in old_names:
-            return Drift(whole=f"Column {column.name} was dropped and made anew.")
-    return _of_leaves(known, table, added)
+            return f"Column {column.name} was dropped and added again."
+    return ""
 
 
-def _of_leaves(known: dict[str, Any], table: Table, added: list[Column]) -> Drift:
-    """The same for partitions, whose columns can change while they are detached.
-
-    Leaves that the mark does not know are read whole, so theirs do not count.
-    """
+def _known_leaves(known: dict[str, Any], table: SourceTable) -> list[Leaf]:
+    """Return the partitions that the watermark knows; the others are read whole anyway."""
     layouts = known.get("layouts", {})
-    leaves = [leaf for leaf in table.leaves if leaf.layout and str(leaf.oid) in layouts]
+    return [leaf for leaf in table.leaves if leaf.columns and str(leaf.oid) in layouts]
+
+
+def _changed_leaf_column(known: dict[str, Any], leaves: Sequence[Leaf]) -> str:
+    """Find a partition's column that was replaced while the partition was detached."""
     for leaf in leaves:
-        before = layouts[str(leaf.oid)]
-        for place in leaf.layout:
-            if before.get(place.name, now := [place.attnum, place.generated]) != now:
-                return Drift(
-                    whole=f"Column {place.name} of {leaf.name} is another one than before."
-                )
-    constants = []
+        before = known["layouts"][str(leaf.oid)]
+        for column in leaf.columns:
+            now = [column.attnum, column.generated]
+            if before.get(column.name, now) != now:
+                return f"Column {column.name} of {leaf.name} is another one than before."
+    return ""
+
+
+def _differing_constants(added: Sequence[SourceColumn], leaves: Sequence[Leaf]) -> str:
     for column in added:
-        seen = {
-            place.missing for leaf in leaves for place in leaf.layout if place.name == column.name
-        }
-        if len(seen) > 1:
-            return Drift(whole=f"Old rows have different values of the new column {column.name}.")
-        constants.append(replace(column, missing=seen.pop()) if seen else column)
-    return Drift(tuple(constants))
+        if len(_constants(column, leaves)) > 1:
+            return f"Old rows have different values of the new column {column.name}."
+    return ""
 
 
-def _as_known(column: Column) -> list[Any]:
+def _with_constant(column: SourceColumn, leaves: Sequence[Leaf]) -> SourceColumn:
+    """Return a new column with the constant of the partitions, where there are any."""
+    constants = _constants(column, leaves)
+    return replace(column, missing=constants.pop()) if constants else column
+
+
+def _constants(column: SourceColumn, leaves: Sequence[Leaf]) -> set[str | None]:
+    return {own.missing for leaf in leaves for own in leaf.columns if own.name == column.name}
+
+
+def _facts(column: SourceColumn) -> list[Any]:
     return [column.attnum, column.name, column.type, column.generated, column.definition]

@@ -1,53 +1,73 @@
-"""The leader on the source: one lock, one snapshot, and what both say about the server.
+"""The snapshot that a sync reads the source at, the session that holds it, and its identity.
 
-The lock comes before the snapshot: TRUNCATE and rewriting ALTERs are not bound to snapshots,
-so they are either over before it or wait until the read is done.
+The tables are locked before the snapshot is taken: TRUNCATE and rewriting ALTERs are not bound to
+snapshots, so they either end before it or wait until the read is over.
 """
 
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin.errors import MissingGrant, NoSuchTable, NotFlushed
+from replica_platform.core.errors import PlatformError
+from replica_platform.core.postgres import one_row, one_value
+from replica_platform.xmin.errors import (
+    MissingGrant,
+    NoSuchTable,
+    NotFlushed,
+    translate_errors,
+    translated,
+)
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.session import open_source, translate
-from replica_platform.xmin.source.catalog import Table, describe
+from replica_platform.xmin.session import open_source
+from replica_platform.xmin.source.catalog import SourceTable, describe
 from replica_platform.xmin.source.timestamp import next_start
 
 FLUSH_TIMEOUT_S = 30
-NUDGE_AFTER_S = 0.3
+FORCE_FLUSH_AFTER_S = 0.3
 LOW32 = 4294967295
+LOCKABLE_KINDS = "rpv"  # tables, partitioned tables, views
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which history of which database the xids belong to."""
+    """The history, of one database, that xids belong to.
+
+    Attributes:
+        system: The server's system identifier.
+        timeline: Its timeline, which a promotion changes.
+        database: The database's oid.
+        name: The database's name; empty in watermarks of versions that did not keep it.
+        former: In a watermark: the servers the source table was on before, see `target.owner`.
+    """
 
     system: str
     timeline: int
     database: int
     name: str = field(default="", compare=False)
-    """The database's name; empty in watermarks of versions that did not keep it."""
     former: tuple[str, ...] = field(default=(), compare=False)
-    """In a watermark: where the source table was before, see `owner`."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the leader's snapshot sees."""
+    """What the snapshot of a sync sees.
+
+    Attributes:
+        text: `xmin:xmax:xip`; equal texts under one identity see the same rows.
+        w: The oldest xid that may still be running; every older one has ended.
+        next: One more than the newest xid that has ended; every xid seen is below it.
+        insert_lsn: All that is seen was written below it; None on a standby.
+        exported: Its name for other sessions.
+        identity: The history that its xids belong to.
+    """
 
     text: str
-    """`xmin:xmax:xip`: equal texts under one identity see the same rows."""
     w: int
     next: int
-    """Every xid seen is below it."""
     insert_lsn: str | None
-    """Everything seen was written below it; None on a standby."""
     exported: str
     identity: Identity
 
@@ -58,7 +78,7 @@ class Snapshot:
 
 
 _SNAPSHOT = """
--- W and the rows come from the same snapshot: this one.
+-- W and the rows must come from the same snapshot: this one.
 select s::text, pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint,
        pg_export_snapshot(), pg_is_in_recovery(),
        (select system_identifier::text from pg_control_system()),
@@ -66,8 +86,8 @@ select s::text, pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bi
        current_database()::text
 from (select pg_current_snapshot() as s) s
 """
-# Right after a promotion the control file still names the old timeline; a WAL file's name does
-# not lie, but has no meaning during recovery.
+# Right after a promotion the control file still names the old timeline. The name of a WAL file is
+# right by then, but has no meaning during recovery.
 _TIMELINE = """
 select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int,
        pg_current_wal_insert_lsn()::text
@@ -77,7 +97,7 @@ select greatest((select timeline_id from pg_control_checkpoint()),
                 (select min_recovery_end_timeline from pg_control_recovery())), null
 """
 _RESOLVE = """
--- Which of the names exist, what they are, and whether we may read them.
+-- Which of the names exist, their kind, and whether the role may read them.
 select w.schema, w.name, c.oid, c.relkind::text, has_schema_privilege(n.oid, 'USAGE'),
        has_table_privilege(c.oid, 'SELECT')
 from unnest(%s::text[], %s::text[]) w(schema, name)
@@ -87,75 +107,66 @@ left join pg_class c on c.relnamespace = n.oid and c.relname = w.name
 """
 
 
-class Leader:
-    """The session whose snapshot everything is read at. Close it as soon as the read is over."""
+class SourceSnapshot:
+    """The session on the source whose snapshot all rows of a sync are read at.
+
+    While it is open the source keeps row versions that it could remove otherwise: close it as soon
+    as the read is over.
+
+    Attributes:
+        dsn: The source.
+        connection: The session.
+        snapshot: The snapshot, once `begin` has taken it.
+        tables: The tables as the snapshot sees them, by name.
+        failures: The tables that cannot be read, each with its error.
+        running_since: A time before the start of any transaction that the snapshot does not see,
+            for reading by timestamp.
+    """
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self.connection = open_source(dsn)
-        self.tables: dict[TableName, Table] = {}
-        self.failures: dict[TableName, Exception] = {}
+        self.tables: dict[TableName, SourceTable] = {}
+        self.failures: dict[TableName, PlatformError] = {}
         self.snapshot: Snapshot
         self.running_since = ""
-        """Older than any transaction the snapshot does not see; for reading by timestamp."""
 
-    def __enter__(self) -> "Leader":
+    def __enter__(self) -> "SourceSnapshot":
+        """Return the session itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the session."""
         self.close()
 
     def close(self) -> None:
-        """End the snapshot and give back the locks."""
+        """Release the snapshot and the locks."""
         self.connection.close()
 
     def begin(self, names: Iterable[TableName]) -> None:
-        """Lock the tables against rewriting, take the snapshot, describe them under it.
+        """Lock the tables against rewriting, take the snapshot, and describe them as it sees them.
 
-        A table that is not there or may not be read lands in `failures`; the rest goes on.
+        A table that is absent or may not be read goes to `failures`; the others are used.
         """
-        oids = self._resolve(list(names))
-        run = self.connection.execute
+        found = self._resolve(list(names))
         # Before the snapshot: a transaction that ends in between would be seen by neither.
         self.running_since = next_start(self.connection)
-        self._lock([name for name, (_, kind) in oids.items() if kind in "rpv"])
-        oids = {name: found for name, found in oids.items() if name not in self.failures}
-        text, w, upper, exported, recovery, system, database, datname = _one(run(_SNAPSHOT))
-        timeline, lsn = _one(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
-        identity = Identity(system, timeline, database, datname)
-        self.snapshot = Snapshot(text, w, upper, lsn, exported, identity)
-        described = describe(self.connection, [oid for oid, _ in oids.values()])
-        for name, (oid, _) in oids.items():
+        self._lock([name for name, (_, kind) in found.items() if kind in LOCKABLE_KINDS])
+        oids = {name: oid for name, (oid, _) in found.items() if name not in self.failures}
+        self.snapshot = self._take()
+        described = describe(self.connection, oids.values())
+        for name, oid in oids.items():
             if oid in described:
                 self.tables[name] = described[oid]
             else:
-                self.failures[name] = NoSuchTable(f"{name} vanished from the source; try again.")
-
-    def _lock(self, names: list[TableName]) -> None:
-        """Begin, and lock all at once; where that fails one by one, so that the rest goes on."""
-        begin = "begin isolation level repeatable read read only"
-        lock = sql.SQL("lock table {} in access share mode")
-        self.connection.execute(begin)
-        try:
-            if names:
-                tables = sql.SQL(", ").join(name.sql for name in names)
-                self.connection.execute(lock.format(tables))
-            return
-        except psycopg.Error:
-            self.connection.execute("rollback")
-        self.connection.execute(begin)
-        for name in names:
-            try:
-                with self.connection.transaction():
-                    self.connection.execute(lock.format(name.sql))
-            except psycopg.Error as error:
-                self.failures[name] = translate(error, "source", str(name))
+                self.failures[name] = NoSuchTable(f"{name} was dropped meanwhile; sync again.")
 
     def _resolve(self, names: list[TableName]) -> dict[TableName, tuple[int, str]]:
+        """Return the oid and kind of each table that exists and may be read."""
         rows = self.connection.execute(
             _RESOLVE, [[name.schema for name in names], [name.table for name in names]]
         ).fetchall()
-        role = _one(self.connection.execute("select quote_ident(current_user)"))[0]
+        role = one_value(self.connection.execute("select quote_ident(current_user)"))
         found: dict[TableName, tuple[int, str]] = {}
         for schema, table, oid, kind, usage, select in rows:
             name = TableName(schema, table)
@@ -176,18 +187,47 @@ class Leader:
                 found[name] = (oid, kind)
         return found
 
-    def wait_until_flushed(self) -> None:
-        """Wait until all that was seen would survive a crash of the source.
+    def _lock(self, names: list[TableName]) -> None:
+        """Begin the transaction and lock the tables: all at once, or else each one it can."""
+        begin = "begin isolation level repeatable read read only"
+        lock = sql.SQL("lock table {} in access share mode")
+        self.connection.execute(begin)
+        try:
+            if names:
+                tables = sql.SQL(", ").join(name.sql for name in names)
+                self.connection.execute(lock.format(tables))
+            return
+        except psycopg.Error:
+            self.connection.execute("rollback")
+        self.connection.execute(begin)
+        for name in names:
+            try:
+                with self.connection.transaction():
+                    self.connection.execute(lock.format(name.sql))
+            except psycopg.Error as error:
+                self.failures[name] = translated(error, "source", name)
 
-        After a crash, the xids of transactions that never reached the disk are given out
-        again, below a W that had counted them as finished. Errors: `NotFlushed`.
+    def _take(self) -> Snapshot:
+        run = self.connection.execute
+        text, w, upper, exported, recovery, system, database, name = one_row(run(_SNAPSHOT))
+        timeline, lsn = one_row(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
+        return Snapshot(text, w, upper, lsn, exported, Identity(system, timeline, database, name))
+
+    def wait_until_flushed(self) -> None:
+        """Wait until all that the snapshot sees would survive a crash of the source.
+
+        After a crash the xids of transactions that never reached the disk are given out again,
+        below a W that has counted them as ended.
+
+        Raises:
+            NotFlushed: The source did not flush its WAL in time.
         """
         lsn = self.snapshot.insert_lsn
         began = time.monotonic()
-        nudged = False
+        forced = False
         while lsn is not None:
             query = "select pg_current_wal_flush_lsn() >= %s::pg_lsn"
-            if _one(self.connection.execute(query, [lsn]))[0]:
+            if one_value(self.connection.execute(query, [lsn])):
                 return
             waited = time.monotonic() - began
             if waited > FLUSH_TIMEOUT_S:
@@ -195,14 +235,14 @@ class Leader:
                     f"The source did not flush its WAL up to {lsn} in {FLUSH_TIMEOUT_S} s; "
                     "check that its disk is not full or stuck, then sync again."
                 )
-            if waited > NUDGE_AFTER_S and not nudged:
-                nudged = True
-                self._nudge()
+            if waited > FORCE_FLUSH_AFTER_S and not forced:
+                forced = True
+                self._force_flush()
             time.sleep(0.01)
 
-    def _nudge(self) -> None:
-        """Make an idle server flush a half-filled page, which its WAL writer may leave for long."""
-        with suppress(psycopg.Error), open_source(self.dsn) as other:
+    def _force_flush(self) -> None:
+        """Make an idle server flush a half-filled page, which its WAL writer may delay for long."""
+        with suppress(psycopg.Error, PlatformError), open_source(self.dsn) as other:
             if other.info.server_version >= 170000:
                 other.execute("select pg_logical_emit_message(false, 'replica_platform', '', true)")
             else:  # costs an xid: only a commit flushes
@@ -210,17 +250,16 @@ class Leader:
                 other.execute("select pg_logical_emit_message(true, 'replica_platform', '')")
 
 
-def reader(dsn: str, snapshot: Snapshot) -> psycopg.Connection:
-    """Another session that sees exactly what the leader sees."""
+def open_reader(dsn: str, snapshot: Snapshot) -> psycopg.Connection:
+    """Open another session on the source that sees exactly the rows of the snapshot."""
     connection = open_source(dsn)
-    connection.execute("begin isolation level repeatable read read only")
-    connection.execute(
-        sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot.exported))
-    )
+    try:
+        with translate_errors("source", "its tables"):
+            connection.execute("begin isolation level repeatable read read only")
+            connection.execute(
+                sql.SQL("set transaction snapshot {}").format(sql.Literal(snapshot.exported))
+            )
+    except BaseException:
+        connection.close()
+        raise
     return connection
-
-
-def _one(cursor: psycopg.Cursor) -> tuple[Any, ...]:
-    row = cursor.fetchone()
-    assert row is not None
-    return row

@@ -1,38 +1,46 @@
 """The owner of a target table: the one source table that its watermark names.
 
-Whether a sync may write to the target is decided here; how it then reads is `plan`'s.
+Whether a sync may write to the target is decided here; how it then reads is `decide`'s.
 """
 
 import psycopg
 
 from replica_platform.xmin.errors import TargetTaken
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.source.catalog import Table
+from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.snapshot import Identity
-from replica_platform.xmin.target.watermark import Mark
+from replica_platform.xmin.target.watermark import Watermark
 
-_NAME = "select datname from pg_database where oid = %s"
+_DATABASE_NAME = "select datname from pg_database where oid = %s"
 
 
-def check(
+def check_owner(
     source: psycopg.Connection,
     now: Identity,
-    table: Table,
+    table: SourceTable,
     target: TableName,
-    holder: Mark | None,
+    watermark: Watermark | None,
     *,
     take_over: bool = False,
 ) -> bool:
-    """Return whether `table` takes the target over from another owner.
+    """Return whether a sync of `table` takes the target over from another owner.
 
     The owner is a table of one schema and name in one database. A database is the same where its
     server and oid are, or its name: a restore and a major upgrade change the system identifier
-    and keep the names, so the sync goes on there by itself. `holder` is the target's watermark.
+    and keep the names, so the sync continues there without a person's help.
+
+    Args:
+        source: A session on the source.
+        now: The source's identity.
+        table: The source table.
+        target: The target table.
+        watermark: The target table's watermark, which names its owner.
+        take_over: Whether the target may be taken from its owner.
 
     Raises:
         TargetTaken: The target has another owner, and `take_over` is not set.
     """
-    problem = _problem(source, now, table, holder) if holder else ""
+    problem = _problem(source, now, table, watermark) if watermark else ""
     if not problem or take_over:
         return bool(problem)
     raise TargetTaken(
@@ -42,37 +50,37 @@ def check(
     )
 
 
-def former(holder: Mark | None, now: Identity, table: Table) -> tuple[str, ...]:
-    """Return the places where the source table was on other servers, for the new watermark."""
-    if holder is None or holder.source_table != str(table.name):
+def former_locations(
+    watermark: Watermark | None, now: Identity, table: SourceTable
+) -> tuple[str, ...]:
+    """Return where the source table was on other servers, for the new watermark."""
+    if watermark is None or watermark.source_table != str(table.name):
         return ()
-    places = set(holder.identity.former)
-    if moved(holder.identity, now):
-        places.add(_place(holder.identity, holder.fingerprint["oid"]))
-    return tuple(sorted(places - {_place(now, table.oid)}))
+    locations = set(watermark.identity.former)
+    if moved(watermark.identity, now):
+        locations.add(_location(watermark.identity, watermark.fingerprint["oid"]))
+    return tuple(sorted(locations - {_location(now, table.oid)}))
 
 
 def moved(before: Identity, now: Identity) -> bool:
-    """Return whether the source's database is on another server or was made anew."""
+    """Return whether the source's database is on another server or was created again."""
     return (before.system, before.database) != (now.system, now.database)
 
 
-def _problem(source: psycopg.Connection, now: Identity, table: Table, holder: Mark) -> str:
-    """Return why the target is not this table's; empty where it is."""
-    before = holder.identity
-    name = before.name
-    if not name and before.system == now.system:
-        # Watermarks of earlier versions lack the name; a database that was dropped has none.
-        found = source.execute(_NAME, [before.database]).fetchone()
-        name = found[0] if found else ""
+def _problem(
+    source: psycopg.Connection, now: Identity, table: SourceTable, watermark: Watermark
+) -> str:
+    """Return why the target belongs to another table; empty where it does not."""
+    before = watermark.identity
+    name = before.name or _name_by_oid(source, before, now)
     database = f" of the database {name} (server {before.system})" if name else ""
-    if holder.source_table != str(table.name):
-        return f"holds {holder.source_table}{database}, not {table.name}."
+    if watermark.source_table != str(table.name):
+        return f"holds {watermark.source_table}{database}, not {table.name}."
     if not moved(before, now):
         return ""
     if name and name != now.name:
-        return f"holds {holder.source_table}{database}, not that of {now.name}."
-    if _place(now, table.oid) in before.former:
+        return f"holds {watermark.source_table}{database}, not that of {now.name}."
+    if _location(now, table.oid) in before.former:
         return (
             f"was synced from this server before, and from another one since (server "
             f"{before.system}, database {name}). Two sources that take turns would each remove "
@@ -81,6 +89,14 @@ def _problem(source: psycopg.Connection, now: Identity, table: Table, holder: Ma
     return ""
 
 
-def _place(identity: Identity, table_oid: int) -> str:
-    # With the table's oid: a restore into the former server makes another table there.
+def _name_by_oid(source: psycopg.Connection, before: Identity, now: Identity) -> str:
+    """Return the name of a database whose watermark does not keep it; empty where unknown."""
+    if before.system != now.system:
+        return ""
+    found = source.execute(_DATABASE_NAME, [before.database]).fetchone()
+    return str(found[0]) if found else ""
+
+
+def _location(identity: Identity, table_oid: int) -> str:
+    # With the table's oid: a restore into the former server creates another table there.
     return f"{identity.system}/{identity.database}/{table_oid}"

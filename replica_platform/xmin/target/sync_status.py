@@ -1,16 +1,22 @@
-"""How every synced table of a target stands, told by the marks alone: no table is read."""
+"""Sync status: when each table of a target was last synced, by its watermark.
 
-from dataclasses import asdict, dataclass
-from typing import Any
+No user table is read here; whether the rows are right is shown by `integrity`.
+"""
+
+from dataclasses import dataclass
 
 from psycopg import sql
 
-from replica_platform.xmin.errors import TableBusy
-from replica_platform.xmin.session import in_words, open_target
-from replica_platform.xmin.target.watermark import SCHEMA, lock
+from replica_platform.core.postgres import one_value
+from replica_platform.core.reports import ReportFields, format_age
+from replica_platform.xmin.errors import TableBusy, translate_errors
+from replica_platform.xmin.names import TableName
+from replica_platform.xmin.session import open_target
+from replica_platform.xmin.target.schemas import SCHEMA
+from replica_platform.xmin.target.watermark import lock
 
-_MARKED = f"select to_regclass('{SCHEMA}.mark') is not null"
-_STANDINGS = f"""
+_HAS_WATERMARKS = f"select to_regclass('{SCHEMA}.mark') is not null"
+_STATUS = f"""
 select m.target_table, m.mode, extract(epoch from clock_timestamp() - m.synced_at)::float8,
     exists (select from pg_class c where c.oid = m.target_oid)
 from {SCHEMA}.mark m order by 1
@@ -19,50 +25,78 @@ _FORGET = sql.SQL("delete from {table} where target_table = %s")
 
 
 @dataclass(frozen=True)
-class Standing:
-    """One synced table: how and how long ago it was synced, and whether it is still there."""
+class SyncStatus(ReportFields):
+    """The last sync of one target table.
+
+    Attributes:
+        target_table: The target table.
+        mode: How its source was read.
+        age_s: Seconds since, by the target's clock.
+        there: Whether the target still has the table.
+    """
 
     target_table: str
     mode: str
     age_s: float
     there: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same, plain."""
-        return asdict(self)
+    @property
+    def ok(self) -> bool:
+        """Whether the target still has the table."""
+        return self.there
+
+    @property
+    def sentence(self) -> str:
+        """When the table was synced, and what to do where it is gone."""
+        if not self.there:
+            return f"{self.target_table} is gone from the target; sync it again."
+        return f"{self.target_table} was synced {format_age(self.age_s)} ago ({self.mode})."
 
 
-def standings(target_dsn: str) -> list[Standing]:
-    """Every table that was synced into this target, by name."""
-    with open_target(target_dsn) as home, in_words("target", f"{SCHEMA}.mark"):
-        marked = home.execute(_MARKED).fetchone()
-        if not marked or not marked[0]:
-            return []
-        return [Standing(*row) for row in home.execute(_STANDINGS)]
-
-
-def forget(target_dsn: str, target_table: str) -> bool:
-    """Remove what is remembered of a table that is no longer synced; the table itself stays.
+def status(target: str) -> list[SyncStatus]:
+    """Return the status of every table that was synced into a target.
 
     Args:
-        target_dsn: The DSN of the target database.
-        target_table: The target table, `schema.table`, as `standings` names it.
+        target: The DSN of the target.
 
     Returns:
-        Whether anything was remembered of it.
+        One entry per target table, by name; none where nothing was synced.
 
     Raises:
-        TableBusy: A sync of the table runs.
+        CannotConnect: The target does not answer.
+        TargetInterrupted: The target ended the query.
     """
-    with open_target(target_dsn) as target, in_words("target", f"{SCHEMA}.mark"):
-        marked = target.execute(_MARKED).fetchone()
-        if not marked or not marked[0]:
+    with open_target(target) as connection, translate_errors("target", f"{SCHEMA}.mark"):
+        if not one_value(connection.execute(_HAS_WATERMARKS)):
+            return []
+        return [SyncStatus(*row) for row in connection.execute(_STATUS)]
+
+
+def forget(target: str, table: str) -> bool:
+    """Remove the watermark of a table that is no longer synced; the table itself stays.
+
+    Args:
+        target: The DSN of the target.
+        table: The target table, `schema.table`.
+
+    Returns:
+        Whether the target had a watermark of it.
+
+    Raises:
+        BadTableName: This is not the name of a table.
+        CannotConnect: The target does not answer.
+        TableBusy: A sync of the table runs.
+        TargetInterrupted: The target ended the query.
+    """
+    name = TableName.parse(table)
+    with open_target(target) as connection, translate_errors("target", f"{SCHEMA}.mark"):
+        if not one_value(connection.execute(_HAS_WATERMARKS)):
             return False
-        if not lock(target, target_table):
-            raise TableBusy(f"{target_table} is being synced; run this again when that ended.")
-        with target.transaction():
-            for table in ("first_copy", "mark"):
-                removed = target.execute(
-                    _FORGET.format(table=sql.Identifier(SCHEMA, table)), [target_table]
+        if not lock(connection, name):
+            raise TableBusy(f"{name} is being synced; run this again when that has ended.")
+        with connection.transaction():
+            for remembered in ("first_copy", "mark"):
+                removed = connection.execute(
+                    _FORGET.format(table=sql.Identifier(SCHEMA, remembered)), [str(name)]
                 )
         return removed.rowcount > 0

@@ -1,7 +1,7 @@
-"""User-defined types that a table needs: made in the target under the same name, kept in step.
+"""User-defined types that a table needs, created in the target under the same name.
 
-A replica holds what the source allowed, hence domains come without their checks. What only an
-extension can define is asked for by its name.
+A replica holds what the source allowed, so domains are created without their checks. Types that
+only an extension can define are not created: the error names the extension.
 """
 
 from collections.abc import Sequence
@@ -12,29 +12,66 @@ from psycopg import sql
 
 from replica_platform.xmin.errors import SchemaRefused
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.source.catalog import FIRST_USER_OID, Table
-from replica_platform.xmin.target.tables import make_schema, widens
+from replica_platform.xmin.source.catalog import FIRST_USER_OID, SourceTable
+from replica_platform.xmin.target.schemas import create_schema
+from replica_platform.xmin.target.tables import column_definition
+from replica_platform.xmin.target.widening import widens
 
 Statement = sql.SQL | sql.Composed
+Parts = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class UserType:
-    """A type of the source, spelled out."""
+    """A type of the source.
+
+    Attributes:
+        name: Its name.
+        kind: `e` enum, `d` domain, `c` composite, `r` range, `b` base.
+        base: A domain's base type or a range's subtype.
+        parts: An enum's labels (with empty types), or a composite's attributes with their types.
+        extension: The extension that it belongs to.
+        row_type: Whether it is the row type of a table.
+    """
 
     name: TableName
     kind: str
-    """`e` enum, `d` domain, `c` composite, `r` range, `b` base."""
     base: str | None
-    """A domain's base or a range's subtype."""
-    parts: tuple[tuple[str, str], ...]
-    """An enum's labels (with empty types), or a composite's attributes with their types."""
+    parts: Parts
     extension: str | None
     row_type: bool
 
+    @property
+    def labels(self) -> list[str]:
+        """An enum's labels in order."""
+        return [label for label, _ in self.parts]
 
-_NEEDED = """
--- The types of the columns and all that those are made of, the innermost first.
+
+@dataclass(frozen=True)
+class PresentType:
+    """A type of the same name in the target.
+
+    Attributes:
+        kind: As of a `UserType`.
+        base: As of a `UserType`.
+        parts: As of a `UserType`.
+    """
+
+    kind: str
+    base: str | None
+    parts: Parts
+
+
+_BASE_AND_PARTS = """coalesce(format_type(nullif(t.typbasetype, 0), t.typtypmod),
+                (select format_type(r.rngsubtype, null) from pg_range r where r.rngtypid = t.oid)),
+       coalesce((select json_agg(json_build_array(e.enumlabel, '') order by e.enumsortorder)
+                 from pg_enum e where e.enumtypid = t.oid),
+                (select json_agg(json_build_array(f.attname, format_type(f.atttypid, f.atttypmod))
+                                 order by f.attnum)
+                 from pg_attribute f where f.attrelid = t.typrelid and t.typtype = 'c'
+                   and f.attnum > 0 and not f.attisdropped), '[]'::json)"""
+_NEEDED = f"""
+-- The types of the columns and of their parts, the innermost first.
 with recursive needed(oid, depth) as (
     select a.atttypid, 0 from pg_attribute a
     where a.attrelid = %(table)s and a.attnum > 0 and not a.attisdropped
@@ -52,14 +89,7 @@ with recursive needed(oid, depth) as (
     where depth < 32
 )
 select n.nspname, t.typname, t.typtype::text,
-       coalesce(format_type(nullif(t.typbasetype, 0), t.typtypmod),
-                (select format_type(r.rngsubtype, null) from pg_range r where r.rngtypid = t.oid)),
-       coalesce((select json_agg(json_build_array(e.enumlabel, '') order by e.enumsortorder)
-                 from pg_enum e where e.enumtypid = t.oid),
-                (select json_agg(json_build_array(f.attname, format_type(f.atttypid, f.atttypmod))
-                                 order by f.attnum)
-                 from pg_attribute f where f.attrelid = t.typrelid and t.typtype = 'c'
-                   and f.attnum > 0 and not f.attisdropped), '[]'::json),
+       {_BASE_AND_PARTS},
        (select x.extname from pg_depend d join pg_extension x on x.oid = d.refobjid
         where d.classid = 'pg_type'::regclass and d.objid = t.oid and d.deptype = 'e'),
        exists (select from pg_class c where c.oid = t.typrelid and c.relkind <> 'c')
@@ -70,53 +100,59 @@ where t.oid >= %(user)s and t.typtype <> 'm' and not (t.typelem <> 0 and t.typsu
       = 'array_subscript_handler'::regproc)
 order by w.depth desc
 """
-_PRESENT = """
+_PRESENT = f"""
 select n.nspname, t.typname, t.typtype::text,
-       coalesce(format_type(nullif(t.typbasetype, 0), t.typtypmod),
-                (select format_type(r.rngsubtype, null) from pg_range r where r.rngtypid = t.oid)),
-       coalesce((select json_agg(json_build_array(e.enumlabel, '') order by e.enumsortorder)
-                 from pg_enum e where e.enumtypid = t.oid),
-                (select json_agg(json_build_array(f.attname, format_type(f.atttypid, f.atttypmod))
-                                 order by f.attnum)
-                 from pg_attribute f where f.attrelid = t.typrelid and t.typtype = 'c'
-                   and f.attnum > 0 and not f.attisdropped), '[]'::json)
+       {_BASE_AND_PARTS}
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_type t on t.typnamespace = n.oid and t.typname = w.name
 """
 
 
-def needed(source: psycopg.Connection, table: Table) -> list[UserType]:
-    """The user-defined types of a table's columns, those first that others are made of."""
+def types_of(source: psycopg.Connection, table: SourceTable) -> list[UserType]:
+    """Return the user-defined types of a table's columns, each after the types of its parts."""
     if table.built_in:
         return []
     rows = source.execute(_NEEDED, {"table": table.oid, "user": FIRST_USER_OID}).fetchall()
     return [
-        UserType(TableName(schema, name), kind, base, _pairs(parts), extension, row_type)
+        UserType(TableName(schema, name), kind, base, _parts(parts), extension, row_type)
         for schema, name, kind, base, parts, extension, row_type in rows
     ]
 
 
 def keep_in_step(target: psycopg.Connection, wanted: Sequence[UserType]) -> None:
-    """Make the types that are absent and extend those that have grown. Errors: `SchemaRefused`."""
+    """Create the types that are absent and extend those that have grown.
+
+    Raises:
+        SchemaRefused: A type cannot be created or cannot follow the source's.
+    """
     if not wanted:
         return
+    present = _present(target, wanted)
+    for one in wanted:
+        if one.name in present:
+            for statement in _growth(one, present[one.name]):
+                target.execute(statement)
+        else:
+            create_schema(target, one.name.schema)
+            target.execute(_creation(one))
+
+
+def _present(
+    target: psycopg.Connection, wanted: Sequence[UserType]
+) -> dict[TableName, PresentType]:
     with target.transaction():
         target.execute("select set_config('search_path', '', true)")
         rows = target.execute(
             _PRESENT, [[t.name.schema for t in wanted], [t.name.table for t in wanted]]
         ).fetchall()
-    present = {TableName(row[0], row[1]): (row[2], row[3], _pairs(row[4])) for row in rows}
-    for one in wanted:
-        if one.name in present:
-            for statement in _grown(one, *present[one.name]):
-                target.execute(statement)
-        else:
-            make_schema(target, one.name.schema)
-            target.execute(_made(one))
+    return {
+        TableName(schema, name): PresentType(kind, base, _parts(parts))
+        for schema, name, kind, base, parts in rows
+    }
 
 
-def _made(one: UserType) -> Statement:
+def _creation(one: UserType) -> Statement:
     if one.extension:
         raise SchemaRefused(
             f"The type {one.name} comes from the extension {one.extension}, which the target "
@@ -124,98 +160,94 @@ def _made(one: UserType) -> Statement:
         )
     if one.row_type or one.kind not in "edcr":
         raise SchemaRefused(
-            f"The type {one.name} is a table's row or written in C; make it in the target by hand."
+            f"The type {one.name} is the row type of a table or written in C; create it in the "
+            "target by hand."
         )
-    name = one.name.sql
+    name, base = one.name.sql, sql.SQL(one.base or "")
     if one.kind == "e":
-        return sql.SQL("create type {} as enum ({})").format(name, _labels(one.parts))
+        labels = sql.SQL(", ").join(sql.Literal(label) for label in one.labels)
+        return sql.SQL("create type {} as enum ({})").format(name, labels)
     if one.kind == "d":
-        return sql.SQL("create domain {} as {}").format(name, sql.SQL(one.base or ""))
+        return sql.SQL("create domain {} as {}").format(name, base)
     if one.kind == "r":
-        return sql.SQL("create type {} as range (subtype = {})").format(
-            name, sql.SQL(one.base or "")
-        )
-    attributes = [
-        sql.SQL("{} {}").format(sql.Identifier(part), sql.SQL(kind)) for part, kind in one.parts
-    ]
-    return sql.SQL("create type {} as ({})").format(name, sql.SQL(", ").join(attributes))
+        return sql.SQL("create type {} as range (subtype = {})").format(name, base)
+    attributes = sql.SQL(", ").join(column_definition(*part) for part in one.parts)
+    return sql.SQL("create type {} as ({})").format(name, attributes)
 
 
-def _grown(
-    one: UserType, kind: str, base: str | None, parts: tuple[tuple[str, str], ...]
-) -> list[Statement]:
-    """What brings a type that is there in step."""
+def _growth(one: UserType, present: PresentType) -> list[Statement]:
+    """Return what brings a type that the target has in step with the source's."""
     if one.extension:
         return []
-    if kind != one.kind:
+    if present.kind != one.kind:
         raise SchemaRefused(
             f"The target has a type {one.name} of another kind; rename one of them."
         )
-    if base != one.base:
+    if present.base != one.base:
         raise SchemaRefused(
-            f"The type {one.name} is made of {one.base} in the source and of {base} in the target; "
-            "nothing was changed, drop it in the target to have it made anew."
+            f"The type {one.name} is made of {one.base} in the source and of {present.base} in the "
+            "target; nothing was changed, drop it in the target to have it created again."
         )
-    if kind == "e":
-        return _new_labels(one, [label for label, _ in parts])
-    if kind != "c":
-        return []
-    new = one.parts[len(parts) :]
-    for (name, before), (other, now) in zip(parts, one.parts, strict=False):
-        # One that is wider in the target does no harm; a table that uses it lets none be altered.
+    if one.kind == "e":
+        return _new_labels(one, [label for label, _ in present.parts])
+    return _new_attributes(one, present.parts) if one.kind == "c" else []
+
+
+def _new_attributes(one: UserType, present: Parts) -> list[Statement]:
+    for (name, before), (other, now) in zip(present, one.parts, strict=False):
+        # A wider attribute in the target does no harm, and cannot be altered while a table uses it.
         if name != other or (before != now and not widens(now, before)):
             raise SchemaRefused(
                 f"The composite type {one.name} has {other} {now} in the source and {name} "
                 f"{before} in the target; nothing was changed, alter it in the target by hand."
             )
     return [
-        sql.SQL("alter type {} add attribute {} {}").format(
-            one.name.sql, sql.Identifier(part), sql.SQL(part_type)
-        )
-        for part, part_type in new
+        sql.SQL("alter type {} add attribute {}").format(one.name.sql, column_definition(*part))
+        for part in one.parts[len(present) :]
     ]
 
 
 def _new_labels(one: UserType, present: list[str]) -> list[Statement]:
-    """Labels renamed in their places, then new ones before the label that follows them."""
-    wanted = [label for label, _ in one.parts]
-    statements: list[Statement] = []
-    if len(wanted) == len(present) and wanted != present:
-        if set(wanted) == set(present):
-            raise SchemaRefused(
-                f"The enum {one.name} has its labels in another order in the target; "
-                "drop the target table and the type to have them made anew."
-            )
-        for old, new in zip(present, wanted, strict=True):
-            if old != new:
-                rename = sql.SQL("alter type {} rename value {} to {}")
-                statements.append(rename.format(one.name.sql, _text(old), _text(new)))
-        return statements
-    missing = [label for label in present if label not in wanted]
-    if missing:
+    """Return the renamed labels of an enum, or else the added ones."""
+    if len(one.labels) == len(present):
+        return _renamed_labels(one, present)
+    if set(present) - set(one.labels):
         raise SchemaRefused(
             f"The enum {one.name} has the labels {', '.join(present)} in the target and "
-            f"{', '.join(wanted)} in the source; rename them in the target by hand."
+            f"{', '.join(one.labels)} in the source; rename them in the target by hand."
         )
-    for place, label in enumerate(wanted):
-        if label not in present:
-            where: Statement = sql.SQL("")
-            if place:
-                where = sql.SQL(" after {}").format(_text(wanted[place - 1]))
-            elif present:
-                where = sql.SQL(" before {}").format(_text(present[0]))
-            add = sql.SQL("alter type {} add value {}").format(one.name.sql, _text(label))
-            statements.append(add + where)
+    return _added_labels(one, present)
+
+
+def _renamed_labels(one: UserType, present: list[str]) -> list[Statement]:
+    if one.labels != present and set(one.labels) == set(present):
+        raise SchemaRefused(
+            f"The enum {one.name} has its labels in another order in the target; "
+            "drop the target table and the type to have them created again."
+        )
+    rename = sql.SQL("alter type {} rename value {} to {}")
+    return [
+        rename.format(one.name.sql, sql.Literal(old), sql.Literal(new))
+        for old, new in zip(present, one.labels, strict=True)
+        if old != new
+    ]
+
+
+def _added_labels(one: UserType, present: list[str]) -> list[Statement]:
+    """Return each new label with its position: after the one before it, or before the first."""
+    statements: list[Statement] = []
+    for index, label in enumerate(one.labels):
+        if label in present:
+            continue
+        position: Statement = sql.SQL("")
+        if index:
+            position = sql.SQL(" after {}").format(sql.Literal(one.labels[index - 1]))
+        elif present:
+            position = sql.SQL(" before {}").format(sql.Literal(present[0]))
+        add = sql.SQL("alter type {} add value {}").format(one.name.sql, sql.Literal(label))
+        statements.append(add + position)
     return statements
 
 
-def _labels(parts: Sequence[tuple[str, str]]) -> sql.Composed:
-    return sql.SQL(", ").join(_text(label) for label, _ in parts)
-
-
-def _text(label: str) -> sql.Composable:
-    return sql.Literal(label)
-
-
-def _pairs(parts: list[list[str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, kind) for name, kind in parts)
+def _parts(rows: list[list[str]]) -> Parts:
+    return tuple((name, kind) for name, kind in rows)

@@ -1,6 +1,7 @@
-"""The mark: what a finished sync remembers, kept in the target, committed with the rows.
+"""The watermark: what a finished sync remembers, kept in the target, committed with the rows.
 
-Reading and writing marks belongs here; what they mean for the next sync is `plan`'s.
+Reading, writing and locking belong here; what a watermark means for the next sync is `decide`'s.
+The SQL table is called `mark`.
 """
 
 import json
@@ -11,19 +12,38 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin.names import columns_sql
-from replica_platform.xmin.session import may_create
+from replica_platform.core.postgres import one_value
+from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.source.snapshot import Identity
+from replica_platform.xmin.target.schemas import SCHEMA, naming_the_grant
 
-SCHEMA = "replica_platform"
-# One number for our advisory locks' first key, so that they meet nobody else's.
+# The first key of all advisory locks of the sync, so that they meet no other program's.
 LOCK_SPACE = 0x786D696E  # "xmin"
 DELIVERED_CAP = 10_000
 
 
 @dataclass(frozen=True)
-class Mark:
-    """`(W, delivered xids, identity, fingerprint, leaves)` and what helps to check them."""
+class Watermark:
+    """What a finished sync remembers of one target table and its source.
+
+    Attributes:
+        target_table: The target table, by which the watermark is found.
+        source_table: The source table that was read.
+        mode: How it was read.
+        w: W of the snapshot: every transaction below it has been delivered.
+        next: The snapshot's next xid.
+        snapshot: The snapshot as text.
+        delivered: The distinct full xids at or above W whose rows were delivered; empty when there
+            are more than `DELIVERED_CAP`.
+        complete: Whether `delivered` lists all of them.
+        identity: The history that the xids belong to.
+        fingerprint: The source table's definition.
+        leaves: The source's leaves: oid (as text, for JSON) → filenode.
+        rows: Rows in the target; None where they were not counted.
+        target_oid: The target table's oid.
+        deletes: How deletes were found.
+        timestamp_from: In mode timestamp: where the next read starts.
+    """
 
     target_table: str
     source_table: str
@@ -32,18 +52,14 @@ class Mark:
     next: int
     snapshot: str
     delivered: tuple[int, ...]
-    """Distinct full xids >= W seen by then; capped, and then `complete` is False."""
     complete: bool
     identity: Identity
     fingerprint: dict[str, Any]
     leaves: dict[str, int]
-    """oid (as text, for JSON) → filenode."""
     rows: int | None
-    """Rows in the target; None where they were not counted."""
     target_oid: int
     deletes: str
     timestamp_from: str | None = None
-    """Timestamp mode: where the next read starts."""
 
 
 # `lsn` and `history` are no longer used; an earlier version that writes here needs the columns.
@@ -75,7 +91,7 @@ create unlogged table if not exists {SCHEMA}.first_copy (
 comment on table {SCHEMA}.mark is
     'What each finished sync remembers of its source; written by replica_platform, not by hand.';
 """
-_COLUMNS = [column.name for column in fields(Mark)]
+_COLUMNS = [column.name for column in fields(Watermark)]
 _READ = sql.SQL("select {columns} from {schema}.mark where target_table = any(%s)")
 _WRITE = sql.SQL(
     "insert into {schema}.mark ({columns}) values ({values}) "
@@ -90,52 +106,61 @@ _NAMES = {
 }
 
 
-def prepare(connection: psycopg.Connection) -> None:
-    """Make the schema and the table of marks when they are absent."""
-    found = connection.execute(f"select to_regclass('{SCHEMA}.first_copy') is not null").fetchone()
-    if found and found[0]:
+def prepare(target: psycopg.Connection) -> None:
+    """Create the sync's schema and tables when they are absent."""
+    if one_value(target.execute(f"select to_regclass('{SCHEMA}.first_copy') is not null")):
         return
-    with may_create(connection, "the marks"), connection.transaction():
-        # CREATE … IF NOT EXISTS is no match for a twin that does the same at the same time.
-        connection.execute("select pg_advisory_xact_lock(%s, 0)", [LOCK_SPACE])
-        connection.execute(_SETUP)
+    with naming_the_grant(target, f"{SCHEMA!r}"), target.transaction():
+        # CREATE … IF NOT EXISTS fails beside another session that does the same.
+        target.execute("select pg_advisory_xact_lock(%s, 0)", [LOCK_SPACE])
+        target.execute(_SETUP)
 
 
-def read(connection: psycopg.Connection, targets: Iterable[str]) -> dict[str, Mark]:
-    """The marks of some target tables, in one statement."""
-    marks = {}
-    for row in connection.execute(_READ.format(**_NAMES), [list(targets)]):
-        values = dict(zip(_COLUMNS, row, strict=True))
-        values["delivered"] = tuple(values["delivered"])
-        values["identity"] = Identity(
-            **{**values["identity"], "former": tuple(values["identity"].get("former", ()))}
-        )
-        values["timestamp_from"] = values["timestamp_from"] and str(values["timestamp_from"])
-        marks[values["target_table"]] = Mark(**values)
-    return marks
-
-
-def write(connection: psycopg.Connection, mark: Mark) -> None:
-    """Store a mark, in the transaction of the rows that it speaks of."""
-    values = {**mark.__dict__, "delivered": list(mark.delivered)}
-    for name in ("identity", "fingerprint", "leaves"):
-        value = values[name]
-        values[name] = json.dumps(asdict(value) if isinstance(value, Identity) else value)
-    connection.execute(_WRITE.format(**_NAMES), [values[name] for name in _COLUMNS])
-
-
-def lock(connection: psycopg.Connection, target: str) -> bool:
-    """Hold the target table for this session until it ends; False where another one has it."""
+def lock(target: psycopg.Connection, table: TableName) -> bool:
+    """Lock a target table until the session ends; return False where another session has it."""
     query = "select pg_try_advisory_lock(%s, hashtext(%s))"
-    row = connection.execute(query, [LOCK_SPACE, target]).fetchone()
-    return bool(row and row[0])
+    return bool(one_value(target.execute(query, [LOCK_SPACE, str(table)])))
 
 
-def age_s(connection: psycopg.Connection, target: str) -> float | None:
-    """Seconds since the target table's last sync, by the target's clock; None without a mark."""
+def read(target: psycopg.Connection, tables: Iterable[TableName]) -> dict[TableName, Watermark]:
+    """Return the watermarks of some target tables, in one statement."""
+    names = {str(table): table for table in tables}
+    found = {}
+    for row in target.execute(_READ.format(**_NAMES), [list(names)]):
+        watermark = _from_row(dict(zip(_COLUMNS, row, strict=True)))
+        found[names[watermark.target_table]] = watermark
+    return found
+
+
+def _from_row(values: dict[str, Any]) -> Watermark:
+    identity = values["identity"]
+    return Watermark(
+        **{
+            **values,
+            "delivered": tuple(values["delivered"]),
+            "identity": Identity(**{**identity, "former": tuple(identity.get("former", ()))}),
+            "timestamp_from": values["timestamp_from"] and str(values["timestamp_from"]),
+        }
+    )
+
+
+def write(target: psycopg.Connection, watermark: Watermark) -> None:
+    """Store a watermark, in the transaction of the rows that it speaks of."""
+    values = {
+        **watermark.__dict__,
+        "delivered": list(watermark.delivered),
+        "identity": json.dumps(asdict(watermark.identity)),
+        "fingerprint": json.dumps(watermark.fingerprint),
+        "leaves": json.dumps(watermark.leaves),
+    }
+    target.execute(_WRITE.format(**_NAMES), [values[name] for name in _COLUMNS])
+
+
+def age_s(target: psycopg.Connection, table: TableName) -> float | None:
+    """Return the seconds since a table's last sync, by the target's clock; None without one."""
     query = sql.SQL(
         "select extract(epoch from clock_timestamp() - synced_at)::float8 "
         "from {}.mark where target_table = %s"
     )
-    row = connection.execute(query.format(sql.Identifier(SCHEMA)), [target]).fetchone()
+    row = target.execute(query.format(sql.Identifier(SCHEMA)), [str(table)]).fetchone()
     return float(row[0]) if row else None

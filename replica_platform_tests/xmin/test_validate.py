@@ -45,7 +45,9 @@ def test_damage_in_the_target_is_named(source: str, target: str) -> None:
     assert validate(source, target, "t").in_sync
 
 
-def test_what_came_after_the_mark_is_a_gap_and_no_divergence(source: str, target: str) -> None:
+def test_rows_changed_after_the_watermark_are_a_gap_and_no_divergence(
+    source: str, target: str
+) -> None:
     execute(source, "create table t (id int primary key)", "insert into t values (1)")
     sync(source, target, "t")
     execute(source, "insert into t values (2)")
@@ -57,7 +59,7 @@ def test_what_came_after_the_mark_is_a_gap_and_no_divergence(source: str, target
     assert integrity.gap_xids >= 1
 
 
-def test_ages_agree_though_the_source_never_rests(source: str, target: str) -> None:
+def test_ages_agree_while_the_source_uses_xids(source: str, target: str) -> None:
     execute(source, "create table t (id int primary key)")
     execute(source, "insert into t select generate_series(1, 10)")
     sync(source, target, "public.t")
@@ -90,7 +92,7 @@ def test_up_to_a_hundred_keys_are_named(source: str, target: str) -> None:
     assert "150 missing" in integrity.sentence
 
 
-def test_the_gap_is_told_in_seconds_and_lowers_the_score(source: str, target: str) -> None:
+def test_the_gap_in_seconds_is_reported_and_lowers_the_score(source: str, target: str) -> None:
     execute(source, "create table t (id int primary key)")
     sync(source, target, "t")
     fresh = validate(source, target, "t")
@@ -111,7 +113,7 @@ def test_the_ages_of_rows_are_a_histogram(source: str, target: str) -> None:
     integrity = validate(source, target, "t")
     assert integrity.source_ages == integrity.target_ages
     assert sum((integrity.source_ages or {}).values()) == 2
-    # Rows of quite another age on one side, though each is what its mark says.
+    # Rows of a different age on one side only.
     execute(target, "update t set source_xmin = source_xmin - 1000000")
     assert validate(source, target, "t").terms["xmin ages"] == 0.0
 
@@ -124,11 +126,11 @@ def test_a_prepared_transaction_is_named_with_its_age(source: str, target: str) 
     try:
         execute(source, "insert into t values (2)")
         sync(source, target, "t")
-        culprit = str(validate(source, target, "t").culprit)
+        blocker = str(validate(source, target, "t").held_back_by)
     finally:
         execute(source, "rollback prepared 'left over'")
-    assert "prepared transaction 'left over' of postgres holds W back for 0 s" in culprit
-    assert "xids wait behind it" in culprit
+    assert "prepared transaction 'left over' of postgres holds W back for 0 s" in blocker
+    assert "xids wait behind it" in blocker
 
 
 def test_what_cannot_be_proven_is_capped(source: str, target: str) -> None:

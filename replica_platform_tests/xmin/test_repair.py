@@ -1,4 +1,4 @@
-"""Where the mark cannot be carried on, both sides are hashed and only what differs is read."""
+"""Where W cannot be trusted, both sides are hashed and only differing ranges are read."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_equal_sides_are_not_read(source: str, target: str, table: None) -> None
     assert "compared by hashes" in report.why
     assert (report.rows_read, report.bytes, report.changed) == (0, 0, False)
     execute(source, "update t set x = 'after' where id = 5")
-    after = sync(source, target, "t")  # the mark is one of the new history
+    after = sync(source, target, "t")  # the watermark is of the new history
     assert (after.mode, after.rows_read) == ("scan", 1)
     assert rows(source, QUERY) == rows(target, QUERY)
 
@@ -50,16 +50,16 @@ def test_only_ranges_that_differ_are_read(source: str, target: str, table: None)
     assert validate(source, target, "t").in_sync
 
 
-def test_a_number_given_out_again_is_seen_through(source: str, target: str, table: None) -> None:
-    """The same xid of two histories stands for two versions; hashes of xmin alone are blind."""
+def test_an_xid_given_out_again_is_recognized(source: str, target: str, table: None) -> None:
+    """The same xid of two histories means two versions; hashes of xmin alone miss that."""
     execute(target, PROMOTED, "update t set x = 'of the lost history' where id = 7")
-    assert validate(source, target, "t").stale_count == 0  # the control: it goes by xmin
+    assert validate(source, target, "t").stale_count == 0  # the control: it compares by xmin
     assert sync(source, target, "t").rows_updated == 1
     assert rows(source, QUERY) == rows(target, QUERY)
 
 
 def test_an_xid_of_the_lost_history_does_not_stay(source: str, target: str, table: None) -> None:
-    """Equal content under a lost xid: should it come again, the MERGE would trust it."""
+    """Equal content under a lost xid: were the xid given out again, the MERGE would trust it."""
     execute(source, "update t set x = 'same' where id = 9")
     coming = rows(source, "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 200")
     execute(target, PROMOTED, f"update t set x = 'same', source_xmin = {coming[0][0]} where id = 9")
@@ -82,7 +82,7 @@ def test_a_source_put_back_in_time_is_followed(source: str, target: str, table: 
     assert rows(source, QUERY) == rows(target, QUERY)
 
 
-def test_the_rail_on_deletes_holds_here_too(source: str, target: str, table: None) -> None:
+def test_the_limit_on_deletes_holds_here_too(source: str, target: str, table: None) -> None:
     execute(source, "delete from t where id > 500")
     execute(target, PROMOTED)
     with pytest.raises(TooManyDeletes, match=r"19,500 of 20,000 rows of public\.t"):

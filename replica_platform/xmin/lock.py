@@ -1,0 +1,121 @@
+"""The first step of a sync: check what is asked, lock each target table, read its watermark.
+
+Locked before the watermark is read, so that a sync that waited for another one reads the newest.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+
+from replica_platform.core.errors import PlatformError
+from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync, TableBusy
+from replica_platform.xmin.names import TableName
+from replica_platform.xmin.reports import StepTimes, TableSpec
+from replica_platform.xmin.target import watermark as watermarks
+from replica_platform.xmin.target.schemas import SCHEMA
+from replica_platform.xmin.target.tables import TargetTable, inspect
+from replica_platform.xmin.target.watermark import Watermark
+
+DELETES = ("auto", "keys", "never")
+
+
+@dataclass(frozen=True)
+class SyncRequest:
+    """One table to sync, its names read and its options checked.
+
+    Attributes:
+        spec: What was asked for.
+        source: The source table.
+        target: The target table.
+        doubt: Why the target is not believed to hold what its watermark says; empty where it is.
+        take_over: Whether the target may be taken from another source table.
+        times: How long the sync of the table takes.
+    """
+
+    spec: TableSpec
+    source: TableName
+    target: TableName
+    doubt: str = ""
+    take_over: bool = False
+    times: StepTimes = field(default_factory=StepTimes, compare=False)
+
+    @classmethod
+    def of(cls, spec: TableSpec, doubt: str = "", *, take_over: bool = False) -> "SyncRequest":
+        """Read and check a spec.
+
+        Raises:
+            BadTableName: A name of the spec is not a name.
+            CannotSync: An option of the spec does not exist, or the target is the sync's schema.
+        """
+        if spec.deletes not in DELETES:
+            raise CannotSync(f"deletes is one of {', '.join(DELETES)}, not {spec.deletes!r}.")
+        target = spec.target_name
+        if target.schema == SCHEMA:
+            raise CannotSync(
+                f"The schema {SCHEMA} of the target holds the sync's own tables; let {spec.table} "
+                "arrive in another one with `into`."
+            )
+        return cls(spec, TableName.parse(spec.table), target, doubt, take_over)
+
+
+@dataclass(frozen=True)
+class LockedTable:
+    """A target table that no other sync writes to until this one ends.
+
+    Attributes:
+        request: What was asked for.
+        found: The target table; None where there is none.
+        owner: The watermark that names the owner of the target table, even if the
+            table was created again since; None where there is no table.
+        watermark: The watermark that the sync continues from.
+    """
+
+    request: SyncRequest
+    found: TargetTable | None
+    owner: Watermark | None
+    watermark: Watermark | None
+
+    @property
+    def target(self) -> TableName:
+        """The target table's name."""
+        return self.request.target
+
+
+def lock_tables(
+    target: psycopg.Connection, requests: Sequence[SyncRequest]
+) -> tuple[list[LockedTable], dict[str, PlatformError]]:
+    """Lock the target tables and read their watermarks; return also those that stay busy."""
+    busy = _lock(target, requests)
+    locked = [request for request in requests if str(request.target) not in busy]
+    names = [request.target for request in locked]
+    marks = watermarks.read(target, names)
+    found = inspect(target, names)
+    return [
+        _locked(request, found.get(request.target), marks.get(request.target)) for request in locked
+    ], busy
+
+
+def _lock(target: psycopg.Connection, requests: Sequence[SyncRequest]) -> dict[str, PlatformError]:
+    busy: dict[str, PlatformError] = {}
+    until = time.monotonic() + LOCK_TIMEOUT_S
+    # In one order, so that two groups never wait for each other.
+    for name in sorted(request.target for request in requests):
+        while not watermarks.lock(target, name):
+            if time.monotonic() > until:
+                busy[str(name)] = TableBusy(
+                    f"Another sync of {name} is running; try again when it is done."
+                )
+                break
+            time.sleep(0.05)
+    return busy
+
+
+def _locked(
+    request: SyncRequest, found: TargetTable | None, watermark: Watermark | None
+) -> LockedTable:
+    owner = watermark if found else None
+    # A table that was dropped and created again is not the one that the watermark describes.
+    same = owner is not None and found is not None and owner.target_oid == found.oid
+    return LockedTable(request, found, owner, owner if same else None)

@@ -1,0 +1,231 @@
+"""Staged rows written into the target table: merged, or made its whole content.
+
+Statements that write rows belong here; they run in the caller's transaction, with the watermark.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import psycopg
+from psycopg import sql
+
+from replica_platform.core.postgres import one_row, one_value
+from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.names import TableName, columns_sql, equal_columns
+from replica_platform.xmin.target.tables import SYNC_COLUMNS
+
+
+@dataclass(frozen=True)
+class WrittenRows:
+    """How many rows a write changed.
+
+    Attributes:
+        inserted: Rows inserted.
+        updated: Rows updated.
+        deleted: Rows deleted.
+    """
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+@dataclass(frozen=True)
+class WriteSpec:
+    """A target table and its staging table, as the writing statements need them.
+
+    Attributes:
+        target: The target table.
+        staging: The table of staged rows.
+        columns: The columns to write.
+        key: The columns that rows are matched by; empty for none.
+        never_set: Columns that an UPDATE may not set.
+        casts: Columns that are wider in the target, with their types there: row images of
+            different types differ.
+        scope: For `replace_by_key`: the target's rows that the staged ones replace.
+    """
+
+    target: TableName
+    staging: TableName
+    columns: Sequence[str]
+    key: Sequence[str]
+    never_set: frozenset[str] = frozenset()
+    casts: Mapping[str, str] = field(default_factory=dict)
+    scope: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+
+    @property
+    def data_columns(self) -> list[str]:
+        """The columns without those of the sync."""
+        return [name for name in self.columns if name not in SYNC_COLUMNS]
+
+    @property
+    def key_matches(self) -> sql.Composed:
+        """The join condition of target `t` and staging `s`.
+
+        Raises:
+            CannotSync: There is no key.
+        """
+        if not self.key:
+            raise CannotSync(f"{self.target} has no key to merge by.")
+        return equal_columns(self.key)
+
+
+class Equality(Enum):
+    """When a staged row equals the target's row of its key, so that it is not written.
+
+    Attributes:
+        XMIN: When the low 32 bits of their xmins are equal; the epoch is computed, not compared.
+        XMIN_AND_CONTENT: When in addition all columns are equal, byte by byte.
+        CONTENT: When all columns are equal; for tables without xmin.
+    """
+
+    XMIN = auto()
+    XMIN_AND_CONTENT = auto()
+    CONTENT = auto()
+
+
+_XMIN_DIFFERS = sql.SQL(
+    "(t.source_xmin & 4294967295) is distinct from (s.source_xmin & 4294967295)"
+)
+
+
+def merge(target: psycopg.Connection, spec: WriteSpec, equality: Equality) -> WrittenRows:
+    """Merge the staged rows by key; equal rows are not written, so a replay writes nothing.
+
+    Raises:
+        CannotSync: There is no key.
+    """
+    statement = _merge(spec, _differs(spec, equality))
+    if target.info.server_version >= 170000:
+        counted = sql.SQL(
+            "with merged as ({} returning merge_action() as did) "
+            "select count(*) filter (where did = 'INSERT'), count(*) filter (where did = 'UPDATE') "
+            "from merged"
+        )
+        inserted, updated = one_row(target.execute(counted.format(statement)))
+        return WrittenRows(inserted=inserted, updated=updated)
+    # An older MERGE returns one number only: the new keys are counted before.
+    new_keys = target.execute(
+        sql.SQL(
+            "select count(*) from {staging} s where not exists (select from {target} t where {on})"
+        ).format(staging=spec.staging.sql, target=spec.target.sql, on=spec.key_matches)
+    )
+    inserted = int(one_value(new_keys))
+    return WrittenRows(inserted=inserted, updated=target.execute(statement).rowcount - inserted)
+
+
+def _differs(spec: WriteSpec, equality: Equality) -> sql.Composable:
+    """Return the condition on `t` and `s` under which a staged row is written."""
+    if equality is Equality.XMIN:
+        return _XMIN_DIFFERS
+    # *<> compares images: it needs no equality operator and tells 1.0 from 1.00.
+    content_differs = sql.SQL("row({})::record *<> row({})::record").format(
+        columns_sql(spec.data_columns, "t"), _staged(spec)
+    )
+    if equality is Equality.CONTENT:
+        return content_differs
+    return sql.SQL("({} or {})").format(_XMIN_DIFFERS, content_differs)
+
+
+def _merge(spec: WriteSpec, differs: sql.Composable) -> sql.Composed:
+    assignments = sql.SQL(", ").join(
+        sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name))
+        for name in spec.columns
+        if name not in spec.never_set
+    )
+    return sql.SQL(
+        "merge into {target} t using {staging} s on {on} "
+        "when matched and {differs} then update set {assignments} "
+        "when not matched then insert ({columns}) overriding system value values ({values})"
+    ).format(
+        target=spec.target.sql,
+        staging=spec.staging.sql,
+        on=spec.key_matches,
+        differs=differs,
+        assignments=assignments,
+        columns=columns_sql(spec.columns),
+        values=columns_sql(spec.columns, "s"),
+    )
+
+
+def replace_by_key(target: psycopg.Connection, spec: WriteSpec) -> WrittenRows:
+    """Replace the target's rows in `spec.scope` by the staged ones; equal rows are not written.
+
+    In place and in one transaction rather than by a new table under the old name: grants and
+    views of the target stay as they are, and a reader whose snapshot is older than the new table
+    would find that one empty.
+
+    Raises:
+        CannotSync: There is no key.
+    """
+    deleted = target.execute(
+        sql.SQL(
+            "delete from {target} t where {scope} "
+            "and not exists (select from {staging} s where {on})"
+        ).format(
+            target=spec.target.sql,
+            scope=spec.scope,
+            staging=spec.staging.sql,
+            on=spec.key_matches,
+        )
+    ).rowcount
+    merged = merge(target, spec, Equality.XMIN_AND_CONTENT)
+    return WrittenRows(merged.inserted, merged.updated, deleted)
+
+
+_RANKED = """
+-- Each row's location, 128 bits of its content, and its number among equal rows.
+create temp table pg_temp.{name} on commit drop as
+select leaf, tid, one, two, row_number() over (partition by one, two) as nth from (
+    select leaf, tid, hashtextextended(image, 0) as one, hashtextextended(image, 1) as two from (
+        select s.tableoid as leaf, s.ctid as tid,
+            row({columns}, s.source_xmin & 4294967295)::text as image
+        from {table} s offset 0) i) h  -- the offset keeps the image from being computed twice
+"""
+_DELETE_SURPLUS = """
+delete from {target} t using pg_temp.replica_had h
+where t.tableoid = h.leaf and t.ctid = h.tid and not exists (
+    select from pg_temp.replica_wanted w where (w.one, w.two, w.nth) = (h.one, h.two, h.nth))
+"""
+_INSERT_LACKING = """
+insert into {target} ({columns}) overriding system value
+select {staged} from {staging} s join pg_temp.replica_wanted w on s.ctid = w.tid
+where not exists (
+    select from pg_temp.replica_had h where (h.one, h.two, h.nth) = (w.one, w.two, w.nth))
+"""
+
+
+def replace_multiset(target: psycopg.Connection, spec: WriteSpec) -> WrittenRows:
+    """Make the rows of a table without a key equal to the staged ones, as multisets."""
+    sides = {
+        "replica_had": (spec.target, columns_sql(spec.data_columns, "s")),
+        "replica_wanted": (spec.staging, _staged(spec)),
+    }
+    for name, (table, columns) in sides.items():
+        listed = columns if spec.data_columns else sql.SQL("null")
+        ranked = sql.SQL(_RANKED).format(name=sql.Identifier(name), columns=listed, table=table.sql)
+        target.execute(ranked)
+        target.execute(sql.SQL("analyze pg_temp.{}").format(sql.Identifier(name)))
+    # Deletes first, for a unique index that a user has created on the target.
+    deleted = target.execute(sql.SQL(_DELETE_SURPLUS).format(target=spec.target.sql)).rowcount
+    lacking = sql.SQL(_INSERT_LACKING).format(
+        target=spec.target.sql,
+        staging=spec.staging.sql,
+        columns=columns_sql(spec.columns),
+        staged=columns_sql(spec.columns, "s"),
+    )
+    inserted = target.execute(lacking).rowcount
+    target.execute("drop table pg_temp.replica_had, pg_temp.replica_wanted")
+    return WrittenRows(inserted=inserted, deleted=deleted)
+
+
+def _staged(spec: WriteSpec) -> sql.Composed:
+    """Return the staged data columns, cast to the target's types."""
+    parts: list[sql.Composable] = []
+    for name in spec.data_columns:
+        column: sql.Composable = sql.Identifier("s", name)
+        if name in spec.casts:
+            column = sql.SQL("{}::{}").format(column, sql.SQL(spec.casts[name]))
+        parts.append(column)
+    return sql.SQL(", ").join(parts)

@@ -1,0 +1,68 @@
+"""The child process answers with the dataclasses that both sides share, and starts quickly."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from replica_platform.backup import Backup
+from replica_platform.backup.child.messages import (
+    Advance,
+    Failure,
+    FileCheck,
+    Message,
+    RestoredCopy,
+    Snapshot,
+    decode,
+    encode,
+)
+from replica_platform.backup.child.process import check_file
+from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed, Unreadable
+
+CHECK = FileCheck(8, "a", "b", "ok", {"t": None, "u": 2}, {"u.at": 1.5}, 1, 8, "3.53.4", 0.1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        CHECK,
+        Snapshot(CHECK, [0, 1, 1], "wal", 0.2),
+        Snapshot(CHECK, None, "delete", 0.2),
+        RestoredCopy(CHECK, None),
+        Advance(1, 2, "bytes"),
+        Failure("Busy", "It stayed locked;\ntry again."),
+    ],
+)
+def test_a_message_is_one_line_and_comes_back_equal(message: Message) -> None:
+    line = encode(message)
+    assert "\n" not in line
+    assert decode(line) == message
+
+
+def test_an_error_of_the_child_is_raised_as_its_own_class(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="Cannot read"):
+        check_file(tmp_path / "absent.db", drop_cache=False)
+    assert all(name == kind.__name__ for name, kind in OF_THE_CHILD.items())
+
+
+def test_a_child_that_dies_without_an_answer_is_an_error(taken: Backup, in_the_child) -> None:
+    in_the_child("import os; snapshot.sqlite3.connect = lambda *_, **__: os._exit(7)")
+    with pytest.raises(ChildFailed, match="exit code 7"):
+        check_file(taken.file, drop_cache=False)
+
+
+def test_the_child_imports_neither_asyncio_nor_asyncssh() -> None:
+    listed = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import sys\n"
+            "import replica_platform.backup.child.process, replica_platform.backup.child.snapshot\n"
+            "import replica_platform.backup.child.restored_copy\n"
+            "print(*sorted({'asyncio', 'asyncssh', 'psycopg', 'dagster'} & set(sys.modules)))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert listed.stdout == "\n"
