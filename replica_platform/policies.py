@@ -11,6 +11,7 @@ from replica_platform.core.errors import PlatformError, TransientError
 # DuckDB has one writer: everything that opens the master takes this pool, checks included.
 MASTER_POOL = "master"
 TARGET_POOL = "target"
+REPAIR_EVERY_S = 900
 
 TRANSIENT = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
@@ -41,6 +42,15 @@ def after(asset: dg.AssetKey) -> dg.AutomationCondition:
     not evaluated, and `AFTER_PARENTS` waits for it.
     """
     return dg.AutomationCondition.eager().allow(dg.AssetSelection.assets(asset))
+
+
+def repair_key(context: dg.SensorEvaluationContext, generation: int | None) -> str:
+    """Return a run key that asks for a repair of a replica at most once in 15 minutes.
+
+    A lasting fault then does not fill the queue.
+    """
+    slot = int(context.last_tick_completion_time or 0) // REPAIR_EVERY_S
+    return f"repair-{generation}-{slot}"
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from replica_platform.core.errors import PlatformError, TerminalError
 from replica_platform.replica import Purpose
 
 DEFS = Path(__file__).parents[1] / "defs"
+# The folders of Python modules that belong to the sample; entries of a file say it themselves.
+SAMPLE = frozenset({"market", "replica"})
 NAMESPACE = "replica_platform.components."
 # Where Dagster fills in a value, it is checked by Dagster alone.
 TEMPLATE = re.compile(r"\{\{.*\}\}")
@@ -66,6 +68,7 @@ class PurposeReplicas(_Entry):
     """Parts of the master for one use each; see `components.PurposeReplicas`."""
 
     purposes: Mapping[str, Mapping[str, Any]]
+    name: str = "purposes"
     after: Sequence[str] = ()
     as_of: str | None = None
     sample: bool = False
@@ -138,7 +141,11 @@ def configured(defs: Path = DEFS, *, sample: bool = True) -> Configured:
         (file, entry) for file in sorted(defs.rglob("defs.yaml")) for entry in _entries(file)
     ]
     _assert_names_once(entries)
-    folders = frozenset(path.name for path in defs.iterdir() if path.is_dir())
+    folders = frozenset(
+        path.name
+        for path in defs.iterdir()
+        if path.is_dir() and (sample or path.name not in SAMPLE)
+    )
     return Configured([(file, _chosen(one, sample)) for file, one in entries], folders)
 
 
@@ -224,16 +231,23 @@ def _assert_names_once(entries: Sequence[tuple[Path, _Entry]]) -> None:
     """Refuse two entries of one kind and name, whose assets and schedules would be the same."""
     seen: dict[tuple[str, str], Path] = {}
     for file, entry in entries:
-        name = getattr(entry, "name", None)
-        if name is None:
-            continue
-        key = (type(entry).__name__, name)
-        if key in seen:
-            raise WrongEntry(
-                f"{file}: another {key[0]} is called {name!r}, in {seen[key]}; "
-                "give one of them another `name`."
-            )
-        seen[key] = file
+        for name in _names(entry):
+            key = (type(entry).__name__, name)
+            if key in seen:
+                raise WrongEntry(
+                    f"{file}: another {key[0]} has the name {name!r}, in {seen[key]}; "
+                    "give one of them another `name`."
+                )
+            seen[key] = file
+
+
+def _names(entry: _Entry) -> list[str]:
+    """Return what no other entry of the kind may be called."""
+    if isinstance(entry, SqliteBackups):
+        return [f"{entry.name}/{name}" for name in names_of(entry.files)]
+    if isinstance(entry, PurposeReplicas):
+        return list(entry.purposes)
+    return [entry.name] if isinstance(entry, XminTables | WorkerOutboxes) else []
 
 
 class _File(Protocol):
