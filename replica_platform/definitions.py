@@ -18,7 +18,9 @@ from typing import Any
 
 import dagster as dg
 
+from replica_platform.app.configured import SAMPLE
 from replica_platform.app.settings import Settings
+from replica_platform.components.sample import sample_included
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
 from replica_platform.resources.master import MasterDuckDB
@@ -65,7 +67,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         The assets, checks, schedules and sensors of `defs/`, ready to run.
     """
     return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
+        _load(sample=settings.sample),
         dg.Definitions(
             resources=build_resources(settings),
             # One process for all steps: each further process costs 2.5 s, and the master has one
@@ -74,6 +76,41 @@ def build_defs(settings: Settings) -> dg.Definitions:
             # Without it every event of every step is printed, at debug level.
             loggers={"console": dg.colored_console_logger},
         ),
+    )
+
+
+def _load(*, sample: bool) -> dg.Definitions:
+    """Return the definitions of every folder of `defs/`, with or without those of the sample."""
+    package = Path(__file__).parent
+    with sample_included(sample), warnings.catch_warnings():
+        if sample:
+            return without_repeats(dg.load_from_defs_folder(path_within_project=package))
+        # `load_from_defs_folder` does this too: Dagster's own code uses what it warns of.
+        warnings.simplefilter("ignore")
+        tree = dg.ComponentTree.for_project(package)
+        parts = dg.Definitions.merge(
+            *(
+                tree.build_defs_at_path(path.name)
+                for path in sorted((package / "defs").iterdir())
+                if path.name not in SAMPLE and not path.name.startswith("_")
+            )
+        )
+        return without_repeats(parts)
+
+
+def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
+    """Return the definitions with each external asset once; several components may name it."""
+    external = {spec.key: spec for spec in loaded.assets or () if isinstance(spec, dg.AssetSpec)}
+    others = [one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)]
+    return dg.Definitions(
+        assets=[*external.values(), *others],
+        asset_checks=loaded.asset_checks,
+        schedules=loaded.schedules,
+        sensors=loaded.sensors,
+        jobs=loaded.jobs,
+        resources=loaded.resources,
+        metadata=loaded.metadata,
+        component_tree=loaded.component_tree,
     )
 
 

@@ -1,4 +1,4 @@
-"""Pools, retries, freshness and errors: the rules that assets of all pillars share."""
+"""Pools, retries, freshness, automation and errors: the rules that assets of all pillars share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from replica_platform.core.errors import PlatformError, TransientError
 # DuckDB has one writer: everything that opens the master takes this pool, checks included.
 MASTER_POOL = "master"
 TARGET_POOL = "target"
+REPAIR_EVERY_S = 900
 
 TRANSIENT = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
@@ -27,6 +28,29 @@ EVERY_FEW_MINUTES = dg.FreshnessPolicy.time_window(
 DAILY = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)
 )
+
+# Publish when a parent changed and its blocking checks passed.
+AFTER_PARENTS = (
+    dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+)
+
+
+def after(asset: dg.AssetKey) -> dg.AutomationCondition:
+    """Return the condition of a check of an automated asset: run it with every materialisation.
+
+    An automated run has only those checks that have a condition. Without one, a blocking check is
+    not evaluated, and `AFTER_PARENTS` waits for it.
+    """
+    return dg.AutomationCondition.eager().allow(dg.AssetSelection.assets(asset))
+
+
+def repair_key(context: dg.SensorEvaluationContext, generation: int | None) -> str:
+    """Return a run key that asks for a repair of a replica at most once in 15 minutes.
+
+    A lasting fault then does not fill the queue.
+    """
+    slot = int(context.last_tick_completion_time or 0) // REPAIR_EVERY_S
+    return f"repair-{generation}-{slot}"
 
 
 @contextmanager

@@ -1,23 +1,42 @@
 """The health of each pillar in one sentence: what `replica status` shows.
 
-The engines judge what they know of (`status`, `backlog`, `stats`); the ages that a platform allows
-are judged here.
+The engines judge what they know of (`status`, `backlog`, `stats`); here the `defs.yaml` files say
+what should be there and how old it may be.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from replica_platform import replica
+from replica_platform.app.configured import (
+    Configured,
+    FileEntry,
+    PurposeReplicas,
+    SqliteBackups,
+    TableEntry,
+    WorkerOutboxes,
+    XminTables,
+    backup_folder,
+    configured,
+    names_of,
+)
+from replica_platform.app.cron import tick_before
+from replica_platform.app.launch import is_made
+from replica_platform.app.scheduler import scheduler_status
 from replica_platform.app.settings import Settings
 from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.outbox import backlog, reconcile
-from replica_platform.xmin import Standing, standings
+from replica_platform.xmin import SyncStatus, TableSpec
+from replica_platform.xmin import status as sync_status
 
-SYNC_BUDGET_S = 24 * 3600
-BACKUP_BUDGET_S = 26 * 3600
+# Ticks of a schedule that may pass without a sync before its tables are red.
+MISSED_TICKS = 3
 
 
 @dataclass(frozen=True)
@@ -37,35 +56,52 @@ class Health(ReportFields):
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def platform_health(settings: Settings) -> list[Health]:
-    """Return the health of each pillar; an error of an engine is reported as its health.
+def platform_health(settings: Settings, found: Configured | None = None) -> list[Health]:
+    """Return the health of each pillar that is configured, and of Dagster's daemon.
+
+    An error of an engine is reported as the health of its pillar.
 
     Args:
         settings: The settings of the platform; its databases should run.
+        found: What is configured; the `defs.yaml` files of this package if left out.
 
     Returns:
         One report for each pillar, in the order of the README.
     """
-    pillars = {
-        "replica": _replica,
-        "warehouse": _warehouse,
-        "outbox": _outbox,
-        "backups": _backups,
-    }
-    return [_health(pillar, inspect, settings) for pillar, inspect in pillars.items()]
+    found = found or configured(sample=settings.sample)
+    if settings.target_dsn is None and not is_made(settings):
+        sentence = (
+            f"Nothing is in {settings.data_dir} yet; run `make run` (`replica run`), or set "
+            "REPLICA_DATA_DIR to the folder of a platform."
+        )
+        return [Health("platform", False, sentence)]
+    pillars: dict[str, Inspection] = {}
+    if "replica" in found.folders or settings.store.exists():
+        pillars["replica"] = partial(_replica, settings)
+    if found.of(PurposeReplicas):
+        pillars["purposes"] = partial(_purposes, settings, found)
+    if found.of(XminTables):
+        pillars["warehouse"] = partial(_warehouse, settings, found.of(XminTables))
+    if found.of(WorkerOutboxes):
+        pillars["outbox"] = partial(_outbox, settings, found.of(WorkerOutboxes))
+    if found.of(SqliteBackups):
+        pillars["backups"] = partial(_backups, settings, found.of(SqliteBackups))
+    pillars["dagster"] = partial(_dagster, settings)
+    return [_health(pillar, inspect) for pillar, inspect in pillars.items()]
 
 
-Inspection = tuple[bool, str, Mapping[str, Any]]
+Found = tuple[bool, str, Mapping[str, Any]]
+Inspection = Callable[[], Found]
 
 
-def _health(pillar: str, inspect: Callable[[Settings], Inspection], settings: Settings) -> Health:
+def _health(pillar: str, inspect: Inspection) -> Health:
     try:
-        return Health(pillar, *inspect(settings))
+        return Health(pillar, *inspect())
     except PlatformError as error:
         return Health(pillar, False, str(error))
 
 
-def _replica(settings: Settings) -> Inspection:
+def _replica(settings: Settings) -> Found:
     found = replica.status(settings.store, settings.master)
     facts = {
         "master_bytes": found.master_bytes,
@@ -80,51 +116,160 @@ def _replica(settings: Settings) -> Inspection:
     return found.ok, found.sentence, facts
 
 
-def _warehouse(settings: Settings) -> Inspection:
-    tables = standings(settings.target)
-    ok, sentence = _judge_tables(tables)
-    return ok, sentence, {"tables": [table.target_table for table in tables]}
+def _purposes(settings: Settings, found: Configured) -> Found:
+    purposes = found.purposes()
+    if not purposes:
+        return True, "No purpose is configured.", {}
+    states = {
+        one.name: replica.status(settings.store / "purposes" / one.name, settings.master)
+        for one in purposes
+    }
+    problems = [f"{name}: {state.sentence}" for name, state in states.items() if not state.ok]
+    facts = {"generations": {name: state.generation for name, state in states.items()}}
+    if problems:
+        return False, " ".join(problems), facts
+    return True, f"{', '.join(states)}: every purpose has its replica, in sync.", facts
 
 
-def _judge_tables(tables: Sequence[Standing]) -> tuple[bool, str]:
-    if not tables:
-        return False, "No table was synced yet; run `make run`."
-    missing = ", ".join(table.target_table for table in tables if not table.there)
-    if missing:
-        return False, f"{missing} is gone from the target; run `make run` to copy it again."
-    oldest = max(tables, key=lambda table: table.age_s)
-    ago = f"{format_age(oldest.age_s)} ago"
-    if oldest.age_s > SYNC_BUDGET_S:
-        return False, (
-            f"{oldest.target_table} was synced {ago}; "
+def _warehouse(settings: Settings, groups: Sequence[XminTables]) -> Found:
+    synced = {table.target_table: table for table in sync_status(settings.target)}
+    wanted = {_target(group, table): group for group in groups for table in group.tables}
+    problems = [
+        problem
+        for name, group in wanted.items()
+        if (problem := _table_problem(name, synced.get(name), group))
+    ]
+    left = [name for name in synced if name not in wanted]
+    facts = {"tables": list(wanted), "no_longer_configured": left}
+    ages = [synced[name].age_s for name in wanted if name in synced]
+    if problems:
+        sentence = " ".join(problems)
+    elif ages:
+        sentence = (
+            f"{len(ages)} tables are synced; the last sync was {format_age(min(ages))} ago, "
+            f"the least recent {format_age(max(ages))} ago."
+        )
+    else:
+        sentence = "No table is configured."
+    if left:
+        sentence += (
+            f" No longer configured: {', '.join(left)}; `replica forget-table {left[0]}` removes "
+            "what is remembered of it."
+        )
+    return not problems, sentence, facts
+
+
+def _target(group: XminTables, table: TableEntry) -> str:
+    return str(TableSpec(table.table, into=group.into).target_name)
+
+
+def _table_problem(name: str, table: SyncStatus | None, group: XminTables) -> str | None:
+    """Return what is wrong with a table, and what to do next; None if nothing is."""
+    if table is None:
+        return f"{name} was never synced; run `make run`, or wait for the schedule."
+    if not table.there:
+        return f"{name} is gone from the target; run `make run` to copy it again."
+    due = _due(group.cron_schedule)
+    age_s = (datetime.now(UTC) - due).total_seconds() if due else None
+    if age_s is not None and table.age_s > age_s:
+        return (
+            f"{name} was synced {format_age(table.age_s)} ago, and its schedule "
+            f"({group.cron_schedule}) should have run {MISSED_TICKS} times since; "
             "see whether the schedules run (`make dev`), or run `make run`."
         )
-    return True, f"{len(tables)} tables are synced; the least recent sync was {ago}."
+    return None
 
 
-def _outbox(settings: Settings) -> Inspection:
-    if not any(settings.outbox_dir.glob("*.db")):
-        sentence = (
-            f"There is no outbox in {settings.outbox_dir}; bring the worker's file back "
-            "(`replica restore-backup`), or run `make run` for the sample's."
-        )
-        return False, sentence, {}
-    waiting = backlog([settings.outbox_dir])
+def _due(cron: str) -> datetime | None:
+    """Return the tick after which a table should have been synced; None if that is unknown."""
+    try:
+        return tick_before(cron, datetime.now(UTC), MISSED_TICKS - 1)
+    except ValueError:
+        return None
+
+
+def _outbox(settings: Settings, entries: Sequence[WorkerOutboxes]) -> Found:
+    nodes = {
+        (entry.name, node): (settings.data_dir / folder, entry.backlog_within_s)
+        for entry in entries
+        for node, folder in entry.nodes.items()
+    }
+    if not nodes:
+        return True, "No outbox is configured.", {}
+    empty = [
+        f"There is no outbox in {folder}, the folder of {node}; start the worker that appends "
+        "there, bring its file back (`replica restore-backup`), or take the node out of the "
+        "defs.yaml file."
+        for (_, node), (folder, _) in nodes.items()
+        if not any(folder.glob("*.db"))
+    ]
+    folders = list(dict.fromkeys(folder for folder, _ in nodes.values() if folder.is_dir()))
+    waiting = backlog(folders)
     facts = {
         "pending": waiting.pending,
         "oldest_pending_age_s": waiting.oldest_pending_age_s,
         "dead": waiting.dead,
         "file_bytes": waiting.file_bytes,
     }
-    if not waiting.ok:
-        return False, waiting.sentence, facts
-    delivered = reconcile([settings.outbox_dir], settings.target)
+    late = [
+        f"The oldest record of {node} waits for {format_age(one.oldest_pending_age_s)}; "
+        "see whether the schedules run (`make dev`), or run `replica drain`."
+        for (_, node), (folder, within_s) in nodes.items()
+        if folder.is_dir() and (one := backlog([folder])).oldest_pending_age_s > within_s
+    ]
+    if empty or late or not waiting.ok:
+        return False, " ".join([*empty, *late, *([] if waiting.ok else [waiting.sentence])]), facts
+    delivered = reconcile(folders, settings.target)
     return delivered.ok, f"{waiting.sentence} {delivered.sentence}", facts
 
 
-def _backups(settings: Settings) -> Inspection:
-    found = backup_status(settings.backup_dir)
-    facts = {"count": found.count, "total_bytes": found.bytes, "newest_age_s": found.newest_age_s}
-    if found.newest_age_s is not None and found.newest_age_s > BACKUP_BUDGET_S:
-        return False, f"{found.sentence} See whether the schedules run (`make dev`).", facts
-    return found.ok, found.sentence, facts
+def _backups(settings: Settings, entries: Sequence[SqliteBackups]) -> Found:
+    files = [
+        (entry, file, *_backups_of(settings, entry, file))
+        for entry in entries
+        for file in entry.files
+    ]
+    if not files:
+        return True, "No file is configured.", {}
+    problems, ages, count, size = [], [], 0, 0
+    for entry, file, folder, name in files:
+        found = backup_status(folder, name)
+        count, size = count + found.count, size + found.bytes
+        age_s = found.newest_age_s
+        if age_s is None:
+            problems.append(f"{file.path} was never backed up; run `make run`.")
+        elif age_s > entry.fresh_within_s:
+            problems.append(
+                f"{file.path} was backed up {format_age(age_s)} ago, but should be every "
+                f"{format_age(entry.fresh_within_s)}; see whether the schedules run (`make dev`)."
+            )
+        elif not found.ok:
+            problems.append(f"{file.path}: {found.sentence}")
+        if age_s is not None:
+            ages.append(age_s)
+    facts = {"count": count, "total_bytes": size, "newest_age_s": min(ages, default=None)}
+    if problems:
+        return False, " ".join(problems), facts
+    return (
+        True,
+        (
+            f"{len(files)} files are backed up; the least recent backup is of "
+            f"{format_age(max(ages))} ago."
+        ),
+        facts,
+    )
+
+
+def _backups_of(settings: Settings, entry: SqliteBackups, file: FileEntry) -> tuple[Path, str]:
+    """Return the folder of a file's backups, and the name that they begin with."""
+    name = dict(zip((one.path for one in entry.files), names_of(entry.files), strict=True))[
+        file.path
+    ]
+    return backup_folder(settings.backup_dir, entry.name, file, name), Path(file.path).stem
+
+
+def _dagster(settings: Settings) -> Found:
+    if settings.dagster_dsn is None and not is_made(settings):
+        return True, "Dagster has no database here yet; `make dev` makes it.", {}
+    found = scheduler_status(settings.dagster)
+    return found.ok, found.sentence, {"heartbeat_age_s": found.heartbeat_age_s}

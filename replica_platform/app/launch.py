@@ -67,12 +67,34 @@ def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[Non
         yield
 
 
+@contextmanager
+def existing_databases(settings: Settings) -> Iterator[None]:
+    """Keep the embedded Postgres running if it is needed and was made before; create nothing.
+
+    Raises:
+        EmbeddedPostgresFailed: The embedded Postgres could not be started.
+    """
+    os.environ.update(settings.environment())
+    if not settings.uses_embedded or not is_made(settings):
+        yield
+        return
+    with running(settings.postgres_dir):
+        yield
+
+
+def is_made(settings: Settings) -> bool:
+    """Whether the embedded Postgres of these settings was made before."""
+    return (settings.postgres_dir / "PG_VERSION").exists()
+
+
 def prepare_sample(settings: Settings) -> None:
     """Create the sample's input where it is missing; existing files and tables stay.
 
-    A configured database receives no sample input.
+    A configured database receives no sample input; without the sample there is none.
     """
-    # Imported late: pandas comes with it, which `replica status` does not need.
+    if not settings.sample:
+        return
+    # Imported late: pandas comes with it, which is not needed without the sample.
     from replica_platform.app.sample.gym_system import sample_gym_system
     from replica_platform.app.sample.prepare import append_conversations, fill_source
 

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
         ge=64 * 1024,
         description="Bytes of a table that one connection reads at a time; 64 MiB when absent.",
     )
+    sample: bool = Field(
+        default=True,
+        description="Whether the sample's assets and input are part of the platform; on or off.",
+    )
     port: int = Field(
         default=3000,
         ge=1,
@@ -114,6 +118,7 @@ class Settings(BaseSettings):
         """Return the variables that give another process the same platform."""
         return {
             "REPLICA_DATA_DIR": str(self.data_dir),
+            "REPLICA_SAMPLE": "on" if self.sample else "off",
             "REPLICA_SOURCE_DSN": self.source,
             "REPLICA_TARGET_DSN": self.target,
             "REPLICA_DAGSTER_DSN": self.dagster,

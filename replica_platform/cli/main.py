@@ -27,7 +27,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.repair_store,
         generations.quotes,
     ),
-    "Warehouse": (warehouse.sync, warehouse.validate, warehouse.tune),
+    "Warehouse": (warehouse.sync, warehouse.validate, warehouse.forget_table, warehouse.tune),
     "Outbox": (outbox.append, outbox.drain, outbox.dead, outbox.doctor),
     "Backups": (backups.backup, backups.restore_backup, backups.pull_sqlite),
 }

@@ -99,9 +99,9 @@ def status(as_json: bool) -> int:
     """
     settings = Settings()
     from replica_platform.app.health import platform_health
-    from replica_platform.app.launch import platform_up
+    from replica_platform.app.launch import existing_databases
 
-    with platform_up(settings, must_answer=False):
+    with existing_databases(settings):
         pillars = platform_health(settings)
     if as_json:
         print_json(pillars)

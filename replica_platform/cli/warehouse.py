@@ -129,6 +129,30 @@ def sync(
     return int(bool(group.failures))
 
 
+@click.command("forget-table")
+@click.argument("table")
+@click.option("--target", help="DSN of the target; the one in force otherwise.")
+@as_json_option
+def forget_table(table: str, target: str | None, as_json: bool) -> int:
+    """Forget a table that is no longer synced.
+
+    TABLE is its name in the target, `schema.table`; the table stays there with its rows.
+    """
+    from replica_platform.app.launch import existing_databases
+    from replica_platform.xmin import forget
+
+    settings = Settings()
+    with existing_databases(settings):
+        forgotten = forget(target or settings.target, table)
+    if as_json:
+        print_json({"table": table, "forgotten": forgotten})
+    elif forgotten:
+        out.print(f"{plain(table)} is forgotten; its rows stay in the target.")
+    else:
+        return complain(f"Nothing is remembered of {table}; `replica status` names the tables.")
+    return int(not forgotten)
+
+
 @click.command()
 @_databases
 def validate(

@@ -7,7 +7,9 @@ from typing import Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
+from replica_platform.app.configured import backup_folder, names_of
 from replica_platform.backup import backup, backups, cleanup, pull, status, verify
+from replica_platform.components.sample import without_sample
 from replica_platform.metadata import change
 from replica_platform.policies import DAILY, TRANSIENT, translate_errors
 from replica_platform.resources.platform import PlatformConfig
@@ -18,6 +20,8 @@ class FileEntry(Model, Resolvable):
 
     Attributes:
         path: The file, absolute or below the data folder.
+        name: Its name among the backups. When absent, the stem of the file, preceded by its
+            folder's name where an earlier file has the same stem.
         pulled_from: For a file on another host, its address `ssh://user@host:port/path.db`; it
             is copied to `path` before each backup.
         method: How it is copied: `query` transfers the rows that differ, `scp` the whole file.
@@ -25,15 +29,18 @@ class FileEntry(Model, Resolvable):
         client_key: The private key to log in with; those of `~/.ssh` when absent.
         keep_days: Backups younger than this many days are kept.
         keep_count: The newest backups that are kept at any age.
+        sample: Whether the file belongs to the sample.
     """
 
     path: str
+    name: str | None = None
     pulled_from: str | None = None
     method: Literal["query", "scp"] = "query"
     known_hosts: str | None = None
     client_key: str | None = None
     keep_days: int = 30
     keep_count: int = 7
+    sample: bool = False
 
 
 class SqliteBackups(Component, Model, Resolvable):
@@ -45,22 +52,44 @@ class SqliteBackups(Component, Model, Resolvable):
 
     Attributes:
         files: The files to back up.
+        name: The first part of the assets' keys. Schedules, groups and the folder of backups of
+            another name than `backups` carry it too, so that several entries live side by side.
         fresh_within_s: The age in seconds above which the newest backup counts as too old.
     """
 
     files: Sequence[FileEntry]
+    name: str = "backups"
     fresh_within_s: int = 26 * 3600
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return an asset and two checks for each file, and the schedules that they need."""
+        files = without_sample(self.files)
+        named = dict(zip(names_of(files), files, strict=True))
         return dg.Definitions(
-            assets=[_asset(file) for file in self.files],
-            asset_checks=[self._check(file) for file in self.files],
-            schedules=[SCHEDULES[group] for group in sorted({_group(file) for file in self.files})],
+            assets=[self._asset(name, file) for name, file in named.items()],
+            asset_checks=[self._check(name, file) for name, file in named.items()],
+            schedules=[self._schedule(kind) for kind in sorted({_kind(file) for file in files})],
         )
 
-    def _check(self, file: FileEntry) -> dg.AssetChecksDefinition:
-        key = _key(file)
+    def _key(self, name: str) -> dg.AssetKey:
+        return dg.AssetKey([self.name, name])
+
+    def _folder(self, platform: PlatformConfig, name: str, file: FileEntry) -> Path:
+        return backup_folder(platform.backups, self.name, file, name)
+
+    def _group(self, kind: str) -> str:
+        if self.name == "backups":
+            return kind
+        return self.name if kind == "backups" else f"{self.name}_{kind}"
+
+    def _schedule(self, kind: str) -> dg.ScheduleDefinition:
+        if self.name == "backups":
+            return SCHEDULES[kind]
+        name = f"{self.name}_{'nightly' if kind == 'backups' else 'pulls'}"
+        return _schedule(kind, name, self._group(kind))
+
+    def _check(self, name: str, file: FileEntry) -> dg.AssetChecksDefinition:
+        key = self._key(name)
         specs = [
             dg.AssetCheckSpec(
                 "is_intact",
@@ -76,11 +105,15 @@ class SqliteBackups(Component, Model, Resolvable):
             ),
         ]
 
-        @dg.multi_asset_check(name=f"{key.path[-1]}_checks", specs=specs, can_subset=True)
+        @dg.multi_asset_check(
+            name=f"{key.to_python_identifier()}_checks",
+            specs=specs,
+            can_subset=True,
+        )
         def checks(platform: PlatformConfig) -> Iterator[dg.AssetCheckResult]:
-            folder, name = platform.backups, key.path[-1]
-            found = status(folder, name)
-            newest = next(iter(backups(folder, name)), None)
+            folder, stem = self._folder(platform, name, file), Path(file.path).stem
+            found = status(folder, stem)
+            newest = next(iter(backups(folder, stem)), None)
             verification = verify(newest.file) if newest else None
             fresh = found.newest_age_s is not None and found.newest_age_s <= self.fresh_within_s
             yield dg.AssetCheckResult(
@@ -100,71 +133,72 @@ class SqliteBackups(Component, Model, Resolvable):
 
         return checks
 
+    def _asset(self, name: str, file: FileEntry) -> dg.AssetsDefinition:
+        @dg.asset(
+            key=self._key(name),
+            group_name=self._group(_kind(file)),
+            kinds={"sqlite", "file"},
+            owners=["team:platform"],
+            retry_policy=TRANSIENT,
+            freshness_policy=DAILY,
+            description=f"A verified backup of {file.pulled_from or file.path}, "
+            "its write-ahead log included.",
+        )
+        def newest_backup(
+            context: dg.AssetExecutionContext, platform: PlatformConfig
+        ) -> dg.MaterializeResult:
+            path, folder = platform.path(file.path), self._folder(platform, name, file)
+            with translate_errors():
+                if file.pulled_from:
+                    context.log.info(_pull(file, file.pulled_from, path))
+                known = {earlier.sha256 for earlier in backups(folder, path.stem)}
+                made = backup(path, folder)
+                removed = cleanup(
+                    folder, path.stem, keep_days=file.keep_days, keep_count=file.keep_count
+                )
+            return dg.MaterializeResult(
+                metadata={
+                    **change(
+                        made.sha256 not in known,
+                        f"{made.file.name} made, {len(removed)} old removed",
+                    ),
+                    "dagster/row_count": made.rows,
+                    "dagster/uri": str(made.file),
+                    "bytes": made.bytes,
+                    "sha256": made.sha256,
+                    "backup_seconds": made.seconds,
+                }
+            )
 
-SCHEDULES = {
-    "backups": dg.ScheduleDefinition(
-        name="nightly_backups",
-        target=dg.AssetSelection.groups("backups"),
-        cron_schedule="0 3 * * *",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="A verified backup of every SQLite file, at 03:00.",
-    ),
-    "remote": dg.ScheduleDefinition(
-        name="remote_pulls",
-        target=dg.AssetSelection.groups("remote"),
-        cron_schedule="0 9 * * *",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Every SQLite file of another host, copied here and backed up, at 09:00.",
-    ),
+        return newest_backup
+
+
+CRON = {"backups": "0 3 * * *", "remote": "0 9 * * *"}
+WHAT = {
+    "backups": "A verified backup of every SQLite file, at 03:00.",
+    "remote": "Every SQLite file of another host, copied here and backed up, at 09:00.",
 }
 
 
-def _group(file: FileEntry) -> str:
-    return "remote" if file.pulled_from else "backups"
-
-
-def _key(file: FileEntry) -> dg.AssetKey:
-    return dg.AssetKey(["backups", Path(file.path).stem])
-
-
-def _asset(file: FileEntry) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=_key(file),
-        group_name=_group(file),
-        kinds={"sqlite", "file"},
-        owners=["team:platform"],
-        retry_policy=TRANSIENT,
-        freshness_policy=DAILY,
-        description=f"A verified backup of {file.pulled_from or file.path}, its write-ahead log "
-        "included.",
+def _schedule(kind: str, name: str, group: str) -> dg.ScheduleDefinition:
+    return dg.ScheduleDefinition(
+        name=name,
+        target=dg.AssetSelection.groups(group),
+        cron_schedule=CRON[kind],
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=WHAT[kind],
     )
-    def newest_backup(
-        context: dg.AssetExecutionContext, platform: PlatformConfig
-    ) -> dg.MaterializeResult:
-        path, folder = platform.path(file.path), platform.backups
-        with translate_errors():
-            if file.pulled_from:
-                context.log.info(_pull(file, file.pulled_from, path))
-            known = {earlier.sha256 for earlier in backups(folder, path.stem)}
-            made = backup(path, folder)
-            removed = cleanup(
-                folder, path.stem, keep_days=file.keep_days, keep_count=file.keep_count
-            )
-        return dg.MaterializeResult(
-            metadata={
-                **change(
-                    made.sha256 not in known,
-                    f"{made.file.name} made, {len(removed)} old removed",
-                ),
-                "dagster/row_count": made.rows,
-                "dagster/uri": str(made.file),
-                "bytes": made.bytes,
-                "sha256": made.sha256,
-                "backup_seconds": made.seconds,
-            }
-        )
 
-    return newest_backup
+
+# The same for every entry of the name `backups`, so that several of them share it.
+SCHEDULES = {
+    "backups": _schedule("backups", "nightly_backups", "backups"),
+    "remote": _schedule("remote", "remote_pulls", "remote"),
+}
+
+
+def _kind(file: FileEntry) -> str:
+    return "remote" if file.pulled_from else "backups"
 
 
 def _pull(file: FileEntry, url: str, to: Path) -> str:

@@ -26,7 +26,8 @@ class WorkerOutboxes(Component, Model, Resolvable):
     starts also sends again what the target has lost since its delivery.
 
     Attributes:
-        name: The name of the asset.
+        name: The name of the asset; other ones than `conversations` name their schedule
+            and sensor too, so that several entries live side by side.
         nodes: The folder of each node's outbox files, absolute or below the data folder.
         mappings: For a kind of record, the typed table that is filled beside `outbox.record`.
         backlog_within_s: The age in seconds above which a waiting record is a warning.
@@ -39,6 +40,8 @@ class WorkerOutboxes(Component, Model, Resolvable):
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external outboxes, the drained asset, its checks, schedule and sensor."""
+        if not self.nodes:
+            return dg.Definitions()
         outboxes = dg.AssetSpec(
             "worker_outboxes",
             group_name="source",
@@ -51,6 +54,10 @@ class WorkerOutboxes(Component, Model, Resolvable):
             schedules=[self._schedule()],
             sensors=[self._sensor()],
         )
+
+    def _named(self, what: str) -> str:
+        """Return the name of the schedule or sensor; one of another asset carries its name."""
+        return f"{'outbox' if self.name == 'conversations' else self.name}_{what}"
 
     def _folders(self, platform: PlatformConfig) -> dict[str, Path]:
         return {node: platform.path(folder) for node, folder in self.nodes.items()}
@@ -177,7 +184,7 @@ class WorkerOutboxes(Component, Model, Resolvable):
 
     def _schedule(self) -> dg.ScheduleDefinition:
         @dg.schedule(
-            name="outbox_drain",
+            name=self._named("drain"),
             target=dg.AssetSelection.assets(self.name),
             cron_schedule="*/5 * * * *",
             default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -194,7 +201,7 @@ class WorkerOutboxes(Component, Model, Resolvable):
 
     def _sensor(self) -> dg.SensorDefinition:
         @dg.sensor(
-            name="outbox_backlog",
+            name=self._named("backlog"),
             target=dg.AssetSelection.assets(self.name),
             minimum_interval_seconds=30,
             default_status=dg.DefaultSensorStatus.RUNNING,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
+from replica_platform.components.sample import without_sample
 from replica_platform.core.reports import format_age
 from replica_platform.metadata import change, markdown_rows, table_schema
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
@@ -26,6 +27,7 @@ class TableEntry(Model, Resolvable):
         timestamp_zone: The writers' time zone, for a timestamp column that has none.
         deletes: Whether rows that the source deleted are deleted here: `auto` compares keys when
             the numbers of rows differ, `keys` always, `never` keeps them.
+        sample: Whether the table belongs to the sample.
     """
 
     table: str
@@ -33,6 +35,7 @@ class TableEntry(Model, Resolvable):
     timestamp_column: str | None = None
     timestamp_zone: str | None = None
     deletes: Literal["auto", "keys", "never"] = "auto"
+    sample: bool = False
 
 
 class XminTables(Component, Model, Resolvable):
@@ -59,6 +62,11 @@ class XminTables(Component, Model, Resolvable):
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external source tables, the synced assets, their checks and the schedule."""
+        tables = without_sample(self.tables)
+        if len(tables) < len(self.tables):
+            return self.model_copy(update={"tables": tables}).build_defs(context)
+        if not tables:
+            return dg.Definitions()
         self._refuse_shared_targets()
         external = [
             dg.AssetSpec(
@@ -188,7 +196,10 @@ class XminTables(Component, Model, Resolvable):
         ]
 
         @dg.multi_asset_check(
-            name="_".join([*key.path, "checks"]), specs=specs, can_subset=True, pool=TARGET_POOL
+            name=f"{key.to_python_identifier()}_checks",
+            specs=specs,
+            can_subset=True,
+            pool=TARGET_POOL,
         )
         def checks(
             source: dg.ResourceParam[PostgresDatabase], target: dg.ResourceParam[PostgresDatabase]

@@ -1,7 +1,8 @@
 """Incremental copy from Postgres to Postgres: every committed change arrives, once.
 
 `sync` brings one table in step and `sync_group` many at one snapshot; `status` tells when each was
-synced, `verify` (or `validate`) proves a table equal, `tune` shows how the machine is used.
+synced, `forget` removes the watermark of a table that no longer is. `verify` (or `validate`) proves
+a table equal, `tune` shows how the machine is used.
 `merge_frame` writes a data frame by key and `read_rows` reads a table. There is no separate repair:
 a sync that finds its target wrong repairs it, and `mode="full"` always reads everything.
 
@@ -37,7 +38,7 @@ from replica_platform.xmin.errors import (
 from replica_platform.xmin.integrity.validate import Integrity, validate
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec, WriteMethod
 from replica_platform.xmin.sync import sync, sync_group
-from replica_platform.xmin.target.sync_status import SyncStatus, status
+from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 from replica_platform.xmin.upsert import MergeReport, merge_frame, read_rows
 
 verify = validate
@@ -68,6 +69,7 @@ __all__ = [
     "TooManyDeletes",
     "Tuning",
     "WriteMethod",
+    "forget",
     "merge_frame",
     "read_rows",
     "standings",

@@ -22,7 +22,8 @@ def red(cli: Cli) -> dict[str, str]:
 @pytest.mark.timeout(240)
 def test_run_twice_then_lose_files_and_tables(cli: Cli, folder: Path) -> None:
     data = folder / "data"
-    assert set(red(cli)) == {"replica", "warehouse", "outbox", "backups"}
+    assert set(red(cli)) == {"platform"}
+    assert not data.exists()
 
     first = cli("run")
     assert first.returncode == 0, first.stdout + first.stderr

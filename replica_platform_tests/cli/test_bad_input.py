@@ -61,6 +61,15 @@ def test_status_is_red_and_names_the_cause_when_the_target_is_away(cli: Cli) -> 
     assert "Cannot connect to postgresql://u:***@127.0.0.1:1/d" in warehouse
 
 
+def test_status_of_a_folder_without_a_platform_creates_nothing(cli: Cli, folder: Path) -> None:
+    finished = cli("status")
+    assert finished.returncode == 1
+    assert f"Nothing is in {folder / 'data'} yet" in finished.stdout
+    assert list(folder.iterdir()) == []
+    assert cli("status", REPLICA_TARGET_DSN="postgresql://127.0.0.1:1/d").returncode == 1
+    assert list(folder.iterdir()) == []
+
+
 def test_a_master_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     finished = cli("publish", "--master", tmp_path / "no.duckdb", "--store", tmp_path / "store")
     assert finished.returncode == 2

@@ -152,6 +152,19 @@ def test_pull_refuses_a_host_that_does_not_answer(cli: Cli, tmp_path: Path) -> N
     assert not (tmp_path / "x.db").exists()
 
 
+def test_forget_a_table(cli: Cli, source: str, target: str) -> None:
+    with psycopg.connect(source) as connection:
+        connection.execute("create table t (id int primary key)")
+    given = ("--source", source, "--target", target, "--into", "raw")
+    assert cli("sync", "public.t", *given).returncode == 0
+    forgotten = cli("forget-table", "raw.t", "--target", target)
+    assert forgotten.returncode == 0
+    assert "raw.t is forgotten" in forgotten.stdout
+    again = cli("forget-table", "raw.t", "--target", target)
+    assert again.returncode == 1
+    assert "Nothing is remembered of raw.t" in again.stderr
+
+
 def test_tune_says_why(cli: Cli, source: str, target: str) -> None:
     tuned = cli("tune", "--source", source, "--target", target)
     assert tuned.returncode == 0

@@ -7,7 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from replica_platform.defs.automation import nasdaq_daily_pipeline, replica_repair
+from replica_platform.definitions import build_resources
+from replica_platform.defs.market.schedules import nasdaq_daily_pipeline
+from replica_platform.defs.replica.sensors import replica_repair
 from replica_platform.replica import Master, status
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import ReplicaStore
@@ -25,27 +27,27 @@ def test_the_pipeline_runs_on_trading_days_only() -> None:
     assert on(26) == dg.SkipReason("2026-11-26 is not a trading day.")  # Thanksgiving
 
 
-def lose(platform: Platform) -> None:
-    (platform.settings.store / "stock_data_replica.db").resolve().unlink()
+def lose(store: Path) -> None:
+    (store / "stock_data_replica.db").resolve().unlink()
 
 
-def corrupt(platform: Platform) -> None:
-    path = (platform.settings.store / "stock_data_replica.db").resolve()
+def corrupt(store: Path) -> None:
+    path = (store / "stock_data_replica.db").resolve()
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.chmod(0o644)
     path.write_bytes(raw)
 
 
-def outdate(platform: Platform) -> None:
-    with Master(platform.settings.master).write() as connection:
+def outdate(store: Path) -> None:
+    with Master(store.parent / "master" / "stock_data.duckdb").write() as connection:
         connection.execute("update symbols set name = name || ' Inc.' where symbol = 'IBM'")
 
 
 @pytest.mark.parametrize("with_blocks", [False, True])
 @pytest.mark.parametrize("damage", [lose, corrupt, outdate])
 def test_a_missing_damaged_or_outdated_replica_is_repaired(
-    platform: Platform, tmp_path: Path, damage: Callable[[Platform], None], with_blocks: bool
+    platform: Platform, tmp_path: Path, damage: Callable[[Path], None], with_blocks: bool
 ) -> None:
     master = MasterDuckDB(database=str(platform.settings.master))
     store = ReplicaStore(
@@ -61,7 +63,7 @@ def test_a_missing_damaged_or_outdated_replica_is_repaired(
     assert tick() == dg.SkipReason("There is no master yet.")
     assert platform.materialise("market_replica").success
     assert isinstance(tick(), dg.SkipReason)
-    damage(platform)
+    damage(store.path)
     assert isinstance(tick(), dg.RunRequest)
     repaired = platform.run_only("market_replica")
     assert repaired.success
@@ -72,3 +74,26 @@ def test_a_missing_damaged_or_outdated_replica_is_repaired(
     (made,) = repaired.asset_materializations_for_node("market_replica")
     assert made.tags is not None
     assert made.tags["dagster/data_version"] == str(generation)
+
+
+@pytest.mark.parametrize("damage", [lose, corrupt])
+def test_a_missing_or_damaged_purpose_is_repaired(
+    platform: Platform, damage: Callable[[Path], None]
+) -> None:
+    assert platform.materialise("purposes/quotes").success
+    repository = platform.definitions.get_repository_def()
+    sensor = repository.get_sensor_def("purpose_repair")
+    resources = build_resources(platform.settings)
+
+    def tick() -> list[dg.RunRequest]:
+        with dg.build_sensor_context(
+            instance=platform.instance, repository_def=repository, resources=resources
+        ) as context:
+            return list(sensor.evaluate_tick(context).run_requests or [])
+
+    assert tick() == []
+    damage(platform.settings.store / "purposes" / "quotes")
+    (request,) = tick()
+    assert request.asset_selection == [dg.AssetKey(["purposes", "quotes"])]
+    assert platform.run_only("purposes/quotes").success
+    assert tick() == []

@@ -22,6 +22,7 @@ CHECK = "every_column_is_listed"
 # Dagster's own code raises these while it loads a `defs.yaml`.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*parse_obj_as"),
+    pytest.mark.filterwarnings("ignore:Parameter `owners` of initializer"),
     pytest.mark.filterwarnings("ignore:Class `.*CodeReference.*` is currently in beta"),
 ]
 

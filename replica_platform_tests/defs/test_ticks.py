@@ -132,9 +132,11 @@ def sensors(repository: dg.RepositoryDefinition) -> list[dg.SensorDefinition]:
     return [one for one in repository.sensor_defs if not isinstance(one, automatic)]
 
 
-def test_only_outboxes_have_a_sensor(resources: dict[str, object], tmp_path: Path) -> None:
+def test_only_outboxes_and_purposes_have_a_sensor(
+    resources: dict[str, object], tmp_path: Path
+) -> None:
     found = {one: sensors(loaded(one(2), resources, tmp_path)) for one in ALL}
-    assert [one for one, some in found.items() if some] == [outboxes]
+    assert [one for one, some in found.items() if some] == [outboxes, purposes]
 
 
 @pytest.mark.parametrize("count", COUNTS)

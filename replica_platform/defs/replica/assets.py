@@ -5,10 +5,15 @@ from collections.abc import Iterator
 import dagster as dg
 
 from replica_platform.core.errors import PlatformError
-from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
 from replica_platform.market.checks import RULES, broken_rules
 from replica_platform.market.tables import data_as_of
-from replica_platform.policies import EACH_SESSION, MASTER_POOL, TRANSIENT, translate_errors
+from replica_platform.policies import (
+    AFTER_PARENTS,
+    EACH_SESSION,
+    MASTER_POOL,
+    TRANSIENT,
+    translate_errors,
+)
 from replica_platform.replica import Candidate, prepare, repair, status
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import MARKET_REPLICA, ReplicaStore
@@ -32,7 +37,8 @@ class Publishing(dg.Config):
 
 
 @dg.asset(
-    deps=[symbols, ohlcv, indicators, watchlist],
+    # By name, so that this folder loads without the assets that write the master.
+    deps=list(RULES),
     group_name="replica",
     kinds={"duckdb"},
     owners=["team:market"],
@@ -42,8 +48,7 @@ class Publishing(dg.Config):
     pool=MASTER_POOL,
     retry_policy=TRANSIENT,
     freshness_policy=EACH_SESSION,
-    automation_condition=dg.AutomationCondition.eager()
-    & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+    automation_condition=AFTER_PARENTS,
 )
 def market_replica(
     context: dg.AssetExecutionContext,

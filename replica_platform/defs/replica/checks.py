@@ -7,30 +7,31 @@ import dagster as dg
 from replica_platform.core.reports import format_age
 from replica_platform.defs.replica.assets import market_replica
 from replica_platform.market.sessions import last_close
-from replica_platform.policies import MASTER_POOL
+from replica_platform.policies import MASTER_POOL, after
 from replica_platform.replica import status, verify
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import ReplicaStore
 
 # From the close of a session to the publication of its bars.
 PIPELINE_TAKES = timedelta(hours=2)
+AFTER_PUBLICATION = after(market_replica.key)
 
 
-@dg.asset_check(asset=market_replica, blocking=True)
+@dg.asset_check(asset=market_replica, blocking=True, automation_condition=AFTER_PUBLICATION)
 def published_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
     """Every byte of the current generation matches its manifest, and every table can be read."""
     verification = verify(store.path)
     return dg.AssetCheckResult(passed=verification.ok, description=verification.sentence)
 
 
-@dg.asset_check(asset=market_replica, pool=MASTER_POOL)
+@dg.asset_check(asset=market_replica, pool=MASTER_POOL, automation_condition=AFTER_PUBLICATION)
 def replica_is_in_sync(master: MasterDuckDB, store: ReplicaStore) -> dg.AssetCheckResult:
     """Readers see the master's present content, by lineage."""
     found = status(store.path, master.path)
     return dg.AssetCheckResult(passed=found.ok, description=found.sentence)
 
 
-@dg.asset_check(asset=market_replica)
+@dg.asset_check(asset=market_replica, automation_condition=AFTER_PUBLICATION)
 def publication_is_fresh(store: ReplicaStore) -> dg.AssetCheckResult:
     """At least one publication or confirmation since the last session closed."""
     age_s = status(store.path).publication_age_s

@@ -4,7 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from replica_platform.market.tables import read_watchlist
-from replica_platform.policies import EACH_SESSION, TRANSIENT
+from replica_platform.policies import AFTER_PARENTS, EACH_SESSION, TRANSIENT, after
 from replica_platform.replica import ReplicaReader
 
 
@@ -16,8 +16,7 @@ from replica_platform.replica import ReplicaReader
     metadata={"key": ["symbol"]},
     retry_policy=TRANSIENT,
     freshness_policy=EACH_SESSION,
-    automation_condition=dg.AutomationCondition.eager()
-    & dg.AutomationCondition.all_deps_blocking_checks_passed(),
+    automation_condition=AFTER_PARENTS,
 )
 def watchlist_prices(market_replica: ReplicaReader) -> pd.DataFrame:
     """Newest prices of the watchlist in the target, merged by symbol."""
@@ -29,6 +28,7 @@ def watchlist_prices(market_replica: ReplicaReader) -> pd.DataFrame:
     asset=watchlist_prices,
     additional_ins={"market_replica": dg.AssetIn("market_replica")},
     blocking=True,
+    automation_condition=after(watchlist_prices.key),
 )
 def prices_are_the_replicas(
     watchlist_prices: pd.DataFrame, market_replica: ReplicaReader

@@ -5,11 +5,15 @@ No user table is read here; whether the rows are right is shown by `integrity`.
 
 from dataclasses import dataclass
 
+from psycopg import sql
+
 from replica_platform.core.postgres import one_value
 from replica_platform.core.reports import ReportFields, format_age
-from replica_platform.xmin.errors import translate_errors
+from replica_platform.xmin.errors import TableBusy, translate_errors
+from replica_platform.xmin.names import TableName
 from replica_platform.xmin.session import open_target
 from replica_platform.xmin.target.schemas import SCHEMA
+from replica_platform.xmin.target.watermark import lock
 
 _HAS_WATERMARKS = f"select to_regclass('{SCHEMA}.mark') is not null"
 _STATUS = f"""
@@ -17,6 +21,7 @@ select m.target_table, m.mode, extract(epoch from clock_timestamp() - m.synced_a
     exists (select from pg_class c where c.oid = m.target_oid)
 from {SCHEMA}.mark m order by 1
 """
+_FORGET = sql.SQL("delete from {table} where target_table = %s")
 
 
 @dataclass(frozen=True)
@@ -65,3 +70,33 @@ def status(target: str) -> list[SyncStatus]:
         if not one_value(connection.execute(_HAS_WATERMARKS)):
             return []
         return [SyncStatus(*row) for row in connection.execute(_STATUS)]
+
+
+def forget(target: str, table: str) -> bool:
+    """Remove the watermark of a table that is no longer synced; the table itself stays.
+
+    Args:
+        target: The DSN of the target.
+        table: The target table, `schema.table`.
+
+    Returns:
+        Whether the target had a watermark of it.
+
+    Raises:
+        BadTableName: This is not the name of a table.
+        CannotConnect: The target does not answer.
+        TableBusy: A sync of the table runs.
+        TargetInterrupted: The target ended the query.
+    """
+    name = TableName.parse(table)
+    with open_target(target) as connection, translate_errors("target", f"{SCHEMA}.mark"):
+        if not one_value(connection.execute(_HAS_WATERMARKS)):
+            return False
+        if not lock(connection, name):
+            raise TableBusy(f"{name} is being synced; run this again when that has ended.")
+        with connection.transaction():
+            for remembered in ("first_copy", "mark"):
+                removed = connection.execute(
+                    _FORGET.format(table=sql.Identifier(SCHEMA, remembered)), [str(name)]
+                )
+        return removed.rowcount > 0

@@ -1,0 +1,219 @@
+"""A platform without some of its parts: folders of `defs/` removed, the sample switched off."""
+
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+import replica_platform
+from replica_platform.app import configured as plain
+from replica_platform.app import health
+from replica_platform.app.launch import prepare_sample
+from replica_platform.app.settings import Settings
+from replica_platform.backup import backups
+from replica_platform.components import PurposeReplicas, SqliteBackups, WorkerOutboxes, XminTables
+from replica_platform.components.sqlite_backups import FileEntry
+from replica_platform.components.xmin_tables import TableEntry
+from replica_platform.core.sqlite import sqlite3
+from replica_platform.definitions import build_defs, build_resources, without_repeats
+from replica_platform.resources.platform import PlatformConfig
+
+PACKAGE = Path(replica_platform.__file__).parent
+FOLDERS = ["market", "replica", "purposes", "warehouse", "outbox", "backups"]
+PROGRAM = """
+import warnings
+warnings.simplefilter("ignore")
+from replica_platform.definitions import defs
+loaded = defs()
+loaded.get_repository_def()
+print(*sorted(k.to_user_string() for k in loaded.resolve_asset_graph().materializable_asset_keys))
+"""
+ASSETS = {
+    "market": {"symbols", "ohlcv", "indicators", "watchlist"},
+    "replica": {"market_replica", "watchlist_prices"},
+    "purposes": {"purposes/quotes"},
+    "warehouse": {"raw_data/prices", "raw_data/sym_v1_sym_ticker_exchange"},
+    "outbox": {"conversations"},
+    "backups": {"backups/gym_system"},
+}
+
+
+@pytest.mark.parametrize("removed", [[], *([one] for one in FOLDERS), FOLDERS])
+def test_definitions_load_without_a_folder(removed: list[str], tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "replica_platform", ignore=ignored)
+    shutil.copy(PACKAGE.parent / "pyproject.toml", tmp_path)
+    for folder in removed:
+        shutil.rmtree(tmp_path / "replica_platform" / "defs" / folder)
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "REPLICA_DATA_DIR": str(tmp_path / "data")},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    kept = set().union(*(ASSETS[folder] for folder in FOLDERS if folder not in removed))
+    assert set(finished.stdout.split()) == kept
+
+
+def test_without_the_sample_nothing_of_it_is_left(tmp_path: Path) -> None:
+    off = Settings(data_dir=tmp_path / "data", sample=False, _env_file=None)
+    loaded = build_defs(off)
+    graph = loaded.resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == {"conversations"}
+    repository = loaded.get_repository_def()
+    assert [one.name for one in repository.schedule_defs] == ["outbox_drain"]
+    prepare_sample(off)
+    assert not (tmp_path / "data").exists()
+    assert off.environment()["REPLICA_SAMPLE"] == "off"
+    found = plain.configured(sample=False)
+    assert not any(group.tables for group in found.of(plain.XminTables))
+    assert not any(group.files for group in found.of(plain.SqliteBackups))
+    assert found.purposes() == []
+    assert "market" not in found.folders
+
+
+def test_entries_of_a_user_stay_without_the_sample(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPLICA_SAMPLE", "off")
+        assert not Settings(_env_file=None).sample
+    tables = [
+        plain.TableEntry(table="fds.prices", sample=True),
+        plain.TableEntry(table="shop.orders"),
+    ]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "defs.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "type": "replica_platform.components.XminTables",
+                "attributes": {"tables": [one.model_dump() for one in tables]},
+            }
+        )
+    )
+    (group,) = plain.configured(tmp_path, sample=False).of(plain.XminTables)
+    assert [one.table for one in group.tables] == ["shop.orders"]
+
+
+@pytest.mark.parametrize(
+    ("component", "entry"),
+    [
+        (XminTables, plain.XminTables),
+        (TableEntry, plain.TableEntry),
+        (WorkerOutboxes, plain.WorkerOutboxes),
+        (PurposeReplicas, plain.PurposeReplicas),
+        (SqliteBackups, plain.SqliteBackups),
+        (FileEntry, plain.FileEntry),
+    ],
+)
+def test_entries_without_dagster_have_the_attributes_and_defaults_of_the_components(
+    component: type[dg.Model], entry: type[dg.Model]
+) -> None:
+    def attributes(kind: type[dg.Model]) -> dict[str, object]:
+        return {
+            name: "required" if field.is_required() else field.default
+            for name, field in kind.model_fields.items()
+        }
+
+    assert attributes(component) == attributes(entry)
+
+
+def test_the_general_parts_do_not_name_the_sample() -> None:
+    general = [PACKAGE / "definitions.py", *(PACKAGE / "components").glob("*.py")]
+    general += [path for path in (PACKAGE / "app").glob("*.py")]
+    named = {
+        path.name
+        for path in general
+        if any(f"replica_platform.{part}" in path.read_text() for part in ("market", "defs.market"))
+    }
+    assert named == set()
+
+
+def instances(count: int) -> list[dg.Definitions]:
+    """Return `count` entries of each component, each with a name and one thing in common."""
+    made: list[dg.Definitions] = []
+    for n in range(count):
+        suffix = f"_{n}" if n else ""
+        part = {"tables": {"watchlist": {"columns": ["symbol"], "left_out": "all"}}}
+        components = [
+            XminTables(
+                name=f"fds{suffix}", into=f"raw_data{suffix}", tables=[TableEntry(table="s.t")]
+            ),
+            WorkerOutboxes(name=f"conversations{suffix}", nodes={"local": f"outbox{suffix}"}),
+            SqliteBackups(
+                name=f"backups{suffix}",
+                files=[FileEntry(path="a/app.db"), FileEntry(path="b/app.db")],
+            ),
+            PurposeReplicas(name=f"purposes{suffix}", purposes={f"quotes{suffix}": part}),
+        ]
+        made += [one.build_defs(Context) for one in components]  # type: ignore[arg-type]
+    return made
+
+
+class Context:
+    """What a component reads of Dagster's context: the folder of its file."""
+
+    path = Path("/nowhere")
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_several_entries_of_each_component_live_side_by_side(count: int) -> None:
+    resources = build_resources(Settings(_env_file=None))
+    merged = dg.Definitions.merge(*instances(count), dg.Definitions(resources=resources))
+    repository = without_repeats(merged).get_repository_def()
+    keys = {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
+    assert len(keys) == 5 * count
+    assert len(repository.asset_graph.asset_check_keys) == (2 + 3 + 2 * 2 + 3) * count
+    schedules = [one.name for one in repository.schedule_defs]
+    sensors = [
+        one.name
+        for one in repository.sensor_defs
+        if not isinstance(one, dg.AutomationConditionSensorDefinition)
+    ]
+    assert len(set(schedules)) == len(schedules) == 3 * count
+    assert len(set(sensors)) == len(sensors) == 2 * count
+    if count:
+        assert {"conversations", "raw_data/t", "purposes/quotes"} <= keys
+        assert {"backups/app", "backups/b_app"} <= keys
+        assert {"fds_sync", "outbox_drain", "nightly_backups"} <= set(schedules)
+        assert {"outbox_backlog", "purpose_repair"} <= set(sensors)
+    if count == 5:
+        assert {"fds_4_sync", "conversations_4_drain", "backups_4_nightly"} <= set(schedules)
+        assert {"conversations_4_backlog", "purposes_4_repair"} <= set(sensors)
+
+
+def test_two_files_of_one_name_have_their_own_backups(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        with closing(sqlite3.connect(tmp_path / folder / "app.db", isolation_level=None)) as db:
+            db.execute(f"create table {folder} (x)")
+    files = [FileEntry(path="a/app.db"), FileEntry(path="b/app.db", keep_count=1, keep_days=0)]
+    components = [SqliteBackups(files=files), SqliteBackups(name="more", files=files)]
+    platform = PlatformConfig(data_dir=str(tmp_path), backup_dir=str(tmp_path / "backups"))
+    definitions = dg.Definitions.merge(
+        *(one.build_defs(Context) for one in components),  # type: ignore[arg-type]
+        dg.Definitions(resources={"platform": platform}),
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = definitions.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(instance=instance)
+    assert all(one.passed for one in result.get_asset_check_evaluations())
+    folders = ["backups", "backups/b_app", "backups/more", "backups/more/b_app"]
+    for folder, table in zip(folders, ["a", "b", "a", "b"], strict=True):
+        (taken,) = backups(tmp_path / folder, "app")
+        assert taken.tables == {table: 0}
+    settings = Settings(data_dir=tmp_path, _env_file=None)
+    entry = plain.SqliteBackups(files=[plain.FileEntry(path=one.path) for one in files])
+    ok, sentence, _ = health._backups(settings, [entry])
+    assert ok, sentence
+
+
+def test_names_that_are_still_the_same_are_refused() -> None:
+    files = [FileEntry(path="x/a/app.db"), FileEntry(path="a/app.db"), FileEntry(path="y/a/app.db")]
+    with pytest.raises(plain.WrongEntry, match="would both be called 'a_app'"):
+        SqliteBackups(files=files).build_defs(Context)  # type: ignore[arg-type]
