@@ -117,6 +117,7 @@ def _confirm(layout: Layout, current: Manifest, options: PublishOptions) -> Mani
         current,
         confirmed_at=now(),
         data_as_of=options.data_as_of or current.data_as_of,
+        max_age_s=options.stale_after_s,
         seal=Seal.of(layout.data(current)),
     )
 

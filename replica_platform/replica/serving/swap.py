@@ -130,13 +130,16 @@ class GenerationServer:
             self._pointer_signature = signature
         except (OSError, NotAManifest) as error:
             self._pointer_signature = None
+            self.pointer = self.layout.copied_pointer()
             self.record_error(f"The pointer {self.layout.pointer} cannot be read: {error}")
+            if self.pointer and self._switch_to(self.pointer):
+                return
         else:
             if self.pointer and self._switch_to(self.pointer):
                 self.error = None
                 return
         if self.attached is None:
-            any(self._switch_to(manifest) for manifest in self.layout.kept())
+            any(self._switch_to(manifest) for manifest in self.layout.fallbacks())
 
     def _check_attached_file(self) -> None:
         """Read every byte of the attached file if it was written, although it is immutable."""

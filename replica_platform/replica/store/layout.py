@@ -4,13 +4,16 @@
                                          .lease is locked by its readers
     candidates/                          built and verified, not yet visible
     spare/                               a retired generation that the next one is patched from
+                                         .withheld marks one that readers were rolled back from
     current.json                         the manifest of the current generation, replaced last
+    current.copy.json                    its copy, written first, for when the pointer is damaged
     stock_data_replica.db                a link to the current generation
 
 Moving files is not here: see `pointer`, `retention` and `candidate`.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from replica_platform.replica.errors import NothingPublished
@@ -28,6 +31,7 @@ class Layout:
         self.candidates = self.root / "candidates"
         self.spares = self.root / "spare"
         self.pointer = self.root / "current.json"
+        self.pointer_copy = self.root / "current.copy.json"
         self.link = self.root / LINK
         self.lock = self.root / ".publish.lock"
 
@@ -43,6 +47,10 @@ class Layout:
         """Return the path of the file on which a generation's readers hold a shared lock."""
         return self.data(manifest).with_suffix(".lease")
 
+    def withheld_mark(self, manifest: Manifest) -> Path:
+        """Return the path of the file that marks a generation that readers were rolled back from."""
+        return self.data(manifest).with_suffix(".withheld")
+
     def current(self) -> Manifest | None:
         """Return the current generation; None before the first.
 
@@ -56,12 +64,29 @@ class Layout:
             return None
 
     def latest(self) -> Manifest | None:
-        """Return the current generation, or the newest kept if the pointer is damaged or lost."""
+        """Return the current generation, also if the pointer is damaged or lost.
+
+        Without the pointer and its copy, it is the newest that readers were not rolled back from.
+        """
         try:
             current = self.current()
         except NotAManifest:
             current = None
-        return current or next(iter(self.kept()), None)
+        return current or self.copied_pointer() or self._newest()
+
+    def copied_pointer(self) -> Manifest | None:
+        """Return the copy of the pointer; None if it is damaged or lost."""
+        try:
+            return read_manifest(self.pointer_copy)
+        except (NotAManifest, OSError):
+            return None
+
+    def _newest(self) -> Manifest | None:
+        kept = self.kept()
+        for at, manifest in enumerate(kept):
+            if not self.withheld_mark(manifest).exists():
+                return replace(manifest, withheld=kept[at - 1].lineage) if at else manifest
+        return None
 
     def kept(self) -> list[Manifest]:
         """Return every generation with a sound manifest, newest first; files are not checked."""
@@ -72,6 +97,13 @@ class Layout:
             except (NotAManifest, OSError):
                 continue  # damaged, or retired since it was listed
         return sorted(found, key=lambda manifest: manifest.generation, reverse=True)
+
+    def fallbacks(self) -> list[Manifest]:
+        """Return the generations that may stand in for the current one, newest first.
+
+        Those that readers were rolled back from are not among them.
+        """
+        return [kept for kept in self.kept() if not self.withheld_mark(kept).exists()]
 
     def find(self, generation: int | None) -> Manifest:
         """Return the generation of that number, or the current one for None.

@@ -38,14 +38,23 @@ def store_lock(layout: Layout) -> Iterator[None]:
 def point_to(layout: Layout, manifest: Manifest) -> None:
     """Make a generation current: move the pointer, then the link that other clients use.
 
-    Readers see the old generation or the new one. Hold the store's lock.
+    Readers see the old generation or the new one. Newer generations are marked as withheld, so
+    that no fallback leads to them. Hold the store's lock.
 
     Raises:
         StoreFull: The disk is full.
         StoreDenied: The pointer may not be written.
     """
     with translate_errors(layout.root):
-        write_atomically(layout.pointer, manifest.to_json())
+        for kept in layout.kept():
+            mark = layout.withheld_mark(kept)
+            if kept.generation > manifest.generation:
+                mark.touch()
+            elif kept.file == manifest.file:
+                mark.unlink(missing_ok=True)
+        content = manifest.to_json()
+        write_atomically(layout.pointer_copy, content)
+        write_atomically(layout.pointer, content)
         target = os.path.relpath(layout.data(manifest), layout.root)
         if not layout.link.is_symlink() or str(layout.link.readlink()) != target:
             temporary = layout.root / f".tmp-{layout.link.name}-{os.getpid()}"
@@ -56,8 +65,12 @@ def point_to(layout: Layout, manifest: Manifest) -> None:
 
 
 def pointer_is_sound(layout: Layout, current: Manifest) -> bool:
-    """Return whether the pointer can be read and the link leads to the same generation."""
+    """Return whether the pointer and its copy can be read, and the link leads to `current`."""
     try:
-        return layout.current() is not None and layout.link.resolve() == layout.data(current)
+        return (
+            layout.current() is not None
+            and layout.copied_pointer() is not None
+            and layout.link.resolve() == layout.data(current)
+        )
     except (ValueError, OSError):
         return False

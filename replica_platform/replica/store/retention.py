@@ -77,6 +77,7 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
         lease.unlink(missing_ok=True)
     finally:
         os.close(fd)
+    layout.withheld_mark(manifest).unlink(missing_ok=True)
     _remove_spares(layout, keep=1)
     return True
 
