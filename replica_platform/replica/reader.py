@@ -21,10 +21,10 @@ from weakref import WeakSet
 import duckdb
 
 from replica_platform.core.reports import ReportFields
+from replica_platform.replica.copy.file_format import use_sql
 from replica_platform.replica.errors import ReplicaUnavailable
 from replica_platform.replica.serving.answers import Answers
 from replica_platform.replica.serving.swap import (
-    DATABASE,
     Attached,
     GenerationServer,
     concerns_generation,
@@ -215,7 +215,7 @@ class ReplicaReader:
         try:
             cursor = attached.instance.cursor()
             try:
-                cursor.execute(f"use {DATABASE}")
+                cursor.execute(use_sql(attached.manifest.catalog))
                 cursor.execute("begin transaction read only")
                 # DuckDB binds a transaction to a database when it first reads its catalog.
                 cursor.execute(
@@ -351,7 +351,7 @@ class ReplicaReader:
         instance: duckdb.DuckDBPyConnection | None = getattr(self._local, "instance", None)
         if instance is not attached.instance:
             cursor = attached.instance.cursor()
-            cursor.execute(f"use {DATABASE}")
+            cursor.execute(use_sql(attached.manifest.catalog))
             self._cursors.add(cursor)
             self._local.instance, self._local.cursor = attached.instance, cursor
         local: duckdb.DuckDBPyConnection = self._local.cursor

@@ -1,4 +1,4 @@
-"""Rollback: the generation that readers were taken from never comes back without being asked for."""
+"""Rollback: no fallback leads back to the generation that readers were taken from."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,13 +1,15 @@
 """The names of the store's files, and reading them; standard library only.
 
-    generations/000012-3fa9c1d2.duckdb   immutable, read-only; .json beside it is its manifest,
+    generations/stock_data.000012-3fa9c1d2.duckdb
+                                         immutable, read-only; .json beside it is its manifest,
                                          .lease is locked by its readers
     candidates/                          built and verified, not yet visible
     spare/                               a retired generation that the next one is patched from
                                          .withheld marks one that readers were rolled back from
     current.json                         the manifest of the current generation, replaced last
     current.copy.json                    its copy, written first, for when the pointer is damaged
-    stock_data_replica.db                a link to the current generation
+    stock_data_replica.db                a link to the current generation, and another one with
+                                         the name of the master's file
 
 Moving files is not here: see `pointer`, `retention` and `candidate`.
 """
@@ -17,7 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from replica_platform.replica.errors import NothingPublished
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, read_manifest
+from replica_platform.replica.store.manifest import (
+    Manifest,
+    NotAManifest,
+    generation_in,
+    read_manifest,
+)
 
 LINK = "stock_data_replica.db"
 
@@ -32,7 +39,6 @@ class Layout:
         self.spares = self.root / "spare"
         self.pointer = self.root / "current.json"
         self.pointer_copy = self.root / "current.copy.json"
-        self.link = self.root / LINK
         self.lock = self.root / ".publish.lock"
 
     def data(self, manifest: Manifest) -> Path:
@@ -47,8 +53,17 @@ class Layout:
         """Return the path of the file on which a generation's readers hold a shared lock."""
         return self.data(manifest).with_suffix(".lease")
 
+    def links(self, manifest: Manifest) -> list[Path]:
+        """Return the links that lead to a generation while it is current.
+
+        A file that already has the master's name, such as the master itself, is not replaced.
+        """
+        names = {LINK, manifest.master or LINK}
+        paths = [self.root / name for name in sorted(names)]
+        return [path for path in paths if path.is_symlink() or not path.exists()]
+
     def withheld_mark(self, manifest: Manifest) -> Path:
-        """Return the path of the file that marks a generation that readers were rolled back from."""
+        """Return the path of the mark of a generation that readers were rolled back from."""
         return self.data(manifest).with_suffix(".withheld")
 
     def current(self) -> Manifest | None:
@@ -124,5 +139,5 @@ class Layout:
             if not folder.is_dir():
                 continue
             for path in folder.iterdir():
-                if path.name[:6].isdigit():
-                    yield int(path.name.split("-")[0])
+                if (generation := generation_in(path.name)) is not None:
+                    yield generation
