@@ -209,4 +209,6 @@ def _print_publication(publication: "Publication", as_json: bool) -> int:
             f"Generation {publication.generation} is published ({publication.how}, "
             f"{format_bytes(publication.bytes)}, {publication.seconds:.2f} s): {publication.file}"
         )
+    if publication.warning and not as_json:
+        out.print(publication.warning)
     return 0

@@ -47,6 +47,7 @@ from replica_platform.replica.purpose.definition import Part, Purpose, load_purp
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
 from replica_platform.replica.remote.block_store import BlockStore, BlockStoreVerification, Pushed
 from replica_platform.replica.repair import repair, rollback
+from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.status import (
     GenerationVerification,
     Reader,
@@ -99,6 +100,7 @@ __all__ = [
     "Verification",
     "WrongLineage",
     "WrongStore",
+    "connect",
     "load_purposes",
     "prepare",
     "publish",

@@ -19,9 +19,10 @@ from replica_platform.replica.options import PublishKeywords, PublishOptions, St
 from replica_platform.replica.store.candidate import Candidate, Publication
 from replica_platform.replica.store.folders import building_path, clear_orphans, make_folders
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, Seal, TableContent, now
+from replica_platform.replica.store.manifest import Manifest, Seal, file_name, now, readers_catalog
 from replica_platform.replica.store.ownership import assert_own_store
 from replica_platform.replica.store.pointer import store_lock
+from replica_platform.replica.store.probe_process import Content
 from replica_platform.replica.store.verify_copy import verify_copy
 
 
@@ -89,10 +90,17 @@ def prepare(
         with MasterCopier(layout, current, target, options, steps) as copier:
             copy = copier.copy(Master(master, patience_s=options.patience_s))
             if copy is not None:
-                tables = verify_copy(target, copy.file.scan, copy.probe, options.required, steps)
+                content = verify_copy(
+                    target,
+                    copy.file.scan,
+                    copy.probe,
+                    readers_catalog(Path(master).name),
+                    options.required,
+                    steps,
+                )
         if copy is not None:
             steps("name")
-            manifest = _describe(layout, copy, tables, current, options)
+            manifest = _describe(layout, copy, content, current, options, Path(master).name)
             manifest = _name(layout, target, manifest)
         else:
             assert current is not None
@@ -117,6 +125,7 @@ def _confirm(layout: Layout, current: Manifest, options: PublishOptions) -> Mani
         current,
         confirmed_at=now(),
         data_as_of=options.data_as_of or current.data_as_of,
+        max_age_s=options.stale_after_s,
         seal=Seal.of(layout.data(current)),
     )
 
@@ -124,9 +133,10 @@ def _confirm(layout: Layout, current: Manifest, options: PublishOptions) -> Mani
 def _describe(
     layout: Layout,
     copy: MasterCopy,
-    tables: dict[str, TableContent],
+    content: Content,
     current: Manifest | None,
     options: PublishOptions,
+    master: str,
 ) -> Manifest:
     """Return the manifest of a verified copy."""
     digests = copy.file.scan.digests
@@ -135,14 +145,16 @@ def _describe(
     moment = now()
     return Manifest(
         generation=generation,
-        file=f"{generation:06d}-{digest[:8]}.duckdb",
+        file=file_name(generation, digest, master),
         bytes=copy.bytes,
         digest=digest,
         digests="".join(digests),
         lineage=copy.lineage,
         storage=copy.header.storage,
         duckdb=copy.header.library,
-        tables=tables,
+        tables=content.tables,
+        master=master,
+        broken_views=content.broken_views,
         published_at=moment,
         confirmed_at=moment,
         parent=current.generation if current else None,

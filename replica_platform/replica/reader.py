@@ -9,9 +9,10 @@ One thread watches the pointer; `serving.swap` swaps generations, and queries th
 finish on the generation they began with. Needs only duckdb and the standard library.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +22,10 @@ from weakref import WeakSet
 import duckdb
 
 from replica_platform.core.reports import ReportFields
+from replica_platform.replica.copy.file_format import use_sql
 from replica_platform.replica.errors import ReplicaUnavailable
-from replica_platform.replica.serving.answers import Answers
+from replica_platform.replica.serving.answers import MEMORY_BYTES, Answers
 from replica_platform.replica.serving.swap import (
-    DATABASE,
     Attached,
     GenerationServer,
     concerns_generation,
@@ -129,6 +130,7 @@ class ReplicaReader:
         store: The store's folder.
         poll_s: How often the pointer is checked, in seconds.
         config: Settings of DuckDB, such as `memory_limit`.
+        memory_bytes: How many bytes of answers are remembered; 0 for none.
     """
 
     def __init__(
@@ -137,17 +139,40 @@ class ReplicaReader:
         poll_s: float = POLL_S,
         *,
         config: dict[str, Any] | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._layout = Layout(store)
         self._poll_s = poll_s
-        self._server = GenerationServer(self._layout, config or {})
+        self._config = config or {}
+        self._memory_bytes = memory_bytes
+        self._stop = threading.Event()
+        self._begin()
+        _readers.add(self)
+
+    def _begin(self) -> None:
+        """Begin without a generation, and without anything that another process shares."""
+        self._server = GenerationServer(self._layout, self._config)
         self._mutex = threading.Lock()
         self._local = threading.local()
         self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
-        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._answers = Answers()
+        self._answers = Answers(self._memory_bytes)
         self._served_from: str | None = None
+
+    def _begin_in_child(self) -> None:
+        """Begin again in a forked process, which has no copy of the threads.
+
+        Neither the locks nor DuckDB's instance can be used there: a thread that no longer exists
+        may hold them.
+        """
+        _inherited.append((self._server, self._local, list(self._cursors)))
+        if self._server.attached:
+            self._server.attached.lease.release()  # only this process's copy; the parent's stays
+        closed = self._stop.is_set()
+        self._stop = threading.Event()
+        if closed:
+            self._stop.set()
+        self._begin()
 
     def query(self, sql: str, params: Any = None, default: Any = _Missing) -> list[tuple[Any, ...]]:
         """Return the rows of a query.
@@ -215,7 +240,7 @@ class ReplicaReader:
         try:
             cursor = attached.instance.cursor()
             try:
-                cursor.execute(f"use {DATABASE}")
+                cursor.execute(use_sql(attached.manifest.catalog))
                 cursor.execute("begin transaction read only")
                 # DuckDB binds a transaction to a database when it first reads its catalog.
                 cursor.execute(
@@ -278,7 +303,6 @@ class ReplicaReader:
         default: Any,
     ) -> Any:
         self._start()
-        question = (form, sql, repr(params))
         intact_file: str | None = None
         for _ in range(ATTEMPTS):
             attached = self._server.begin_query()
@@ -296,14 +320,15 @@ class ReplicaReader:
                 if failed_before:
                     raise  # twice, in two instances, on intact bytes
             else:
-                self._answers.remember(question, answer)
+                self._answers.remember(form, sql, params, answer)
                 self._served_from = self._source_of(attached)
                 return answer
             finally:
                 self._server.end_query(attached)
-        if question in self._answers:
+        with suppress(KeyError):
+            answer = self._answers.recall(form, sql, params)
             self._served_from = "memory"
-            return self._answers[question]
+            return answer
         if default is not _Missing:
             self._served_from = "default"
             return default
@@ -351,7 +376,7 @@ class ReplicaReader:
         instance: duckdb.DuckDBPyConnection | None = getattr(self._local, "instance", None)
         if instance is not attached.instance:
             cursor = attached.instance.cursor()
-            cursor.execute(f"use {DATABASE}")
+            cursor.execute(use_sql(attached.manifest.catalog))
             self._cursors.add(cursor)
             self._local.instance, self._local.cursor = attached.instance, cursor
         local: duckdb.DuckDBPyConnection = self._local.cursor
@@ -369,3 +394,16 @@ def _arrow(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
 
 def _df(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
     return cursor.sql(sql, params=params).df()
+
+
+_readers: WeakSet[ReplicaReader] = WeakSet()
+# What a forked process must neither use nor destroy.
+_inherited: list[object] = []
+
+
+def _begin_in_child() -> None:
+    for reader in list(_readers):
+        reader._begin_in_child()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

@@ -183,9 +183,9 @@ def test_a_copy_that_changed_before_it_was_verified_is_deleted(
     """A byte changes after it was written, as a bad disk or another process would change it."""
     read_tables = Probe.read_tables
 
-    def damage_first(self: Probe, path: Path, scan: list[str]) -> object:
+    def damage_first(self: Probe, path: Path, catalog: str, scan: list[str]) -> object:
         damage(path, 400_000, b"\xff\x00\xff\x00")
-        return read_tables(self, path, scan)
+        return read_tables(self, path, catalog, scan)
 
     monkeypatch.setattr(Probe, "read_tables", damage_first)
     with pytest.raises((CandidateDamaged, MasterDamaged), match="readers"):

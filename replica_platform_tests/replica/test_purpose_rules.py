@@ -444,7 +444,7 @@ def mix(master: Master, tmp_path: Path) -> Path:
     publish(master.path, store, purpose=CRM)
     add_a_column(master)
     publish(master.path, store, purpose=CRM, min_age_s=0)
-    for path in (store / "generations").glob("000001-*"):
+    for path in (store / "generations").glob("*.000001-*"):
         path.unlink()
     for path in publish(master.path, full).file.parent.iterdir():
         shutil.copy2(path, store / "generations")

@@ -1,5 +1,6 @@
 """`ReplicaReader`: rows, swaps, and each fallback."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -361,3 +362,18 @@ def test_a_generation_is_tried_again_when_a_foreign_log_is_gone(
         assert reader.query(COUNT) == [(4,)]
         log.unlink()
         wait_until(lambda: reader.generation == 2)
+
+
+def test_a_deleted_store_is_not_called_current(
+    publish_next: Callable[..., Publication], reader: ReplicaReader, store: Path
+) -> None:
+    publish_next()
+    wait_until(lambda: bool(reader.query(COUNT, default=[]) and reader.status().ok))
+    shutil.rmtree(store)
+    reader._server.refresh()
+    assert reader.query(COUNT) == [(4,)]  # the open file stays readable
+    found = reader.status()
+    assert (found.ok, found.served_from) == (False, "previous")
+    assert "cannot be read" in found.sentence
+    publish_next(4)
+    wait_until(lambda: reader.query(COUNT) == [(5,)] and reader.status().ok)

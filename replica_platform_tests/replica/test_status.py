@@ -100,3 +100,12 @@ def test_other_duckdb_clients_are_listed(
     with duckdb.connect(str(store / "stock_data_replica.db"), read_only=True):
         assert [one.pid for one in status(store).readers] == [os.getpid()]
     assert status(store).readers == []
+
+
+def test_a_changed_limit_applies_although_the_data_is_unchanged(
+    master: Master, store: Path
+) -> None:
+    publish(master.path, store, max_age_s=3600)
+    unchanged = publish(master.path, store, max_age_s=-1)
+    assert (unchanged.how, unchanged.manifest.max_age_s) == ("unchanged", -1)
+    assert "at most" in status(store).sentence

@@ -1,6 +1,6 @@
 """Bytes of DuckDB files: their format, digests, and copies; nothing of stores or manifests.
 
-file_format    the header, the block size and the log files, read without DuckDB
+file_format    the header, block size, log files and catalog's name, without DuckDB
 checksums      DuckDB's own block checksum
 blocks         every block's digest, from one pass over a file
 copy_file      one file made from another: reflink, patch or whole copy

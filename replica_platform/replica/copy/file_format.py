@@ -1,4 +1,4 @@
-"""DuckDB's file format without DuckDB: the header, the block size, and the logs beside a file.
+"""DuckDB's files without DuckDB: header, block size, logs beside a file, and the catalog's name.
 
 The header has three sectors of 4096 bytes: the database's identity, then two alternating database
 headers, of which the one with the higher iteration counts. Layout as in DuckDB's `main_header`
@@ -81,6 +81,32 @@ def logs_beside(path: Path) -> list[Path]:
     """Return the log files of the database at `path`; a cleanly closed one has none."""
     logs = [path.with_name(path.name + suffix) for suffix in LOG_SUFFIXES]
     return [log for log in logs if log.exists()]
+
+
+def catalog_name(file: str) -> str:
+    """Return the name that DuckDB gives the catalog of a file with that name."""
+    name = base_name(file)
+    return f"{name}_db" if name in ("main", "temp", "system") else name
+
+
+def base_name(file: str) -> str:
+    """Return the part of a file's name that DuckDB names its catalog after."""
+    return next((part for part in file.split(".") if part), file)
+
+
+def attach_sql(path: Path, catalog: str) -> str:
+    """Return the statement that attaches a file for reading, in place of one of the same name."""
+    text = str(path).replace("'", "''")
+    return f"attach or replace '{text}' as {_quoted(catalog)} (read_only)"
+
+
+def use_sql(catalog: str) -> str:
+    """Return the statement after which names of tables are looked up in that catalog."""
+    return f"use {_quoted(catalog)}.main"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _database_header(raw: bytes, at: int) -> tuple[int, int, int]:

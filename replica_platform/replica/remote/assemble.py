@@ -73,7 +73,7 @@ def assemble(
             with Probe() as probe, half_the_cores(probe.pid):
                 known = reserve(layout, target, manifest.bytes, retention)
                 fetched = _write_blocks(layout, manifest, target, known or [], fetch, progress)
-                verify_copy(target, Scan(manifest.block_digests, []), probe)
+                verify_copy(target, Scan(manifest.block_digests, []), probe, manifest.catalog)
             path = layout.candidates / manifest.file
             target.replace(path)
             fsync_dir(layout.candidates)

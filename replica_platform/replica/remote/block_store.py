@@ -1,7 +1,8 @@
 """Generations in an object store: each block once, compressed, under its digest.
 
     blocks/3f/3fa9c1d2….zst              one block, compressed with zstd
-    manifests/000012-3fa9c1d2.json       one generation
+    manifests/stock_data.000012-3fa9c1d2.json
+                                          one generation
     pointers/00000007.json               the manifest of the current one; the highest number counts
 
 The pointer moves by creating the next object only if it does not exist: a compare-and-swap that a
@@ -31,7 +32,7 @@ from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.candidate import Publication
 from replica_platform.replica.store.integrity import Unusable, find_damage
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, now
+from replica_platform.replica.store.manifest import Manifest, NotAManifest, generation_in, now
 from replica_platform.replica.store.ownership import assert_same_purpose
 from replica_platform.replica.store.retention import Retention
 
@@ -234,7 +235,7 @@ class BlockStore:
         Raises:
             BlockStoreUnavailable: A request failed.
         """
-        return sorted((int(Path(name).name[:6]) for name in self._manifests()), reverse=True)
+        return [generation_in(name) or 0 for name in self._manifests()]
 
     def point(self, generation: int) -> Manifest:
         """Make a generation, older or newer, the one that others pull.
@@ -341,7 +342,7 @@ class BlockStore:
             BlockStoreDamaged: A manifest is damaged.
         """
         number, current = self._last_pointer()
-        names = sorted(self._manifests(), reverse=True)
+        names = self._manifests()
         removed = [
             name for name in names[keep:] if current is None or Path(name).stem != _stem(current)
         ]
@@ -405,7 +406,9 @@ class BlockStore:
         return found
 
     def _manifests(self) -> list[str]:
-        return [name for name in self.objects.names("manifests") if name.endswith(".json")]
+        """Return the names of the manifests, newest generation first."""
+        names = [name for name in self.objects.names("manifests") if generation_in(name)]
+        return sorted(names, key=lambda name: (generation_in(name), name), reverse=True)
 
     def _manifest(self, generation: int | None) -> Manifest:
         if generation is None:
@@ -415,8 +418,8 @@ class BlockStore:
                     f"Nothing was pushed to {self.objects.where} yet; push a generation first."
                 )
             return current
-        for name in sorted(self._manifests(), reverse=True):
-            raw = self.objects.read(name) if int(Path(name).name[:6]) == generation else None
+        for name in self._manifests():
+            raw = self.objects.read(name) if generation_in(name) == generation else None
             if raw is not None:
                 return self._parsed(name, raw)
         raise NothingPublished(

@@ -2,5 +2,6 @@
 
 lease     the lock by which a reader keeps its generation
 swap      which generation is attached, and how another one replaces it
+connect   a connection for pools, which stays on one generation
 answers   the last good answers, for when no generation can be read
 """

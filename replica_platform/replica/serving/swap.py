@@ -13,12 +13,12 @@ from typing import Any
 
 import duckdb
 
+from replica_platform.replica.copy.file_format import attach_sql
 from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.integrity import Damaged, Unusable, check
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, now
 
-DATABASE = "replica"
 # A refused generation is tried again after this time, then after twice as long each time. Trying
 # costs a `stat`, or the reading of the whole file if its seal is broken.
 RETRY_S = 5.0
@@ -130,13 +130,16 @@ class GenerationServer:
             self._pointer_signature = signature
         except (OSError, NotAManifest) as error:
             self._pointer_signature = None
+            self.pointer = self.layout.copied_pointer()
             self.record_error(f"The pointer {self.layout.pointer} cannot be read: {error}")
+            if self.pointer and self._switch_to(self.pointer):
+                return
         else:
             if self.pointer and self._switch_to(self.pointer):
                 self.error = None
                 return
         if self.attached is None:
-            any(self._switch_to(manifest) for manifest in self.layout.kept())
+            any(self._switch_to(manifest) for manifest in self.layout.fallbacks())
 
     def _check_attached_file(self) -> None:
         """Read every byte of the attached file if it was written, although it is immutable."""
@@ -191,9 +194,12 @@ class GenerationServer:
 
     def _attach(self, manifest: Manifest, lease: Lease, seal: Seal) -> None:
         before = self.attached
-        instance = before.instance if before else duckdb.connect(":memory:", config=self._config)
-        path = str(self.layout.data(manifest)).replace("'", "''")
-        instance.execute(f"attach or replace '{path}' as {DATABASE} (read_only)")
+        # `attach or replace` replaces only the same name.
+        if before and before.manifest.catalog == manifest.catalog:
+            instance = before.instance
+        else:
+            instance = duckdb.connect(":memory:", config=self._config)
+        instance.execute(attach_sql(self.layout.data(manifest), manifest.catalog))
         with self._state:
             self.attached = Attached(manifest, lease, seal, instance)
         if before:

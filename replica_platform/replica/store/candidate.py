@@ -15,11 +15,11 @@ import duckdb
 
 from replica_platform.core.files import fsync_dir, write_atomically
 from replica_platform.core.reports import ReportFields, format_bytes
-from replica_platform.replica.copy.file_format import logs_beside
+from replica_platform.replica.copy.file_format import attach_sql, logs_beside, use_sql
 from replica_platform.replica.errors import CandidateDamaged, CandidateGone, translate_errors
 from replica_platform.replica.store.integrity import find_damage
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, now
+from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, generation_in, now
 from replica_platform.replica.store.pointer import point_to, store_lock
 from replica_platform.replica.store.retention import Retention, retire
 
@@ -75,14 +75,34 @@ class Publication(ReportFields):
         return True
 
     @property
-    def sentence(self) -> str:
-        """Which generation readers have now, and what it cost."""
-        if self.how == "unchanged":
-            return f"Generation {self.generation} is current; nothing had to be copied."
+    def broken_views(self) -> dict[str, str]:
+        """Why each view that cannot be opened fails, by name."""
+        return self.manifest.broken_views
+
+    @property
+    def warning(self) -> str:
+        """Which views cannot be opened and what to do next; empty when there are none."""
+        if not self.broken_views:
+            return ""
+        name, reason = next(iter(self.broken_views.items()))
+        others = len(self.broken_views) - 1
         return (
-            f"Generation {self.generation} is current: {format_bytes(self.bytes)} by {self.how}, "
-            f"{self.blocks_written:,} blocks written, in {self.seconds:.2f} s."
+            f"Readers cannot open the view {name} ({reason})"
+            f"{f', nor {others} others' if others else ''}; correct it in the master, and publish "
+            "again."
         )
+
+    @property
+    def sentence(self) -> str:
+        """Which generation readers have now, what it cost, and which views do not open."""
+        if self.how == "unchanged":
+            result = f"Generation {self.generation} is current; nothing had to be copied."
+        else:
+            result = (
+                f"Generation {self.generation} is current: {format_bytes(self.bytes)} by "
+                f"{self.how}, {self.blocks_written:,} blocks written, in {self.seconds:.2f} s."
+            )
+        return f"{result} {self.warning}".strip()
 
 
 @dataclass(frozen=True)
@@ -136,8 +156,10 @@ class Candidate:
             CandidateGone: It was released, discarded or replaced.
         """
         self._assert_there()
-        connection = duckdb.connect(str(self.path), read_only=True)
+        connection = duckdb.connect()
         try:
+            connection.execute(attach_sql(self.path, self.manifest.catalog))
+            connection.execute(use_sql(self.manifest.catalog))
             yield connection
         finally:
             connection.close()
@@ -210,7 +232,10 @@ class Candidate:
         """
         layout = Layout(store)
         pattern = f"{Path(path).stem}.candidate" if path else "*.candidate"
-        for description in sorted(layout.candidates.glob(pattern), reverse=True):
+        found = layout.candidates.glob(pattern)
+        for description in sorted(
+            found, key=lambda one: generation_in(one.name) or 0, reverse=True
+        ):
             try:
                 fields = json.loads(description.read_bytes())
                 manifest = Manifest.from_json(fields.pop("manifest"))

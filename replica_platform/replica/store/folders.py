@@ -41,7 +41,8 @@ def clear_orphans(layout: Layout) -> None:
         if not path.with_suffix(".json").exists() and not is_current:
             path.unlink()
             path.with_suffix(".lease").unlink(missing_ok=True)
-    for path in layout.generations.glob("*.lease"):
-        if not path.with_suffix(".duckdb").exists():
-            path.unlink()
+    for suffix in (".lease", ".withheld"):
+        for path in layout.generations.glob(f"*{suffix}"):
+            if not path.with_suffix(".duckdb").exists():
+                path.unlink()
     fsync_dir(layout.generations)

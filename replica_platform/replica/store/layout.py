@@ -1,20 +1,30 @@
 """The names of the store's files, and reading them; standard library only.
 
-    generations/000012-3fa9c1d2.duckdb   immutable, read-only; .json beside it is its manifest,
+    generations/stock_data.000012-3fa9c1d2.duckdb
+                                         immutable, read-only; .json beside it is its manifest,
                                          .lease is locked by its readers
     candidates/                          built and verified, not yet visible
     spare/                               a retired generation that the next one is patched from
+                                         .withheld marks one that readers were rolled back from
     current.json                         the manifest of the current generation, replaced last
-    stock_data_replica.db                a link to the current generation
+    current.copy.json                    its copy, written first, for when the pointer is damaged
+    stock_data_replica.db                a link to the current generation, and another one with
+                                         the name of the master's file
 
 Moving files is not here: see `pointer`, `retention` and `candidate`.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from replica_platform.replica.errors import NothingPublished
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, read_manifest
+from replica_platform.replica.store.manifest import (
+    Manifest,
+    NotAManifest,
+    generation_in,
+    read_manifest,
+)
 
 LINK = "stock_data_replica.db"
 
@@ -28,7 +38,7 @@ class Layout:
         self.candidates = self.root / "candidates"
         self.spares = self.root / "spare"
         self.pointer = self.root / "current.json"
-        self.link = self.root / LINK
+        self.pointer_copy = self.root / "current.copy.json"
         self.lock = self.root / ".publish.lock"
 
     def data(self, manifest: Manifest) -> Path:
@@ -43,6 +53,19 @@ class Layout:
         """Return the path of the file on which a generation's readers hold a shared lock."""
         return self.data(manifest).with_suffix(".lease")
 
+    def links(self, manifest: Manifest) -> list[Path]:
+        """Return the links that lead to a generation while it is current.
+
+        A file that already has the master's name, such as the master itself, is not replaced.
+        """
+        names = {LINK, manifest.master or LINK}
+        paths = [self.root / name for name in sorted(names)]
+        return [path for path in paths if path.is_symlink() or not path.exists()]
+
+    def withheld_mark(self, manifest: Manifest) -> Path:
+        """Return the path of the mark of a generation that readers were rolled back from."""
+        return self.data(manifest).with_suffix(".withheld")
+
     def current(self) -> Manifest | None:
         """Return the current generation; None before the first.
 
@@ -56,12 +79,29 @@ class Layout:
             return None
 
     def latest(self) -> Manifest | None:
-        """Return the current generation, or the newest kept if the pointer is damaged or lost."""
+        """Return the current generation, also if the pointer is damaged or lost.
+
+        Without the pointer and its copy, it is the newest that readers were not rolled back from.
+        """
         try:
             current = self.current()
         except NotAManifest:
             current = None
-        return current or next(iter(self.kept()), None)
+        return current or self.copied_pointer() or self._newest()
+
+    def copied_pointer(self) -> Manifest | None:
+        """Return the copy of the pointer; None if it is damaged or lost."""
+        try:
+            return read_manifest(self.pointer_copy)
+        except (NotAManifest, OSError):
+            return None
+
+    def _newest(self) -> Manifest | None:
+        kept = self.kept()
+        for at, manifest in enumerate(kept):
+            if not self.withheld_mark(manifest).exists():
+                return replace(manifest, withheld=kept[at - 1].lineage) if at else manifest
+        return None
 
     def kept(self) -> list[Manifest]:
         """Return every generation with a sound manifest, newest first; files are not checked."""
@@ -72,6 +112,13 @@ class Layout:
             except (NotAManifest, OSError):
                 continue  # damaged, or retired since it was listed
         return sorted(found, key=lambda manifest: manifest.generation, reverse=True)
+
+    def fallbacks(self) -> list[Manifest]:
+        """Return the generations that may stand in for the current one, newest first.
+
+        Those that readers were rolled back from are not among them.
+        """
+        return [kept for kept in self.kept() if not self.withheld_mark(kept).exists()]
 
     def find(self, generation: int | None) -> Manifest:
         """Return the generation of that number, or the current one for None.
@@ -92,5 +139,5 @@ class Layout:
             if not folder.is_dir():
                 continue
             for path in folder.iterdir():
-                if path.name[:6].isdigit():
-                    yield int(path.name.split("-")[0])
+                if (generation := generation_in(path.name)) is not None:
+                    yield generation

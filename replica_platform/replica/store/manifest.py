@@ -7,13 +7,19 @@ reader needs nothing else.
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from replica_platform.replica.copy.file_format import base_name, catalog_name
+
 FORMAT = 1
 DIGEST_CHARACTERS = 32
+# The catalog of a generation whose manifest does not name its master.
+NO_MASTER = "replica"
+LONGEST_BASE_NAME = 200
 
 # `Manifest` has a field named `bytes`, which hides the type inside the class.
 Raw = bytes
@@ -102,6 +108,8 @@ class Manifest:
         recipe: A digest of the purpose's definition.
         max_age_s: The age in seconds beyond which the data counts as stale.
         withheld: The state of the master that readers were rolled back from.
+        master: The name of the master's file; None in manifests of former versions.
+        broken_views: Why each view that cannot be opened fails, by name.
         seal: Its file as it was after every byte had been verified.
     """
 
@@ -123,17 +131,26 @@ class Manifest:
     recipe: str | None = None
     max_age_s: float | None = None
     withheld: Lineage | None = None
+    master: str | None = None
+    broken_views: dict[str, str] = field(default_factory=dict)
     seal: Seal | None = None
 
     def __post_init__(self) -> None:
         if Path(self.file).name != self.file or not self.file.endswith(".duckdb"):
             raise NotAManifest(f"{self.file!r} is not the name of a generation's file")
+        if self.master is not None and Path(self.master).name != self.master:
+            raise NotAManifest(f"{self.master!r} is not the name of a master's file")
 
     @property
     def block_digests(self) -> list[str]:
         """The digests of the blocks, in the file's order."""
         width = DIGEST_CHARACTERS
         return [self.digests[at : at + width] for at in range(0, len(self.digests), width)]
+
+    @property
+    def catalog(self) -> str:
+        """The name under which readers attach it: the master's, which its views may contain."""
+        return readers_catalog(self.master)
 
     def as_dict(self, *, with_digests: bool = False) -> dict[str, Any]:
         """Return the fields as plain values that JSON can hold.
@@ -182,12 +199,37 @@ class Manifest:
         for name in ("lineage", "withheld"):
             fields[name] = _lineage(fields[name]) if fields[name] else None
         fields["seal"] = Seal(**fields["seal"]) if fields["seal"] else None
+        known = cls.__dataclass_fields__
+        fields = {name: value for name, value in fields.items() if name in known}
         fields["tables"] = {name: TableContent(**table) for name, table in fields["tables"].items()}
         return cls(**fields)
 
 
 def _lineage(fields: dict[str, Any]) -> Lineage:
     return Lineage(**{**fields, "seal": Seal(**fields["seal"])})
+
+
+def readers_catalog(master: str | None) -> str:
+    """Return the name under which readers attach what came from a master of that name."""
+    name = catalog_name(master) if master else NO_MASTER
+    # The instance that attaches it has a catalog `memory`.
+    return NO_MASTER if name.lower() == "memory" else name
+
+
+def file_name(generation: int, digest: str, master: str) -> str:
+    """Return the name of a generation's file.
+
+    DuckDB names a catalog after the file that a link leads to, up to the first dot.
+    """
+    base = base_name(master)
+    prefix = f"{base}." if len(base.encode()) <= LONGEST_BASE_NAME else ""
+    return f"{prefix}{generation:06d}-{digest[:8]}.duckdb"
+
+
+def generation_in(name: str) -> int | None:
+    """Return the generation that a file in a store is named after; None if there is none."""
+    found = re.search(r"(?:^|\.)(\d{6,})-[0-9a-f]{8}\.", name)
+    return int(found[1]) if found else None
 
 
 def read_manifest(path: Path) -> Manifest:

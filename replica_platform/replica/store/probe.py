@@ -1,9 +1,11 @@
 """A program that reads a database file in its own process, because a corrupt file can kill DuckDB.
 
-    python probe.py    with {"path": …, "scan": ["TABLE", …] or null} on its standard input
+    python probe.py    with {"path": …, "catalog": …, "scan": ["TABLE", …] or null} on its
+                       standard input
 
-Opens the file read-only and prints JSON. With `scan`, each table's rows and schema: the tables
-named are read to the end (`*` for all), of every other table the first rows. Without, the columns.
+Opens the file read-only, under the catalog's name that its views may contain, and prints JSON. With
+`scan`, each table's rows and schema, and why views do not open: the tables named are read to the
+end (`*` for all), of every other table the first rows. Without, the columns.
 
 It runs by its path and must not import this package, so its NICENESS repeats `priority.NICENESS`.
 """
@@ -58,6 +60,40 @@ def read_tables(
     return found
 
 
+def find_broken_views(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Return why each view that cannot be opened fails, by name.
+
+    A view that needs another file or an extension is not among them: readers may have it. No such
+    file is opened here. Afterwards the connection opens no other file.
+    """
+    connection.execute("set enable_external_access = false")
+    views = connection.execute(
+        "select schema_name, view_name from duckdb_views() "
+        "where not internal and database_name = current_database() order by all"
+    ).fetchall()
+    broken = {}
+    for schema, view in views:
+        try:
+            connection.execute(f"describe select * from {_quoted(schema)}.{_quoted(view)}")
+        except duckdb.PermissionException:
+            continue
+        except duckdb.Error as problem:
+            reason = " ".join(str(problem).split("LINE ")[0].split())
+            if " extension" not in reason:
+                broken[view if schema == "main" else f"{schema}.{view}"] = reason
+            if isinstance(problem, duckdb.InternalError | duckdb.FatalException):
+                break  # the instance cannot be used any more
+    return broken
+
+
+def _open(path: str, catalog: str) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    quoted = path.replace("'", "''")
+    connection.execute(f"attach '{quoted}' as {_quoted(catalog)} (read_only)")
+    connection.execute(f"use {_quoted(catalog)}.main")
+    return connection
+
+
 def _read(
     connection: duckdb.DuckDBPyConnection, source: str, columns: list[str], limit: int | None
 ) -> None:
@@ -75,12 +111,13 @@ def main() -> None:
     """Answer one request."""
     request = json.load(sys.stdin)
     if request["scan"] is None:
-        answer: object = list_columns(duckdb.connect(request["path"], read_only=True))
+        answer: object = list_columns(_open(request["path"], request["catalog"]))
     else:
         if hasattr(os, "nice"):
             os.nice(NICENESS)
-        connection = duckdb.connect(request["path"], read_only=True)
-        answer = read_tables(connection, request["scan"])
+        connection = _open(request["path"], request["catalog"])
+        tables = read_tables(connection, request["scan"])
+        answer = {"tables": tables, "broken_views": find_broken_views(connection)}
     json.dump(answer, sys.stdout)
 
 

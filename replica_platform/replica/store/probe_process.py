@@ -7,15 +7,29 @@ starts first and waits for the name of its file.
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from replica_platform.replica.store import probe
-from replica_platform.replica.store.manifest import TableContent
+from replica_platform.replica.store.manifest import NO_MASTER, TableContent
 
 
 class ProbeFailed(Exception):
     """The file cannot be read; the text is DuckDB's reason."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds.
+
+    Attributes:
+        tables: Rows and schema of each table, by name.
+        broken_views: Why each view that cannot be opened fails, by name.
+    """
+
+    tables: dict[str, TableContent]
+    broken_views: dict[str, str]
 
 
 class Probe:
@@ -44,14 +58,15 @@ class Probe:
             self._child.kill()
             self._child.communicate()
 
-    def read_tables(self, path: Path, scan: list[str]) -> dict[str, TableContent]:
-        """Return the file's tables; those in `scan` are read to the end, `*` for all.
+    def read_tables(self, path: Path, catalog: str, scan: list[str]) -> Content:
+        """Return the file's content; tables in `scan` are read to the end, `*` for all.
 
         Raises:
             ProbeFailed: The file is damaged, or a table in `scan` is missing.
         """
-        tables = self._ask(path, scan)
-        return {name: TableContent(**table) for name, table in tables.items()}
+        answer = self._ask(path, catalog, scan)
+        tables = {name: TableContent(**table) for name, table in answer["tables"].items()}
+        return Content(tables, answer["broken_views"])
 
     def list_columns(self, path: Path) -> probe.Columns:
         """Return schema, table, name and type of every column of the file's tables.
@@ -59,10 +74,10 @@ class Probe:
         Raises:
             ProbeFailed: The file is damaged.
         """
-        return [tuple(column) for column in self._ask(path, None)]
+        return [tuple(column) for column in self._ask(path, NO_MASTER, None)]
 
-    def _ask(self, path: Path, scan: list[str] | None) -> Any:
-        request = json.dumps({"path": str(path), "scan": scan})
+    def _ask(self, path: Path, catalog: str, scan: list[str] | None) -> Any:
+        request = json.dumps({"path": str(path), "catalog": catalog, "scan": scan})
         answer, problem = self._child.communicate(request)
         if self._child.returncode != 0:
             reason = " ".join(problem.split())

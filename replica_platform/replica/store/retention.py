@@ -14,7 +14,12 @@ from pathlib import Path
 from replica_platform.core import locks
 from replica_platform.core.files import fsync_dir
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, read_manifest
+from replica_platform.replica.store.manifest import (
+    Manifest,
+    NotAManifest,
+    generation_in,
+    read_manifest,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
         lease.unlink(missing_ok=True)
     finally:
         os.close(fd)
+    layout.withheld_mark(manifest).unlink(missing_ok=True)
     _remove_spares(layout, keep=1)
     return True
 
@@ -88,9 +94,15 @@ def remove_spares(layout: Layout) -> None:
 
 def _remove_spares(layout: Layout, keep: int) -> None:
     """Remove all but the newest spares: those differ least from the next generation."""
-    for path in sorted(layout.spares.glob("*.duckdb"), reverse=True)[keep:]:
+    for path in _spares(layout)[keep:]:
         path.unlink()
         path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _spares(layout: Layout) -> list[Path]:
+    """Return the spares, newest first."""
+    found = layout.spares.glob("*.duckdb")
+    return sorted(found, key=lambda path: generation_in(path.name) or 0, reverse=True)
 
 
 def take_spare(layout: Layout, target: Path) -> list[str] | None:
@@ -99,7 +111,7 @@ def take_spare(layout: Layout, target: Path) -> list[str] | None:
     A client that opened the file before it retired still reads the same inode: then the file is
     unlinked, and stays theirs.
     """
-    for path in sorted(layout.spares.glob("*.duckdb"), reverse=True):
+    for path in _spares(layout):
         try:
             manifest = read_manifest(path.with_suffix(".json"))
         except (NotAManifest, OSError):

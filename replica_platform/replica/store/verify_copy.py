@@ -7,8 +7,7 @@ from replica_platform.core.files import fsync_file
 from replica_platform.replica.copy import blocks
 from replica_platform.replica.errors import CandidateDamaged, MasterDamaged
 from replica_platform.replica.store.candidate import Step
-from replica_platform.replica.store.manifest import TableContent
-from replica_platform.replica.store.probe_process import Probe, ProbeFailed
+from replica_platform.replica.store.probe_process import Content, Probe, ProbeFailed
 
 # Reading every row takes some 2 s a gigabyte: for a file of this size, as long as opening it.
 READ_TO_THE_END_BYTES = 32 * 1024 * 1024
@@ -18,9 +17,10 @@ def verify_copy(
     path: Path,
     scan: blocks.Scan,
     probe: Probe,
+    catalog: str,
     required: tuple[str, ...] = (),
     step: Step = lambda _: None,
-) -> dict[str, TableContent]:
+) -> Content:
     """Compare every byte with the scan of the source, and read the tables in a child process.
 
     Runs during the fsync, which takes longest. The copy is deleted when it fails.
@@ -29,11 +29,12 @@ def verify_copy(
         path: The copy.
         scan: The scan of its source.
         probe: The child process.
+        catalog: The name of the catalog that its views may contain.
         required: Tables that must exist and are read to the end; `*` for all.
         step: Told the name of each step before it begins.
 
     Returns:
-        Rows and schema of each table, by name.
+        Its tables, and the views that cannot be opened.
 
     Raises:
         CandidateDamaged: The copy differs from its source.
@@ -49,7 +50,7 @@ def verify_copy(
             step("fsync")
             synced = pool.submit(fsync_file, path)
             digested = pool.submit(blocks.digest_blocks, path)
-            probed = pool.submit(probe.read_tables, path, tables)
+            probed = pool.submit(probe.read_tables, path, catalog, tables)
             synced.result()
             step("verify")
             if digested.result() != scan.digests:
