@@ -122,6 +122,6 @@ def test_drains_without_the_lock_are_still_correct(
         thread.join()
     assert sum(report.delivered for report in reports) == 2000
     assert ask("select count(*) from outbox.record") == [(2000,)]
-    assert ask("select sum(landed) from outbox.batch") == [(2000,)]
+    assert ask("select sum(landed) from outbox.chain") == [(2000,)]
     assert backlog([path]).pending == 0
     assert drain([path], target).files[0].reopened == 0

@@ -29,6 +29,17 @@ class Target:
         self._connection: psycopg.Connection | None = None
         self._unreachable: postgres.CannotConnect | None = None
 
+    def check(self) -> None:
+        """Close a kept connection that the server has ended; forget that it was unreachable."""
+        self._unreachable = None
+        if self._connection is None:
+            return
+        try:
+            with postgres.deadline(self._connection, self._deadline_s):
+                self._connection.execute("select 1")
+        except (psycopg.Error, postgres.DeadlinePassed):
+            self.close()
+
     def connect(self) -> psycopg.Connection:
         """Return the open connection, with its session prepared.
 
