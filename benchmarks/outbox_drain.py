@@ -25,7 +25,7 @@ import psycopg
 from replica_platform.app.embedded import running
 from replica_platform.outbox import Outbox, backlog, drain
 from replica_platform.outbox.delivery import statements
-from replica_platform.outbox.delivery.target import prepare_session
+from replica_platform.outbox.delivery.target import begin, create_tables
 from replica_platform.outbox.file import Row, open_existing
 from replica_platform.outbox.queue import next_batch
 
@@ -117,9 +117,8 @@ def main() -> None:
             server_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-")))
             dsn = stack.enter_context(running(server_dir / "pg")).dsn()
         connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-        prepare_session(connection, 60)
-        connection.execute("set statement_timeout = 0")
-        connection.execute("set idle_session_timeout = 0")
+        with begin(connection, 60):
+            create_tables(connection)
         if given.delivered:
             return empty_drain(folder / "old.db", dsn, connection, given.delivered)
         fill(folder / "sample.db", given.rows)

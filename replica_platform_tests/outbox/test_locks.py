@@ -106,11 +106,9 @@ def test_a_seq_is_never_assigned_twice(box: Outbox, path: Path, target: str) -> 
 def test_drains_without_the_lock_are_still_correct(
     box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The advisory lock avoids duplicate work; correctness does not depend on it."""
+    """The lock of the drains avoids duplicate work; correctness does not depend on it."""
     box.append_many("note", [{"n": n} for n in range(2000)])
-    monkeypatch.setattr(
-        "replica_platform.outbox.delivery.target.LOCK", "select true from (values (%s)) as v"
-    )
+    monkeypatch.setattr("replica_platform.outbox.slots.try_lock", lambda descriptor: True)
     reports = []
     threads = [
         threading.Thread(target=lambda: reports.append(drain([path], target, batch_rows=37)))

@@ -35,12 +35,12 @@ from replica_platform.outbox.delivery.reconcile import (
     resend_lost_batches,
     resend_rows,
 )
-from replica_platform.outbox.delivery.target import Target, file_lock
+from replica_platform.outbox.delivery.target import Target, begin
 from replica_platform.outbox.errors import TargetUnavailable
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import DrainReport, FileDrain
 from replica_platform.outbox.reserve import ensure_reserve, is_nearly_full, write_with_reserve
-from replica_platform.outbox.slots import outbox_files
+from replica_platform.outbox.slots import drain_lock, outbox_files
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 4 * 1024**2
@@ -236,10 +236,9 @@ class _FileRun:
     def _deliver_all(self, target: Target) -> tuple[str, str | None]:
         """Deliver until no row waits; return the state, and the reason for any but drained."""
         connection = target.connect()
-        uuid = file.file_uuid(self._local)
         with (
             translate_sqlite_errors(self._path, "note the delivery"),
-            file_lock(connection, uuid, self._options.deadline_s) as is_ours,
+            drain_lock(self._path) as is_ours,
         ):
             if not is_ours:
                 return "busy", "another drain is at work on this file"
@@ -254,7 +253,7 @@ class _FileRun:
         """Queue rows for resending: those the target lost, and dead rows for other code."""
         options = self._options
         self._resend_lost_batches(connection)
-        with postgres.deadline(connection, options.deadline_s):
+        with begin(connection, options.deadline_s):
             statements.remember_file(connection, file.file_uuid(self._local), self._path)
         if options.repair:
             for _, missing in missing_rows(self._local, connection, options.deadline_s):
@@ -308,6 +307,7 @@ class _FileRun:
                 rows,
                 lambda part: statements.insert_records(connection, uuid, part, options.mappings),
                 queue.last_entry(self._local, uuid),
+                options.deadline_s,
             )
         write_with_reserve(
             self._path,
@@ -326,7 +326,7 @@ class _FileRun:
         pruned, reopened = prune(local, connection, keep_s, options.deadline_s)
         self._counts["pruned"] += pruned
         self._counts["reopened"] += reopened
-        with postgres.deadline(connection, options.deadline_s):
+        with begin(connection, options.deadline_s):
             landed = sum(head.landed for head in heads(connection, file.identities(local)).values())
         # Stored in the file, so that a report can show it while the target is unreachable.
         if file.get_meta(local, "landed") != str(landed):

@@ -8,12 +8,14 @@ for each row is cheaper.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 
 from replica_platform.outbox.delivery import ledger
 from replica_platform.outbox.delivery.failures import translated
 from replica_platform.outbox.delivery.statements import Inserted
+from replica_platform.outbox.delivery.target import transaction
 from replica_platform.outbox.errors import RowRefused, TargetRefused
 from replica_platform.outbox.file import Row
 from replica_platform.outbox.queue import Delivery, LedgerEntry
@@ -45,6 +47,7 @@ def deliver(
     rows: Sequence[Row],
     send: Send,
     before: LedgerEntry,
+    deadline_s: float,
 ) -> Delivery:
     """Commit the good rows of a batch with their ledger entry; name the bad ones.
 
@@ -55,22 +58,24 @@ def deliver(
         HeadMoved: The target's ledger is not at `before`; nothing is committed.
         TargetRefused: Most rows of a sample fail alike; nothing is committed.
     """
+    commit = partial(_commit, connection, file_uuid, before, deadline_s)
     try:
-        return _commit(connection, file_uuid, before, lambda: _all_at_once(rows, send))
+        return commit(lambda: _all_at_once(rows, send))
     except psycopg.Error as error:
         if not isinstance(translated(error), RowRefused):
             raise
-    return _commit(connection, file_uuid, before, lambda: _without_bad_rows(connection, rows, send))
+    return commit(lambda: _without_bad_rows(connection, rows, send))
 
 
 def _commit(
     connection: psycopg.Connection,
     file_uuid: str,
     before: LedgerEntry,
+    deadline_s: float,
     send_parts: Callable[[], _Parts],
 ) -> Delivery:
     """Send the parts of a batch and commit them with the ledger entry."""
-    with connection.transaction():
+    with transaction(connection, deadline_s):
         ledger.hold(connection, file_uuid, before)
         # A deferred constraint would fail at COMMIT, where no row can be blamed any more.
         connection.execute("set constraints all immediate")

@@ -12,19 +12,11 @@ from dataclasses import dataclass
 
 import psycopg
 
-from replica_platform.core import postgres
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file, queue
+from replica_platform.outbox.delivery.target import begin
 from replica_platform.outbox.file import Row
 from replica_platform.outbox.queue import LedgerEntry, batch_digest
-
-SCHEMA = """
-create table if not exists outbox.chain (
-    file_uuid uuid primary key, number bigint not null, chain bytea not null,
-    previous bytea not null, last_seq bigint not null, landed bigint not null,
-    moved_at timestamptz not null default now()
-) with (fillfactor = 50);
-"""  # half of each page stays empty, so that an update needs no new index entry
 
 HEADS = """
 select file_uuid::text, number, chain, previous, last_seq, landed,
@@ -153,7 +145,7 @@ def compare(
 ) -> list[Comparison]:
     """Compare the file with the target's ledger, for each identity of the file; change nothing."""
     uuids = file.identities(local)
-    with postgres.deadline(connection, deadline_s):
+    with begin(connection, deadline_s):
         there = heads(connection, uuids)
     return [
         _compare_identity(local, connection, uuid, there.get(uuid, Head()), deadline_s)
@@ -185,7 +177,7 @@ def _known_by_former(
     """Return the last batch up to which the former ledger has all batches of the file."""
     known = 0
     while page := queue.chains(local, uuid, known, BATCHES_PER_PAGE):
-        with postgres.deadline(connection, deadline_s):
+        with begin(connection, deadline_s):
             numbers = (uuid, page[0][0], page[-1][0])
             there = {n: bytes(digest) for n, digest in connection.execute(FORMER_PAGE, numbers)}
         for number, digest in page:
@@ -200,13 +192,13 @@ def start(connection: psycopg.Connection, uuid: str, head: Head, deadline_s: flo
 
     The former rows are deleted page by page, as there may be millions.
     """
-    with postgres.deadline(connection, deadline_s):
+    with begin(connection, deadline_s):
         connection.execute(
             START, (uuid, head.number, head.chain, head.previous, head.last_seq, head.landed)
         )
     deleted = head.is_former
     while deleted:
-        with postgres.deadline(connection, deadline_s):
+        with begin(connection, deadline_s):
             page = (uuid, BATCHES_PER_PAGE, uuid)
             deleted = connection.execute(FORGET_FORMER, page).rowcount > 0
 

@@ -8,10 +8,10 @@ import time
 
 import psycopg
 
-from replica_platform.core.postgres import deadline
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file, queue
 from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery.target import begin
 
 KEEP_DELIVERED_S = 7 * 86400.0
 # A delete holds the write lock: 500 rows of 1 KB block the worker for some milliseconds.
@@ -39,7 +39,7 @@ def prune(
         if not rows:
             break
         after = rows[-1][0]
-        with deadline(connection, deadline_s):
+        with begin(connection, deadline_s):
             present = statements.present(connection, rows)
         missing = [seq for seq, _, _ in rows if seq not in present]
         with file.writing(local):

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import psycopg
 
-from replica_platform.core import postgres
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file, queue
 from replica_platform.outbox.delivery import ledger, statements
 from replica_platform.outbox.delivery.failures import translate_errors
-from replica_platform.outbox.delivery.target import Target
+from replica_platform.outbox.delivery.target import Target, begin
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import FileReconciliation, Reconciliation
 from replica_platform.outbox.slots import outbox_files
@@ -173,7 +172,7 @@ def _removed_files(
     try:
         with translate_errors():
             connection = target.connect()
-            with postgres.deadline(connection, deadline_s):
+            with begin(connection, deadline_s):
                 delivered = statements.known_files(connection)
     except PlatformError:
         return []  # each file's own report says that the target does not answer
@@ -206,7 +205,7 @@ def missing_rows(
         ).fetchall()
         if not rows:
             return
-        with postgres.deadline(connection, deadline_s):
+        with begin(connection, deadline_s):
             present = statements.present(connection, rows)
         yield len(rows), [seq for seq, _, _ in rows if seq not in present]
         after = rows[-1][0]

@@ -18,27 +18,6 @@ from replica_platform.outbox.delivery import ledger
 from replica_platform.outbox.delivery.kinds import KindTable
 from replica_platform.outbox.file import Row
 
-SCHEMA_LOCK = 0x6F7574626F78  # "outbox"
-
-SCHEMA = """
-create schema if not exists outbox;
-create table if not exists outbox.record (
-    id uuid primary key, file_uuid uuid not null, seq bigint not null, kind text not null,
-    payload jsonb not null, payload_sha bytea not null, created_at timestamptz not null,
-    landed_at timestamptz not null default now()
-);
-create table if not exists outbox.file (
-    file_uuid uuid primary key, host text not null, path text not null,
-    seen_at timestamptz not null default now()
-);
-create table if not exists outbox.conflict (
-    id uuid not null, payload_sha bytea not null, place text not null, file_uuid uuid not null,
-    seq bigint not null, kind text not null, payload jsonb not null,
-    created_at timestamptz not null, found_at timestamptz not null default now(),
-    primary key (id, payload_sha, place)
-);
-"""
-
 # One statement for a batch: 48k rows/s; executemany reached 38k, row by row 3.7k.
 # ON CONFLICT names its column: without it, another unique index would silently drop rows.
 INSERT = """
@@ -104,13 +83,6 @@ class Inserted:
     new: int
     absorbed: int
     conflicts: tuple[tuple[int, str], ...]
-
-
-def create_tables(connection: psycopg.Connection) -> None:
-    """Create the tables of the outbox, inside the caller's transaction, if they are missing."""
-    if connection.execute("select to_regclass('outbox.chain')").fetchone() == (None,):
-        connection.execute("select pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
-        connection.execute(SCHEMA + ledger.SCHEMA)
 
 
 def insert_records(
