@@ -1,14 +1,17 @@
 """The speed of a drain: beside bare inserts of the same rows, with small and large backlogs.
 
-    python benchmarks/outbox_drain.py [--target DSN] [--rows N] [--large N] [--folder DIR]
+    python benchmarks/outbox_drain.py [--target DSN] [--rows N] [--large N] [--delivered N]
+                                      [--folder DIR]
 
 Without a DSN the embedded Postgres is used. The bare inserts are `jsonb_to_recordset`,
 `executemany` and row by row into `outbox.record`, in batches of 1,000 at synchronous_commit=on,
 without reading or writing a file. The large backlog shows whether its size changes the rate.
+`--delivered` measures only an empty drain of a file that has delivered N batches, seeded by SQL.
 """
 
 import argparse
 import contextlib
+import resource
 import statistics
 import tempfile
 import time
@@ -22,7 +25,7 @@ import psycopg
 from replica_platform.app.embedded import running
 from replica_platform.outbox import Outbox, backlog, drain
 from replica_platform.outbox.delivery import statements
-from replica_platform.outbox.delivery.target import prepare_session
+from replica_platform.outbox.delivery.target import begin, create_tables
 from replica_platform.outbox.file import Row, open_existing
 from replica_platform.outbox.queue import next_batch
 
@@ -54,7 +57,7 @@ def rows_of(path: Path, limit: int) -> list[Row]:
 
 
 def empty(connection: psycopg.Connection) -> None:
-    connection.execute("truncate outbox.record, outbox.batch, outbox.conflict")
+    connection.execute("truncate outbox.record, outbox.chain, outbox.conflict")
     connection.execute("checkpoint")
 
 
@@ -105,6 +108,7 @@ def main() -> None:
     arguments.add_argument("--folder", default=None)
     arguments.add_argument("--rows", type=int, default=50_000)
     arguments.add_argument("--large", type=int, default=0, help="such as 1000000")
+    arguments.add_argument("--delivered", type=int, default=0, help="such as 10000000")
     given = arguments.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=given.folder)))
@@ -113,9 +117,10 @@ def main() -> None:
             server_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-")))
             dsn = stack.enter_context(running(server_dir / "pg")).dsn()
         connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
-        prepare_session(connection, 60)
-        connection.execute("set statement_timeout = 0")
-        connection.execute("set idle_session_timeout = 0")
+        with begin(connection, 60):
+            create_tables(connection)
+        if given.delivered:
+            return empty_drain(folder / "old.db", dsn, connection, given.delivered)
         fill(folder / "sample.db", given.rows)
         sample = rows_of(folder / "sample.db", given.rows)
         rates: dict[str, list[float]] = {}
@@ -164,6 +169,43 @@ def large(path: Path, dsn: str, connection: psycopg.Connection, rows: int) -> No
     tenths = [round((b[0] - a[0]) / (b[1] - a[1])) for a, b in pairwise(moments)]
     print(f"backlog of {waiting} counted in {took * 1000:.1f} ms")
     print(f"{report.delivered} rows at {report.rows_per_s:.0f} rows/s; by tenths: {tenths}")
+
+
+def empty_drain(path: Path, dsn: str, connection: psycopg.Connection, batches: int) -> None:
+    """Drain a file that notes `batches` delivered batches, none old enough to be pruned."""
+    with Outbox(path, max_bytes=None) as box:
+        box.append("note", {"n": 1})
+        assert drain([path], dsn).ok
+        local = open_existing(path)
+        local.execute(
+            "with recursive n(n) as (select 2 union all select n + 1 from n where n < ?) "
+            "insert into batch select value, n, n, n, 1, zeroblob(32), ? from n, meta "
+            "where key = 'file_uuid'",
+            (batches, time.time()),
+        )
+        local.execute("update meta set value = ? where key = 'mark'", (str(batches),))
+        local.execute("update sqlite_sequence set seq = ? where name = 'record'", (batches,))
+        local.close()
+        connection.execute(
+            "update outbox.chain set number = %s, last_seq = %s, chain = decode(%s, 'hex')",
+            (batches, batches, "00" * 32),
+        )
+        for name, append in (("an empty drain", False), ("a drain of one row", True)):
+            took = []
+            for _ in range(21):
+                if append:
+                    box.append("note", {"n": 2})
+                started = time.perf_counter()
+                report = drain([path], dsn)
+                took.append((time.perf_counter() - started) * 1000)
+                assert report.ok and report.files[0].reopened == 0, report.sentence
+                assert report.delivered == append
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            print(
+                f"{name} after {batches:,} batches: median {statistics.median(took):.1f} ms, "
+                f"longest {max(took):.1f} ms, with its connection; memory {memory} MB "
+                f"(target: 50 ms)"
+            )
 
 
 if __name__ == "__main__":

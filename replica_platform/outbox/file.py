@@ -44,6 +44,7 @@ create table batch (
     last_seq integer not null, n integer not null, digest blob not null,
     delivered_at real not null, primary key (file_uuid, number)
 ) without rowid;
+create index batch_by_seq on batch (first_seq, delivered_at);
 """
 
 
@@ -113,6 +114,19 @@ def open_existing(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             connection.close()
             raise
         return connection
+
+
+def prepare_for_delivery(connection: sqlite3.Connection) -> None:
+    """Add to a file of an earlier version what a drain needs; the worker may have it open.
+
+    Only additions that the earlier version ignores, so the version of the tables stays.
+    """
+    indexes = connection.execute("select count(*) from sqlite_schema where name = 'batch_by_seq'")
+    if indexes.fetchone() == (0,):
+        with writing(connection):
+            connection.execute(
+                "create index if not exists batch_by_seq on batch (first_seq, delivered_at)"
+            )
 
 
 def is_outbox(path: Path) -> bool:

@@ -6,8 +6,9 @@ Postgres runs does not belong here (see `delivery.statements`).
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file
@@ -18,12 +19,23 @@ MAX_SEQ = 2**63 - 1
 _COLUMNS = "seq, id, kind, payload, sha, created_at"
 
 
+class LedgerEntry(NamedTuple):
+    """A batch in the ledger: its number, the digest of all up to it, and when it was delivered.
+
+    The time is the target's, in seconds since 1970, so that a wrong clock here changes nothing.
+    """
+
+    number: int
+    chain: bytes
+    landed_at: float
+
+
 @dataclass(frozen=True)
 class Delivery:
     """What became of a batch in the target.
 
     Attributes:
-        number: The batch's number in the target's ledger; None if no row was delivered.
+        entry: The batch in the target's ledger; None if no row was delivered.
         rows: The delivered rows, in order of `seq`.
         new: How many of them were new in the target.
         absorbed: How many the target already had with the same content.
@@ -31,7 +43,7 @@ class Delivery:
         refused: The rows to set aside, each with the target's error.
     """
 
-    number: int | None
+    entry: LedgerEntry | None
     rows: tuple[Row, ...]
     new: int
     absorbed: int
@@ -71,8 +83,10 @@ def mark_delivered(
     """Note what became of `sent`. After a crash before this, the rows are only sent again."""
     now = time.time()
     with file.writing(connection):
-        if delivery.number is not None:
-            _note_batch(connection, file_uuid, delivery, now)
+        if delivery.entry is not None:
+            seqs = (delivery.rows[0].seq, delivery.rows[-1].seq)
+            note_batch(connection, file_uuid, delivery.entry, seqs, len(delivery.rows))
+            file.set_meta(connection, "last_delivery", str(now))
         for row, error in delivery.refused:
             connection.execute(
                 "insert into dead select ?, ?, ?, 1 + coalesce("
@@ -88,24 +102,91 @@ def mark_delivered(
         file.set_delivered_through(connection, sent[-1].seq)
 
 
-def _note_batch(
-    connection: sqlite3.Connection, file_uuid: str, delivery: Delivery, now: float
+def note_batch(
+    connection: sqlite3.Connection,
+    file_uuid: str,
+    entry: LedgerEntry,
+    seqs: tuple[int, int],
+    count: int,
 ) -> None:
-    """Write the file's own ledger row of a batch."""
-    rows = delivery.rows
+    """Write the file's own ledger row of a batch: its first and last `seq` and how many rows.
+
+    The column `digest` holds the chain; before the chain existed, the batch's own digest.
+    """
     connection.execute(
         "insert or replace into batch values (?, ?, ?, ?, ?, ?, ?)",
-        (
-            file_uuid,
-            delivery.number,
-            rows[0].seq,
-            rows[-1].seq,
-            len(rows),
-            batch_digest(rows),
-            now,
-        ),
+        (file_uuid, entry.number, *seqs, count, entry.chain, entry.landed_at),
     )
-    file.set_meta(connection, "last_delivery", str(now))
+
+
+def last_entry(connection: sqlite3.Connection, file_uuid: str) -> LedgerEntry:
+    """Return the last batch of an identity that the file notes; number 0 if there is none."""
+    row = connection.execute(
+        "select number, digest, delivered_at from batch where file_uuid = ? "
+        "order by number desc limit 1",
+        (file_uuid,),
+    ).fetchone()
+    return LedgerEntry(0, b"", 0.0) if row is None else LedgerEntry(*row)
+
+
+def chain_at(connection: sqlite3.Connection, file_uuid: str, number: int) -> bytes | None:
+    """Return the chain through a batch; None if the file does not know it."""
+    if number == 0:
+        return b""
+    row = connection.execute(
+        "select digest from batch where file_uuid = ? and number = ?", (file_uuid, number)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def chains(
+    connection: sqlite3.Connection, file_uuid: str, after: int, limit: int
+) -> list[tuple[int, bytes]]:
+    """Return the next `limit` batches of an identity after a number, each with its chain."""
+    return connection.execute(
+        "select number, digest from batch where file_uuid = ? and number > ? "
+        "order by number limit ?",
+        (file_uuid, after, limit),
+    ).fetchall()
+
+
+def batches_after(connection: sqlite3.Connection, file_uuid: str, number: int) -> int:
+    """Return how many batches of an identity the file notes after a number."""
+    (count,) = connection.execute(
+        "select count(*) from batch where file_uuid = ? and number > ?", (file_uuid, number)
+    ).fetchone()
+    return int(count)
+
+
+def resend_batches(connection: sqlite3.Connection, file_uuid: str, after: int) -> int:
+    """Queue the rows of all batches after a number for resending, and forget these batches.
+
+    Return how many rows were queued.
+    """
+    lost = connection.execute(
+        "select first_seq, last_seq from batch where file_uuid = ? and number > ? "
+        "order by first_seq",
+        (file_uuid, after),
+    )
+    queued = 0
+    for first_seq, last_seq in _merged(lost):
+        queued += resend(connection, first_seq, last_seq)
+    connection.execute("delete from batch where file_uuid = ? and number > ?", (file_uuid, after))
+    return queued
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Join ranges that touch: one statement for each of a million batches would take minutes."""
+    first, last = 0, -1
+    for start, end in ranges:
+        if start > last + 1:
+            if last >= first:
+                yield first, last
+            first, last = start, end
+        else:
+            last = max(last, end)
+    if last >= first:
+        yield first, last
 
 
 def batch_digest(rows: Sequence[Row]) -> bytes:

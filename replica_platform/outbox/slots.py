@@ -6,7 +6,8 @@ would interfere with SQLite's.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from replica_platform.core.locks import try_lock
@@ -78,6 +79,25 @@ def refuse_network_file_system(folder: Path, mounts: Path = Path("/proc/self/mou
             f"{folder} is on {kind}, where SQLite loses commits; "
             "put the outbox in a folder on a disk of this machine."
         )
+
+
+@contextmanager
+def drain_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock of the drains of `path` during the block; yield False if another has it.
+
+    The file is on a disk of this machine, and so are its drains. A lock in the target would need a
+    session, which a transaction pooler does not give. The lock avoids duplicate work; correctness
+    does not depend on it.
+    """
+    try:
+        descriptor = os.open(f"{path}.drain", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:  # a full disk, which the drain is to relieve
+        yield True
+        return
+    try:
+        yield try_lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def lock_slot(path: Path) -> int:

@@ -100,7 +100,7 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def save_the_target(self) -> None:
-        for table in ("record", "batch", "conflict"):
+        for table in ("record", "chain", "conflict"):
             self.target.execute(f"drop table if exists outbox.saved_{table}")
             self.target.execute(f"create table outbox.saved_{table} as table outbox.{table}")
         self.saved = True
@@ -110,7 +110,7 @@ class Story(RuleBasedStateMachine):
         if not self.saved:
             return
         self.fix_the_table()
-        for table in ("record", "batch", "conflict"):
+        for table in ("record", "chain", "conflict"):
             self.target.execute(f"truncate outbox.{table}")
             self.target.execute(f"insert into outbox.{table} table outbox.saved_{table}")
 

@@ -131,11 +131,11 @@ def test_commits_that_the_target_loses_are_resent(
     forgetful_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "worker-1.db"
-    prepare_session = target_module.prepare_session
+    set_local = target_module.set_local
 
     def without_synchronous_commit(connection: psycopg.Connection, deadline_s: float) -> None:
-        prepare_session(connection, deadline_s)
-        connection.execute("set synchronous_commit = off")
+        set_local(connection, deadline_s)
+        connection.execute("set local synchronous_commit = off")
 
     with Outbox(path) as box:
         box.append_many("note", [{"n": n} for n in range(1000)])
@@ -143,7 +143,7 @@ def test_commits_that_the_target_loses_are_resent(
         kept = crash(forgetful_server)
         box.append_many("note", [{"n": n} for n in range(1000, 2000)])
         with monkeypatch.context() as patch:
-            patch.setattr(target_module, "prepare_session", without_synchronous_commit)
+            patch.setattr(target_module, "set_local", without_synchronous_commit)
             assert drain([path], forgetful_server.dsn()).delivered == 1000
         lost = 2000 - crash(forgetful_server)
     report = drain([path], forgetful_server.dsn())

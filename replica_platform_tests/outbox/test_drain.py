@@ -1,8 +1,10 @@
 """`drain`: waiting rows arrive once, in order, with their ledger."""
 
+import hashlib
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +52,16 @@ def test_the_ledger_describes_each_batch(box: Outbox, path: Path, target: str, a
     connection.close()
     report = drain([path], target, batch_rows=4)
     assert report.files[0].batches == 3
-    assert ask(
-        "select number, first_seq, last_seq, n, digest from outbox.batch order by number"
-    ) == [
-        (1, 1, 4, 4, batch_digest(rows[:4])),
-        (2, 5, 8, 4, batch_digest(rows[4:8])),
-        (3, 9, 10, 2, batch_digest(rows[8:])),
+    one, two, three = (batch_digest(batch) for batch in (rows[:4], rows[4:8], rows[8:]))
+    first = hashlib.sha256(one).digest()
+    second = hashlib.sha256(first + two).digest()
+    third = hashlib.sha256(second + three).digest()
+    with closing(file.open_existing(path, read_only=True)) as local:
+        assert local.execute(
+            "select number, first_seq, last_seq, n, digest from batch order by number"
+        ).fetchall() == [(1, 1, 4, 4, first), (2, 5, 8, 4, second), (3, 9, 10, 2, third)]
+    assert ask("select number, last_seq, landed, previous, chain from outbox.chain") == [
+        (3, 10, 10, second, third)
     ]
 
 

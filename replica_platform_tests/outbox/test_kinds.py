@@ -149,7 +149,7 @@ def test_a_later_mapping_fills_the_table_from_resent_records(
     ask(TABLE)
     box.append("conversation", conversation())
     drain([path], target)
-    ask("delete from outbox.batch")
+    ask("delete from outbox.chain")
     report = drain([path], target, mappings=CONVERSATION)
     assert (report.absorbed, ask("select count(*) from conversations")) == (1, [(1,)])
 

@@ -106,11 +106,9 @@ def test_a_seq_is_never_assigned_twice(box: Outbox, path: Path, target: str) -> 
 def test_drains_without_the_lock_are_still_correct(
     box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The advisory lock avoids duplicate work; correctness does not depend on it."""
+    """The lock of the drains avoids duplicate work; correctness does not depend on it."""
     box.append_many("note", [{"n": n} for n in range(2000)])
-    monkeypatch.setattr(
-        "replica_platform.outbox.delivery.target.LOCK", "select true from (values (%s)) as v"
-    )
+    monkeypatch.setattr("replica_platform.outbox.slots.try_lock", lambda descriptor: True)
     reports = []
     threads = [
         threading.Thread(target=lambda: reports.append(drain([path], target, batch_rows=37)))
@@ -122,6 +120,6 @@ def test_drains_without_the_lock_are_still_correct(
         thread.join()
     assert sum(report.delivered for report in reports) == 2000
     assert ask("select count(*) from outbox.record") == [(2000,)]
-    assert ask("select sum(landed) from outbox.batch") == [(2000,)]
+    assert ask("select sum(landed) from outbox.chain") == [(2000,)]
     assert backlog([path]).pending == 0
     assert drain([path], target).files[0].reopened == 0

@@ -19,11 +19,13 @@ def test_a_rolled_back_target_gets_its_rows_back(
 ) -> None:
     box.append_many("note", [{"n": n} for n in range(10)])
     drain([path], target, batch_rows=5)
+    ask("create table earlier as table outbox.chain")
     box.append_many("note", [{"n": n} for n in range(10, 20)])
     drain([path], target, batch_rows=5)
     # The state after a restore to the moment after the first drain.
     ask("delete from outbox.record where seq > 10")
-    ask("delete from outbox.batch where last_seq > 10")
+    ask("truncate outbox.chain")
+    ask("insert into outbox.chain table earlier")
     report = drain([path], target)
     assert (report.files[0].reopened, report.delivered, report.pending) == (10, 10, 0)
     assert ask("select count(*) from outbox.record") == [(20,)]
@@ -38,7 +40,7 @@ def test_a_dead_row_stays_dead_when_its_batch_is_resent(
     for kind in ("note", "bad", "note"):
         box.append(kind, {})
     assert drain([path], target).dead == 1
-    ask("truncate outbox.record, outbox.batch")
+    ask("truncate outbox.record, outbox.chain")
     report = drain([path], target)
     assert (report.files[0].reopened, report.delivered, report.dead) == (2, 2, 0)
     assert [row.seq for row in dead(path)] == [2]
@@ -69,7 +71,7 @@ def test_a_restored_older_file_gets_a_new_identity(
     assert (report.delivered, report.absorbed, report.pending) == (1, 1, 0)
     assert ask("select count(*) from outbox.record") == [(4,)]
     assert ask("select seq from outbox.record where id = %s", late) == [(2,)]
-    assert ask("select count(distinct file_uuid) from outbox.batch") == [(2,)]
+    assert ask("select count(distinct file_uuid) from outbox.chain") == [(2,)]
 
 
 def test_a_lost_row_is_found_and_resent(box: Outbox, path: Path, target: str, ask: Ask) -> None:

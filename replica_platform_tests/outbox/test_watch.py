@@ -73,12 +73,12 @@ def test_sigterm_ends_a_running_drain_cleanly(path: Path, target: str, ask: Ask)
             [sys.executable, "-m", "replica_platform_tests.faults.outbox_drainer",
              str(path.parent), target]
         )  # fmt: skip
-        until(lambda: ask("select to_regclass('outbox.file')") != [(None,)])
-        until(lambda: ask("select count(*) > 0 from outbox.batch") == [(True,)])
+        until(lambda: ask("select to_regclass('outbox.chain')") != [(None,)])
+        until(lambda: ask("select count(*) > 0 from outbox.chain where number > 0") == [(True,)])
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(10) == 0
     [(rows, in_batches)] = ask(
-        "select (select count(*) from outbox.record), (select sum(n) from outbox.batch)"
+        "select (select count(*) from outbox.record), (select sum(landed)::int8 from outbox.chain)"
     )
     assert rows == in_batches
     assert 0 < rows <= 20_000

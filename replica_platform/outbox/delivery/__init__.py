@@ -6,6 +6,7 @@ story:
 - `drain`: deliver what waits; `watch`: drain as records come.
 - `target`: the connection to Postgres, its session and the lock of a file.
 - `statements`: the SQL that a delivery runs; `kinds`: a kind's own table.
+- `ledger`: the target's proof of what it has of a file, and the comparison with the file.
 - `isolate`: one batch in one transaction, with its bad rows set aside.
 - `failures`: what an error of Postgres means for the rows.
 - `reconcile`: find and resend what the target no longer has; `prune`: delete delivered rows.

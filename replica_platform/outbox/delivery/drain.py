@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,24 @@ from replica_platform.outbox.delivery import statements
 from replica_platform.outbox.delivery.failures import translate_errors
 from replica_platform.outbox.delivery.isolate import deliver
 from replica_platform.outbox.delivery.kinds import KindTable, read_mappings
+from replica_platform.outbox.delivery.ledger import HeadMoved, heads
 from replica_platform.outbox.delivery.prune import KEEP_DELIVERED_S, prune
 from replica_platform.outbox.delivery.reconcile import (
     missing_rows,
     resend_lost_batches,
     resend_rows,
 )
-from replica_platform.outbox.delivery.target import Target, file_lock
+from replica_platform.outbox.delivery.target import Target, begin
+from replica_platform.outbox.errors import TargetUnavailable
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import DrainReport, FileDrain
 from replica_platform.outbox.reserve import ensure_reserve, is_nearly_full, write_with_reserve
-from replica_platform.outbox.slots import outbox_files
+from replica_platform.outbox.slots import drain_lock, outbox_files
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 4 * 1024**2
 DEADLINE_S = 30.0
+MOVES_IN_A_ROW = 100  # of the ledger by other drains, before a batch gives up
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class DrainOptions:
 
 def drain(
     paths: Sequence[Path],
-    target: str,
+    target: str | Target,
     *,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
@@ -104,7 +107,8 @@ def drain(
 
     Args:
         paths: Outbox files, or folders of `*.db`.
-        target: The connection string of the Postgres to deliver to.
+        target: The connection string of the Postgres to deliver to, or a `Target` that the caller
+            keeps open between drains.
         batch_rows: The largest number of rows in a batch.
         batch_bytes: The largest size of a batch, in bytes of payload.
         budget_s: The limit of the whole drain, in seconds; None for no limit.
@@ -143,8 +147,11 @@ def drain(
         force=force,
         repair=repair,
     )
-    with closing(Target(target, deadline_s)) as connections:
-        reports = tuple(_drain_file(path, connections, options) for path in files)
+    with ExitStack() as stack:
+        if isinstance(target, str):
+            target = stack.enter_context(closing(Target(target, deadline_s)))
+        target.check()
+        reports = tuple(_drain_file(path, target, options) for path in files)
     return DrainReport(reports, time.monotonic() - started)
 
 
@@ -166,6 +173,7 @@ def _drain_file(path: Path, target: Target, options: DrainOptions) -> FileDrain:
             closing(file.open_existing(path)) as local,
             translate_sqlite_errors(path, "drain it"),
         ):
+            file.prepare_for_delivery(local)
             return _FileRun(path, local, options).drain(target)
     except PlatformError as error:
         return FileDrain(str(path), "unreachable", str(error))
@@ -228,10 +236,9 @@ class _FileRun:
     def _deliver_all(self, target: Target) -> tuple[str, str | None]:
         """Deliver until no row waits; return the state, and the reason for any but drained."""
         connection = target.connect()
-        uuid = file.file_uuid(self._local)
         with (
             translate_sqlite_errors(self._path, "note the delivery"),
-            file_lock(connection, uuid, self._options.deadline_s) as is_ours,
+            drain_lock(self._path) as is_ours,
         ):
             if not is_ours:
                 return "busy", "another drain is at work on this file"
@@ -245,8 +252,8 @@ class _FileRun:
     def _prepare(self, connection: psycopg.Connection) -> None:
         """Queue rows for resending: those the target lost, and dead rows for other code."""
         options = self._options
-        with postgres.deadline(connection, options.deadline_s):
-            self._counts["reopened"] += resend_lost_batches(self._local, connection)
+        self._resend_lost_batches(connection)
+        with begin(connection, options.deadline_s):
             statements.remember_file(connection, file.file_uuid(self._local), self._path)
         if options.repair:
             for _, missing in missing_rows(self._local, connection, options.deadline_s):
@@ -254,6 +261,11 @@ class _FileRun:
                 if options.reason_to_end():
                     break
         self._counts["revived"] += queue.revive(self._local, other_than=options.code_version)
+
+    def _resend_lost_batches(self, connection: psycopg.Connection) -> None:
+        self._counts["reopened"] += resend_lost_batches(
+            self._local, connection, self._options.deadline_s
+        )
 
     def _deliver_batches(self, connection: psycopg.Connection) -> str | None:
         """Deliver batch by batch; return why it ended early, if it did."""
@@ -265,10 +277,19 @@ class _FileRun:
         # A batch that failed for its time or memory may pass as a smaller one. Each success
         # doubles the size again; without that, an outage's backlog would go row by row.
         batch_rows = max(1, options.batch_rows >> min(self._breaker.failures, 10))
+        moved = 0
         while rows := queue.next_batch(local, batch_rows, options.batch_bytes, until):
             if ended := options.reason_to_end():
                 return ended
-            self._deliver_batch(connection, rows)
+            try:
+                self._deliver_batch(connection, rows)
+            except HeadMoved as error:  # another drain delivered, or the target was restored
+                moved += 1
+                if moved > MOVES_IN_A_ROW:
+                    raise TargetUnavailable(str(error)) from error
+                self._resend_lost_batches(connection)
+                continue
+            moved = 0
             batch_rows = min(options.batch_rows, batch_rows * 2)
             done = sum(
                 self._counts[name] for name in ("delivered", "absorbed", "conflicts", "dead")
@@ -285,6 +306,8 @@ class _FileRun:
                 uuid,
                 rows,
                 lambda part: statements.insert_records(connection, uuid, part, options.mappings),
+                queue.last_entry(self._local, uuid),
+                options.deadline_s,
             )
         write_with_reserve(
             self._path,
@@ -303,8 +326,8 @@ class _FileRun:
         pruned, reopened = prune(local, connection, keep_s, options.deadline_s)
         self._counts["pruned"] += pruned
         self._counts["reopened"] += reopened
-        with postgres.deadline(connection, options.deadline_s):
-            landed = statements.rows_delivered(connection, file.identities(local))
+        with begin(connection, options.deadline_s):
+            landed = sum(head.landed for head in heads(connection, file.identities(local)).values())
         # Stored in the file, so that a report can show it while the target is unreachable.
         if file.get_meta(local, "landed") != str(landed):
             with file.writing(local):

@@ -8,15 +8,17 @@ for each row is cheaper.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import psycopg
 
-from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery import ledger
 from replica_platform.outbox.delivery.failures import translated
 from replica_platform.outbox.delivery.statements import Inserted
+from replica_platform.outbox.delivery.target import transaction
 from replica_platform.outbox.errors import RowRefused, TargetRefused
 from replica_platform.outbox.file import Row
-from replica_platform.outbox.queue import Delivery
+from replica_platform.outbox.queue import Delivery, LedgerEntry
 
 BAD_ROWS_BEFORE_SAVEPOINTS = 15
 PROBE_ROWS = 20
@@ -40,36 +42,49 @@ class _Parts:
 
 
 def deliver(
-    connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row], send: Send
+    connection: psycopg.Connection,
+    file_uuid: str,
+    rows: Sequence[Row],
+    send: Send,
+    before: LedgerEntry,
+    deadline_s: float,
 ) -> Delivery:
-    """Commit the good rows of a batch with their ledger row; name the bad ones.
+    """Commit the good rows of a batch with their ledger entry; name the bad ones.
 
-    Errors of the driver that concern no single row pass through; nothing is committed then.
+    `before` is the last batch that the file notes. Errors of the driver that concern no single
+    row pass through; nothing is committed then.
 
     Raises:
+        HeadMoved: The target's ledger is not at `before`; nothing is committed.
         TargetRefused: Most rows of a sample fail alike; nothing is committed.
     """
+    commit = partial(_commit, connection, file_uuid, before, deadline_s)
     try:
-        return _commit(connection, file_uuid, lambda: _all_at_once(rows, send))
+        return commit(lambda: _all_at_once(rows, send))
     except psycopg.Error as error:
         if not isinstance(translated(error), RowRefused):
             raise
-    return _commit(connection, file_uuid, lambda: _without_bad_rows(connection, rows, send))
+    return commit(lambda: _without_bad_rows(connection, rows, send))
 
 
 def _commit(
-    connection: psycopg.Connection, file_uuid: str, send_parts: Callable[[], _Parts]
+    connection: psycopg.Connection,
+    file_uuid: str,
+    before: LedgerEntry,
+    deadline_s: float,
+    send_parts: Callable[[], _Parts],
 ) -> Delivery:
-    """Send the parts of a batch and commit them with the ledger row."""
-    with connection.transaction():
+    """Send the parts of a batch and commit them with the ledger entry."""
+    with transaction(connection, deadline_s):
+        ledger.hold(connection, file_uuid, before)
         # A deferred constraint would fail at COMMIT, where no row can be blamed any more.
         connection.execute("set constraints all immediate")
         parts = send_parts()
         rows = tuple(sorted(parts.rows, key=lambda row: row.seq))
         new = sum(one.new for one in parts.inserted)
-        number = statements.write_ledger(connection, file_uuid, rows, new) if rows else None
+        entry = ledger.advance(connection, file_uuid, rows, new) if rows else None
     return Delivery(
-        number=number,
+        entry=entry,
         rows=rows,
         new=new,
         absorbed=sum(one.absorbed for one in parts.inserted),

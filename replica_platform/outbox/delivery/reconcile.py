@@ -1,9 +1,9 @@
 """The comparison of files with a target that may have lost rows: restored, failed over, replaced.
 
-A drain compares the ledger in the file with the ledger in the target; it resends what the target
-lacks. `verify` goes further and looks for every delivered row that is still in the file; `repair`,
-and a drain with `repair`, also queue the missing ones for resending. That reads the key of each
-such row in the target, so not every drain does it.
+A drain compares the file with its one ledger row in the target (see `ledger`); it resends what the
+target lacks. `verify` goes further and looks for every delivered row that is still in the file;
+`repair`, and a drain with `repair`, also queue the missing ones for resending. That reads the key
+of each such row in the target, so not every drain does it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,12 @@ from pathlib import Path
 
 import psycopg
 
-from replica_platform.core import postgres
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import file, queue
-from replica_platform.outbox.delivery import statements
+from replica_platform.outbox.delivery import ledger, statements
 from replica_platform.outbox.delivery.failures import translate_errors
-from replica_platform.outbox.delivery.target import Target
+from replica_platform.outbox.delivery.target import Target, begin
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.reports import FileReconciliation, Reconciliation
 from replica_platform.outbox.slots import outbox_files
@@ -27,26 +26,44 @@ ROWS_PER_QUERY = 5000
 DEADLINE_S = 60.0
 
 
-def resend_lost_batches(local: sqlite3.Connection, connection: psycopg.Connection) -> int:
-    """Queue every batch that the target's ledger lacks for resending; return how many rows.
+def resend_lost_batches(
+    local: sqlite3.Connection, connection: psycopg.Connection, deadline_s: float
+) -> int:
+    """Queue every batch that the target lacks for resending; return how many rows.
 
-    If the target has a `seq` that this file never assigned, the file is a restored older copy and
-    gets a new identity first.
+    The file gets a new identity if the target has a `seq` that it never assigned, or another
+    history of its batches: then one of them is a restored older copy.
     """
-    uuid = file.file_uuid(local)
-    if statements.highest_seq(connection, uuid) > file.last_seq(local):
-        with file.writing(local):
-            file.renew(local)
-    missing = _missing_batches(local, connection)
+    compared = ledger.compare(local, connection, deadline_s)
+    mine = compared[0]
+    is_copy = mine.head.last_seq > file.last_seq(local) or mine.is_other
     reopened = 0
-    if missing:
+    lost = [one for one in compared if queue.last_entry(local, one.file_uuid).number > one.known]
+    if is_copy or lost or mine.unnoted:
         with file.writing(local):
-            for batch_uuid, number, first_seq, last_seq in missing:
-                reopened += queue.resend(local, first_seq, last_seq)
-                local.execute(
-                    "delete from batch where file_uuid = ? and number = ?", (batch_uuid, number)
-                )
+            for one in lost:
+                reopened += queue.resend_batches(local, one.file_uuid, one.known)
+            if is_copy:
+                file.renew(local)
+            elif mine.unnoted:
+                _note_unnoted(local, mine)
+    for one in compared:
+        if one.head.is_former:
+            ledger.start(connection, one.file_uuid, one.head, deadline_s)
+    if is_copy or mine.head == ledger.Head():
+        ledger.start(connection, file.file_uuid(local), ledger.Head(), deadline_s)
     return reopened
+
+
+def _note_unnoted(local: sqlite3.Connection, found: ledger.Comparison) -> None:
+    """Note the batch after which a drain died, as the base of the next one.
+
+    Its rows still wait in the file, so the note covers none.
+    """
+    seq = file.delivered_through(local)
+    head = found.head
+    entry = queue.LedgerEntry(head.number, head.chain, head.landed_at)
+    queue.note_batch(local, found.file_uuid, entry, (seq, seq), 0)
 
 
 def verify(paths: Sequence[Path], target: str, *, deadline_s: float = DEADLINE_S) -> Reconciliation:
@@ -120,8 +137,10 @@ def _compare_file(
         ):
             known.update(file.identities(local))
             connection = target.connect()
-            with postgres.deadline(connection, deadline_s):
-                batches_missing = _missing_batches(local, connection)
+            batches_missing = sum(
+                queue.batches_after(local, one.file_uuid, one.known)
+                for one in ledger.compare(local, connection, deadline_s)
+            )
             checked, missing = 0, list[int]()
             for count, seqs in missing_rows(local, connection, deadline_s):
                 checked += count
@@ -134,7 +153,7 @@ def _compare_file(
     return FileReconciliation(
         str(path),
         batches=int(batches),
-        batches_missing=len(batches_missing),
+        batches_missing=batches_missing,
         rows_checked=checked,
         rows_missing=len(missing),
         reopened=reopened,
@@ -153,7 +172,7 @@ def _removed_files(
     try:
         with translate_errors():
             connection = target.connect()
-            with postgres.deadline(connection, deadline_s):
+            with begin(connection, deadline_s):
                 delivered = statements.known_files(connection)
     except PlatformError:
         return []  # each file's own report says that the target does not answer
@@ -167,19 +186,6 @@ def _removed_files(
         for file_uuid, path, rows in delivered
         if file_uuid not in known and (path in files or path.parent in folders)
     ]
-
-
-def _missing_batches(
-    local: sqlite3.Connection, connection: psycopg.Connection
-) -> list[tuple[str, int, int, int]]:
-    """Return file_uuid, number, first and last `seq` of batches that the target's ledger lacks."""
-    batches = local.execute(
-        "select file_uuid, number, first_seq, last_seq, digest from batch"
-    ).fetchall()
-    if not batches:
-        return []
-    digests = statements.ledger_digests(connection, sorted({batch[0] for batch in batches}))
-    return [batch[:4] for batch in batches if digests.get((batch[0], batch[1])) != batch[4]]
 
 
 def missing_rows(
@@ -199,7 +205,7 @@ def missing_rows(
         ).fetchall()
         if not rows:
             return
-        with postgres.deadline(connection, deadline_s):
+        with begin(connection, deadline_s):
             present = statements.present(connection, rows)
         yield len(rows), [seq for seq, _, _ in rows if seq not in present]
         after = rows[-1][0]

@@ -1,8 +1,8 @@
 """The SQL that a delivery runs in Postgres.
 
-`outbox.record` takes records of every kind as jsonb. `outbox.batch` is the ledger, written in the
-same transaction. `outbox.conflict` keeps records that came with a known id or key and other
-content. `outbox.file` lists the files that delivered.
+`outbox.record` takes records of every kind as jsonb. `outbox.conflict` keeps records that came with
+a known id or key and other content. `outbox.file` lists the files that delivered. The SQL of the
+ledger, written in the same transaction, belongs to `ledger`.
 """
 
 import json
@@ -14,35 +14,9 @@ from typing import Any
 
 import psycopg
 
+from replica_platform.outbox.delivery import ledger
 from replica_platform.outbox.delivery.kinds import KindTable
 from replica_platform.outbox.file import Row
-from replica_platform.outbox.queue import batch_digest
-
-SCHEMA_LOCK = 0x6F7574626F78  # "outbox"
-
-SCHEMA = """
-create schema if not exists outbox;
-create table if not exists outbox.record (
-    id uuid primary key, file_uuid uuid not null, seq bigint not null, kind text not null,
-    payload jsonb not null, payload_sha bytea not null, created_at timestamptz not null,
-    landed_at timestamptz not null default now()
-);
-create table if not exists outbox.batch (
-    file_uuid uuid not null, number bigint not null, first_seq bigint not null,
-    last_seq bigint not null, n bigint not null, landed bigint not null, digest bytea not null,
-    landed_at timestamptz not null default now(), primary key (file_uuid, number)
-);
-create table if not exists outbox.file (
-    file_uuid uuid primary key, host text not null, path text not null,
-    seen_at timestamptz not null default now()
-);
-create table if not exists outbox.conflict (
-    id uuid not null, payload_sha bytea not null, place text not null, file_uuid uuid not null,
-    seq bigint not null, kind text not null, payload jsonb not null,
-    created_at timestamptz not null, found_at timestamptz not null default now(),
-    primary key (id, payload_sha, place)
-);
-"""
 
 # One statement for a batch: 48k rows/s; executemany reached 38k, row by row 3.7k.
 # ON CONFLICT names its column: without it, another unique index would silently drop rows.
@@ -82,17 +56,6 @@ from jsonb_to_recordset(%(rows)s::jsonb) as sent (
 on conflict (id, payload_sha, place) do nothing
 """
 
-# The number is the target's own next one, so that a file restored from a backup, or a target that
-# was rolled back, never collides with an existing batch.
-LEDGER = """
-insert into outbox.batch (file_uuid, number, first_seq, last_seq, n, landed, digest)
-select %(file_uuid)s, coalesce(max(number), 0) + 1, %(first)s, %(last)s, %(n)s, %(landed)s,
-    %(digest)s
-from outbox.batch where file_uuid = %(file_uuid)s
-on conflict (file_uuid, number) do nothing
-returning number
-"""
-
 # Lists each file that delivered, so that its removal is noticed.
 REMEMBER_FILE = """
 insert into outbox.file as known (file_uuid, host, path) values (%s, %s, %s)
@@ -102,9 +65,8 @@ where (known.host, known.path) is distinct from (excluded.host, excluded.path)
 """
 
 KNOWN_FILES = """
-select file_uuid::text, path,
-    (select coalesce(sum(landed), 0) from outbox.batch as b where b.file_uuid = f.file_uuid)::int8
-from outbox.file as f where host = %s order by path
+select file_uuid::text, path, coalesce(landed, 0)
+from outbox.file left join outbox.chain using (file_uuid) where host = %s order by path
 """
 
 
@@ -121,13 +83,6 @@ class Inserted:
     new: int
     absorbed: int
     conflicts: tuple[tuple[int, str], ...]
-
-
-def create_tables(connection: psycopg.Connection) -> None:
-    """Create the tables of the outbox, inside the caller's transaction, if they are missing."""
-    if connection.execute("select to_regclass('outbox.file')").fetchone() == (None,):
-        connection.execute("select pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
-        connection.execute(SCHEMA)
 
 
 def insert_records(
@@ -184,39 +139,6 @@ def _keep_conflicts(
     return [(row.seq, table) for row in rows]
 
 
-def write_ledger(
-    connection: psycopg.Connection, file_uuid: str, rows: Sequence[Row], new: int
-) -> int:
-    """Write the batch's ledger row inside the caller's transaction; return its number.
-
-    `new` is how many of the rows were new.
-    """
-    values = {
-        "file_uuid": file_uuid,
-        "first": rows[0].seq,
-        "last": rows[-1].seq,
-        "n": len(rows),
-        "landed": new,
-        "digest": batch_digest(rows),
-    }
-    while True:
-        written = connection.execute(LEDGER, values).fetchone()
-        if written is not None:  # otherwise another drain took the number: take the next
-            return int(written[0])
-
-
-def ledger_digests(
-    connection: psycopg.Connection, file_uuids: Sequence[str]
-) -> dict[tuple[str, int], bytes]:
-    """Return the target's ledger of these files: (file_uuid, number) → digest."""
-    rows = connection.execute(
-        "select file_uuid::text, number, digest from outbox.batch "
-        "where file_uuid = any(%s::uuid[])",
-        (list(file_uuids),),
-    ).fetchall()
-    return {(uuid, number): bytes(digest) for uuid, number, digest in rows}
-
-
 def remember_file(connection: psycopg.Connection, file_uuid: str, path: Path) -> None:
     """Note in the target that this file of this host delivers to it."""
     connection.execute(REMEMBER_FILE, (file_uuid, socket.gethostname(), str(path.resolve())))
@@ -225,24 +147,11 @@ def remember_file(connection: psycopg.Connection, file_uuid: str, path: Path) ->
 def known_files(connection: psycopg.Connection) -> list[tuple[str, Path, int]]:
     """Return the files of this host that ever delivered here: (file_uuid, path, rows)."""
     found = connection.execute(KNOWN_FILES, (socket.gethostname(),)).fetchall()
-    return [(file_uuid, Path(path), rows) for file_uuid, path, rows in found]
-
-
-def rows_delivered(connection: psycopg.Connection, file_uuids: Sequence[str]) -> int:
-    """Return how many rows of a file were ever new in the target, by its ledger."""
-    row = connection.execute(
-        "select coalesce(sum(landed), 0)::int8 from outbox.batch where file_uuid = any(%s::uuid[])",
-        (list(file_uuids),),
-    ).fetchone()
-    return 0 if row is None else int(row[0])
-
-
-def highest_seq(connection: psycopg.Connection, file_uuid: str) -> int:
-    """Return the highest `seq` of a file in the target's ledger."""
-    row = connection.execute(
-        "select coalesce(max(last_seq), 0) from outbox.batch where file_uuid = %s", (file_uuid,)
-    ).fetchone()
-    return 0 if row is None else int(row[0])
+    former = ledger.landed_by_former(connection)
+    return [
+        (file_uuid, Path(path), rows + (former.get(file_uuid, 0) if rows == 0 else 0))
+        for file_uuid, path, rows in found
+    ]
 
 
 def present(connection: psycopg.Connection, rows: Sequence[tuple[int, str, bytes]]) -> set[int]:

@@ -1,18 +1,52 @@
-"""The connection to the target: its session settings, and the lock of a file.
+"""The connection to the target: its transactions with their settings, and its tables.
 
-The SQL of a delivery does not belong here (see `statements`).
+A transaction pooler may stand between, which gives each transaction another session. So no lock
+and no setting outlives its transaction, and no statement is prepared. The SQL of a delivery does
+not belong here (see `statements`, `ledger`).
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
 
 from replica_platform.core import postgres
-from replica_platform.outbox.delivery import statements
 
-LOCK = "select pg_try_advisory_lock(%s)"
+SCHEMA_LOCK = 0x6F7574626F78  # "outbox"
+
+SCHEMA = """
+create schema if not exists outbox;
+create table if not exists outbox.record (
+    id uuid primary key, file_uuid uuid not null, seq bigint not null, kind text not null,
+    payload jsonb not null, payload_sha bytea not null, created_at timestamptz not null,
+    landed_at timestamptz not null default now()
+);
+-- Half of each page stays empty, so that an update needs no new index entry.
+create table if not exists outbox.chain (
+    file_uuid uuid primary key, number bigint not null, chain bytea not null,
+    previous bytea not null, last_seq bigint not null, landed bigint not null,
+    moved_at timestamptz not null default now()
+) with (fillfactor = 50);
+create table if not exists outbox.file (
+    file_uuid uuid primary key, host text not null, path text not null,
+    seen_at timestamptz not null default now()
+);
+create table if not exists outbox.conflict (
+    id uuid not null, payload_sha bytea not null, place text not null, file_uuid uuid not null,
+    seq bigint not null, kind text not null, payload jsonb not null,
+    created_at timestamptz not null, found_at timestamptz not null default now(),
+    primary key (id, payload_sha, place)
+);
+"""
+
+# With `synchronous_commit=off` a correct outbox lost 313 rows. The transaction of a killed drain
+# must not keep its locks, so the server ends silent ones.
+SETTINGS = """
+select set_config('synchronous_commit', case when current_setting('synchronous_commit')
+        in ('off', 'local') then 'on' else current_setting('synchronous_commit') end, true),
+    set_config('statement_timeout', %(limit)s, true), set_config('lock_timeout', %(limit)s, true),
+    set_config('idle_in_transaction_session_timeout', %(limit)s, true)
+"""
 
 
 class Target:
@@ -29,8 +63,19 @@ class Target:
         self._connection: psycopg.Connection | None = None
         self._unreachable: postgres.CannotConnect | None = None
 
+    def check(self) -> None:
+        """Close a kept connection that the server has ended; forget that it was unreachable."""
+        self._unreachable = None
+        if self._connection is None:
+            return
+        try:
+            with postgres.deadline(self._connection, self._deadline_s):
+                self._connection.execute("select 1")
+        except (psycopg.Error, postgres.DeadlinePassed):
+            self.close()
+
     def connect(self) -> psycopg.Connection:
-        """Return the open connection, with its session prepared.
+        """Return the open connection, in autocommit, to a target that has the tables.
 
         Raises:
             CannotConnect: The server does not answer, or did not the first time.
@@ -49,9 +94,10 @@ class Target:
         except postgres.CannotConnect as error:
             self._unreachable = error
             raise
+        connection.prepare_threshold = None
         self._connection = connection
-        with postgres.deadline(connection, self._deadline_s):
-            prepare_session(connection, self._deadline_s)
+        with begin(connection, self._deadline_s):
+            create_tables(connection)
         return connection
 
     def close(self) -> None:
@@ -61,40 +107,28 @@ class Target:
             connection.close()
 
 
-def prepare_session(connection: psycopg.Connection, deadline_s: float) -> None:
-    """Set what durability and the deadline need of an autocommit session; create the tables.
-
-    With `synchronous_commit=off` a correct outbox lost 313 rows, so it is set to on. The session
-    of a killed drain must not keep its lock, so the server ends silent sessions.
-    """
-    limit_ms = f"{int(deadline_s * 1000)}"
-    with connection.transaction():
-        row = connection.execute("select current_setting('synchronous_commit')").fetchone()
-        if row is not None and row[0] in ("off", "local"):
-            connection.execute("set synchronous_commit = on")
-        for name in (
-            "statement_timeout",
-            "lock_timeout",
-            "idle_in_transaction_session_timeout",
-            "idle_session_timeout",
-        ):
-            connection.execute("select set_config(%s, %s, false)", (name, limit_ms))
-        statements.create_tables(connection)
+@contextmanager
+def begin(connection: psycopg.Connection, deadline_s: float) -> Iterator[None]:
+    """Run the block in a durable transaction; cut the connection after `deadline_s`."""
+    with postgres.deadline(connection, deadline_s), transaction(connection, deadline_s):
+        yield
 
 
 @contextmanager
-def file_lock(connection: psycopg.Connection, file_uuid: str, deadline_s: float) -> Iterator[bool]:
-    """Hold the advisory lock of a file during the block; yield False if another drain holds it.
+def transaction(connection: psycopg.Connection, deadline_s: float) -> Iterator[None]:
+    """Run the block in a durable transaction whose statements the server ends in time."""
+    with connection.transaction():
+        set_local(connection, deadline_s)
+        yield
 
-    The lock avoids duplicate work; correctness does not depend on it. It ends with the connection.
-    """
-    key = int.from_bytes(hashlib.sha256(file_uuid.encode()).digest()[:8], "big", signed=True)
-    with postgres.deadline(connection, deadline_s):
-        row = connection.execute(LOCK, (key,)).fetchone()
-    is_ours = row == (True,)
-    try:
-        yield is_ours
-    finally:
-        if is_ours and not connection.closed and not connection.broken:
-            with postgres.deadline(connection, deadline_s):
-                connection.execute("select pg_advisory_unlock(%s)", (key,))
+
+def set_local(connection: psycopg.Connection, deadline_s: float) -> None:
+    """Set what durability and the deadline need, until the end of the transaction."""
+    connection.execute(SETTINGS, {"limit": f"{int(deadline_s * 1000)}"})
+
+
+def create_tables(connection: psycopg.Connection) -> None:
+    """Create the tables of the outbox, inside the caller's transaction, if they are missing."""
+    if connection.execute("select to_regclass('outbox.chain')").fetchone() == (None,):
+        connection.execute("select pg_advisory_xact_lock(%s)", (SCHEMA_LOCK,))
+        connection.execute(SCHEMA)

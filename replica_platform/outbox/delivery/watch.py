@@ -6,10 +6,12 @@ When to drain belongs here; draining does not (see `drain`).
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from replica_platform.outbox.delivery.drain import drain
+from replica_platform.outbox.delivery.drain import DEADLINE_S, drain
+from replica_platform.outbox.delivery.target import Target
 from replica_platform.outbox.reports import DrainReport
 from replica_platform.outbox.slots import database_files
 
@@ -29,7 +31,8 @@ def watch(
 ) -> int:
     """Drain `paths` until `stop` is set.
 
-    A drain starts at most `look_s` after a file changed, and every `interval_s` in any case.
+    A drain starts at most `look_s` after a file changed, and every `interval_s` in any case. All
+    use one connection, opened again if the server ends it.
 
     Args:
         paths: Outbox files, or folders of `*.db`.
@@ -49,16 +52,17 @@ def watch(
     drains = 0
     seen: dict[str, tuple[int, int]] = {}
     due = 0.0
-    while not stop.is_set():
-        found = _change_stamps(paths)
-        if found != seen or time.monotonic() >= due:
-            report = drain(paths, target, stop=stop, **options)
-            drains += 1
-            due = time.monotonic() + interval_s
-            seen = found
-            if on_report is not None:
-                on_report(report)
-        stop.wait(look_s)
+    with closing(Target(target, options.get("deadline_s", DEADLINE_S))) as connections:
+        while not stop.is_set():
+            found = _change_stamps(paths)
+            if found != seen or time.monotonic() >= due:
+                report = drain(paths, connections, stop=stop, **options)
+                drains += 1
+                due = time.monotonic() + interval_s
+                seen = found
+                if on_report is not None:
+                    on_report(report)
+            stop.wait(look_s)
     return drains
 
 
