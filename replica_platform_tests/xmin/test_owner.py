@@ -8,7 +8,7 @@ from dagster.components.core.component_tree import ComponentTree
 
 from replica_platform.app.embedded import Server
 from replica_platform.components import XminTables
-from replica_platform.components.xmin_tables import Table
+from replica_platform.components.xmin_tables import TableEntry
 from replica_platform.xmin import TableSpec, sync, sync_group, validate
 from replica_platform.xmin.errors import CannotSync, TargetTaken, TooManyDeletes
 from replica_platform_tests.xmin.helpers import execute, rows
@@ -236,7 +236,7 @@ def test_a_bad_name_does_not_stop_the_others(source: str, target: str) -> None:
 
 
 def test_the_component_refuses_entries_with_one_target() -> None:
-    tables = [Table(table="t1.o"), Table(table="t2.O"), Table(table="t1.p")]
+    tables = [TableEntry(table="t1.o"), TableEntry(table="t2.O"), TableEntry(table="t1.p")]
     component = XminTables(tables=tables, into="copy")
     with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"t1\.o and t2\.O .* copy\.o"):
         component.build_defs(ComponentTree.for_test().load_context)
