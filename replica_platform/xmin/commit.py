@@ -41,7 +41,7 @@ ANALYZE_FROM_ROWS = 10_000
 
 
 class Diverged(Exception):
-    """The counts prove that the target lacks rows which its watermark says it has."""
+    """The target is proven not to hold what its watermark, or the ledger of a copy, says."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Commit:
         """Write the staged rows, the deletes and the watermark of one table.
 
         Raises:
-            Diverged: The target lacks rows which its watermark says it has.
+            Diverged: The target does not hold what its watermark or its ledger says.
             TooManyDeletes: More rows would be deleted than is allowed.
         """
         planned, staging = staged.planned, staging_name(staged.target)
@@ -116,14 +116,25 @@ class Commit:
         return rows
 
     def _first_copy(self, staged: StagedTable) -> Committed:
-        """Adopt the loaded table; then merge what an interrupted copy had missed."""
+        """Adopt the loaded table; then merge what an interrupted copy had missed.
+
+        Raises:
+            Diverged: An interrupted copy that was continued holds a key twice.
+        """
         planned, target = staged.planned, staged.target
         create_schema(self._target, target.schema)
         epoch: sql.Composable = sql.SQL(XMIN)
         if planned.table.has_xmin:
             epoch = full_xid(self._source.snapshot, epoch)
-        with planned.request.times.step("adopt"):
-            oid = adopt(self._target, target, planned.key, epoch)
+        try:
+            with planned.request.times.step("adopt"):
+                oid = adopt(self._target, target, planned.key, epoch)
+        except psycopg.errors.UniqueViolation as error:
+            if staged.scanned is None:
+                raise  # the key that was named is none; no other copy would help
+            raise Diverged(
+                "The interrupted copy holds a key twice, so it is not continued: all rows are read."
+            ) from error
         resume.clear(self._target, target)
         rows = count_rows(self._target, target)
         if staged.scanned is not None:

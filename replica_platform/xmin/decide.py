@@ -86,7 +86,7 @@ def decide(now: Situation) -> Plan:
     if obstacle:
         return Plan("full", obstacle)
     if now.watermark is None:
-        return Plan("full", "There is no watermark of an earlier sync.")
+        return Plan("full", now.doubt or "There is no watermark of an earlier sync.")
     return _from_watermark(now, now.watermark)
 
 

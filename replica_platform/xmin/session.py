@@ -1,12 +1,14 @@
 """Sessions on both servers, with every setting pinned that changes a value or ends a session.
 
-How a session is set up belongs here; what it is used for does not.
+How a session is set up belongs here; what it is used for does not. A sync keeps settings, locks
+and temporary tables in its sessions, so a connection pooler that shares them between clients is
+refused before anything is set.
 """
 
 import psycopg
 
-from replica_platform.core.postgres import connect
-from replica_platform.xmin.errors import LOCK_TIMEOUT_S, Side, translate_errors
+from replica_platform.core.postgres import DeadlinePassed, connect, deadline, one_value
+from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync, Side, translate_errors
 
 _PINNED = {
     "client_encoding": "UTF8",
@@ -39,15 +41,29 @@ from unnest(%s::text[], %s::text[]) s(name, value) where current_setting(s.name,
 # libpq reads at most 16 kB at a time from the socket until a message was larger. One such answer
 # saves half of the switches between processes (2,000,000 rows by two streams: 1.49 s to 1.37 s).
 _WIDE_ANSWER_BYTES = 256 * 1024
+# Another client may take a session in the moment between two looks: one look does not prove enough.
+_LOOKS = 12
+# A pool in session mode that has no session left answers only when another client disconnects.
+_POOL_WAIT_S = 5
 
 
 def open_source(dsn: str) -> psycopg.Connection:
-    """Open a session on the source, in autocommit mode."""
+    """Open a session on the source, in autocommit mode.
+
+    Raises:
+        CannotConnect: The source does not answer.
+        CannotSync: A connection pooler shares its sessions between clients.
+    """
     return _open(dsn, "source", {**_PINNED, **_PINNED_ON_SOURCE}, _WIDE_ANSWER_BYTES)
 
 
 def open_target(dsn: str) -> psycopg.Connection:
-    """Open a session on the target, in autocommit mode."""
+    """Open a session on the target, in autocommit mode.
+
+    Raises:
+        CannotConnect: The target does not answer.
+        CannotSync: A connection pooler shares its sessions between clients.
+    """
     return _open(dsn, "target", _PINNED, 0)
 
 
@@ -55,8 +71,61 @@ def _open(dsn: str, side: Side, settings: dict[str, str], answer_bytes: int) -> 
     connection = connect(dsn, application_name="replica_platform xmin", autocommit=True)
     try:
         with translate_errors(side, "its tables"):
+            if _behind_pooler(connection):
+                _refuse_shared_session(connection, dsn, side)
             connection.execute(_PIN, [answer_bytes, list(settings), list(settings.values())])
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _behind_pooler(connection: psycopg.Connection) -> bool:
+    """Return whether something between here and the server made up the session's number."""
+    return _backend(connection) != connection.info.backend_pid
+
+
+def _refuse_shared_session(connection: psycopg.Connection, dsn: str, side: Side) -> None:
+    """Refuse a pooler that does not keep a server session for one client.
+
+    Raises:
+        CannotSync: Other clients use the session, or the pooler has none left to find that out.
+    """
+    try:
+        shared = _is_shared(connection, dsn)
+    except (psycopg.errors.ProtocolViolation, DeadlinePassed):  # statement mode has no transactions
+        shared = True
+    if shared:
+        raise CannotSync(
+            f"The {side} is reached through a connection pooler that shares its sessions between "
+            "clients, such as pgbouncer in transaction mode, or that has no session left. The "
+            "settings and locks of a sync would reach the application; nothing was set. Give the "
+            "address of the server itself, or of a pool in session mode with free sessions."
+        )
+
+
+def _is_shared(connection: psycopg.Connection, dsn: str) -> bool:
+    """Return whether another client can get the session while this one is connected.
+
+    The other client keeps what it gets for the length of a transaction. So either it gets the
+    session that this one had, or this one comes back to another; in session mode neither happens.
+    """
+    mine = _backend(connection)
+    with connect(dsn, application_name="replica_platform xmin", autocommit=True) as other:
+        for _ in range(_LOOKS):
+            with deadline(other, _POOL_WAIT_S):
+                other.execute("begin", prepare=False)
+                theirs = _backend(other)
+            if theirs == mine:
+                return True
+            with deadline(connection, _POOL_WAIT_S):
+                now = _backend(connection)
+            other.execute("rollback", prepare=False)
+            if now != mine:
+                return True
+    return False
+
+
+def _backend(connection: psycopg.Connection) -> int:
+    # Not prepared, which would leave a statement in a shared session.
+    return int(one_value(connection.execute("select pg_backend_pid()", prepare=False)))

@@ -163,6 +163,9 @@ class Stage:
         start = resume.copy_start(
             planned.table, self._source.snapshot, self._batch_blocks, self._workers.count
         )
+        # A copy that is continued reads from W on, and trusts all older transactions to be durable.
+        with translate_errors("source", planned.request.source):
+            self._source.wait_until_flushed()
         with self._target.transaction():
             # A new target adds the epoch when it is rewritten as a logged table anyway.
             create_staging(self._target, load, planned.table, raw=True)
