@@ -19,6 +19,7 @@ from replica_platform.backup.destination import (
     resolve,
 )
 from replica_platform.backup.errors import Damaged
+from replica_platform.backup.manifest import about_unchecked
 from replica_platform.backup.verify import compare_with_manifest, require_manifest
 from replica_platform.core.reports import Progress, ReportFields
 
@@ -34,6 +35,7 @@ class Restored(ReportFields):
         bytes: Size of the restored database.
         tables: Rows of each table.
         file_uuid: The new identity of a restored outbox; None for any other file.
+        unchecked: Why SQLite could not check all of the database; None if it did.
         seconds: How long the restore took.
         sentence: What was restored, and what was kept.
     """
@@ -44,6 +46,7 @@ class Restored(ReportFields):
     bytes: int
     tables: dict[str, int | None]
     file_uuid: str | None
+    unchecked: str | None
     seconds: float
     sentence: str
 
@@ -101,10 +104,12 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
         bytes=to.stat().st_size,
         tables=restored.check.tables,
         file_uuid=restored.file_uuid,
+        unchecked=restored.check.unchecked,
         seconds=round(time.perf_counter() - began, 4),
         sentence=(
             f"{to} is {known.file.name} again: {len(known.tables)} tables, {known.rows:,} rows, "
             f"as of {known.taken_at:%Y-%m-%d %H:%M:%S} UTC."
+            + about_unchecked(restored.check.unchecked)
             + (f" What was there before is {kept}." if kept else "")
         ),
     )

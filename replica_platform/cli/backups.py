@@ -51,9 +51,11 @@ def backup(
     if as_json:
         print_json({"backup": made, "removed": removed})
     else:
+        unchecked = made.unchecked
+        verified = f"copied, not fully checkable: {unchecked}" if unchecked else "verified"
         out.print(
             f"{made.file}: {format_bytes(made.bytes)}, sha256 {made.sha256[:16]}…, "
-            f"{made.seconds:.2f} s, verified; {len(removed)} old backups removed."
+            f"{made.seconds:.2f} s, {verified}; {len(removed)} old backups removed."
         )
     return 0
 
