@@ -44,6 +44,7 @@ class Backup(ReportFields):
         verified_at: When the backup was last read and compared with this manifest.
         damage: What the last verification found wrong; None if nothing.
         unchecked: Why SQLite could not check all of the copy; None if it did.
+        pending: Rows that an outbox held as undelivered; None for any other file.
     """
 
     file: Path
@@ -68,6 +69,7 @@ class Backup(ReportFields):
     verified_at: datetime
     damage: str | None = None
     unchecked: str | None = None
+    pending: int | None = None
 
     @property
     def manifest(self) -> Path:
@@ -103,8 +105,13 @@ class Backup(ReportFields):
         return (
             f"{self.file} holds {len(self.tables)} tables, {self.rows:,} rows in "
             f"{format_bytes(self.bytes)}, as of {self.taken_at:%Y-%m-%d %H:%M:%S} UTC."
-            f"{about_unchecked(self.unchecked)}"
+            f"{self._about_pending()}{about_unchecked(self.unchecked)}"
         )
+
+    def _about_pending(self) -> str:
+        if self.pending is None:
+            return ""
+        return f" It is an outbox; {self.pending:,} rows were not delivered yet."
 
     def is_in_future(self, now: datetime) -> bool:
         """Return whether a wrong clock must have dated the backup, or `now`."""

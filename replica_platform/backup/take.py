@@ -102,6 +102,7 @@ def _described(
         newest=check.newest,
         integrity=check.integrity,
         unchecked=check.unchecked,
+        pending=check.pending,
         journal_mode=snapshot.journal_mode,
         checkpoint=snapshot.checkpoint,
         copy_s=snapshot.copy_s,

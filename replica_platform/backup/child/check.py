@@ -12,6 +12,7 @@ from typing import Any
 from replica_platform.backup.child.contents import count_tables
 from replica_platform.backup.child.integrity import check_integrity
 from replica_platform.backup.child.messages import FileCheck
+from replica_platform.backup.child.outbox import undelivered
 from replica_platform.backup.errors import Unreadable
 from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
@@ -46,6 +47,7 @@ def check_file(file: Path, drop_cache: bool, progress: Progress) -> FileCheck:
         db.execute("pragma cache_size=-65536")
         integrity = check_integrity(db)
         tables, newest = count_tables(db) if integrity.is_sound else ({}, {})
+        pending = undelivered(db) if integrity.is_sound else None
         pages, page_size = (
             db.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size")
         )
@@ -55,6 +57,7 @@ def check_file(file: Path, drop_cache: bool, progress: Progress) -> FileCheck:
         unchecked=integrity.unchecked,
         tables=tables,
         newest=newest,
+        pending=pending,
         pages=pages,
         page_size=page_size,
         sqlite_version=sqlite3.sqlite_version,

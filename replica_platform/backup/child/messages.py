@@ -19,6 +19,7 @@ class FileCheck:
         unchecked: Why a sound file could not be checked in full; None if it was, or is damaged.
         tables: Rows of each table; None where SQLite lacks a virtual table's module.
         newest: The newest value of each column that holds a time: `{"table.column": value}`.
+        pending: Rows that an outbox holds as undelivered; None for any other file.
         pages: Pages of the database.
         page_size: Bytes of a page.
         sqlite_version: The SQLite that read it.
@@ -32,6 +33,7 @@ class FileCheck:
     unchecked: str | None
     tables: dict[str, int | None]
     newest: dict[str, str | int | float]
+    pending: int | None
     pages: int
     page_size: int
     sqlite_version: str
@@ -68,10 +70,15 @@ class RestoredCopy:
     Attributes:
         check: What is in the copy.
         file_uuid: The new identity of an outbox; None for any other file.
+        delivered_again: Undelivered rows of an outbox that the replaced file has as delivered;
+            None where that is not known.
+        only_in_previous: Undelivered rows that only the replaced file has; None likewise.
     """
 
     check: FileCheck
     file_uuid: str | None
+    delivered_again: int | None
+    only_in_previous: int | None
 
 
 @dataclass(frozen=True)
