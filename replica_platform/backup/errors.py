@@ -50,6 +50,10 @@ class Unsaved(TerminalError):
     """A WAL or journal beside the target holds changes that would be lost."""
 
 
+class TargetExists(TerminalError):
+    """There is a file at the target, and replacing it was not asked for."""
+
+
 class ChildFailed(TransientError):
     """The child process ended without an answer."""
 

@@ -33,7 +33,7 @@ class Backup(ReportFields):
         page_size: Bytes of a page.
         tables: Rows of each table.
         newest: The newest value of each column that holds a time: `{"table.column": value}`.
-        integrity: What SQLite's integrity_check said of the copy: `ok`.
+        integrity: What SQLite's integrity_check said of the copy; `ok` unless `unchecked` is set.
         journal_mode: The source's journal mode; a restore brings it back.
         checkpoint: (busy, WAL frames, moved frames) of the checkpoint before it; None if skipped.
         copy_s: How long the copying took, in seconds.
@@ -43,6 +43,8 @@ class Backup(ReportFields):
         tool_version: The version of this package.
         verified_at: When the backup was last read and compared with this manifest.
         damage: What the last verification found wrong; None if nothing.
+        unchecked: Why SQLite could not check all of the copy; None if it did.
+        pending: Rows that an outbox held as undelivered; None for any other file.
     """
 
     file: Path
@@ -66,6 +68,8 @@ class Backup(ReportFields):
     tool_version: str
     verified_at: datetime
     damage: str | None = None
+    unchecked: str | None = None
+    pending: int | None = None
 
     @property
     def manifest(self) -> Path:
@@ -101,7 +105,13 @@ class Backup(ReportFields):
         return (
             f"{self.file} holds {len(self.tables)} tables, {self.rows:,} rows in "
             f"{format_bytes(self.bytes)}, as of {self.taken_at:%Y-%m-%d %H:%M:%S} UTC."
+            f"{self._about_pending()}{about_unchecked(self.unchecked)}"
         )
+
+    def _about_pending(self) -> str:
+        if self.pending is None:
+            return ""
+        return f" It is an outbox; {self.pending:,} rows were not delivered yet."
 
     def is_in_future(self, now: datetime) -> bool:
         """Return whether a wrong clock must have dated the backup, or `now`."""
@@ -118,6 +128,11 @@ class Backup(ReportFields):
     def save(self) -> None:
         """Replace the manifest atomically."""
         write_atomically(self.manifest, self.manifest_text().encode())
+
+
+def about_unchecked(reason: str | None) -> str:
+    """Return a sentence for a file that SQLite could not check in full, with a space before it."""
+    return f" It was copied, not fully checkable: {reason}." if reason else ""
 
 
 def manifest_of(file: Path) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from replica_platform.backup.child.messages import RestoredCopy
 from replica_platform.backup.child.process import make_restored_copy
 from replica_platform.backup.destination import (
     prepare,
@@ -18,7 +19,8 @@ from replica_platform.backup.destination import (
     require_idle,
     resolve,
 )
-from replica_platform.backup.errors import Damaged
+from replica_platform.backup.errors import Damaged, TargetExists
+from replica_platform.backup.manifest import about_unchecked
 from replica_platform.backup.verify import compare_with_manifest, require_manifest
 from replica_platform.core.reports import Progress, ReportFields
 
@@ -34,6 +36,11 @@ class Restored(ReportFields):
         bytes: Size of the restored database.
         tables: Rows of each table.
         file_uuid: The new identity of a restored outbox; None for any other file.
+        unchecked: Why SQLite could not check all of the database; None if it did.
+        pending: Rows that a restored outbox holds as undelivered; None for any other file.
+        delivered_again: Those of them that the replaced file has as delivered: the next drain
+            delivers them again. None where no state of the same outbox was replaced.
+        only_in_kept: Undelivered rows that only the replaced file has; None likewise.
         seconds: How long the restore took.
         sentence: What was restored, and what was kept.
     """
@@ -44,6 +51,10 @@ class Restored(ReportFields):
     bytes: int
     tables: dict[str, int | None]
     file_uuid: str | None
+    unchecked: str | None
+    pending: int | None
+    delivered_again: int | None
+    only_in_kept: int | None
     seconds: float
     sentence: str
 
@@ -53,22 +64,26 @@ class Restored(ReportFields):
         return True
 
 
-def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Restored:
+def restore(
+    backup: Path, to: Path, *, replace: bool = True, progress: Progress | None = None
+) -> Restored:
     """Put a backup in place as `to`: verified, copied, checked again, renamed.
 
     An outbox gets a new `file_uuid`, because its numbering continues from the past. The journal
     mode is that of the source. Owner and mode are those of the file that was there; behind a
-    symbolic link, the file that it names is replaced.
+    symbolic link, the file that it names is replaced. The replaced file is kept beside the target.
 
     Args:
         backup: The backup's file; its manifest lies beside it.
         to: The database to make or replace.
+        replace: Whether a file at `to` may be replaced.
         progress: Called with the bytes that were copied.
 
     Returns:
         What was put in place, and where the previous file is kept.
 
     Raises:
+        TargetExists: There is a file at the target, and `replace` is False.
         Busy: The target is open in a process of this machine.
         Unsaved: A WAL or journal beside the target holds changes.
         Damaged: The backup is not sound.
@@ -79,6 +94,11 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
     began = time.perf_counter()
     backup, to = backup.absolute(), resolve(to)
     known = require_manifest(backup)
+    if to.exists() and not replace:
+        raise TargetExists(
+            f"{to} exists, so nothing was restored; give another path, or `--replace` to replace "
+            "it (it is then kept beside the restored one)."
+        )
     outcome = compare_with_manifest(known)
     if not outcome.ok:
         raise Damaged(f"{outcome.sentence} Nothing was restored; choose an older one.")
@@ -87,6 +107,7 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
         restored = make_restored_copy(
             known.file.resolve(),
             copy,
+            previous=to,
             sha256=known.sha256,
             journal_mode=known.journal_mode,
             progress=progress,
@@ -101,13 +122,41 @@ def restore(backup: Path, to: Path, *, progress: Progress | None = None) -> Rest
         bytes=to.stat().st_size,
         tables=restored.check.tables,
         file_uuid=restored.file_uuid,
+        unchecked=restored.check.unchecked,
+        pending=restored.check.pending,
+        delivered_again=restored.delivered_again,
+        only_in_kept=restored.only_in_previous,
         seconds=round(time.perf_counter() - began, 4),
         sentence=(
             f"{to} is {known.file.name} again: {len(known.tables)} tables, {known.rows:,} rows, "
             f"as of {known.taken_at:%Y-%m-%d %H:%M:%S} UTC."
+            + about_unchecked(restored.check.unchecked)
             + (f" What was there before is {kept}." if kept else "")
+            + _about_outbox(restored, kept)
         ),
     )
+
+
+def _about_outbox(restored: RestoredCopy, kept: Path | None) -> str:
+    if restored.check.pending is None:
+        return ""
+    sentence = (
+        f" The next drain delivers {restored.check.pending:,} rows that this copy holds as "
+        "undelivered"
+    )
+    if restored.delivered_again is None:
+        sentence += "; those that were delivered since are delivered again"
+    elif restored.delivered_again:
+        sentence += (
+            f"; {restored.delivered_again:,} of them were delivered since and are delivered again"
+        )
+    sentence += ". The target keeps one of each id."
+    if restored.only_in_previous:
+        sentence += (
+            f" {restored.only_in_previous:,} undelivered rows are only in {kept}; "
+            "drain that file too."
+        )
+    return sentence
 
 
 def _keep_previous(to: Path) -> Path | None:

@@ -55,10 +55,13 @@ def status(to: Path, name: str | None = None, *, now: datetime | None = None) ->
     sound = [backup for backup in listed if backup.ok]
     moment = in_utc(now or datetime.now(UTC))
     future = [backup for backup in sound if backup.is_in_future(moment)]
-    newest_at = next((backup.taken_at for backup in sound if backup not in future), None)
+    newest = next((backup for backup in sound if backup not in future), None)
+    newest_at = newest.taken_at if newest else None
     age_s = max((moment - newest_at).total_seconds(), 0.0) if newest_at else None
     unlisted = _without_manifest(folder, name)
     sentence = _about_backups(listed, f"{f'of {name} ' if name else ''}in {folder}", age_s)
+    if newest and newest.unchecked:
+        sentence += f" {newest.file.name} was copied, not fully checkable: {newest.unchecked}."
     if future:
         sentence += f" {len(future)} dated in the future ({future[0].file.name}): check the clock."
     if unlisted:

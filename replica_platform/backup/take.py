@@ -44,7 +44,8 @@ def backup(
         progress: Called with the bytes copied plus the bytes checked.
 
     Returns:
-        The backup, with what is in it.
+        The backup, with what is in it. `unchecked` gives the reason where a sound source cannot
+        be checked in full, because its application has collations or functions that it needs.
 
     Raises:
         Unreadable: The file does not exist, cannot be read, or is not a database.
@@ -100,6 +101,8 @@ def _described(
         tables=check.tables,
         newest=check.newest,
         integrity=check.integrity,
+        unchecked=check.unchecked,
+        pending=check.pending,
         journal_mode=snapshot.journal_mode,
         checkpoint=snapshot.checkpoint,
         copy_s=snapshot.copy_s,

@@ -9,7 +9,7 @@ from replica_platform.backup.child.messages import FileCheck
 from replica_platform.backup.child.process import check_file
 from replica_platform.backup.errors import ChildFailed, Unreadable
 from replica_platform.backup.folder import folder_lock
-from replica_platform.backup.manifest import Backup, manifest_of, read_manifest
+from replica_platform.backup.manifest import Backup, about_unchecked, manifest_of, read_manifest
 from replica_platform.core.reports import Progress, ReportFields
 
 
@@ -26,6 +26,7 @@ class BackupVerification(ReportFields):
         bytes: Size of the file; 0 when it could not be read.
         sha256: Hexadecimal digest of its bytes; empty when it could not be read.
         integrity: What SQLite's integrity_check said; empty when it could not be read.
+        unchecked: Why SQLite could not check all of it; None if it did.
         tables: Rows of each table.
         seconds: How long the reading took.
     """
@@ -38,6 +39,7 @@ class BackupVerification(ReportFields):
     bytes: int
     sha256: str
     integrity: str
+    unchecked: str | None
     tables: dict[str, int | None]
     seconds: float
 
@@ -99,12 +101,14 @@ def compare_with_manifest(known: Backup, progress: Progress | None = None) -> Ba
             f"{known.file.name} cannot be relied on: {'; '.join(problems)}. Take a new backup."
             if problems
             else f"{known.file.name} is sound: {len(tables)} tables, {known.rows:,} rows."
+            + about_unchecked(check.unchecked if check else None)
         ),
         problems=problems,
         checked_at=datetime.now(UTC),
         bytes=check.bytes if check else 0,
         sha256=check.sha256 if check else "",
         integrity=check.integrity if check else "",
+        unchecked=check.unchecked if check else None,
         tables=tables,
         seconds=check.check_s if check else 0.0,
     )

@@ -51,9 +51,11 @@ def backup(
     if as_json:
         print_json({"backup": made, "removed": removed})
     else:
+        unchecked = made.unchecked
+        verified = f"copied, not fully checkable: {unchecked}" if unchecked else "verified"
         out.print(
             f"{made.file}: {format_bytes(made.bytes)}, sha256 {made.sha256[:16]}…, "
-            f"{made.seconds:.2f} s, verified; {len(removed)} old backups removed."
+            f"{made.seconds:.2f} s, {verified}; {len(removed)} old backups removed."
         )
     return 0
 
@@ -61,12 +63,13 @@ def backup(
 @click.command("restore-backup")
 @click.argument("file", type=FOUND, metavar="BACKUP")
 @click.option("--to", type=PATH, required=True, help="The SQLite file to create or replace.")
+@click.option("--replace", is_flag=True, help="Replace an existing file; it is kept beside it.")
 @as_json_option
-def restore_backup(file: Path, to: Path, as_json: bool) -> int:
-    """Replace a SQLite file by a verified BACKUP."""
+def restore_backup(file: Path, to: Path, replace: bool, as_json: bool) -> int:
+    """Put a verified BACKUP in place as a SQLite file."""
     from replica_platform import backup as engine
 
-    return print_sentence(engine.restore(file, to), as_json)
+    return print_sentence(engine.restore(file, to, replace=replace), as_json)
 
 
 @click.command("pull-sqlite")

@@ -46,9 +46,9 @@ class FileEntry(Model, Resolvable):
 class SqliteBackups(Component, Model, Resolvable):
     """An asset for each SQLite file: its newest verified backup.
 
-    The check `is_intact` blocks when the newest backup does not verify; `is_fresh` warns when it
-    is too old. Files of this host (group `backups`) are backed up at 03:00, files of other hosts
-    (group `remote`) at 09:00.
+    The check `is_intact` blocks when the newest backup does not verify, and warns when SQLite
+    cannot check all of it; `is_fresh` warns when it is too old. Files of this host (group
+    `backups`) are backed up at 03:00, files of other hosts (group `remote`) at 09:00.
 
     Attributes:
         files: The files to back up.
@@ -119,7 +119,10 @@ class SqliteBackups(Component, Model, Resolvable):
             yield dg.AssetCheckResult(
                 asset_key=key,
                 check_name="is_intact",
-                passed=verification is not None and verification.ok,
+                passed=verification is not None and verification.ok and not verification.unchecked,
+                severity=dg.AssetCheckSeverity.WARN
+                if verification and verification.ok
+                else dg.AssetCheckSeverity.ERROR,
                 description=verification.sentence if verification else found.sentence,
             )
             yield dg.AssetCheckResult(

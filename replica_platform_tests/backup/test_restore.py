@@ -13,11 +13,32 @@ import psycopg
 import pytest
 
 from replica_platform.backup import Backup, backup, cleanup, restore, stats, verify
-from replica_platform.backup.child.restored_copy import OUTBOX_APPLICATION_ID, renew_identity
-from replica_platform.backup.errors import Busy, Damaged, NoRoom, Unreadable, Unsaved
+from replica_platform.backup.child.outbox import (
+    OUTBOX_APPLICATION_ID,
+    renew_identity,
+    undelivered,
+)
+from replica_platform.backup.child.outbox import (
+    identities as identities_by_backup,
+)
+from replica_platform.backup.errors import (
+    Busy,
+    Damaged,
+    NoRoom,
+    TargetExists,
+    Unreadable,
+    Unsaved,
+)
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox, drain
-from replica_platform.outbox.file import APPLICATION_ID, identities, open_existing, renew
+from replica_platform.outbox import status as outbox_status
+from replica_platform.outbox.file import (
+    APPLICATION_ID,
+    identities,
+    open_existing,
+    pending,
+    renew,
+)
 from replica_platform_tests.backup.conftest import day, make, rows_of
 
 
@@ -235,6 +256,77 @@ def test_backup_and_outbox_agree_on_what_an_outbox_is(tmp_path: Path) -> None:
     assert identities_of(by_backup)[1:] == identities_of(path)[1:] == before
     assert set(meta_of(by_backup)) == set(meta_of(path))
     assert OUTBOX_APPLICATION_ID == APPLICATION_ID
+
+
+def test_a_restored_outbox_says_what_is_delivered_again(
+    tmp_path: Path, folder: Path, target: str
+) -> None:
+    path = tmp_path / "worker-1.db"
+    with Outbox(path) as box:
+        box.append_many("note", [{"n": n} for n in range(3)])
+        assert drain([path], target).delivered == 3
+        box.append_many("note", [{"n": n} for n in range(3, 7)])
+    taken = backup(path, folder, now=day(1))
+    assert taken.pending == 4
+    assert json.loads(taken.manifest.read_text())["pending"] == 4
+    assert "4 rows were not delivered yet" in taken.sentence
+    with Outbox(path) as box:
+        assert drain([path], target).delivered == 4
+        box.append_many("note", [{"n": n} for n in range(7, 9)])  # never delivered
+    done = restore(taken.file, path)
+    assert (done.pending, done.delivered_again, done.only_in_kept) == (4, 4, 2)
+    assert done.kept is not None
+    assert "4 rows that this copy holds as undelivered" in done.sentence
+    assert "4 of them were delivered since" in done.sentence
+    assert f"2 undelivered rows are only in {done.kept}" in done.sentence
+    assert outbox_status([path]).pending == 4
+    assert drain([tmp_path], target).delivered == 2  # of the kept file; the four are there
+    assert outbox_status([tmp_path]).pending == 0
+    with psycopg.connect(target) as target_db:
+        found = target_db.execute("select payload->>'n' from outbox.record order by 1").fetchall()
+    assert [int(n) for (n,) in found] == list(range(9))  # each once
+
+
+def test_what_is_delivered_again_is_not_guessed(tmp_path: Path, folder: Path, app: Path) -> None:
+    path = tmp_path / "worker-1.db"
+    with Outbox(path) as box:
+        box.append_many("note", [{"n": n} for n in range(3)])
+    taken = backup(path, folder)
+    fresh = restore(taken.file, tmp_path / "fresh.db")
+    assert (fresh.pending, fresh.delivered_again, fresh.only_in_kept) == (3, None, None)
+    other = tmp_path / "other.db"
+    Outbox(other).close()
+    over = restore(taken.file, other)  # another outbox: its numbers say nothing of these rows
+    assert (over.pending, over.delivered_again, over.only_in_kept) == (3, None, None)
+    plain = backup(app, folder)
+    assert plain.pending is None and "outbox" not in plain.sentence
+    assert restore(plain.file, tmp_path / "plain.db").pending is None
+
+
+def test_backup_and_outbox_count_the_same_undelivered_rows(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "worker-1.db"
+    with Outbox(path) as box:
+        box.append_many("note", [{"n": n} for n in range(5)])
+        drain([path], target)
+        box.append_many("note", [{"n": n} for n in range(2)])
+    with closing(open_existing(path)) as db:
+        db.execute("insert into again values (2, 1)")
+        assert undelivered(db) == pending(db) == 3
+        assert identities_by_backup(db) == identities(db)
+
+
+def test_an_existing_file_is_replaced_only_when_that_is_asked_for(
+    app: Path, live: sqlite3.Connection, taken: Backup
+) -> None:
+    live.execute("delete from t")
+    live.close()
+    before = app.read_bytes()
+    with pytest.raises(TargetExists, match="--replace"):
+        restore(taken.file, app, replace=False)
+    assert app.read_bytes() == before and len(list(app.parent.glob("*.db"))) == 1
+    done = restore(taken.file, app, replace=True)
+    assert done.kept is not None and rows_of(done.kept) == [] and rows_of(app) == ["a", "b"]
+    assert restore(taken.file, app.parent / "new.db", replace=False).kept is None
 
 
 def test_a_file_that_only_resembles_an_outbox_is_restored_as_it_was(

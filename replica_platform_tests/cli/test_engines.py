@@ -143,6 +143,11 @@ def test_back_up_and_restore(cli: Cli, tmp_path: Path) -> None:
     with sqlite3.connect(restored) as connection:
         assert connection.execute("select count(*) from visit").fetchone() == (2,)
     connection.close()
+    refused = cli("restore-backup", made["backup"]["file"], "--to", restored)
+    assert refused.returncode == 1 and "--replace" in refused.stderr
+    replaced = cli("restore-backup", made["backup"]["file"], "--to", restored, "--replace")
+    assert replaced.returncode == 0
+    assert len(list(tmp_path.glob("restored_before_restore_*.db"))) == 1
 
 
 def test_pull_refuses_a_host_that_does_not_answer(cli: Cli, tmp_path: Path) -> None:

@@ -109,3 +109,17 @@ def test_each_kind_has_its_schedule(component: SqliteBackups, data: Path) -> Non
         "nightly_backups": "0 3 * * *",
         "remote_pulls": "0 9 * * *",
     }
+
+
+def test_a_file_that_sqlite_cannot_check_in_full_is_kept_and_warned_about(data: Path) -> None:
+    data.mkdir()
+    with closing(sqlite3.connect(data / "cards.db", isolation_level=None)) as db:
+        db.create_collation("unicase", lambda a, b: (a > b) - (a < b))
+        db.execute("create table card (name text unique collate unicase)")
+    result = run(SqliteBackups(files=[FileEntry(path="cards.db")]), data)
+    assert result.success
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not found["is_intact"].passed
+    assert found["is_intact"].severity == dg.AssetCheckSeverity.WARN
+    assert "not fully checkable: collation unicase" in str(found["is_intact"].description)
+    assert found["is_fresh"].passed

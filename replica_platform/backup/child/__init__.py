@@ -9,6 +9,8 @@ each task. In the order of the story:
 - `__main__`: the child's side; runs one task.
 - `snapshot`: copies a live file in one step and checks the copy.
 - `check`: hashes a quiet file, checks its integrity, counts its tables.
+- `integrity`: SQLite's integrity check, also where collations or functions are missing.
+- `outbox`: what a backup knows of an outbox: identity, undelivered rows.
 - `restored_copy`: copies a backup, gives a restored outbox a new identity.
 - `contents`: what is in a database; a pull sends this file to the other host too.
 

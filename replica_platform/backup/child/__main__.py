@@ -23,7 +23,7 @@ TASKS: dict[str, Callable[..., Answer]] = {
     "check": check_file,
     "restore": make_restored_copy,
 }
-PATHS = ("source", "file", "backup", "copy")
+PATHS = ("source", "file", "backup", "copy", "previous")
 
 
 def main() -> None:

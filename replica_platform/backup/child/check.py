@@ -9,8 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from replica_platform.backup.child.contents import count_tables, integrity_of
+from replica_platform.backup.child.contents import count_tables
+from replica_platform.backup.child.integrity import check_integrity
 from replica_platform.backup.child.messages import FileCheck
+from replica_platform.backup.child.outbox import undelivered
 from replica_platform.backup.errors import Unreadable
 from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
@@ -43,16 +45,19 @@ def check_file(file: Path, drop_cache: bool, progress: Progress) -> FileCheck:
         # Through memory: integrity_check of 464 MB in 0.9 s instead of 1.8.
         db.execute(f"pragma mmap_size={1 << 40}")
         db.execute("pragma cache_size=-65536")
-        integrity = integrity_of(db)
-        tables, newest = count_tables(db) if integrity == "ok" else ({}, {})
+        integrity = check_integrity(db)
+        tables, newest = count_tables(db) if integrity.is_sound else ({}, {})
+        pending = undelivered(db) if integrity.is_sound else None
         pages, page_size = (
             db.execute(f"pragma {name}").fetchone()[0] for name in ("page_count", "page_size")
         )
     return FileCheck(
         **digests,
-        integrity=integrity,
+        integrity=integrity.complaints,
+        unchecked=integrity.unchecked,
         tables=tables,
         newest=newest,
+        pending=pending,
         pages=pages,
         page_size=page_size,
         sqlite_version=sqlite3.sqlite_version,

@@ -1,4 +1,4 @@
-"""What is in a SQLite file: its soundness, its tables, their rows, newest values and digests.
+"""What is in a SQLite file: its tables, their rows, newest values and digests.
 
 Both sides of a pull run this very file, so that they count and hash alike: a pull sends it to a
 host that has nothing but python3 (see `remote/agent.py`). Hence only the standard library, the
@@ -32,14 +32,6 @@ _TIME_NAME = re.compile(r"(^|_)(at|date|time|timestamp|ts)$", re.IGNORECASE)
 def quoted(name: str) -> str:
     """Return a name as an SQL identifier, whatever characters it has."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def integrity_of(db: sqlite3.Connection) -> str:
-    """Return `ok`, or SQLite's first complaints in one line; indexes and UNIQUE are included."""
-    try:
-        return "; ".join(row[0] for row in db.execute("pragma integrity_check(5)"))
-    except db.DatabaseError as error:
-        return str(error)
 
 
 def table_names(db: sqlite3.Connection) -> list[str]:

@@ -16,8 +16,10 @@ class FileCheck:
         sha256: Hexadecimal digest of its bytes.
         md5: The same by MD5, for tools that know no other.
         integrity: `ok`, or SQLite's first complaints in one line.
+        unchecked: Why a sound file could not be checked in full; None if it was, or is damaged.
         tables: Rows of each table; None where SQLite lacks a virtual table's module.
         newest: The newest value of each column that holds a time: `{"table.column": value}`.
+        pending: Rows that an outbox holds as undelivered; None for any other file.
         pages: Pages of the database.
         page_size: Bytes of a page.
         sqlite_version: The SQLite that read it.
@@ -28,8 +30,10 @@ class FileCheck:
     sha256: str
     md5: str
     integrity: str
+    unchecked: str | None
     tables: dict[str, int | None]
     newest: dict[str, str | int | float]
+    pending: int | None
     pages: int
     page_size: int
     sqlite_version: str
@@ -37,8 +41,8 @@ class FileCheck:
 
     @property
     def is_sound(self) -> bool:
-        """Whether SQLite's integrity check passed."""
-        return self.integrity == "ok"
+        """Whether nothing that SQLite could check is damaged."""
+        return self.integrity == "ok" or self.unchecked is not None
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,15 @@ class RestoredCopy:
     Attributes:
         check: What is in the copy.
         file_uuid: The new identity of an outbox; None for any other file.
+        delivered_again: Undelivered rows of an outbox that the replaced file has as delivered;
+            None where that is not known.
+        only_in_previous: Undelivered rows that only the replaced file has; None likewise.
     """
 
     check: FileCheck
     file_uuid: str | None
+    delivered_again: int | None
+    only_in_previous: int | None
 
 
 @dataclass(frozen=True)

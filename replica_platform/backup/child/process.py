@@ -63,6 +63,7 @@ def make_restored_copy(
     backup: Path,
     copy: Path,
     *,
+    previous: Path,
     sha256: str,
     journal_mode: str,
     progress: Progress | None = None,
@@ -81,6 +82,7 @@ def make_restored_copy(
         progress,
         backup=str(backup),
         copy=str(copy),
+        previous=str(previous),
         sha256=sha256,
         journal_mode=journal_mode,
     )
