@@ -22,11 +22,11 @@ from replica_platform.backup.destination import (
 from replica_platform.backup.errors import Damaged, TargetExists
 from replica_platform.backup.manifest import about_unchecked
 from replica_platform.backup.verify import compare_with_manifest, require_manifest
-from replica_platform.core.reports import Progress, ReportFields
+from replica_platform.core.reports import DoneReport, Progress
 
 
 @dataclass(frozen=True)
-class Restored(ReportFields):
+class Restored(DoneReport):
     """What a restore put in place.
 
     Attributes:
@@ -57,11 +57,6 @@ class Restored(ReportFields):
     only_in_kept: int | None
     seconds: float
     sentence: str
-
-    @property
-    def ok(self) -> bool:
-        """Always True: a restore that fails raises."""
-        return True
 
 
 def restore(

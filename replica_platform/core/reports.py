@@ -47,6 +47,15 @@ class ReportFields:
         return {name: plain(getattr(self, name)) for name in names}
 
 
+class DoneReport(ReportFields):
+    """A base for reports of a call that raises an error when it fails: what is reported is well."""
+
+    @property
+    def ok(self) -> bool:
+        """True: a call that fails raises an error and has no report."""
+        return True
+
+
 def plain(value: Any) -> Any:
     """Return `value` in types of JSON: dates in ISO 8601, paths as text, sets as lists."""
     if hasattr(value, "as_dict"):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from replica_platform.core.reports import ReportFields
+from replica_platform.core.reports import DoneReport, ReportFields
 from replica_platform.xmin.names import TableName, parse_schema
 
 
@@ -68,7 +68,7 @@ class WriteMethod(StrEnum):
 
 
 @dataclass(frozen=True)
-class SyncReport(ReportFields):
+class SyncReport(DoneReport):
     """What one sync of one table did.
 
     Attributes:
@@ -113,11 +113,6 @@ class SyncReport(ReportFields):
     def changed(self) -> bool:
         """Whether the sync changed a row of the target."""
         return bool(self.rows_inserted or self.rows_updated or self.rows_deleted)
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well: a sync that fails raises an error and has no report."""
-        return True
 
     @property
     def sentence(self) -> str:

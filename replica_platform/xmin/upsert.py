@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import psycopg
 from psycopg import sql
 
-from replica_platform.core.reports import ReportFields
+from replica_platform.core.reports import DoneReport
 from replica_platform.xmin.errors import CannotSync, translate_errors
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.session import open_target
@@ -44,7 +44,7 @@ class Frame(Protocol):
 
 
 @dataclass(frozen=True)
-class MergeReport(ReportFields):
+class MergeReport(DoneReport):
     """What one merge of a data frame did.
 
     Attributes:
@@ -60,11 +60,6 @@ class MergeReport(ReportFields):
     rows_inserted: int
     rows_updated: int
     seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well: a merge that fails raises an error and has no report."""
-        return True
 
     @property
     def sentence(self) -> str:

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from replica_platform.core.reports import Progress, ReportFields, format_bytes
+from replica_platform.core.reports import DoneReport, Progress, ReportFields, format_bytes
 from replica_platform.replica.copy.blocks import block_range, digest
 from replica_platform.replica.errors import (
     BlockMissing,
@@ -44,7 +44,7 @@ PRUNE_AGE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Pushed(ReportFields):
+class Pushed(DoneReport):
     """What a push sent.
 
     Attributes:
@@ -62,11 +62,6 @@ class Pushed(ReportFields):
     bytes: int
     bytes_sent: int
     seconds: float
-
-    @property
-    def ok(self) -> bool:
-        """True: a push that fails raises an error."""
-        return True
 
     @property
     def sentence(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 
 from replica_platform.core.files import fsync_dir, write_atomically
-from replica_platform.core.reports import ReportFields, format_bytes
+from replica_platform.core.reports import DoneReport, format_bytes
 from replica_platform.replica.copy.file_format import attach_sql, logs_beside, use_sql
 from replica_platform.replica.errors import CandidateDamaged, CandidateGone, translate_errors
 from replica_platform.replica.store.integrity import find_damage
@@ -29,7 +29,7 @@ SAVED_FIELDS = ("how", "blocks_written", "steps", "keep", "min_age_s", "built_on
 
 
 @dataclass(frozen=True)
-class Publication(ReportFields):
+class Publication(DoneReport):
     """What was published.
 
     Attributes:
@@ -68,11 +68,6 @@ class Publication(ReportFields):
             steps={},
             manifest=manifest,
         )
-
-    @property
-    def ok(self) -> bool:
-        """True: a publication that fails raises an error."""
-        return True
 
     @property
     def broken_views(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 
 from replica_platform.core.postgres import one_value
-from replica_platform.core.reports import ReportFields
+from replica_platform.core.reports import DoneReport
 from replica_platform.xmin.copy.measure import Speed, measure_speed
 from replica_platform.xmin.errors import Side, translate_errors
 from replica_platform.xmin.session import open_source, open_target
@@ -35,7 +35,7 @@ select current_setting('max_connections')::int
 
 
 @dataclass(frozen=True)
-class Tuning(ReportFields):
+class Tuning(DoneReport):
     """How a sync uses the machine.
 
     Attributes:
@@ -47,11 +47,6 @@ class Tuning(ReportFields):
     workers: int
     batch_bytes: int
     why: dict[str, str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well: every choice can be used."""
-        return True
 
     @property
     def sentence(self) -> str:
