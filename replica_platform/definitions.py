@@ -73,8 +73,6 @@ def build_defs(settings: Settings) -> dg.Definitions:
             # One process for all steps: each further process costs 2.5 s, and the master has one
             # writer anyway.
             executor=dg.in_process_executor,
-            # Without it every event of every step is printed, at debug level.
-            loggers={"console": dg.colored_console_logger},
         ),
     )
 
