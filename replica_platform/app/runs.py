@@ -13,7 +13,7 @@ from replica_platform.core.reports import Progress, ReportFields
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
-    from dagster._utils.error import SerializableErrorInfo
+    from dagster_shared.error import SerializableErrorInfo
 
 PILLARS = ["market", "replica", "warehouse", "outbox", "backups"]
 
