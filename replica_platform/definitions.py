@@ -18,9 +18,10 @@ from typing import Any
 
 import dagster as dg
 
-from replica_platform.app.configured import SAMPLE
+from replica_platform.app.configured import SAMPLE, WrongEntry
 from replica_platform.app.settings import Settings
 from replica_platform.components.sample import sample_included
+from replica_platform.core.errors import PlatformError
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
 from replica_platform.resources.master import MasterDuckDB
@@ -73,10 +74,28 @@ def build_defs(settings: Settings) -> dg.Definitions:
             # One process for all steps: each further process costs 2.5 s, and the master has one
             # writer anyway.
             executor=dg.in_process_executor,
-            # Without it every event of every step is printed, at debug level.
-            loggers={"console": dg.colored_console_logger},
         ),
     )
+
+
+def load_defs(settings: Settings) -> dg.Definitions:
+    """Return the same as `build_defs`, and what is wrong with the files as one sentence.
+
+    Raises:
+        WrongEntry: A `defs.yaml` or a module of `defs/` cannot be loaded.
+    """
+    try:
+        return build_defs(settings)
+    except PlatformError:
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if cause is error:  # not from a file: a bug, which needs its traceback
+            raise
+        sentence = " ".join(str(cause).split())
+        raise WrongEntry(f"The definitions cannot be loaded: {sentence}") from error
 
 
 def _load(*, sample: bool) -> dg.Definitions:

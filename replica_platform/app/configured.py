@@ -173,7 +173,13 @@ def _entries(file: Path) -> Iterator[_Entry]:
     for node, document in zip(nodes, documents, strict=True):
         if not isinstance(document, dict):
             continue
-        kind = KINDS.get(str(document.get("type", "")).removeprefix(NAMESPACE))
+        named = str(document.get("type", ""))
+        kind = KINDS.get(named.removeprefix(NAMESPACE))
+        if kind is None and named.startswith(NAMESPACE):
+            raise WrongEntry(
+                f"{file}, line {_line_of(node, ('type',))}: there is no component {named}; "
+                f"there are {', '.join(KINDS)}."
+            )
         if kind is not None:
             yield _entry(file, node, kind, document.get("attributes") or {})
 

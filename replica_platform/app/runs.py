@@ -13,6 +13,7 @@ from replica_platform.core.reports import Progress, ReportFields
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+    from dagster_shared.error import SerializableErrorInfo
 
 PILLARS = ["market", "replica", "warehouse", "outbox", "backups"]
 
@@ -127,7 +128,7 @@ def _add_failures(
     for event in result.all_events:
         if event.is_step_failure:
             for key in steps[event.node_name]:
-                outcomes[key].problems.append(_reason(event))
+                outcomes[key].problems.append(failure_cause(event))
 
 
 def _add_checks(outcomes: dict[dg.AssetKey, AssetDone], result: dg.ExecuteInProcessResult) -> None:
@@ -159,12 +160,16 @@ def _add_materializations(
         outcome.seconds = seconds.get(event.step_key, 0.0)
 
 
-def _reason(event: dg.DagsterEvent) -> str:
+def failure_cause(event: dg.DagsterEvent) -> str:
     """Return why a step failed: the text of its failure, else the innermost error."""
     failure = event.step_failure_data
     if failure.user_failure_data and failure.user_failure_data.description:
         return failure.user_failure_data.description
-    error = failure.error
+    return innermost_cause(failure.error)
+
+
+def innermost_cause(error: "SerializableErrorInfo | None") -> str:
+    """Return the message of the error that led to all others."""
     while error is not None and error.cause is not None:
         error = error.cause
     return error.message.strip() if error else "it failed without a message"

@@ -18,7 +18,7 @@ Schedules, assets and settings do not belong here.
 
 from typing import TYPE_CHECKING, Any
 
-from replica_platform.backup.cleanup import cleanup
+from replica_platform.backup.cleanup import cleanup, keep_one_of_equal
 from replica_platform.backup.errors import (
     Busy,
     ChildFailed,
@@ -69,6 +69,7 @@ __all__ = [
     "backup",
     "backups",
     "cleanup",
+    "keep_one_of_equal",
     "pull",
     "restore",
     "stats",

@@ -64,6 +64,38 @@ def cleanup(
     return deleted
 
 
+def keep_one_of_equal(made: Backup, name: str, *, within_s: float) -> Backup:
+    """Delete a backup that repeats a recent one which is read from the disk now and found sound.
+
+    Args:
+        made: The new backup.
+        name: The stem of the source's file name.
+        within_s: How much older the other one may be, in seconds.
+
+    Returns:
+        The backup that is kept: the earlier one, or `made` where no other is equal and sound.
+
+    Raises:
+        Busy: Another process works on these backups.
+    """
+    folder = made.file.parent
+    with folder_lock(folder, name):
+        for earlier in backups(folder, name):
+            older_s = (made.taken_at - earlier.taken_at).total_seconds()
+            if (
+                earlier.file == made.file
+                or (earlier.source, earlier.sha256) != (made.source, made.sha256)
+                or not 0 <= older_s <= within_s
+            ):
+                continue
+            outcome = compare_with_manifest(earlier)
+            record_outcome(earlier, outcome)
+            if outcome.ok:
+                _delete(made)
+                return earlier
+    return made
+
+
 def _expired(
     newest_first: list[Backup], now: datetime, keep: timedelta, keep_count: int
 ) -> list[Backup]:

@@ -105,7 +105,7 @@ def _print_report(report: "DrainReport", as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--outbox", type=FOUND, required=True, help="The worker's file.")
+@click.option("--outbox", type=FOUND, required=True, help="The worker's file or a folder of them.")
 @click.option("--replay", is_flag=True, help="Try the dead records again with the next drain.")
 @click.option("--dismiss", is_flag=True, help="Forget the conflicts; the target keeps its content.")
 @click.option("--settle", is_flag=True, hidden=True, help="The former name of --dismiss.")
@@ -117,18 +117,22 @@ def dead(outbox: Path, replay: bool, dismiss: bool, settle: bool, as_json: bool)
     """
     from replica_platform import outbox as engine
 
+    files = [Path(one.path) for one in engine.backlog([outbox]).files]
+    if not files:
+        return complain(f"There is no outbox in {outbox}; name a worker's file or its folder.")
     if replay or dismiss or settle:
         done = {}
         if replay:
-            done["replayed"] = engine.replay(outbox)
+            done["replayed"] = sum(engine.replay(file) for file in files)
         if dismiss or settle:
-            done["settled"] = engine.settle(outbox)
+            done["settled"] = sum(engine.settle(file) for file in files)
         if as_json:
             print_json(done)
         else:
             _print_resolved(done)
         return 0
-    rows, conflicts = engine.dead(outbox), engine.conflicts(outbox)
+    rows = [row for file in files for row in engine.dead(file)]
+    conflicts = [row for file in files for row in engine.conflicts(file)]
     if as_json:
         print_json({"dead": rows, "conflicts": conflicts})
     else:
@@ -144,13 +148,13 @@ def _print_resolved(done: dict[str, int]) -> None:
 def _print_undelivered(rows: "Sequence[DeadRow]", conflicts: "Sequence[ConflictRow]") -> None:
     if rows:
         print_table(
-            ("seq", "id", "kind", "age", "attempts", "error"),
-            [(r.seq, r.id, r.kind, format_age(r.age_s), r.attempts, r.error) for r in rows],
+            ("file", "seq", "id", "kind", "age", "attempts", "error"),
+            [(r.path, r.seq, r.id, r.kind, format_age(r.age_s), r.attempts, r.error) for r in rows],
         )
     if conflicts:
         print_table(
-            ("seq", "id", "kind", "other content is in"),
-            [(c.seq, c.id, c.kind, c.table) for c in conflicts],
+            ("file", "seq", "id", "kind", "other content is in"),
+            [(c.path, c.seq, c.id, c.kind, c.table) for c in conflicts],
         )
     if not rows and not conflicts:
         out.print("No row is dead, none is in conflict.")

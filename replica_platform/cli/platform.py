@@ -34,17 +34,20 @@ def run(as_json: bool) -> int:
     Databases without a DSN are in the embedded Postgres, which runs as long as the command.
     """
     settings = Settings()
+    from replica_platform.app.configured import configured
     from replica_platform.app.launch import platform_up, prepare_sample
 
+    configured(sample=settings.sample)
     with platform_up(settings):
         prepare_sample(settings)
         # Imported late: the import takes most of the command's time, and a wrong DSN should be
         # reported at once.
         from replica_platform.app.runs import materialise_all
-        from replica_platform.definitions import build_defs
+        from replica_platform.definitions import load_defs
 
+        definitions = load_defs(settings)
         with bar("materialising") as progress:
-            assets = materialise_all(build_defs(settings), progress if err.is_terminal else None)
+            assets = materialise_all(definitions, progress if err.is_terminal else None)
     well = all(asset.ok for asset in assets)
     if as_json:
         print_json(assets)
@@ -82,8 +85,10 @@ def dev(port: int | None) -> int:
     """
     settings = Settings()
     settings.port = port or settings.port
+    from replica_platform.app.configured import configured
     from replica_platform.app.launch import platform_up, prepare_sample, serve
 
+    configured(sample=settings.sample)
     with platform_up(settings):
         prepare_sample(settings)
         err.print(f"The Dagster UI will be at http://127.0.0.1:{settings.port} (Ctrl-C ends it).")

@@ -8,7 +8,15 @@ import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
 from replica_platform.app.configured import backup_folder, names_of
-from replica_platform.backup import backup, backups, cleanup, pull, status, verify
+from replica_platform.backup import (
+    backup,
+    backups,
+    cleanup,
+    keep_one_of_equal,
+    pull,
+    status,
+    verify,
+)
 from replica_platform.components.sample import without_sample
 from replica_platform.metadata import change
 from replica_platform.policies import DAILY, TRANSIENT, translate_errors
@@ -156,6 +164,7 @@ class SqliteBackups(Component, Model, Resolvable):
                     context.log.info(_pull(file, file.pulled_from, path))
                 known = {earlier.sha256 for earlier in backups(folder, path.stem)}
                 made = backup(path, folder)
+                kept = keep_one_of_equal(made, path.stem, within_s=REPEATED_WITHIN_S)
                 removed = cleanup(
                     folder, path.stem, keep_days=file.keep_days, keep_count=file.keep_count
                 )
@@ -163,10 +172,10 @@ class SqliteBackups(Component, Model, Resolvable):
                 metadata={
                     **change(
                         made.sha256 not in known,
-                        f"{made.file.name} made, {len(removed)} old removed",
+                        f"{kept.file.name} made, {len(removed)} old removed",
                     ),
                     "dagster/row_count": made.rows,
-                    "dagster/uri": str(made.file),
+                    "dagster/uri": str(kept.file),
                     "bytes": made.bytes,
                     "sha256": made.sha256,
                     "backup_seconds": made.seconds,
@@ -176,6 +185,8 @@ class SqliteBackups(Component, Model, Resolvable):
         return newest_backup
 
 
+# A second backup of an unchanged file keeps no second copy, but the next night's does.
+REPEATED_WITHIN_S = 20 * 3600
 CRON = {"backups": "0 3 * * *", "remote": "0 9 * * *"}
 WHAT = {
     "backups": "A verified backup of every SQLite file, at 03:00.",

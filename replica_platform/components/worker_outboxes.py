@@ -108,13 +108,14 @@ class WorkerOutboxes(Component, Model, Resolvable):
                     # Compares every delivered row, which is too much for every 5 minutes.
                     repair=by_a_person,
                 )
+                rows = target.row_count("outbox", "record") if not report.trouble else None
             if report.trouble:
                 # No retry: each file's breaker knows when the next attempt makes sense.
                 raise dg.Failure(report.sentence, allow_retries=False)
             return dg.MaterializeResult(
                 metadata={
                     **change(report.delivered > 0, f"{report.delivered:,} records delivered"),
-                    "dagster/row_count": report.landed,
+                    "dagster/row_count": rows,
                     "dagster/table_name": "outbox.record",
                     "delivered": report.delivered,
                     "resends_absorbed": report.absorbed,

@@ -64,6 +64,8 @@ def connect(
     try:
         conninfo = make_conninfo("", **{**defaults, **conninfo_to_dict(dsn)})
     except psycopg.ProgrammingError as error:
+        if _password_is_not_escaped(dsn):
+            raise _not_escaped(dsn) from None
         raise BadDsn(
             f"{mask_dsn(dsn)!r} is not a Postgres connection string; "
             "write it as postgresql://user:password@host:5432/database."
@@ -71,11 +73,30 @@ def connect(
     try:
         return psycopg.connect(conninfo, autocommit=autocommit)
     except psycopg.OperationalError as error:
+        if _password_is_not_escaped(dsn):
+            raise _not_escaped(dsn) from None
         reason = " ".join(str(error).split()).rstrip(".?")
         raise CannotConnect(
             f"Cannot connect to {mask_dsn(dsn)}: {reason}. "
             "Check that the server runs and that host, database, user and password are right."
         ) from error
+
+
+def _password_is_not_escaped(dsn: str) -> bool:
+    """Whether a password in a URI has a character that ends it for Postgres.
+
+    Postgres then takes the rest of it for the host or the port, and prints it.
+    """
+    address = dsn if "@" not in dsn.partition("?")[0] else dsn.partition("?")[0]
+    found = re.search(r"://[^:/@]*:(.*)@", address, re.DOTALL)
+    return found is not None and any(mark in found[1] for mark in "@/?#")
+
+
+def _not_escaped(dsn: str) -> BadDsn:
+    return BadDsn(
+        f"The password in {mask_dsn(dsn)} has a character that ends it; write @ as %40, / as %2F, "
+        "? as %3F and # as %23."
+    )
 
 
 @contextmanager

@@ -2,6 +2,13 @@
 
 from dataclasses import dataclass, field
 
+from psycopg import sql
+
+from replica_platform.core.postgres import connect, one_value
+
+# Larger tables are estimated: counting them would take longer than writing to them.
+COUNTED_ROWS = 1_000_000
+
 
 @dataclass(frozen=True)
 class PostgresDatabase:
@@ -17,3 +24,23 @@ class PostgresDatabase:
     """
 
     dsn: str = field(repr=False)
+
+    def row_count(self, schema: str, table: str) -> int:
+        """Return the number of rows of a table; an estimate of the server for a large one.
+
+        Raises:
+            CannotConnect: The database does not answer.
+        """
+        name = sql.Identifier(schema, table)
+        with connect(self.dsn, autocommit=True) as connection:
+            estimate = one_value(
+                connection.execute(
+                    "select reltuples::bigint from pg_class where oid = %s::regclass",
+                    [name.as_string()],
+                )
+            )
+            if estimate > COUNTED_ROWS:
+                return int(estimate)
+            return int(
+                one_value(connection.execute(sql.SQL("select count(*) from {}").format(name)))
+            )

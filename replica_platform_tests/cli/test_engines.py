@@ -125,6 +125,31 @@ def test_append_and_drain(cli: Cli, target: str, tmp_path: Path) -> None:
     assert {"ok", "name", "sentence"} <= set(findings[0])
 
 
+def test_dead_records_of_a_folder(cli: Cli, target: str, tmp_path: Path) -> None:
+    folder = tmp_path / "boxes"
+    folder.mkdir()
+    empty = cli("dead", "--outbox", folder)
+    assert empty.returncode == 1
+    assert f"There is no outbox in {folder}" in empty.stderr
+    for name in ("a", "b"):
+        cli("append", "--outbox", folder / f"{name}.db", "--kind", "note", stdin='{"n": 1}')
+    assert "No row is dead" in cli("dead", "--outbox", folder).stdout
+    cli("drain", "--outbox", folder, "--target", target)
+    with psycopg.connect(target) as connection:
+        connection.execute(
+            "alter table outbox.record add constraint no_bad check (not payload ? 'bad')"
+        )
+    cli("append", "--outbox", folder / "b.db", "--kind", "note", stdin='{"bad": 1}\n{"n": 2}\n')
+    cli("drain", "--outbox", folder, "--target", target)
+    listed = cli("dead", "--outbox", folder)
+    assert listed.returncode == 1
+    assert "b.db" in listed.stdout and "a.db" not in listed.stdout
+    (row,) = json.loads(cli("dead", "--outbox", folder, "--json").stdout)["dead"]
+    assert row["path"].endswith("b.db")
+    replayed = result(cli("dead", "--outbox", folder, "--replay", "--json"))
+    assert replayed == {"replayed": 1}
+
+
 def findings_of(finished: object) -> list[dict[str, object]]:
     return json.loads(finished.stdout)  # type: ignore[attr-defined,no-any-return]
 

@@ -78,3 +78,19 @@ def test_an_error_of_the_server_stays_what_it_is(source: str) -> None:
         deadline(connection, 5),
     ):
         connection.execute("select * from nowhere")
+
+
+@pytest.mark.parametrize(
+    "password", ["first@tail-x", "first/tail-x", "first?tail-x", "first#tail-x", "a@b@tail-x"]
+)
+def test_no_part_of_a_password_that_is_not_escaped_is_printed(password: str) -> None:
+    with pytest.raises(BadDsn, match="write @ as %40") as caught:
+        connect(f"postgresql://u:{password}@127.0.0.1:1/d")
+    assert "tail-x" not in str(caught.value)
+    # Dagster's pages show the causes too.
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def test_an_at_sign_after_the_address_is_no_password() -> None:
+    with pytest.raises(CannotConnect):
+        connect("postgresql://u:secret@127.0.0.1:1/d?application_name=me@here")

@@ -1,9 +1,11 @@
 """A platform without some of its parts: folders of `defs/` removed, the sample switched off."""
 
+import json
 import shutil
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -217,3 +219,36 @@ def test_names_that_are_still_the_same_are_refused() -> None:
     files = [FileEntry(path="x/a/app.db"), FileEntry(path="a/app.db"), FileEntry(path="y/a/app.db")]
     with pytest.raises(plain.WrongEntry, match="would both be called 'a_app'"):
         SqliteBackups(files=files).build_defs(Context)  # type: ignore[arg-type]
+
+
+def test_an_unchanged_file_has_no_second_copy_of_the_same_day(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as db:
+        db.execute("create table t (x)")
+    component = SqliteBackups(files=[FileEntry(path="app.db")])
+    platform = PlatformConfig(data_dir=str(tmp_path), backup_dir=str(tmp_path / "backups"))
+    definitions = dg.Definitions.merge(
+        component.build_defs(Context),  # type: ignore[arg-type]
+        dg.Definitions(resources={"platform": platform}),
+    )
+    job = definitions.resolve_implicit_global_asset_job_def()
+
+    def run() -> list[str]:
+        with dg.DagsterInstance.ephemeral() as instance:
+            assert job.execute_in_process(instance=instance).success
+        return [one.file.name for one in backups(tmp_path / "backups", "app")]
+
+    first = run()
+    assert len(first) == 1
+    assert run() == first
+    (manifest,) = (tmp_path / "backups").glob("*.json")
+    content = json.loads(manifest.read_text())
+    taken_at = datetime.now(UTC) - timedelta(hours=23)
+    manifest.write_text(json.dumps({**content, "taken_at": taken_at.isoformat()}))
+    assert len(run()) == 2  # the next night has a copy, which may outlive the first
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as db:
+        db.execute("insert into t values (1)")
+    assert len(run()) == 3
+    newest = backups(tmp_path / "backups", "app")[0].file
+    newest.chmod(0o644)
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    assert len(run()) == 4  # a damaged copy replaces nothing

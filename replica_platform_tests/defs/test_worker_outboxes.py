@@ -150,3 +150,21 @@ def test_the_documented_remedy_turns_nothing_is_missing_green(target: str, tmp_p
         remedy = drain(found, instance)
         assert is_green(remedy)
     assert rows(target, "select count(*), count(distinct id) from outbox.record") == [(10, 10)]
+
+
+def test_the_row_count_is_that_of_the_table(target: str, nodes: dict[str, str]) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def shown() -> object:
+            result = drain(definitions(target, nodes=nodes), instance)
+            assert result.success
+            (made,) = result.asset_materializations_for_node("conversations")
+            return made.metadata["dagster/row_count"].value
+
+        assert shown() == 2
+        with psycopg.connect(target) as connection:
+            connection.execute(
+                "insert into outbox.record (select (jsonb_populate_record(r, jsonb_build_object("
+                "'id', gen_random_uuid(), 'seq', 99))).* from outbox.record r limit 1)"
+            )
+        assert shown() == 3
