@@ -8,6 +8,7 @@ each task. In the order of the story:
 - `messages`: the answers that both sides share, and their form on the pipe.
 - `__main__`: the child's side; runs one task.
 - `snapshot`: copies a live file in one step and checks the copy.
+- `file_copy`: copies the bytes of a live file where its locks allow it.
 - `check`: hashes a quiet file, checks its integrity, counts its tables.
 - `integrity`: SQLite's integrity check, also where collations or functions are missing.
 - `outbox`: what a backup knows of an outbox: identity, undelivered rows.

@@ -14,7 +14,7 @@ class FileCheck:
     Attributes:
         bytes: Size of the file.
         sha256: Hexadecimal digest of its bytes.
-        md5: The same by MD5, for tools that know no other.
+        md5: The same by MD5, for tools that know no other; empty where it was not asked for.
         integrity: `ok`, or SQLite's first complaints in one line.
         unchecked: Why a sound file could not be checked in full; None if it was, or is damaged.
         tables: Rows of each table; None where SQLite lacks a virtual table's module.
