@@ -49,6 +49,8 @@ def check_file(
         closing(sqlite3.connect(uri, uri=True)) as db,
     ):
         # Through memory: integrity_check of 464 MB in 0.9 s instead of 1.8.
+        # Text that is not UTF-8 is counted too.
+        db.text_factory = lambda value: value.decode(errors="replace")
         db.execute(f"pragma mmap_size={1 << 40}")
         db.execute("pragma cache_size=-65536")
         integrity = check_integrity(db)

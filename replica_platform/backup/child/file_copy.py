@@ -9,16 +9,22 @@ As fast as `cp`; SQLite's backup API takes twice that. Two cases allow it:
 
 The caller opens the file before SQLite does and closes it afterwards: closing it earlier would drop
 the locks of SQLite's connection in this process.
+
+A pull sends this file to the other host too (see `remote/agent.py`): only the standard library, and
+the syntax of Python 3.7.
 """
+
+from __future__ import annotations
 
 import errno
 import os
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING, Iterator  # noqa: UP035
 
-from replica_platform.core.sqlite import sqlite3
+if TYPE_CHECKING:
+    import sqlite3
+    from pathlib import Path
 
 BLOCK_BYTES = 1 << 20
 # How long one step may keep writers out, and how often a changing file is compared again before it
@@ -112,7 +118,7 @@ def _copy_block(live: int, target: int, at: int, size: int) -> None:
 
 def _copy_bytes(live: int, target: int, at: int, size: int) -> None:
     """Copy bytes within the kernel, or by reading them where the file systems cannot do that."""
-    end, by_kernel = at + size, True
+    end, by_kernel = at + size, hasattr(os, "copy_file_range")  # Python 3.8
     while at < end:
         count = min(64 * BLOCK_BYTES, end - at)
         if by_kernel:
