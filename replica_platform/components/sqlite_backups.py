@@ -7,10 +7,34 @@ from typing import Literal
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
-from replica_platform.backup import backup, backups, cleanup, pull, status, verify
+from replica_platform.backup import (
+    DrillQuery,
+    backup,
+    backups,
+    cleanup,
+    drill,
+    drill_status,
+    pull,
+    status,
+    verify,
+)
 from replica_platform.metadata import change
 from replica_platform.policies import DAILY, TRANSIENT, translate_errors
 from replica_platform.resources.platform import PlatformConfig
+
+
+class DrillEntry(Model, Resolvable):
+    """A query that a restored backup must answer with a number.
+
+    Attributes:
+        sql: The query; the first value of its first row counts.
+        at_least: The least number that is right.
+        at_most: The greatest number that is right.
+    """
+
+    sql: str
+    at_least: float | None = None
+    at_most: float | None = None
 
 
 class FileEntry(Model, Resolvable):
@@ -25,6 +49,7 @@ class FileEntry(Model, Resolvable):
         client_key: The private key to log in with; those of `~/.ssh` when absent.
         keep_days: Backups younger than this many days are kept.
         keep_count: The newest backups that are kept at any age.
+        drill: Queries that are run on a restored backup, one backup a night.
     """
 
     path: str
@@ -34,14 +59,17 @@ class FileEntry(Model, Resolvable):
     client_key: str | None = None
     keep_days: int = 30
     keep_count: int = 7
+    drill: Sequence[DrillEntry] = ()
 
 
 class SqliteBackups(Component, Model, Resolvable):
     """An asset for each SQLite file: its newest verified backup.
 
     The check `is_intact` blocks when the newest backup does not verify, and warns when SQLite
-    cannot check all of it; `is_fresh` warns when it is too old. Files of this host (group
-    `backups`) are backed up at 03:00, files of other hosts (group `remote`) at 09:00.
+    cannot check all of it; `is_fresh` warns when it is too old. `is_restorable` restores one kept
+    backup to a scratch folder, the one that waited longest, and runs the file's queries on it.
+    Files of this host (group `backups`) are backed up at 03:00, files of other hosts (group
+    `remote`) at 09:00.
 
     Attributes:
         files: The files to back up.
@@ -52,7 +80,7 @@ class SqliteBackups(Component, Model, Resolvable):
     fresh_within_s: int = 26 * 3600
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """Return an asset and two checks for each file, and the schedules that they need."""
+        """Return an asset and three checks for each file, and the schedules that they need."""
         return dg.Definitions(
             assets=[_asset(file) for file in self.files],
             asset_checks=[self._check(file) for file in self.files],
@@ -73,6 +101,12 @@ class SqliteBackups(Component, Model, Resolvable):
                 asset=key,
                 description="The newest backup is at most "
                 f"{self.fresh_within_s / 3600:g} hours old.",
+            ),
+            dg.AssetCheckSpec(
+                "is_restorable",
+                asset=key,
+                description="One kept backup after another is restored to a scratch folder and "
+                "answers the file's queries.",
             ),
         ]
 
@@ -100,8 +134,31 @@ class SqliteBackups(Component, Model, Resolvable):
                 description=found.sentence,
                 metadata={"newest_age_seconds": found.newest_age_s, "copies": found.count},
             )
+            yield _drill(file, folder)
 
         return checks
+
+
+def _drill(file: FileEntry, folder: Path) -> dg.AssetCheckResult:
+    """Restore the backup whose last drill is the oldest; report it and the drills so far."""
+    name = _key(file).path[-1]
+    queries = [DrillQuery(one.sql, one.at_least, one.at_most) for one in file.drill]
+    with translate_errors():
+        report = drill(folder, name, queries)
+    found = drill_status(folder, name)
+    return dg.AssetCheckResult(
+        asset_key=_key(file),
+        check_name="is_restorable",
+        passed=report.ok and found.ok,
+        description=f"{report.sentence} {found.sentence}",
+        metadata={
+            "restore_seconds": report.restore_s,
+            "oldest_drill_age_seconds": found.oldest_drill_age_s,
+            "backups_with_a_drill": found.drilled,
+            "copies": found.count,
+            "answers": report.answers,
+        },
+    )
 
 
 SCHEDULES = {

@@ -13,6 +13,7 @@ each task. In the order of the story:
 - `integrity`: SQLite's integrity check, also where collations or functions are missing.
 - `outbox`: what a backup knows of an outbox: identity, undelivered rows.
 - `restored_copy`: copies a backup, gives a restored outbox a new identity.
+- `queries`: asks a restored copy the queries of a drill.
 - `contents`: what is in a database; a pull sends this file to the other host too.
 
 Names, manifests and folders of backups do not belong here. Each child pays for its imports, so

@@ -82,6 +82,19 @@ class RestoredCopy:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The answers to queries, in their order.
+
+    Attributes:
+        values: The first value of each query's first row; None if there is none.
+        errors: SQLite's error; None where the query ran.
+    """
+
+    values: list[str | int | float | None]
+    errors: list[str | None]
+
+
+@dataclass(frozen=True)
 class Advance:
     """How far the task is: `done` of `total` units."""
 
@@ -98,10 +111,10 @@ class Failure:
     sentence: str
 
 
-Answer = FileCheck | Snapshot | RestoredCopy
+Answer = FileCheck | Snapshot | RestoredCopy | Answers
 Message = Answer | Advance | Failure
 KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (FileCheck, Snapshot, RestoredCopy, Advance, Failure)
+    kind.__name__: kind for kind in (FileCheck, Snapshot, RestoredCopy, Answers, Advance, Failure)
 }
 
 
