@@ -101,9 +101,11 @@ def main() -> None:
                 for key, value in (*found, ("all", whole)):
                     figures[key].append(value)
         show("cp + fsync", figures["cp"], size)
-        show("one-step copy + fsync (inside the backup)", figures["copy"], size)
+        show("copy + fsync (inside the backup)", figures["copy"], size)
         show("verification (both digests, check, counts)", figures["check"], size)
         show("the whole backup, child and manifest too", figures["all"], size)
+        peer, copied, whole = (statistics.median(figures[key]) for key in ("cp", "copy", "all"))
+        print(f"copy / cp: {copied / peer:.2f}, whole / cp: {whole / peer:.2f}")
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, live, "6"], stdout=subprocess.PIPE, text=True
         ) as writer:

@@ -1,17 +1,24 @@
 """The time of a pull: by rows, by rows again, and as a file.
 
     python benchmarks/backup_pull.py [--members 200000]
+    python benchmarks/backup_pull.py --server ssh://root@127.0.0.1:22 --key KEY --known-hosts FILE
 
-Both ends are this machine, with asyncssh's own server between them, so the network's speed is
-not measured; bytes moved are what a network would carry. The peer is `cp` of the same file.
+Both ends are this machine, so the network's speed is not measured; bytes moved are what a network
+would carry. Without `--server`, asyncssh's own server is between them and the peer is `cp`. With
+the address of this machine's OpenSSH server, the method `scp` is measured against `sftp get`, in
+turn; the medians are printed.
 """
 
 import argparse
+import statistics
 import subprocess
 import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from backup_one_step import make as make_file
 
 from replica_platform.backup import Pulled, pull
 from replica_platform.core.sqlite import sqlite3
@@ -41,13 +48,47 @@ def show(what: str, got: Pulled) -> None:
     )
 
 
+def against_sftp(options: argparse.Namespace, folder: Path) -> None:
+    """Pull a file and get it by sftp, in turn; print medians and their ratio."""
+    remote = folder / "remote.db"
+    make_file(remote, options.megabytes)
+    size = remote.stat().st_size
+    server = urlsplit(options.server)
+    access = {"known_hosts": options.known_hosts, "client_keys": [options.key]}
+    sftp = ["sftp", "-q", "-P", str(server.port), "-i", str(options.key), "-o", "BatchMode=yes"]
+    sftp += ["-o", f"UserKnownHostsFile={options.known_hosts}"]
+    peer, ours = [], []
+    for _ in range(options.rounds):
+        began = time.perf_counter()
+        source = f"{server.username}@{server.hostname}:{remote}"
+        subprocess.run([*sftp, source, folder / "sftp.db"], check=True, stdout=subprocess.DEVNULL)
+        peer.append(time.perf_counter() - began)
+        pulled = pull(f"{options.server}{remote}", folder / "file.db", method="scp", **access)
+        ours.append(pulled.seconds)
+        (folder / "sftp.db").unlink()
+        (folder / "file.db").unlink()
+    got, by_sftp = statistics.median(ours), statistics.median(peer)
+    print(
+        f"{size / 1e6:.0f} MB: sftp get {by_sftp:.2f} s ({min(peer):.2f} to {max(peer):.2f}), "
+        f"pull --method scp {got:.2f} s ({min(ours):.2f} to {max(ours):.2f}): {got / by_sftp:.2f}"
+    )
+
+
 def main() -> None:
     """Make the file, pull it by each method, print the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--members", type=int, default=200_000)
+    options.add_argument("--server", help="ssh://user@host:port of an OpenSSH server here.")
+    options.add_argument("--key", type=Path)
+    options.add_argument("--known-hosts", type=Path)
+    options.add_argument("--megabytes", type=int, default=500)
+    options.add_argument("--rounds", type=int, default=3)
     given = options.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         folder = Path(name)
+        if given.server:
+            against_sftp(given, folder)
+            return
         remote = folder / "remote.db"
         make(remote, given.members)
         print(f"{remote.stat().st_size / 1e6:.0f} MB, {2 * given.members:,} rows")

@@ -6,6 +6,7 @@
 A file gets a backup's name only after SQLite has checked it. In the order of the story:
 
 - `take`, `verify`, `restore`, `cleanup`, `status`: what is done with backups.
+- `drill`: restores kept backups in turn, to see that they can be.
 - `remote`: brings a database of another host here, over SSH.
 - `folder`: the lock of a folder of backups, the list of them, what killed runs left.
 - `destination`: the file that a restore or a pull replaces.
@@ -19,6 +20,13 @@ Schedules, assets and settings do not belong here.
 from typing import TYPE_CHECKING, Any
 
 from replica_platform.backup.cleanup import cleanup, keep_one_of_equal
+from replica_platform.backup.drill import (
+    DrillQuery,
+    DrillReport,
+    DrillStatus,
+    drill,
+    drill_status,
+)
 from replica_platform.backup.errors import (
     Busy,
     ChildFailed,
@@ -53,6 +61,9 @@ __all__ = [
     "Busy",
     "ChildFailed",
     "Damaged",
+    "DrillQuery",
+    "DrillReport",
+    "DrillStatus",
     "FolderStatus",
     "HostUnknown",
     "NameTaken",
@@ -69,6 +80,8 @@ __all__ = [
     "backup",
     "backups",
     "cleanup",
+    "drill",
+    "drill_status",
     "keep_one_of_equal",
     "pull",
     "restore",

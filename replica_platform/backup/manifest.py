@@ -45,6 +45,9 @@ class Backup(ReportFields):
         damage: What the last verification found wrong; None if nothing.
         unchecked: Why SQLite could not check all of the copy; None if it did.
         pending: Rows that an outbox held as undelivered; None for any other file.
+        drilled_at: When the backup was last restored as a drill; None if never.
+        drill_restore_s: How long that restore took, in seconds; None if it failed.
+        drill_problem: What the drill found wrong; None if nothing.
     """
 
     file: Path
@@ -70,6 +73,9 @@ class Backup(ReportFields):
     damage: str | None = None
     unchecked: str | None = None
     pending: int | None = None
+    drilled_at: datetime | None = None
+    drill_restore_s: float | None = None
+    drill_problem: str | None = None
 
     @property
     def manifest(self) -> Path:
@@ -151,8 +157,9 @@ def parse_manifest(path: Path) -> Backup | None:
     try:
         content = json.loads(path.read_bytes())
         content["file"] = path.with_name(content["file"])
-        for key in ("taken_at", "verified_at"):
-            content[key] = datetime.fromisoformat(content[key]).astimezone(UTC)
+        for key in ("taken_at", "verified_at", "drilled_at"):
+            if content.get(key) is not None:
+                content[key] = datetime.fromisoformat(content[key]).astimezone(UTC)
         return Backup(**content)
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from replica_platform.backup.folder import backups
 from replica_platform.backup.manifest import Backup, in_utc
-from replica_platform.core.reports import ReportFields, format_age
+from replica_platform.core import disk_space
+from replica_platform.core.reports import ReportFields, format_age, format_bytes
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,9 @@ class FolderStatus(ReportFields):
         newest_age_s: Its age in seconds.
         oldest_at: When the oldest backup without a known problem was taken.
         verified: Backups of the right size whose last verification found no damage.
+        newest_verified: The newest backup without a known problem.
+        newest_verified_at: When it was last read and found sound.
+        free_bytes: Free space on the folder's disk, for this user.
         unlisted: Database files without a readable manifest; nothing is known of them.
         ok: Whether there are backups, none has a known problem, and one is not of the future.
         sentence: The same in words, and what to do next.
@@ -32,6 +36,9 @@ class FolderStatus(ReportFields):
     newest_age_s: float | None
     oldest_at: datetime | None
     verified: int
+    newest_verified: Path | None
+    newest_verified_at: datetime | None
+    free_bytes: int
     unlisted: int
     ok: bool
     sentence: str
@@ -60,6 +67,13 @@ def status(to: Path, name: str | None = None, *, now: datetime | None = None) ->
     age_s = max((moment - newest_at).total_seconds(), 0.0) if newest_at else None
     unlisted = _without_manifest(folder, name)
     sentence = _about_backups(listed, f"{f'of {name} ' if name else ''}in {folder}", age_s)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free, used = disk_space.free_bytes(existing), sum(backup.bytes for backup in sound)
+    if newest:
+        verified_age_s = max((moment - newest.verified_at).total_seconds(), 0.0)
+        sentence += f" {newest.file.name} is the newest verified, {format_age(verified_age_s)} ago."
+    used_text = f"They use {format_bytes(used)}; " if listed else ""
+    sentence += f" {used_text}{format_bytes(free)} are free."
     if newest and newest.unchecked:
         sentence += f" {newest.file.name} was copied, not fully checkable: {newest.unchecked}."
     if future:
@@ -68,11 +82,14 @@ def status(to: Path, name: str | None = None, *, now: datetime | None = None) ->
         sentence += f" {len(unlisted)} files have no manifest ({unlisted[0].name})."
     return FolderStatus(
         count=len(listed),
-        bytes=sum(backup.bytes for backup in sound),
+        bytes=used,
         newest_at=newest_at,
         newest_age_s=age_s,
         oldest_at=sound[-1].taken_at if sound else None,
         verified=len(sound),
+        newest_verified=newest.file if newest else None,
+        newest_verified_at=newest.verified_at if newest else None,
+        free_bytes=free,
         unlisted=len(unlisted),
         ok=newest_at is not None and len(sound) == len(listed),
         sentence=sentence,

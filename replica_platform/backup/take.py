@@ -33,7 +33,7 @@ def backup(
     """Copy `file`, with everything in its WAL, into the folder `to`, checked and durable.
 
     It is safe while another process, or this one, writes to the file. In WAL mode it blocks no
-    writer; without it writers wait while the file is copied.
+    writer; without it the file is copied in steps, for which writers wait.
 
     Args:
         file: A SQLite database.

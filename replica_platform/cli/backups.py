@@ -60,6 +60,18 @@ def backup(
     return 0
 
 
+@click.command("verify-backup")
+@click.argument("file", type=FOUND, metavar="BACKUP")
+@as_json_option
+def verify_backup(file: Path, as_json: bool) -> int:
+    """Read a BACKUP and compare it with its manifest."""
+    from replica_platform import backup as engine
+
+    with bar("verifying") as progress:
+        outcome = engine.verify(file, progress=progress)
+    return print_sentence(outcome, as_json)
+
+
 @click.command("restore-backup")
 @click.argument("file", type=FOUND, metavar="BACKUP")
 @click.option("--to", type=PATH, required=True, help="The SQLite file to create or replace.")

@@ -29,7 +29,12 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
     ),
     "Warehouse": (warehouse.sync, warehouse.validate, warehouse.forget_table, warehouse.tune),
     "Outbox": (outbox.append, outbox.drain, outbox.dead, outbox.doctor),
-    "Backups": (backups.backup, backups.restore_backup, backups.pull_sqlite),
+    "Backups": (
+        backups.backup,
+        backups.verify_backup,
+        backups.restore_backup,
+        backups.pull_sqlite,
+    ),
 }
 
 # Names until version 0.1; they work for one more release and are not listed.

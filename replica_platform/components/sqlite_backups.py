@@ -9,9 +9,12 @@ from dagster.components import Component, ComponentLoadContext, Model, Resolvabl
 
 from replica_platform.app.configured import backup_folder, names_of
 from replica_platform.backup import (
+    DrillQuery,
     backup,
     backups,
     cleanup,
+    drill,
+    drill_status,
     keep_one_of_equal,
     pull,
     status,
@@ -21,6 +24,20 @@ from replica_platform.components.sample import without_sample
 from replica_platform.metadata import change
 from replica_platform.policies import DAILY, TRANSIENT, translate_errors
 from replica_platform.resources.platform import PlatformConfig
+
+
+class DrillEntry(Model, Resolvable):
+    """A query that a restored backup must answer with a number.
+
+    Attributes:
+        sql: The query; the first value of its first row counts.
+        at_least: The least number that is right.
+        at_most: The greatest number that is right.
+    """
+
+    sql: str
+    at_least: float | None = None
+    at_most: float | None = None
 
 
 class FileEntry(Model, Resolvable):
@@ -37,6 +54,7 @@ class FileEntry(Model, Resolvable):
         client_key: The private key to log in with; those of `~/.ssh` when absent.
         keep_days: Backups younger than this many days are kept.
         keep_count: The newest backups that are kept at any age.
+        drill: Queries that are run on a restored backup, one backup a night.
         sample: Whether the file belongs to the sample.
     """
 
@@ -48,6 +66,7 @@ class FileEntry(Model, Resolvable):
     client_key: str | None = None
     keep_days: int = 30
     keep_count: int = 7
+    drill: Sequence[DrillEntry] = ()
     sample: bool = False
 
 
@@ -55,8 +74,10 @@ class SqliteBackups(Component, Model, Resolvable):
     """An asset for each SQLite file: its newest verified backup.
 
     The check `is_intact` blocks when the newest backup does not verify, and warns when SQLite
-    cannot check all of it; `is_fresh` warns when it is too old. Files of this host (group
-    `backups`) are backed up at 03:00, files of other hosts (group `remote`) at 09:00.
+    cannot check all of it; `is_fresh` warns when it is too old. `is_restorable` restores one kept
+    backup to a scratch folder, the one that waited longest, and runs the file's queries on it.
+    Files of this host (group `backups`) are backed up at 03:00, files of other hosts (group
+    `remote`) at 09:00.
 
     Attributes:
         files: The files to back up.
@@ -70,7 +91,7 @@ class SqliteBackups(Component, Model, Resolvable):
     fresh_within_s: int = 26 * 3600
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """Return an asset and two checks for each file, and the schedules that they need."""
+        """Return an asset and three checks for each file, and the schedules that they need."""
         files = without_sample(self.files)
         named = dict(zip(names_of(files), files, strict=True))
         return dg.Definitions(
@@ -111,6 +132,12 @@ class SqliteBackups(Component, Model, Resolvable):
                 description="The newest backup is at most "
                 f"{self.fresh_within_s / 3600:g} hours old.",
             ),
+            dg.AssetCheckSpec(
+                "is_restorable",
+                asset=key,
+                description="One kept backup after another is restored to a scratch folder and "
+                "answers the file's queries.",
+            ),
         ]
 
         @dg.multi_asset_check(
@@ -141,6 +168,7 @@ class SqliteBackups(Component, Model, Resolvable):
                 description=found.sentence,
                 metadata={"newest_age_seconds": found.newest_age_s, "copies": found.count},
             )
+            yield _drill(key, file, folder)
 
         return checks
 
@@ -183,6 +211,28 @@ class SqliteBackups(Component, Model, Resolvable):
             )
 
         return newest_backup
+
+
+def _drill(key: dg.AssetKey, file: FileEntry, folder: Path) -> dg.AssetCheckResult:
+    """Restore the backup whose last drill is the oldest; report it and the drills so far."""
+    name = Path(file.path).stem
+    queries = [DrillQuery(one.sql, one.at_least, one.at_most) for one in file.drill]
+    with translate_errors():
+        report = drill(folder, name, queries)
+    found = drill_status(folder, name)
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name="is_restorable",
+        passed=report.ok and found.ok,
+        description=f"{report.sentence} {found.sentence}",
+        metadata={
+            "restore_seconds": report.restore_s,
+            "oldest_drill_age_seconds": found.oldest_drill_age_s,
+            "backups_with_a_drill": found.drilled,
+            "copies": found.count,
+            "answers": report.answers,
+        },
+    )
 
 
 # A second backup of an unchanged file keeps no second copy, but the next night's does.

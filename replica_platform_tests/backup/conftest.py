@@ -90,14 +90,14 @@ def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 @pytest.fixture
 def in_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """A function that has each child run these lines first, with `snapshot` imported."""
+    """A function that has each child run these lines first, with two modules imported."""
 
     def install(lines: str) -> None:
         site = tmp_path / "site"
         site.mkdir()
         # The child has our sys.path, and Python imports a module of this name as it starts.
         (site / "sitecustomize.py").write_text(
-            f"from replica_platform.backup.child import snapshot\n{lines}\n"
+            f"from replica_platform.backup.child import file_copy, snapshot\n{lines}\n"
         )
         monkeypatch.syspath_prepend(str(site))
 

@@ -20,7 +20,20 @@ from replica_platform.backup.child.messages import (
 from replica_platform.backup.child.process import check_file
 from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed, Unreadable
 
-CHECK = FileCheck(8, "a", "b", "ok", {"t": None, "u": 2}, {"u.at": 1.5}, 1, 8, "3.53.4", 0.1)
+CHECK = FileCheck(
+    bytes=8,
+    sha256="a",
+    md5="b",
+    integrity="ok",
+    unchecked=None,
+    tables={"t": None, "u": 2},
+    newest={"u.at": 1.5},
+    pending=3,
+    pages=1,
+    page_size=8,
+    sqlite_version="3.53.4",
+    check_s=0.1,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +42,7 @@ CHECK = FileCheck(8, "a", "b", "ok", {"t": None, "u": 2}, {"u.at": 1.5}, 1, 8, "
         CHECK,
         Snapshot(CHECK, [0, 1, 1], "wal", 0.2),
         Snapshot(CHECK, None, "delete", 0.2),
-        RestoredCopy(CHECK, None),
+        RestoredCopy(CHECK, None, None, None),
         Advance(1, 2, "bytes"),
         Failure("Busy", "It stayed locked;\ntry again."),
     ],

@@ -3,12 +3,14 @@
 import json
 import os
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from replica_platform.backup import Backup, backup, backups, stats, status, verify
 from replica_platform.backup.errors import Unreadable
+from replica_platform.core.reports import format_bytes
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import day
 
@@ -83,3 +85,22 @@ def test_status_gives_the_age_of_the_newest(app: Path, folder: Path) -> None:
     assert json.dumps(seen.as_dict())
     assert stats(folder, "other").count == 0
     assert stats is status
+
+
+def test_status_says_what_the_backups_use_what_is_free_and_which_is_the_newest_verified(
+    app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replica_platform.core.disk_space.free_bytes", lambda _: 3 << 30)
+    empty = status(folder, "app")
+    assert empty.free_bytes == 3 << 30 and "3.0 GiB are free" in empty.sentence
+    assert empty.newest_verified is None
+    first, second = (backup(app, folder, now=day(n)) for n in (1, 4))
+    seen = status(folder, "app", now=second.verified_at + timedelta(hours=5))
+    assert seen.newest_verified == second.file
+    assert seen.newest_verified_at == second.verified_at
+    assert f"{second.file.name} is the newest verified, 5 hours ago" in seen.sentence
+    used = format_bytes(first.bytes + second.bytes)
+    assert f"They use {used}; 3.0 GiB are free" in seen.sentence
+    cut(second.file)
+    seen = status(folder, "app", now=day(5))
+    assert seen.newest_verified == first.file and first.file.name in seen.sentence

@@ -173,6 +173,11 @@ def test_back_up_and_restore(cli: Cli, tmp_path: Path) -> None:
     replaced = cli("restore-backup", made["backup"]["file"], "--to", restored, "--replace")
     assert replaced.returncode == 0
     assert len(list(tmp_path.glob("restored_before_restore_*.db"))) == 1
+    backup = Path(made["backup"]["file"])
+    assert result(cli("verify-backup", backup, "--json"))["ok"] is True
+    backup.write_bytes(backup.read_bytes()[:-1])
+    refused = cli("verify-backup", backup)
+    assert refused.returncode == 1 and "cannot be relied on" in refused.stderr
 
 
 def test_pull_refuses_a_host_that_does_not_answer(cli: Cli, tmp_path: Path) -> None:

@@ -67,7 +67,11 @@ def test_every_pillar_has_a_blocking_check_and_a_freshness_check(
     for asset in ("ohlcv", "market_replica", "raw_data/prices", "conversations"):
         assert any(checks[asset].values()), asset
         assert any("fresh" in name for name in checks[asset]), asset
-    assert checks["backups/gym_system"] == {"is_intact": True, "is_fresh": False}
+    assert checks["backups/gym_system"] == {
+        "is_intact": True,
+        "is_fresh": False,
+        "is_restorable": False,
+    }
 
 
 def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> None:

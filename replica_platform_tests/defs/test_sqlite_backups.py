@@ -9,7 +9,7 @@ import pytest
 
 from replica_platform.backup import backups
 from replica_platform.components import SqliteBackups
-from replica_platform.components.sqlite_backups import FileEntry
+from replica_platform.components.sqlite_backups import DrillEntry, FileEntry
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform_tests.backup.ssh_server import Host, serving
@@ -123,3 +123,26 @@ def test_a_file_that_sqlite_cannot_check_in_full_is_kept_and_warned_about(data: 
     assert found["is_intact"].severity == dg.AssetCheckSeverity.WARN
     assert "not fully checkable: collation unicase" in str(found["is_intact"].description)
     assert found["is_fresh"].passed
+
+
+@pytest.mark.parametrize(("members", "queries"), [(0, 0), (1, 1), (2, 2), (5, 5)])
+def test_a_kept_backup_is_restored_each_night_and_asked(
+    data: Path, members: int, queries: int
+) -> None:
+    data.mkdir()
+    with closing(sqlite3.connect(data / "gym.db", isolation_level=None)) as db:
+        db.execute("create table member (name text)")
+        db.executemany("insert into member values (?)", [("ada",)] * members)
+    asked = [DrillEntry(sql="select count(*) from member", at_least=2)] * queries
+    component = SqliteBackups(files=[FileEntry(path="gym.db", drill=asked)])
+    run(component, data)
+    result = run(component, data)
+    assert result.success  # a failed drill blocks nothing
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    restorable = found["is_restorable"]
+    assert restorable.passed == (members >= 2 or not queries)
+    assert restorable.metadata["restore_seconds"].value > 0
+    assert restorable.metadata["backups_with_a_drill"].value == 2
+    assert restorable.metadata["oldest_drill_age_seconds"].value >= 0
+    assert restorable.metadata["answers"].value == [members] * queries
+    assert [one.drilled_at is not None for one in backups(data / "backups", "gym")] == [True] * 2

@@ -12,6 +12,7 @@ import pytest
 
 from replica_platform.backup import pull
 from replica_platform.backup.errors import Damaged, Unreachable
+from replica_platform.backup.remote import openssh
 from replica_platform.backup.remote.connection import RemoteAgent
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import Host, serving
@@ -88,6 +89,7 @@ def test_a_pull_cut_off_half_way_leaves_the_previous_copy(
 
     watched = "ask" if method == "query" else "receive"
     left = 6 if method == "query" else 1
+    monkeypatch.setattr(openssh.shutil, "which", lambda name: None)  # the agent sends the bytes
     monkeypatch.setattr(RemoteAgent, watched, cut_after_some(getattr(RemoteAgent, watched)))
     with pytest.raises(Unreachable, match="Try again"):
         pull(host.url(remote), local, method=method, **host.access)
@@ -117,6 +119,7 @@ def test_bytes_that_change_on_the_way_are_noticed(
             answer["rows"] = answer["rows"][:700] + answer["rows"][701:]
         return answer
 
+    monkeypatch.setattr(openssh.shutil, "which", lambda name: None)
     monkeypatch.setattr(RemoteAgent, "receive", flipping)
     with pytest.raises(Damaged, match="SHA-256"):
         pull(host.url(remote), tmp_path / "local.db", method="scp", **host.access)

@@ -8,10 +8,12 @@ each task. In the order of the story:
 - `messages`: the answers that both sides share, and their form on the pipe.
 - `__main__`: the child's side; runs one task.
 - `snapshot`: copies a live file in one step and checks the copy.
+- `file_copy`: copies the bytes of a live file where its locks allow it.
 - `check`: hashes a quiet file, checks its integrity, counts its tables.
 - `integrity`: SQLite's integrity check, also where collations or functions are missing.
 - `outbox`: what a backup knows of an outbox: identity, undelivered rows.
 - `restored_copy`: copies a backup, gives a restored outbox a new identity.
+- `queries`: asks a restored copy the queries of a drill.
 - `contents`: what is in a database; a pull sends this file to the other host too.
 
 Names, manifests and folders of backups do not belong here. Each child pays for its imports, so

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from replica_platform.backup.child.check import check_file
 from replica_platform.backup.child.messages import Advance, Answer, Failure, Message, encode
+from replica_platform.backup.child.queries import ask_queries
 from replica_platform.backup.child.restored_copy import make_restored_copy
 from replica_platform.backup.child.snapshot import take_snapshot
 from replica_platform.backup.errors import translate_errors
@@ -22,6 +23,7 @@ TASKS: dict[str, Callable[..., Answer]] = {
     "copy": take_snapshot,
     "check": check_file,
     "restore": make_restored_copy,
+    "query": ask_queries,
 }
 PATHS = ("source", "file", "backup", "copy", "previous")
 

@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,18 @@ PROGRESS_EVERY_S = 0.1
 HEADER = b"SQLite format 3\x00"
 
 
-def check_file(file: Path, drop_cache: bool, progress: Progress) -> FileCheck:
+def check_file(
+    file: Path, drop_cache: bool, progress: Progress, with_md5: bool = False
+) -> FileCheck:
     """Hash a quiet file, check its integrity, count its tables; change nothing.
 
-    Hashing and SQLite's check run side by side: both release the interpreter's lock.
+    Hashing and SQLite's check run side by side: they release the interpreter's lock.
 
     Args:
         file: A database that no program writes to.
         drop_cache: Have the kernel forget the file first, so that it is read from the disk.
         progress: Called with the bytes that were hashed.
+        with_md5: Compute MD5 too, which takes twice as long as SHA-256.
 
     Raises:
         Unreadable: The file is not a database, or cannot be read.
@@ -41,8 +44,13 @@ def check_file(file: Path, drop_cache: bool, progress: Progress) -> FileCheck:
         _drop_cache(file)
     # Immutable: no locks, no sidecars, works on read-only media; the file is quiet.
     uri = f"{file.resolve().as_uri()}?mode=ro&immutable=1"
-    with _hashing(file, progress) as digests, closing(sqlite3.connect(uri, uri=True)) as db:
+    with (
+        _hashing(file, progress, with_md5) as digests,
+        closing(sqlite3.connect(uri, uri=True)) as db,
+    ):
         # Through memory: integrity_check of 464 MB in 0.9 s instead of 1.8.
+        # Text that is not UTF-8 is counted too.
+        db.text_factory = lambda value: value.decode(errors="replace")
         db.execute(f"pragma mmap_size={1 << 40}")
         db.execute("pragma cache_size=-65536")
         integrity = check_integrity(db)
@@ -82,42 +90,33 @@ def require_sqlite(file: Path) -> None:
 
 
 @contextmanager
-def _hashing(file: Path, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Hash a file in a thread beside the block; the yielded dictionary is filled after it."""
-    digests: dict[str, Any] = {}
-    errors: list[OSError] = []
-
-    def hash_file() -> None:
-        try:
-            digests.update(_hash(file, progress))
-        except OSError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=hash_file)
-    thread.start()
-    try:
+def _hashing(file: Path, progress: Progress, with_md5: bool) -> Iterator[dict[str, Any]]:
+    """Hash a file in threads beside the block; the yielded dictionary is filled after it."""
+    digests: dict[str, Any] = {"bytes": file.stat().st_size, "md5": ""}
+    names = ("sha256", "md5") if with_md5 else ("sha256",)
+    # MD5 takes longest.
+    reporters = {names[-1]: progress}
+    with ThreadPoolExecutor(len(names)) as threads:
+        hashing = {name: threads.submit(_hash, file, name, reporters.get(name)) for name in names}
         yield digests
-    finally:
-        thread.join()
-    if errors:
-        raise errors[0]
+        digests.update({name: running.result() for name, running in hashing.items()})
 
 
-def _hash(file: Path, progress: Progress) -> dict[str, Any]:
+def _hash(file: Path, name: str, progress: Progress | None) -> str:
     size = file.stat().st_size
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    digest = hashlib.new(name, usedforsecurity=False)
     buffer = memoryview(bytearray(BLOCK_BYTES))
     done, reported_at = 0, 0.0
     with file.open("rb", buffering=0) as opened:
         while count := opened.readinto(buffer):
-            sha256.update(buffer[:count])
-            md5.update(buffer[:count])
+            digest.update(buffer[:count])
             done += count
-            if time.monotonic() - reported_at > PROGRESS_EVERY_S:
+            if progress and time.monotonic() - reported_at > PROGRESS_EVERY_S:
                 reported_at = time.monotonic()
                 progress(done, size, "bytes")
-    progress(done, size, "bytes")
-    return {"bytes": done, "sha256": sha256.hexdigest(), "md5": md5.hexdigest()}
+    if progress:
+        progress(done, size, "bytes")
+    return digest.hexdigest()
 
 
 def _drop_cache(file: Path) -> None:

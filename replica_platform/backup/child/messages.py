@@ -14,7 +14,7 @@ class FileCheck:
     Attributes:
         bytes: Size of the file.
         sha256: Hexadecimal digest of its bytes.
-        md5: The same by MD5, for tools that know no other.
+        md5: The same by MD5, for tools that know no other; empty where it was not asked for.
         integrity: `ok`, or SQLite's first complaints in one line.
         unchecked: Why a sound file could not be checked in full; None if it was, or is damaged.
         tables: Rows of each table; None where SQLite lacks a virtual table's module.
@@ -82,6 +82,19 @@ class RestoredCopy:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """The answers to queries, in their order.
+
+    Attributes:
+        values: The first value of each query's first row; None if there is none.
+        errors: SQLite's error; None where the query ran.
+    """
+
+    values: list[str | int | float | None]
+    errors: list[str | None]
+
+
+@dataclass(frozen=True)
 class Advance:
     """How far the task is: `done` of `total` units."""
 
@@ -98,10 +111,10 @@ class Failure:
     sentence: str
 
 
-Answer = FileCheck | Snapshot | RestoredCopy
+Answer = FileCheck | Snapshot | RestoredCopy | Answers
 Message = Answer | Advance | Failure
 KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (FileCheck, Snapshot, RestoredCopy, Advance, Failure)
+    kind.__name__: kind for kind in (FileCheck, Snapshot, RestoredCopy, Answers, Advance, Failure)
 }
 
 

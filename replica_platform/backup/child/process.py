@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from replica_platform.backup.child.messages import (
     Advance,
+    Answers,
     Failure,
     FileCheck,
     Message,
@@ -24,7 +25,7 @@ from replica_platform.backup.child.messages import (
 from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed
 from replica_platform.core.reports import Progress
 
-Expected = TypeVar("Expected", FileCheck, Snapshot, RestoredCopy)
+Expected = TypeVar("Expected", FileCheck, Snapshot, RestoredCopy, Answers)
 MODULE = "replica_platform.backup.child"
 
 
@@ -86,6 +87,16 @@ def make_restored_copy(
         sha256=sha256,
         journal_mode=journal_mode,
     )
+
+
+def ask_queries(file: Path, queries: list[str]) -> Answers:
+    """Ask a database that no program writes to some queries, each for one value.
+
+    Raises:
+        Unreadable: The file is not a database, or cannot be read.
+        ChildFailed: The child ended without an answer.
+    """
+    return _run(Answers, "query", None, file=str(file), queries=queries)
 
 
 def _run(

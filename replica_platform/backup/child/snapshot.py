@@ -1,16 +1,24 @@
 """Copy a live database file, with everything in its WAL, to a single quiet file.
 
-One step of SQLite's backup API copies it: with any number of pages the copy starts over at each
-commit of another process and never ends under a steady writer.
+Where SQLite's locks keep the file itself one committed state, its bytes are copied (`file_copy`).
+Otherwise one step of SQLite's backup API copies it: with any number of pages that copy starts over
+at each commit of another process and never ends under a steady writer.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from replica_platform.backup.child.check import check_file, require_sqlite
+from replica_platform.backup.child.file_copy import (
+    JournalModeChanged,
+    copy_in_steps,
+    copy_with_empty_wal,
+)
 from replica_platform.backup.child.messages import Snapshot
 from replica_platform.backup.errors import Damaged, stayed_locked
 from replica_platform.core.files import fsync_file
@@ -44,32 +52,75 @@ def take_snapshot(source: Path, copy: Path, checkpoint: bool, progress: Progress
     started = time.perf_counter()
     with _reporting_growth(copy, expected_bytes, progress):
         checkpointed, journal_mode = _copy(source, copy, checkpoint)
-    fsync_file(copy)
-    copy_s = time.perf_counter() - started
-    check = check_file(
-        copy,
-        drop_cache=False,
-        progress=lambda done, size, unit: progress(size + done, 2 * size, unit),
-    )
+    with ThreadPoolExecutor(1) as beside:
+        # The check needs the processor, and this needs the disk.
+        durable = beside.submit(_make_durable, copy)
+        check = check_file(
+            copy,
+            drop_cache=False,
+            progress=lambda done, size, unit: progress(size + done, 2 * size, unit),
+            with_md5=True,
+        )
+    copy_s = durable.result() - started
     return Snapshot(check, checkpointed, journal_mode, round(copy_s, 4))
 
 
+def _make_durable(copy: Path) -> float:
+    """Bring the copy to the disk; return when that was done."""
+    fsync_file(copy)
+    return time.perf_counter()
+
+
 def _copy(live: Path, copy: Path, checkpoint: bool) -> tuple[list[int] | None, str]:
-    """Copy in one step; return the checkpoint's (busy, frames, moved) and the journal mode."""
-    with closing(_open_live(live, writable=checkpoint)) as source:
+    """Copy; return the checkpoint's (busy, frames, moved) and the journal mode."""
+    # Opened before SQLite opens it and closed after that: a close drops this process's locks.
+    with (
+        _opened(live) as live_fd,
+        closing(_open_live(live, writable=checkpoint)) as source,
+    ):
         checkpointed = _checkpoint(source) if checkpoint else None
         mode = source.execute("pragma journal_mode").fetchone()[0]
-        with closing(sqlite3.connect(copy, isolation_level=None)) as quiet:
-            # A copy that is cut short is thrown away, so it needs no journal.
-            quiet.execute("pragma journal_mode=off")
-            quiet.execute("pragma synchronous=off")
-            source.execute(f"pragma busy_timeout={BUSY_WAIT_MS}")
-            source.backup(quiet, pages=ALL_PAGES, progress=_stop_when_locked(live))
-        with closing(sqlite3.connect(copy, isolation_level=None)) as quiet:
-            # One file without sidecars; a copy in WAL mode would grow them when it is read.
-            if quiet.execute("pragma journal_mode=delete").fetchone()[0] != "delete":
-                raise Damaged(f"The copy of {live} did not leave WAL mode; it was not kept.")
+        source.execute(f"pragma busy_timeout={BUSY_WAIT_MS}")
+        if not _copy_bytes(source, live, live_fd, copy, mode):
+            _copy_by_sqlite(source, live, copy)
     return checkpointed, mode
+
+
+def _copy_bytes(
+    source: sqlite3.Connection, live: Path, live_fd: int, copy: Path, mode: str
+) -> bool:
+    """Copy the file's bytes, if its locks allow that; return whether they do."""
+    if not os.path.samestat(os.fstat(live_fd), live.stat()):
+        return False  # replaced just now
+    if mode == "wal":
+        return copy_with_empty_wal(source, live_fd, live.with_name(live.name + "-wal"), copy)
+    try:
+        copy_in_steps(source, live_fd, copy)
+    except JournalModeChanged:
+        return False
+    return True
+
+
+@contextmanager
+def _opened(live: Path) -> Iterator[int]:
+    live_fd = os.open(live, os.O_RDONLY)
+    try:
+        yield live_fd
+    finally:
+        os.close(live_fd)
+
+
+def _copy_by_sqlite(source: sqlite3.Connection, live: Path, copy: Path) -> None:
+    """Copy in one step of SQLite's backup API."""
+    with closing(sqlite3.connect(copy, isolation_level=None)) as quiet:
+        # A copy that is cut short is thrown away, so it needs no journal.
+        quiet.execute("pragma journal_mode=off")
+        quiet.execute("pragma synchronous=off")
+        source.backup(quiet, pages=ALL_PAGES, progress=_stop_when_locked(live))
+    with closing(sqlite3.connect(copy, isolation_level=None)) as quiet:
+        # One file without sidecars; a copy in WAL mode would grow them when it is read.
+        if quiet.execute("pragma journal_mode=delete").fetchone()[0] != "delete":
+            raise Damaged(f"The copy of {live} did not leave WAL mode; it was not kept.")
 
 
 def _stop_when_locked(live: Path) -> Callable[[int, int, int], None]:

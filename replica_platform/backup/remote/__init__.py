@@ -6,6 +6,7 @@ In the order of the story:
 - `address`: where the database is.
 - `connection`: the SSH connection; requests to the agent and their answers.
 - `agent`: the program that runs on the other host, in its python3.
+- `openssh`: a file's bytes by OpenSSH's own program.
 - `by_file`, `by_rows`: the methods `scp` and `query`.
 - `schema`, `synchronise`: the tables and the rows of a copy by rows.
 - `compare`: the proof that both sides are equal.

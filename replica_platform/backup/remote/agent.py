@@ -1,6 +1,7 @@
 """The program that runs on the other host during a pull, in a python3 without this package.
 
-It is sent over the connection after `child/contents.py`, into the same namespace. So it may use
+It is sent over the connection after `child/contents.py` and `child/file_copy.py`, into the same
+namespace. So it may use
 only the standard library and the syntax of Python 3.7, and must not import this package: what it
 needs of it stands here a second time. It reads the database and never writes to it.
 
@@ -32,8 +33,13 @@ if TYPE_CHECKING:
         table_names,
         unpack,
     )
+    from replica_platform.backup.child.file_copy import (
+        JournalModeChanged,
+        copy_in_steps,
+        copy_with_empty_wal,
+    )
 
-BLOCK_BYTES = 1 << 18
+FRAME_BYTES = 1 << 18
 BUSY_WAIT_S = 10
 HEARTBEAT_S = 10
 # A page ends with the row that passes either limit.
@@ -121,7 +127,7 @@ class Agent:
         return range_digests(self.db, table, bounds)
 
     def take_snapshot(self) -> dict[str, Any]:
-        """Copy the file in one step of the backup API, on this host; return its size and digest.
+        """Copy the file on this host as a backup would; return the copy's size and path.
 
         From then on the other requests are answered from the copy.
         """
@@ -134,6 +140,30 @@ class Agent:
         handle, copy = tempfile.mkstemp(prefix=prefix, suffix=".db", dir=str(folder))
         os.close(handle)
         self.snapshot = Path(copy)
+        # Opened before SQLite opens it again, and closed after that: a close drops our locks.
+        self.db.close()
+        live = os.open(str(self.path), os.O_RDONLY)
+        try:
+            self.db = self._open(self.path)
+            if not self._copy_bytes(live, self.snapshot):
+                self._copy_by_sqlite(copy)
+            self.db.close()
+        finally:
+            os.close(live)
+        self.db = self._open(self.snapshot)
+        return {"bytes": self.snapshot.stat().st_size, "path": copy}
+
+    def _copy_bytes(self, live: int, copy: Path) -> bool:
+        wal = self.path.with_name(self.path.name + "-wal")
+        if self.db.execute("pragma journal_mode").fetchone()[0] == "wal":
+            return copy_with_empty_wal(self.db, live, wal, copy)
+        try:
+            copy_in_steps(self.db, live, copy)
+        except JournalModeChanged:
+            return False
+        return True
+
+    def _copy_by_sqlite(self, copy: str) -> None:
         quiet = sqlite3.connect(copy, isolation_level=None)
         quiet.execute("pragma journal_mode=off")
         quiet.execute("pragma synchronous=off")
@@ -142,20 +172,21 @@ class Agent:
         quiet = sqlite3.connect(copy, isolation_level=None)
         quiet.execute("pragma journal_mode=delete")
         quiet.close()
-        self.db.close()
-        self.db = self._open(self.snapshot)
-        digest, size = hashlib.sha256(), 0
+
+    def digest_snapshot(self) -> str:
+        """Return the SHA-256 of the snapshot."""
+        assert self.snapshot
+        digest = hashlib.sha256()
         with self.snapshot.open("rb") as file:
-            for block in iter(lambda: file.read(BLOCK_BYTES), b""):
+            for block in iter(lambda: file.read(FRAME_BYTES), b""):
                 digest.update(block)
-                size += len(block)
-        return {"bytes": size, "sha256": digest.hexdigest()}
+        return digest.hexdigest()
 
     def send_snapshot(self) -> None:
         """Send the snapshot's bytes before this request's answer."""
         assert self.snapshot
         with self.snapshot.open("rb") as file:
-            for block in iter(lambda: file.read(BLOCK_BYTES), b""):
+            for block in iter(lambda: file.read(FRAME_BYTES), b""):
                 send(block)
 
     def close(self) -> None:

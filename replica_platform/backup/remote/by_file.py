@@ -1,38 +1,46 @@
-"""The method `scp`: take a snapshot on the other host, copy its bytes, compare both sides."""
+"""The method `scp`: take a snapshot on the other host, copy its bytes, compare their digests."""
 
-import hashlib
 from contextlib import closing
 from pathlib import Path
 
-from replica_platform.backup.errors import Damaged
-from replica_platform.backup.remote.compare import Comparison, compare
 from replica_platform.backup.remote.connection import RemoteAgent
-from replica_platform.backup.remote.schema import read_schema
+from replica_platform.backup.remote.openssh import Login, start_transfer
 from replica_platform.core.reports import Progress
-from replica_platform.core.sqlite import sqlite3
+
+# Requests from time to time keep the agent's connection alive beside the transfer.
+REQUEST_EVERY_S = 5.0
 
 
-def copy_file(agent: RemoteAgent, copy: Path, progress: Progress) -> Comparison:
-    """Copy a snapshot of the remote database to `copy` and compare both.
+def copy_file(agent: RemoteAgent, login: Login, copy: Path, progress: Progress) -> str:
+    """Copy a snapshot of the remote database to `copy`; return the snapshot's SHA-256.
 
-    Raises:
-        Damaged: The bytes changed on the way, or the sides differ.
+    The caller compares it with that of the copy, which its check computes anyway.
     """
     snapshot = agent.ask("take_snapshot")
-    digest, done = hashlib.sha256(), 0
+    size: int = snapshot["bytes"]
+    digest: str | None = None
+    if transfer := start_transfer(login, snapshot["path"], copy, size):
+        with closing(transfer):
+            digest = agent.ask("digest_snapshot")  # while the bytes move
+            while not transfer.wait(REQUEST_EVERY_S, progress):
+                agent.ask("describe_file")
+            if transfer.has_arrived:
+                progress(size, size, "bytes")
+                agent.count_received(size)
+                return digest
+    _receive(agent, copy, size, progress)
+    return digest or str(agent.ask("digest_snapshot"))
+
+
+def _receive(agent: RemoteAgent, copy: Path, size: int, progress: Progress) -> None:
+    """Let the agent send the bytes."""
+    done = 0
     with copy.open("wb") as file:
 
         def write(block: bytes) -> None:
             nonlocal done
             file.write(block)
-            digest.update(block)
             done += len(block)
-            progress(done, snapshot["bytes"], "bytes")
+            progress(done, size, "bytes")
 
-        agent.receive("send_snapshot", snapshot["bytes"], write)
-    if digest.hexdigest() != snapshot["sha256"]:
-        raise Damaged("The file changed on its way (SHA-256 differs); nothing was kept. Try again.")
-    with closing(sqlite3.connect(copy)) as db:
-        comparison = compare(agent, db, read_schema(agent))
-    comparison.require_equal()
-    return comparison
+        agent.receive("send_snapshot", size, write)

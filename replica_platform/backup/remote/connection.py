@@ -40,7 +40,7 @@ STARTER = (
     f'import sys;print("{READY.decode().strip()}",flush=True);'
     "b=sys.stdin.buffer;exec(b.read(int(b.readline())))"
 )
-PROGRAM = ("child/contents.py", "remote/agent.py")
+PROGRAM = ("child/contents.py", "child/file_copy.py", "remote/agent.py")
 
 
 class RemoteAgent:
@@ -51,6 +51,10 @@ class RemoteAgent:
     ) -> None:
         self._runner, self._process, self._address = runner, process, address
         self.bytes_received = 0
+
+    def count_received(self, size: int) -> None:
+        """Add bytes that another program received."""
+        self.bytes_received += size
 
     def start(self, program: bytes) -> None:
         """Wait until python3 runs, past what the login prints, and send it its program."""

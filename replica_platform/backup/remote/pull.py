@@ -1,8 +1,8 @@
 """Pull a database from another host over SSH, and prove that the copy is equal.
 
 `query` moves only the rows that differ from the copy of the last pull; `scp` takes a snapshot on
-the other host and moves the file. Both are safe while a program there writes, both end in the same
-comparison, and the target is the old file until that has passed.
+the other host and moves the file. Both are safe while a program there writes. The copy is compared,
+by rows or by the file's SHA-256, and the target is the old file until that has passed.
 """
 
 import time
@@ -21,11 +21,12 @@ from replica_platform.backup.destination import (
     resolve,
 )
 from replica_platform.backup.errors import Damaged, NoRoom, translate_errors
-from replica_platform.backup.remote.address import Address, parse_address
+from replica_platform.backup.remote.address import parse_address
 from replica_platform.backup.remote.by_file import copy_file
 from replica_platform.backup.remote.by_rows import copy_rows
 from replica_platform.backup.remote.compare import Comparison
 from replica_platform.backup.remote.connection import RemoteAgent, connect
+from replica_platform.backup.remote.openssh import Login
 from replica_platform.core.disk_space import shortage
 from replica_platform.core.errors import TerminalError
 from replica_platform.core.reports import Progress, ReportFields, Unit
@@ -52,8 +53,9 @@ class Pulled(ReportFields):
         remote_sqlite: The version of SQLite on the other host.
         tables: Rows of each remote table.
         newest: The newest value of each column that holds a time: `{"table.column": value}`.
-        verified: Whether rows, newest values and every range's digest are equal on both sides.
-        ranges: How many ranges of keys were compared by their digests.
+        verified: Whether both sides are equal: by `query` rows, newest values and the digest of
+            every range, by `scp` the SHA-256 of the file.
+        ranges: How many ranges of keys `query` compared by their digests.
         rows_moved: Rows that were moved by `query`.
         bytes_moved: Bytes that were received.
         bytes: Size of the local copy.
@@ -161,11 +163,13 @@ def pull(
             tables, newest = agent.ask("count_tables")
             comparison = Comparison(tables, newest, ranges=0, differing=[])
         else:
-            copied = _replace(target, agent, address, remote, method, progress or _no_progress)
+            login = Login(address, known_hosts, client_keys)
+            copied = _replace(target, agent, login, remote, method, progress or _no_progress)
             comparison = copied.comparison
     seconds = round(time.perf_counter() - began, 4)
     rows = sum(count or 0 for count in comparison.tables.values())
     contents = f"{len(comparison.tables)} tables, {rows:,} rows"
+    proof = f"{comparison.ranges} ranges compared" if method == "query" else "SHA-256 is equal"
     return Pulled(
         url=str(address),
         file=target if copied else None,
@@ -185,7 +189,7 @@ def pull(
         sha256=copied.check.sha256 if copied else None,
         seconds=seconds,
         sentence=(
-            f"{target} is the same as {address}: {contents}, {comparison.ranges} ranges compared; "
+            f"{target} is the same as {address}: {contents}, {proof}; "
             f"{agent.bytes_received:,} bytes moved in {seconds:.1f} s."
             if copied
             else f"{address} holds {contents} in {remote.bytes:,} bytes."
@@ -196,7 +200,7 @@ def pull(
 def _replace(
     target: Path,
     agent: RemoteAgent,
-    address: Address,
+    login: Login,
     remote: _RemoteFile,
     method: Method,
     progress: Progress,
@@ -207,12 +211,18 @@ def _replace(
     with replacing_database(target, NEW_MODE) as copy:
         if method == "query":
             comparison, rows_moved = copy_rows(agent, target, copy, remote.journal_mode, progress)
+            check = check_file(copy, drop_cache=False)
         else:
-            comparison, rows_moved = copy_file(agent, copy, progress), 0
-        check = check_file(copy, drop_cache=False)
+            sha256 = copy_file(agent, login, copy, progress)
+            check = check_file(copy, drop_cache=False)
+            if check.sha256 != sha256:
+                raise Damaged(
+                    "The file changed on its way (SHA-256 differs); nothing was kept. Try again."
+                )
+            comparison, rows_moved = Comparison(check.tables, check.newest, 0, []), 0
         if not check.is_sound:
             raise Damaged(
-                f"The copy of {address} is not sound ({check.integrity}); "
+                f"The copy of {login.address} is not sound ({check.integrity}); "
                 f"{target} is as it was. Check the remote database."
             )
         require_idle(target, allow_readers=True)
