@@ -25,6 +25,7 @@ Durability = Literal["full", "normal"]
 APPLICATION_ID = 0x4F555442  # "OUTB"
 SCHEMA_VERSION = 1
 SYNCHRONOUS = {"normal": 1, "full": 2}
+INCREMENTAL_VACUUM = 2  # SQLite's number for it
 BUSY_TIMEOUT_S = 10.0
 
 SCHEMA = """
@@ -239,6 +240,8 @@ def _connect(path: Path, mode: str, durability: Durability) -> sqlite3.Connectio
 
 
 def _make_durable(connection: sqlite3.Connection, path: Path, durability: Durability) -> None:
+    if connection.execute("pragma page_count").fetchone() == (0,):  # later it would be a write
+        connection.execute("pragma auto_vacuum = incremental")
     (journal,) = connection.execute("pragma journal_mode = wal").fetchone()
     # Set on each connection, as the file does not store it. NORMAL lost rows in 54 of 60 power
     # cuts.

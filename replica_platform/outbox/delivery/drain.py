@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,15 @@ from replica_platform.outbox.delivery.failures import translate_errors
 from replica_platform.outbox.delivery.isolate import deliver
 from replica_platform.outbox.delivery.kinds import KindTable, read_mappings
 from replica_platform.outbox.delivery.ledger import HeadMoved, heads
-from replica_platform.outbox.delivery.prune import KEEP_DELIVERED_S, prune
+from replica_platform.outbox.delivery.prune import (
+    KEEP_DELIVERED_S,
+    ROWS_PER_SHORT_STEP,
+    ROWS_PER_STEP,
+    Pruning,
+    delivered_before,
+    give_space_back,
+    prune,
+)
 from replica_platform.outbox.delivery.reconcile import (
     missing_rows,
     resend_lost_batches,
@@ -189,6 +197,7 @@ class _FileRun:
         self._counts: Counter[str] = Counter()
         self._started = time.monotonic()
         self._breaker = breaker.read(local)
+        self._space_is_short = False
 
     def drain(self, target: Target) -> FileDrain:
         """Deliver unless the breaker is open; store its new state in the file."""
@@ -297,39 +306,57 @@ class _FileRun:
             options.progress(done, max(done, total), "rows")
         return None
 
-    def _deliver_batch(self, connection: psycopg.Connection, rows: list[file.Row]) -> None:
+    def _deliver_batch(self, connection: psycopg.Connection, sent: list[file.Row]) -> None:
         """Commit in Postgres first, in the file second; an unknown outcome counts as failed."""
         uuid, options = file.file_uuid(self._local), self._options
         with postgres.deadline(connection, options.deadline_s):
             delivery = deliver(
                 connection,
                 uuid,
-                rows,
+                sent,
                 lambda part: statements.insert_records(connection, uuid, part, options.mappings),
                 queue.last_entry(self._local, uuid),
                 options.deadline_s,
             )
         write_with_reserve(
             self._path,
-            lambda: queue.mark_delivered(self._local, uuid, rows, delivery, options.code_version),
+            lambda: queue.mark_delivered(self._local, uuid, sent, delivery, options.code_version),
         )
         self._counts["delivered"] += delivery.new
         self._counts["absorbed"] += delivery.absorbed
         self._counts["conflicts"] += len(delivery.conflicts)
         self._counts["dead"] += len(delivery.refused)
         self._counts["batches"] += 1
+        if delivery.entry is not None:
+            # As the drain goes: a file at its cap takes records again after the first batch, and a
+            # drain that ends early has pruned twice what it delivered.
+            self._prune(connection, delivery.entry.landed_at, lambda rows: rows >= 2 * len(sent))
 
     def _tidy(self, connection: psycopg.Connection) -> None:
         """Prune rows delivered long ago, and note how many the target has in all."""
         local, options = self._local, self._options
-        keep_s = 0.0 if is_nearly_full(self._path, local) else options.keep_delivered_s
-        pruned, reopened = prune(local, connection, keep_s, options.deadline_s)
-        self._counts["pruned"] += pruned
-        self._counts["reopened"] += reopened
         with begin(connection, options.deadline_s):
+            now = statements.now(connection)
             landed = sum(head.landed for head in heads(connection, file.identities(local)).values())
         # Stored in the file, so that a report can show it while the target is unreachable.
         if file.get_meta(local, "landed") != str(landed):
             with file.writing(local):
                 file.set_meta(local, "landed", str(landed))
+        self._prune(connection, now, lambda rows: options.reason_to_end() is not None)
+        give_space_back(local)
         ensure_reserve(self._path)
+
+    def _prune(
+        self, connection: psycopg.Connection, now: float, is_enough: Callable[[int], bool]
+    ) -> None:
+        """Prune what was delivered long ago; all that was delivered, if space is short."""
+        local, options = self._local, self._options
+        # Until the drain's end, so that the next burst of records finds space.
+        self._space_is_short = self._space_is_short or is_nearly_full(self._path, local)
+        if self._space_is_short:
+            through, step_rows = file.delivered_through(local), ROWS_PER_SHORT_STEP
+        else:
+            through = delivered_before(local, now, options.keep_delivered_s)
+            step_rows = ROWS_PER_STEP
+        what = Pruning(through, step_rows, options.deadline_s, is_enough)
+        write_with_reserve(self._path, lambda: prune(local, connection, what, self._counts))
