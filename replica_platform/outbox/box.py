@@ -22,9 +22,11 @@ from replica_platform.outbox import file
 from replica_platform.outbox.encoding import Poison, encode
 from replica_platform.outbox.errors import (
     ForkedOutbox,
+    NotAnOutbox,
     NotStorable,
     OutboxBusy,
     OutboxClosed,
+    OutboxFull,
     SlotLocked,
     translated,
 )
@@ -37,6 +39,7 @@ INSERT = "insert into record (id, kind, payload, sha, created_at) values (?, ?, 
 # The rows of several threads are inserted by one statement: a statement for each row would release
 # the interpreter's lock each time and wait for it again, behind all threads that append.
 ROWS_PER_STATEMENT = 64
+WRITES_PER_CHECK = 32  # of the log's size
 SLEEP_S = 0.05  # after which a waiting thread checks by itself whether its rows are written
 MAX_PAUSE_S = 0.05  # between two attempts at a lock that another process holds
 
@@ -110,6 +113,7 @@ class Outbox:
         max_bytes: int | None = DEFAULT_MAX_BYTES,
     ) -> None:
         self.path = Path(path)
+        self._name = str(self.path.absolute())  # the process may change its folder
         self.durability = durability
         self._poison = poison
         self._max_bytes = max_bytes
@@ -119,6 +123,8 @@ class Outbox:
         self._is_writing = False  # only a hint that sleeping is better than taking the lock
         self._waiting: deque[_Call] = deque()  # each until it is done or its thread gives up
         self._connection: sqlite3.Connection | None = None
+        self._identity = (0, 0)  # of the open file: device and inode
+        self._writes_to_check = 0  # until the size of the log is checked again
         self._process = os.getpid()
         self._closed = False
         self._kinds: set[str] = set()  # those already checked
@@ -183,6 +189,7 @@ class Outbox:
             OutboxFull: The disk is full or the file has reached its cap; it is not saved.
             OutboxBusy: Another process held the file's lock too long; it is not saved.
             OutboxClosed: The outbox was closed; it is not saved.
+            NotAnOutbox: The file was deleted or replaced while it was open; it is not saved.
             ForkedOutbox: The process was forked without Python's knowledge; it is not saved.
             OutboxDamaged: SQLite cannot write the file; it is not saved.
         """
@@ -212,6 +219,7 @@ class Outbox:
             OutboxFull: The disk is full or the file has reached its cap; none is saved.
             OutboxBusy: Another process held the file's lock too long; none is saved.
             OutboxClosed: The outbox was closed; none is saved.
+            NotAnOutbox: The file was deleted or replaced while it was open; none is saved.
             ForkedOutbox: The process was forked without Python's knowledge; none is saved.
             OutboxDamaged: SQLite cannot write the file; none is saved.
         """
@@ -346,6 +354,9 @@ class Outbox:
                 f"{self.path} was open when this process was forked without Python's knowledge; "
                 "open the outbox after the fork. The record is not saved."
             )
+        refusal: Exception | None = self._refusal(connection, len(rows))
+        if refusal is not None:
+            return refusal
         pause_s = 0.001
         while True:
             try:
@@ -366,6 +377,31 @@ class Outbox:
             # Signal handlers can run during this wait; inside SQLite they could not.
             time.sleep(min(pause_s, remaining_s))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+    def _refusal(self, connection: sqlite3.Connection, rows: int) -> Exception | None:
+        """Return why nothing may be written: the file is gone, or its log is too large."""
+        try:
+            found = os.stat(self._name)  # noqa: PTH116 (half the time of Path.stat)
+            change = None if (found.st_dev, found.st_ino) == self._identity else "replaced"
+        except FileNotFoundError:
+            change = "deleted"
+        if change is not None:
+            return NotAnOutbox(
+                f"{self.path} was {change} while it was open, with the records that were not "
+                "delivered. Find out by whom, restore it from its backup, and open a new Outbox. "
+                "The record is not saved."
+            )
+        self._writes_to_check -= rows
+        if self._writes_to_check > 0:
+            return None
+        try:
+            reason = file.log_refusal(connection, Path(self._name), self._max_bytes)
+        except sqlite3.Error as error:
+            return translated(error, self.path, "append; the record is not saved")
+        if reason is not None:
+            return OutboxFull(f"{self.path}: {reason}. The record is not saved.")
+        self._writes_to_check = WRITES_PER_CHECK
+        return None
 
     def _insert(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> bool:
         """Insert and commit `rows`; return whether no transaction is open afterwards."""
@@ -398,8 +434,11 @@ class Outbox:
                 f"{self.path} is closed; open a new Outbox. The record is not saved."
             )
         self._process = os.getpid()
-        connection = file.create_or_open(self.path, self.durability, self._max_bytes)
+        path = Path(self._name)
+        connection = file.create_or_open(path, self.durability, self._max_bytes)
         connection.execute("pragma busy_timeout = 0")  # `_write` waits
+        found = path.stat()
+        self._identity = (found.st_dev, found.st_ino)
         self._connection = connection
         return connection
 

@@ -137,7 +137,10 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {_escaped(key): _escaped(inner) for key, inner in value.items()}
+        escaped = {_escaped(key): _escaped(inner) for key, inner in value.items()}
+        if len(escaped) < len(value):
+            raise NotStorable("The record has two keys that are equal once escaped; rename one.")
+        return escaped
     if isinstance(value, (list, tuple)):
         return [_escaped(inner) for inner in value]
     return value

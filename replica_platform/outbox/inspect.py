@@ -140,7 +140,7 @@ def _read_backlog(path: Path, local: sqlite3.Connection) -> FileBacklog:
     ).fetchone()
     state = breaker.read(local)
     last = file.get_meta(local, "last_delivery")
-    wal = path.with_name(path.name + "-wal")
+    wal = file.log_path(path)
     return FileBacklog(
         str(path),
         pending=file.pending(local),

@@ -73,6 +73,16 @@ def next_batch(
     return _read(waiting, max_bytes)
 
 
+def another(connection: sqlite3.Connection, seq: int, among: int) -> Row | None:
+    """Return one of the `among` rows after `seq`, at random; None if there is none."""
+    values = connection.execute(
+        f"select {_COLUMNS} from (select * from record where seq > ? order by seq limit ?) "
+        "order by random() limit 1",
+        (seq, among),
+    ).fetchone()
+    return None if values is None else Row(*values)
+
+
 def mark_delivered(
     connection: sqlite3.Connection,
     file_uuid: str,

@@ -36,15 +36,22 @@ def ensure_reserve(path: Path) -> None:
         output.write(os.urandom(RESERVE_BYTES))
 
 
+def release_reserve(path: Path) -> bool:
+    """Delete the reserve; return whether there was one."""
+    try:
+        reserve_path(path).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def write_with_reserve(path: Path, write: Callable[[], None]) -> None:
     """Call `write`; if the disk is full, delete the reserve and call it again."""
     try:
         write()
     except sqlite3.OperationalError as error:
-        is_full = result_code(error) == sqlite3.SQLITE_FULL
-        if not is_full or not reserve_path(path).exists():
+        if result_code(error) != sqlite3.SQLITE_FULL or not release_reserve(path):
             raise
-        reserve_path(path).unlink(missing_ok=True)
         write()
 
 

@@ -142,3 +142,32 @@ def test_a_kind_is_printable(box: Outbox, kind: str) -> None:
 def test_an_id_is_a_uuid(box: Outbox, id: str) -> None:
     with pytest.raises(NotStorable, match="UUID"):
         box.append("note", {}, id=id)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_an_append_to_a_file_that_is_gone_is_refused(box: Outbox, path: Path, how: str) -> None:
+    box.append("note", {"n": 1})
+    for one in path.parent.glob("worker-1.db*"):
+        one.unlink()
+    if how == "replaced":
+        path.touch()
+    for _ in range(2):
+        with pytest.raises(NotAnOutbox, match=how):
+            box.append("note", {"n": 2})
+        with pytest.raises(NotAnOutbox, match="not saved"):
+            box.append_many("note", [{"n": 3}] * 100)
+    box.close()
+    path.unlink(missing_ok=True)
+    with Outbox(path) as fresh:
+        fresh.append("note", {"n": 4})
+    assert backlog([path]).pending == 1
+
+
+def test_a_process_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with Outbox("worker-1.db") as box:
+        box.append("note", {"n": 1})
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        box.append("note", {"n": 2})
+    assert backlog([tmp_path / "worker-1.db"]).pending == 2

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from replica_platform.outbox import Outbox, backlog, dead, drain, replay
@@ -115,3 +116,46 @@ def test_a_broken_table_stops_and_all_arrive_after_the_fix(
     ask("alter table outbox.record rename column body to payload")
     report = drain([path], target, force=True)
     assert (report.delivered, report.pending, report.ok) == (200, 0, True)
+
+
+@pytest.fixture
+def sleepy(box: Outbox, path: Path, target: str, ask: Ask) -> Ask:
+    """A target whose trigger takes ten seconds for each record with `slow`."""
+    drain([path], target)
+    ask(
+        "create function sleep() returns trigger language plpgsql as "
+        "$$ begin perform pg_sleep(10); return new; end $$"
+    )
+    ask(
+        "create trigger sleepy before insert on outbox.record for each row "
+        "when (new.payload ? 'slow') execute function sleep()"
+    )
+    return ask
+
+
+def test_one_slow_row_is_set_aside(box: Outbox, path: Path, target: str, sleepy: Ask) -> None:
+    ids = box.append_many("note", [{"slow": 1} if n == 700 else {"n": n} for n in range(2000)])
+    report = drain([path], target, deadline_s=2)
+    assert (report.delivered, report.dead, report.pending) == (1999, 1, 0)
+    [row] = dead(path)
+    assert row.id == ids[700]
+    assert "alone" in row.error
+    sleepy("drop trigger sleepy on outbox.record")
+    replay(path)
+    assert drain([path], target).delivered == 1
+
+
+def test_a_slow_target_blames_no_row(box: Outbox, path: Path, target: str, sleepy: Ask) -> None:
+    box.append_many("note", [{"slow": n} for n in range(5)])
+    report = drain([path], target, deadline_s=1)
+    assert (report.files[0].state, report.dead, report.pending) == ("failed", 0, 5)
+    assert "transient" in report.sentence
+
+
+def test_a_locked_table_blames_no_row(box: Outbox, path: Path, target: str, sleepy: Ask) -> None:
+    box.append_many("note", [{"n": n} for n in range(5)])
+    with psycopg.connect(target) as other:
+        other.execute("lock table outbox.record")
+        report = drain([path], target, deadline_s=1)
+        assert (report.files[0].state, report.dead, report.pending) == ("failed", 0, 5)
+    assert drain([path], target, force=True).delivered == 5

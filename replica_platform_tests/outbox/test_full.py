@@ -1,12 +1,13 @@
 """A full disk and a file at its cap: reported to the caller, nothing lost, drained again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, drain
+from replica_platform.outbox import Outbox, drain, file
 from replica_platform.outbox.errors import OutboxFull
 from replica_platform.outbox.reserve import reserve_path
 
@@ -82,3 +83,52 @@ def test_a_damaged_file_is_named_and_does_not_delay_the_others(
     assert report.files[1].delivered == 300
     assert not report.files[0].ok
     assert "worker-1.db" in report.sentence
+
+
+@contextmanager
+def forgotten_reader(path: Path) -> Iterator[None]:
+    """Another connection in the middle of a read transaction: the log cannot be reset."""
+    with closing(file.open_existing(path, read_only=True)) as reader:
+        reader.execute("begin")
+        reader.execute("select count(*) from record").fetchone()
+        yield
+        reader.execute("rollback")
+
+
+def bytes_of(path: Path) -> int:
+    log = path.with_name(path.name + "-wal")
+    return path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+
+
+def test_a_forgotten_reader_fills_the_file_to_its_cap_only(
+    path: Path, target: str, ask: Ask
+) -> None:
+    cap = 20 * 1024**2
+    with Outbox(path, max_bytes=cap) as box:
+        box.append("note", RECORD)
+        with forgotten_reader(path):
+            ids = fill(box)
+            with pytest.raises(OutboxFull, match="reader"):
+                box.append("note", RECORD)
+            assert bytes_of(path) <= cap + 8 * 1024**2
+        ids.append(box.append("note", RECORD))
+        assert drain([path], target).pending == 0
+        fill(box)
+    assert ask("select count(*) from outbox.record") == [(len(ids) + 1,)]
+    assert bytes_of(path) < cap + 8 * 1024**2
+
+
+def test_a_full_disk_after_a_forgotten_reader_is_drained(
+    small_disk: Path, target: str, ask: Ask
+) -> None:
+    path = small_disk / "worker-1.db"
+    with Outbox(path) as box:
+        box.append("note", RECORD)
+        with forgotten_reader(path):
+            ids = fill(box)
+            assert not reserve_path(path).exists() or len(ids) > 100
+        report = drain([path], target)
+        assert (report.pending, report.ok, report.delivered) == (0, True, len(ids) + 1)
+        ids.append(box.append("note", RECORD))
+        assert drain([path], target).delivered == 1
+    assert ask("select count(*) from outbox.record") == [(len(ids) + 1,)]

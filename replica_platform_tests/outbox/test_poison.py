@@ -77,6 +77,14 @@ def test_the_values_are_escaped_on_request(
     assert ask("select payload from outbox.record") == [(arrives,)]
 
 
+def test_two_keys_that_escaping_makes_equal_are_refused(path: Path) -> None:
+    with Outbox(path, poison="escape") as box:
+        with pytest.raises(NotStorable, match="two keys"):
+            box.append("note", {"deep": {"a\x00": 1, "a\\u0000": 2}})
+        box.append("note", {"deep": {"a\x00": 1, "a": 2}})
+    assert backlog([path]).pending == 1
+
+
 def test_an_escaped_backslash_before_u0000_is_not_a_nul(
     box: Outbox, path: Path, target: str, ask: Ask
 ) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,26 +25,41 @@ from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import breaker, file, queue
 from replica_platform.outbox.delivery import statements
-from replica_platform.outbox.delivery.failures import translate_errors
+from replica_platform.outbox.delivery.failures import translate_errors, translated
 from replica_platform.outbox.delivery.isolate import deliver
 from replica_platform.outbox.delivery.kinds import KindTable, read_mappings
 from replica_platform.outbox.delivery.ledger import HeadMoved, heads
-from replica_platform.outbox.delivery.prune import KEEP_DELIVERED_S, prune
+from replica_platform.outbox.delivery.prune import (
+    KEEP_DELIVERED_S,
+    ROWS_PER_SHORT_STEP,
+    ROWS_PER_STEP,
+    Pruning,
+    delivered_before,
+    give_space_back,
+    prune,
+)
 from replica_platform.outbox.delivery.reconcile import (
     missing_rows,
     resend_lost_batches,
     resend_rows,
 )
 from replica_platform.outbox.delivery.target import Target, begin
-from replica_platform.outbox.errors import TargetUnavailable
+from replica_platform.outbox.errors import OutboxFull, RowRefused, TargetUnavailable
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
+from replica_platform.outbox.queue import Delivery
 from replica_platform.outbox.reports import DrainReport, FileDrain
-from replica_platform.outbox.reserve import ensure_reserve, is_nearly_full, write_with_reserve
+from replica_platform.outbox.reserve import (
+    ensure_reserve,
+    is_nearly_full,
+    release_reserve,
+    write_with_reserve,
+)
 from replica_platform.outbox.slots import drain_lock, outbox_files
 
 BATCH_ROWS = 1000
 BATCH_BYTES = 4 * 1024**2
 DEADLINE_S = 30.0
+DEADLINE_ERRORS = (postgres.DeadlinePassed, psycopg.errors.QueryCanceled)
 MOVES_IN_A_ROW = 100  # of the ledger by other drains, before a batch gives up
 
 
@@ -189,6 +204,7 @@ class _FileRun:
         self._counts: Counter[str] = Counter()
         self._started = time.monotonic()
         self._breaker = breaker.read(local)
+        self._space_is_short = False
 
     def drain(self, target: Target) -> FileDrain:
         """Deliver unless the breaker is open; store its new state in the file."""
@@ -201,7 +217,7 @@ class _FileRun:
             )
         try:
             with translate_errors():
-                state, why = self._deliver_all(target)
+                state, why = self._deliver_with_reserve(target)
         except PlatformError as error:
             return self._failed(target, error)
         if self._breaker.failures and state != "busy":
@@ -233,6 +249,15 @@ class _FileRun:
             seconds=time.monotonic() - self._started,
         )
 
+    def _deliver_with_reserve(self, target: Target) -> tuple[str, str | None]:
+        """Deliver; on a full disk, once more with the space of the reserve."""
+        try:
+            return self._deliver_all(target)
+        except OutboxFull:
+            if not release_reserve(self._path):
+                raise
+            return self._deliver_all(target)
+
     def _deliver_all(self, target: Target) -> tuple[str, str | None]:
         """Deliver until no row waits; return the state, and the reason for any but drained."""
         connection = target.connect()
@@ -243,10 +268,10 @@ class _FileRun:
             if not is_ours:
                 return "busy", "another drain is at work on this file"
             self._prepare(connection)
-            ended = self._deliver_batches(connection)
+            ended = self._deliver_batches(target)
             if ended:
                 return ended, f"{ended}; the rest waits for the next drain"
-            self._tidy(connection)
+            self._tidy(target.connect())
         return "drained", None
 
     def _prepare(self, connection: psycopg.Connection) -> None:
@@ -267,7 +292,7 @@ class _FileRun:
             self._local, connection, self._options.deadline_s
         )
 
-    def _deliver_batches(self, connection: psycopg.Connection) -> str | None:
+    def _deliver_batches(self, target: Target) -> str | None:
         """Deliver batch by batch; return why it ended early, if it did."""
         local, options = self._local, self._options
         # Rows appended from here on wait for the next drain: otherwise one busy worker's file
@@ -277,19 +302,27 @@ class _FileRun:
         # A batch that failed for its time or memory may pass as a smaller one. Each success
         # doubles the size again; without that, an outage's backlog would go row by row.
         batch_rows = max(1, options.batch_rows >> min(self._breaker.failures, 10))
-        moved = 0
-        while rows := queue.next_batch(local, batch_rows, options.batch_bytes, until):
+        singly = moved = 0
+        while rows := queue.next_batch(
+            local, 1 if singly else batch_rows, options.batch_bytes, until
+        ):
             if ended := options.reason_to_end():
                 return ended
             try:
-                self._deliver_batch(connection, rows)
+                self._deliver_batch(target.connect(), rows)
             except HeadMoved as error:  # another drain delivered, or the target was restored
                 moved += 1
                 if moved > MOVES_IN_A_ROW:
                     raise TargetUnavailable(str(error)) from error
-                self._resend_lost_batches(connection)
+                self._resend_lost_batches(target.connect())
                 continue
+            except DEADLINE_ERRORS as error:
+                if len(rows) > 1:
+                    singly = len(rows)  # one slow row must not delay the others
+                    continue
+                self._set_aside(target, rows[0], error)
             moved = 0
+            singly = max(0, singly - len(rows))
             batch_rows = min(options.batch_rows, batch_rows * 2)
             done = sum(
                 self._counts[name] for name in ("delivered", "absorbed", "conflicts", "dead")
@@ -297,39 +330,92 @@ class _FileRun:
             options.progress(done, max(done, total), "rows")
         return None
 
-    def _deliver_batch(self, connection: psycopg.Connection, rows: list[file.Row]) -> None:
+    def _set_aside(self, target: Target, row: file.Row, error: Exception) -> None:
+        """Set a row aside that hit the deadline alone, if the target takes another row in time.
+
+        Otherwise the target is slow and not the row: then `error` is raised.
+        """
+        other = queue.another(self._local, row.seq, self._options.batch_rows)
+        if other is None or not self._is_accepted(target.connect(), other):
+            raise error
+        refusal = RowRefused(
+            f"This row alone takes longer than the deadline of {self._options.deadline_s:g} s, "
+            f"another does not: {error}",
+            getattr(error, "sqlstate", None),
+        )
+        self._note([row], Delivery(None, (), 0, 0, (), ((row, refusal),)))
+
+    def _is_accepted(self, connection: psycopg.Connection, row: file.Row) -> bool:
+        """Return whether the target answers to a row within the deadline; nothing is kept."""
+        uuid, options = file.file_uuid(self._local), self._options
+        try:
+            with (
+                begin(connection, options.deadline_s),
+                connection.transaction(force_rollback=True),
+            ):
+                statements.insert_records(connection, uuid, [row], options.mappings)
+        except DEADLINE_ERRORS:
+            return False
+        except psycopg.Error as error:
+            return isinstance(translated(error), RowRefused)
+        return True
+
+    def _deliver_batch(self, connection: psycopg.Connection, sent: list[file.Row]) -> None:
         """Commit in Postgres first, in the file second; an unknown outcome counts as failed."""
         uuid, options = file.file_uuid(self._local), self._options
         with postgres.deadline(connection, options.deadline_s):
             delivery = deliver(
                 connection,
                 uuid,
-                rows,
+                sent,
                 lambda part: statements.insert_records(connection, uuid, part, options.mappings),
                 queue.last_entry(self._local, uuid),
                 options.deadline_s,
             )
+        self._note(sent, delivery)
+        self._counts["batches"] += 1
+        if delivery.entry is not None:
+            # As the drain goes: a file at its cap takes records again after the first batch, and a
+            # drain that ends early has pruned twice what it delivered.
+            self._prune(connection, delivery.entry.landed_at, lambda rows: rows >= 2 * len(sent))
+
+    def _note(self, sent: list[file.Row], delivery: Delivery) -> None:
+        """Note in the file what became of a batch, and count it."""
+        uuid, code_version = file.file_uuid(self._local), self._options.code_version
         write_with_reserve(
             self._path,
-            lambda: queue.mark_delivered(self._local, uuid, rows, delivery, options.code_version),
+            lambda: queue.mark_delivered(self._local, uuid, sent, delivery, code_version),
         )
         self._counts["delivered"] += delivery.new
         self._counts["absorbed"] += delivery.absorbed
         self._counts["conflicts"] += len(delivery.conflicts)
         self._counts["dead"] += len(delivery.refused)
-        self._counts["batches"] += 1
 
     def _tidy(self, connection: psycopg.Connection) -> None:
         """Prune rows delivered long ago, and note how many the target has in all."""
         local, options = self._local, self._options
-        keep_s = 0.0 if is_nearly_full(self._path, local) else options.keep_delivered_s
-        pruned, reopened = prune(local, connection, keep_s, options.deadline_s)
-        self._counts["pruned"] += pruned
-        self._counts["reopened"] += reopened
         with begin(connection, options.deadline_s):
+            now = statements.now(connection)
             landed = sum(head.landed for head in heads(connection, file.identities(local)).values())
         # Stored in the file, so that a report can show it while the target is unreachable.
         if file.get_meta(local, "landed") != str(landed):
             with file.writing(local):
                 file.set_meta(local, "landed", str(landed))
+        self._prune(connection, now, lambda rows: options.reason_to_end() is not None)
+        give_space_back(local)
         ensure_reserve(self._path)
+
+    def _prune(
+        self, connection: psycopg.Connection, now: float, is_enough: Callable[[int], bool]
+    ) -> None:
+        """Prune what was delivered long ago; all that was delivered, if space is short."""
+        local, options = self._local, self._options
+        # Until the drain's end, so that the next burst of records finds space.
+        self._space_is_short = self._space_is_short or is_nearly_full(self._path, local)
+        if self._space_is_short:
+            through, step_rows = file.delivered_through(local), ROWS_PER_SHORT_STEP
+        else:
+            through = delivered_before(local, now, options.keep_delivered_s)
+            step_rows = ROWS_PER_STEP
+        what = Pruning(through, step_rows, options.deadline_s, is_enough)
+        write_with_reserve(self._path, lambda: prune(local, connection, what, self._counts))

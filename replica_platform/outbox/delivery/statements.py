@@ -154,6 +154,12 @@ def known_files(connection: psycopg.Connection) -> list[tuple[str, Path, int]]:
     ]
 
 
+def now(connection: psycopg.Connection) -> float:
+    """Return the target's time, in seconds since 1970."""
+    row = connection.execute("select extract(epoch from now())::float8").fetchone()
+    return 0.0 if row is None else float(row[0])
+
+
 def present(connection: psycopg.Connection, rows: Sequence[tuple[int, str, bytes]]) -> set[int]:
     """Return the `seq`s of those rows (seq, id, sha) whose content the target has.
 

@@ -40,11 +40,13 @@ create table if not exists outbox.conflict (
 """
 
 # With `synchronous_commit=off` a correct outbox lost 313 rows. The transaction of a killed drain
-# must not keep its locks, so the server ends silent ones.
+# must not keep its locks, so the server ends silent ones. A wait for a lock ends first, so that it
+# is not mistaken for a slow row, and a statement ends before the connection is cut.
 SETTINGS = """
 select set_config('synchronous_commit', case when current_setting('synchronous_commit')
         in ('off', 'local') then 'on' else current_setting('synchronous_commit') end, true),
-    set_config('statement_timeout', %(limit)s, true), set_config('lock_timeout', %(limit)s, true),
+    set_config('statement_timeout', %(statement)s, true),
+    set_config('lock_timeout', %(lock)s, true),
     set_config('idle_in_transaction_session_timeout', %(limit)s, true)
 """
 
@@ -124,7 +126,9 @@ def transaction(connection: psycopg.Connection, deadline_s: float) -> Iterator[N
 
 def set_local(connection: psycopg.Connection, deadline_s: float) -> None:
     """Set what durability and the deadline need, until the end of the transaction."""
-    connection.execute(SETTINGS, {"limit": f"{int(deadline_s * 1000)}"})
+    limit_ms = deadline_s * 1000
+    values = {"lock": limit_ms * 0.5, "statement": limit_ms * 0.8, "limit": limit_ms}
+    connection.execute(SETTINGS, {name: str(int(value)) for name, value in values.items()})
 
 
 def create_tables(connection: psycopg.Connection) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from replica_platform.outbox.delivery.drain import DEADLINE_S, drain
 from replica_platform.outbox.delivery.target import Target
+from replica_platform.outbox.file import log_path
 from replica_platform.outbox.reports import DrainReport
 from replica_platform.outbox.slots import database_files
 
@@ -70,7 +71,7 @@ def _change_stamps(paths: Sequence[Path]) -> dict[str, tuple[int, int]]:
     """Return when each file and its log last changed, by `stat`, which drops no lock of SQLite."""
     stamps = {}
     for path in database_files(paths):
-        for part in (path, path.with_name(path.name + "-wal")):
+        for part in (path, log_path(path)):
             try:
                 found = part.stat()
             except FileNotFoundError:
