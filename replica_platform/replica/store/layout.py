@@ -16,6 +16,7 @@ Moving files is not here: see `pointer`, `retention` and `candidate`.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from replica_platform.replica.errors import NothingPublished
@@ -132,6 +133,14 @@ class Layout:
                 return manifest
         what = "Nothing is" if generation is None else f"Generation {generation} is not"
         raise NothingPublished(f"{what} published in {self.root}; publish into it first.")
+
+    def kept_at(self, at: int | datetime) -> Manifest | None:
+        """Return the kept generation of that number, or the last one published by that time."""
+        kept = self.kept()
+        if isinstance(at, int):
+            return next((one for one in kept if one.generation == at), None)
+        earlier = [one for one in kept if one.published_at <= at]
+        return max(earlier, key=lambda one: one.published_at, default=None)
 
     def numbers(self) -> Iterator[int]:
         """Yield the generation number of every file in the store."""
