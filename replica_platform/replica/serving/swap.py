@@ -138,9 +138,10 @@ class GenerationServer:
             self._pointer_signature = signature
         except (OSError, NotAManifest) as error:
             self._pointer_signature = None
-            self.pointer = self.layout.copied_pointer()
+            self.pointer = None  # so that the status says it
             self.record_error(f"The pointer {self.layout.pointer} cannot be read: {error}")
-            if self.pointer and self._switch_to(self.pointer):
+            copied = self.layout.copied_pointer()
+            if copied and self._switch_to(copied):
                 return
         else:
             if self.pointer and self._switch_to(self.pointer):
