@@ -25,6 +25,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.push_generation,
         generations.pull_generation,
         generations.repair_store,
+        generations.scrub_store,
         generations.quotes,
     ),
     "Warehouse": (warehouse.sync, warehouse.validate, warehouse.tune),

@@ -9,6 +9,7 @@ from datetime import timedelta
 import dagster as dg
 
 from replica_platform.defs.replica.assets import market_replica
+from replica_platform.defs.replica.checks import kept_bytes_are_intact
 from replica_platform.market.sessions import TIME_ZONE, is_trading_day
 from replica_platform.replica import status
 from replica_platform.resources.master import MasterDuckDB
@@ -30,6 +31,15 @@ def nasdaq_daily_pipeline(context: dg.ScheduleEvaluationContext) -> dg.RunReques
     if not is_trading_day(day):
         return dg.SkipReason(f"{day} is not a trading day.")
     return dg.RunRequest(run_key=f"nasdaq-{day}")
+
+
+replica_scrub = dg.ScheduleDefinition(
+    name="replica_scrub",
+    target=dg.AssetSelection.checks(kept_bytes_are_intact),
+    cron_schedule="45 * * * *",
+    default_status=RUNNING,
+    description="A share of the kept generations each hour, all of them within a week.",
+)
 
 
 @dg.sensor(

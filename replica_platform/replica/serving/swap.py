@@ -170,7 +170,7 @@ class GenerationServer:
         path = self.layout.data(attached.manifest)
         try:
             seal = Seal.of(path)
-            if seal == attached.seal:
+            if seal == attached.seal and not self.layout.is_marked_damaged(attached.manifest):
                 return
             check(path, attached.manifest, read_all=True)
             if seal.inode != attached.seal.inode:
