@@ -24,6 +24,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.rollback_generation,
         generations.push_generation,
         generations.pull_generation,
+        generations.prune_blocks,
         generations.repair_store,
         generations.scrub_store,
         generations.quotes,

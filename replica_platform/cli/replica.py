@@ -145,6 +145,25 @@ def repair_store(store: Path, blocks: str | None, master: Path | None, as_json: 
     return 0
 
 
+@click.command("prune-blocks")
+@click.option("--blocks", required=True, help="The block store: a folder or s3://bucket/prefix.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    required=True,
+    help="How many generations to keep.",
+)
+@as_json_option
+def prune_blocks(blocks: str, keep: int, as_json: bool) -> int:
+    """Remove old generations from a block store.
+
+    Blocks that no generation needs are marked, and removed by a run at least a day later.
+    """
+    from replica_platform.replica import BlockStore
+
+    return print_sentence(BlockStore(blocks).prune(keep), as_json)
+
+
 @click.command("scrub-store")
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
 @click.option("--blocks", help="The block store to fetch damaged blocks from.")

@@ -46,7 +46,12 @@ from replica_platform.replica.publish import prepare, publish
 from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
 from replica_platform.replica.purpose.definition import Part, Purpose, load_purposes
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
-from replica_platform.replica.remote.block_store import BlockStore, BlockStoreVerification, Pushed
+from replica_platform.replica.remote.block_store import (
+    BlockStore,
+    BlockStoreVerification,
+    Pruned,
+    Pushed,
+)
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
 from replica_platform.replica.serving.connect import connect
@@ -86,6 +91,7 @@ __all__ = [
     "NothingPublished",
     "Part",
     "PointerMoved",
+    "Pruned",
     "Publication",
     "Purpose",
     "PurposeWrong",
