@@ -145,6 +145,57 @@ def repair_store(store: Path, blocks: str | None, master: Path | None, as_json: 
     return 0
 
 
+@click.command("prune-blocks")
+@click.option("--blocks", required=True, help="The block store: a folder or s3://bucket/prefix.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    required=True,
+    help="How many generations to keep.",
+)
+@as_json_option
+def prune_blocks(blocks: str, keep: int, as_json: bool) -> int:
+    """Remove old generations from a block store.
+
+    Blocks that no generation needs are marked, and removed by a run at least a day later.
+    """
+    from replica_platform.replica import BlockStore
+
+    return print_sentence(BlockStore(blocks).prune(keep), as_json)
+
+
+@click.command("scrub-store")
+@click.option("--store", type=FOUND, required=True, help="The folder of generations.")
+@click.option("--blocks", help="The block store to fetch damaged blocks from.")
+@click.option("--master", type=FOUND, help="The master to publish from, if nothing else helps.")
+@click.option(
+    "--within-days",
+    type=click.FloatRange(min=0),
+    default=7.0,
+    show_default=True,
+    help="The time within which every byte is read; 0 for now.",
+)
+@as_json_option
+def scrub_store(
+    store: Path, blocks: str | None, master: Path | None, within_days: float, as_json: bool
+) -> int:
+    """Read a share of all generations, and repair damage.
+
+    Run it regularly, every hour for example: each time it reads what is due by the next one.
+    """
+    from replica_platform.replica import BlockStore, scrub
+
+    with bar("reading") as progress:
+        found = scrub(
+            store,
+            within_s=within_days * 86_400,
+            block_store=BlockStore(blocks) if blocks else None,
+            master=master,
+            progress=progress,
+        )
+    return print_sentence(found, as_json)
+
+
 @click.command()
 @click.option("--store", type=FOUND, required=True, help="The folder of generations.")
 @click.option(

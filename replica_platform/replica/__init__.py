@@ -7,14 +7,15 @@ publish       a new generation; `options` are its arguments, `copy_master` copie
 reader        an answer to every query, whatever happens to the store
 status        the state of a store, and `verify` with every byte
 repair        repair what is damaged, or roll back
+scrub         read all bytes again in time, and repair
 lineage       whether the master is still in the state that was published
 
 Below it, each folder imports only from those before it: `copy` (bytes of files), `store` (the
 folder on disk), `serving` (one attached generation), then `master`, `purpose` (masked parts of the
 master), `remote` (blocks elsewhere). Dagster, the command line and other engines are not imported.
 
-The functions `publish`, `status` and `repair` hide the modules of those names: a module's other
-names are imported `from` it.
+The functions `publish`, `status`, `scrub` and `repair` hide the modules of those names: a module's
+other names are imported `from` it.
 """
 
 from replica_platform.replica.errors import (
@@ -45,8 +46,14 @@ from replica_platform.replica.publish import prepare, publish
 from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
 from replica_platform.replica.purpose.definition import Part, Purpose, load_purposes
 from replica_platform.replica.reader import ReaderStatus, ReplicaReader
-from replica_platform.replica.remote.block_store import BlockStore, BlockStoreVerification, Pushed
+from replica_platform.replica.remote.block_store import (
+    BlockStore,
+    BlockStoreVerification,
+    Pruned,
+    Pushed,
+)
 from replica_platform.replica.repair import repair, rollback
+from replica_platform.replica.scrub import Scrub, scrub
 from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.status import (
     GenerationVerification,
@@ -84,6 +91,7 @@ __all__ = [
     "NothingPublished",
     "Part",
     "PointerMoved",
+    "Pruned",
     "Publication",
     "Purpose",
     "PurposeWrong",
@@ -93,6 +101,7 @@ __all__ = [
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "Scrub",
     "StoreBusy",
     "StoreDenied",
     "StoreFull",
@@ -106,6 +115,7 @@ __all__ = [
     "publish",
     "repair",
     "rollback",
+    "scrub",
     "status",
     "unlisted_columns",
     "verify",

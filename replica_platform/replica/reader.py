@@ -2,6 +2,7 @@
 
     current    the generation that the pointer names
     previous   an older generation, verified again, while the current one cannot be used
+    kept       the generation that the reader was opened `at`
     memory     the last good answer to the same question
     default    the caller's
 
@@ -47,7 +48,7 @@ class ReaderStatus(ReportFields):
     """How the last answer was obtained, and how old the data is.
 
     Attributes:
-        served_from: current, previous, memory or default; None before the first answer of a
+        served_from: current, previous, kept, memory or default; None before the first answer of a
             store without a generation.
         generation: The generation that is attached.
         data_age_s: The age of the data in seconds; None when the publisher did not say.
@@ -69,14 +70,15 @@ class ReaderStatus(ReportFields):
 
     @property
     def ok(self) -> bool:
-        """Whether answers come from the current generation."""
-        return self.served_from == "current"
+        """Whether answers come from the current generation, or the one that was asked for."""
+        return self.served_from in ("current", "kept")
 
     @property
     def sentence(self) -> str:
         """Where answers come from and, if not from the current generation, why."""
         if self.ok:
-            return f"Answers come from generation {self.generation}, the current one."
+            which = "current" if self.served_from == "current" else "kept"
+            return f"Answers come from generation {self.generation}, the {which} one."
         source = {
             "previous": f"the previous generation {self.generation}",
             "memory": "the last good answers",
@@ -126,9 +128,14 @@ class ReplicaReader:
 
     Close it, or use it in a `with`.
 
+    Raises:
+        ValueError: `at` has no time zone.
+
     Args:
         store: The store's folder.
         poll_s: How often the pointer is checked, in seconds.
+        at: Read only this kept generation, by its number, or the one that readers had at that
+            time: the last that was published by then.
         config: Settings of DuckDB, such as `memory_limit`.
         memory_bytes: How many bytes of answers are remembered; 0 for none.
     """
@@ -138,10 +145,14 @@ class ReplicaReader:
         store: Path | str,
         poll_s: float = POLL_S,
         *,
+        at: int | datetime | None = None,
         config: dict[str, Any] | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
+        if isinstance(at, datetime) and at.tzinfo is None:
+            raise ValueError(f"{at} has no time zone; give one, such as datetime.UTC.")
         self._layout = Layout(store)
+        self._at = at
         self._poll_s = poll_s
         self._config = config or {}
         self._memory_bytes = memory_bytes
@@ -151,7 +162,7 @@ class ReplicaReader:
 
     def _begin(self) -> None:
         """Begin without a generation, and without anything that another process shares."""
-        self._server = GenerationServer(self._layout, self._config)
+        self._server = GenerationServer(self._layout, self._config, self._at)
         self._mutex = threading.Lock()
         self._local = threading.local()
         self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
@@ -337,6 +348,8 @@ class ReplicaReader:
     def _source_of(self, attached: Attached | None) -> str | None:
         if attached is None:
             return None
+        if self._at is not None:
+            return "kept"
         return "current" if self._server.is_current(attached) else "previous"
 
     def _attached_manifest(self) -> Manifest | None:

@@ -77,6 +77,33 @@ def test_a_damaged_generation_is_found_and_repaired(cli: Cli, master: Path, tmp_
         assert reader.execute("select count(*) from t").fetchone() == (1000,)
 
 
+def test_pruning_keeps_the_newest_generations(cli: Cli, master: Path, tmp_path: Path) -> None:
+    store, blocks = tmp_path / "store", tmp_path / "blocks"
+    for row in range(2):
+        with Master(master).write() as connection:
+            connection.execute("insert into t values (?, 'new')", [row])
+        assert cli("publish", "--master", master, "--store", store).returncode == 0
+        assert cli("push-generation", "--store", store, "--blocks", blocks).returncode == 0
+    pruned = result(cli("prune-blocks", "--blocks", blocks, "--keep", "1", "--json"))
+    assert (pruned["generations"], pruned["removed"]) == ([1], 0)
+    pulled = cli("pull-generation", "--store", tmp_path / "elsewhere", "--blocks", blocks, "--json")
+    assert result(pulled)["generation"] == 2
+
+
+def test_a_scrub_finds_and_repairs_damage(cli: Cli, master: Path, tmp_path: Path) -> None:
+    store, blocks = tmp_path / "store", tmp_path / "blocks"
+    assert cli("publish", "--master", master, "--store", store).returncode == 0
+    assert cli("push-generation", "--store", store, "--blocks", blocks).returncode == 0
+    assert result(cli("scrub-store", "--store", store, "--within-days", "0", "--json"))["ok"]
+    (store / "stock_data_replica.db").resolve().unlink()
+    damaged = cli("scrub-store", "--store", store)
+    assert damaged.returncode == 1
+    assert "give a block store" in damaged.stderr
+    repaired = result(cli("scrub-store", "--store", store, "--blocks", blocks, "--json"))
+    assert repaired["repaired"] == [1]
+    assert result(cli("verify-generation", "--store", store, "--json"))["ok"]
+
+
 def test_a_purpose_holds_its_part_only(cli: Cli, master: Path, tmp_path: Path) -> None:
     (tmp_path / "purposes.yaml").write_text(
         "few:\n  tables:\n    t: {columns: [n], where: n < 10}\n"

@@ -55,6 +55,12 @@ def flip_a_bit_of_the_replica(platform: Platform) -> None:
     flip_a_bit((platform.settings.store / "stock_data_replica.db").resolve())
 
 
+def shorten_the_replica(platform: Platform) -> None:
+    path = (platform.settings.store / "stock_data_replica.db").resolve()
+    path.chmod(0o644)
+    os.truncate(path, path.stat().st_size - 4096)
+
+
 def flip_a_bit_of_the_backup(platform: Platform) -> None:
     (copy,) = platform.settings.backup_dir.glob("*.db")
     flip_a_bit(copy)
@@ -106,6 +112,7 @@ CASES: list[tuple[str, str, Damage, str]] = [
         flip_a_bit_of_the_replica,
         "Publish again",
     ),
+    ("market_replica", "kept_bytes_are_intact", shorten_the_replica, "give a block store"),
     (
         "market_replica",
         "replica_is_in_sync",

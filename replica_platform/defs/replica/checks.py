@@ -7,10 +7,10 @@ import dagster as dg
 from replica_platform.core.reports import format_age
 from replica_platform.defs.replica.assets import market_replica
 from replica_platform.market.sessions import last_close
-from replica_platform.policies import MASTER_POOL, after
-from replica_platform.replica import status, verify
+from replica_platform.policies import MASTER_POOL, after, translate_errors
+from replica_platform.replica import scrub, status, verify
 from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.store import ReplicaStore
+from replica_platform.resources.store import MARKET_REPLICA, ReplicaStore
 
 # From the close of a session to the publication of its bars.
 PIPELINE_TAKES = timedelta(hours=2)
@@ -22,6 +22,22 @@ def published_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
     """Every byte of the current generation matches its manifest, and every table can be read."""
     verification = verify(store.path)
     return dg.AssetCheckResult(passed=verification.ok, description=verification.sentence)
+
+
+@dg.asset_check(asset=market_replica)
+def kept_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
+    """Every byte of the kept generations is read within a week, and damage is repaired.
+
+    Without blocks to repair it from, the current generation is published again by `replica_repair`.
+    """
+    with translate_errors():
+        found = scrub(store.path, block_store=store.block_store(MARKET_REPLICA))
+    return dg.AssetCheckResult(
+        passed=found.ok and not found.damaged,
+        severity=dg.AssetCheckSeverity.WARN if found.ok else dg.AssetCheckSeverity.ERROR,
+        description=found.sentence,
+        metadata={"bytes_read": found.bytes_read, "damaged": len(found.damaged)},
+    )
 
 
 @dg.asset_check(asset=market_replica, pool=MASTER_POOL, automation_condition=AFTER_PUBLICATION)

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from replica_platform.core.files import fsync_dir
+from replica_platform.core.files import fsync_dir, fsync_file, write_atomically
 from replica_platform.core.reports import Progress
-from replica_platform.replica.copy.blocks import Scan, block_range, digest
+from replica_platform.replica.copy.blocks import Scan, block_range, digest, digest_blocks
 from replica_platform.replica.copy.priority import half_the_cores
-from replica_platform.replica.errors import translate_errors
+from replica_platform.replica.errors import CandidateDamaged, translate_errors
 from replica_platform.replica.store.candidate import Candidate
 from replica_platform.replica.store.disk_space import reserve
 from replica_platform.replica.store.folders import building_path, clear_orphans, make_folders
@@ -23,9 +23,9 @@ from replica_platform.replica.store.integrity import find_damage
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, Seal
 from replica_platform.replica.store.ownership import assert_own_store
-from replica_platform.replica.store.pointer import store_lock
+from replica_platform.replica.store.pointer import point_to, store_lock
 from replica_platform.replica.store.probe_process import Probe
-from replica_platform.replica.store.retention import Retention
+from replica_platform.replica.store.retention import Retention, remove_spares
 from replica_platform.replica.store.verify_copy import verify_copy
 
 CONNECTIONS = 8
@@ -92,6 +92,43 @@ def assemble(
     return candidate
 
 
+def rebuild(layout: Layout, manifest: Manifest, fetch: Fetch) -> int:
+    """Replace a kept generation's damaged file by a whole one; return how many blocks were fetched.
+
+    Blocks that other generations have are taken from them. Readers go on to the new file.
+
+    Raises:
+        StoreFull: The disk has no space for the generation.
+        StoreBusy: Another process is changing the store.
+        CandidateDamaged: The new file is not what the manifest says.
+        PlatformError: Whatever `fetch` raises.
+    """
+    with store_lock(layout), translate_errors(layout.root):
+        target = building_path(layout)
+        remove_spares(layout)  # it may be as damaged as the file
+        reserve(layout, target, manifest.bytes, Retention(keep=len(layout.kept()) + 1))
+        try:
+            fetched = _write_blocks(layout, manifest, target, [], fetch, None)
+            target.chmod(0o444)
+            fsync_file(target)
+            if digest_blocks(target) != manifest.block_digests:
+                raise CandidateDamaged(
+                    f"The repaired file of generation {manifest.generation} is damaged too; "
+                    "check the disk."
+                )
+            target.replace(layout.data(manifest))
+        finally:
+            target.unlink(missing_ok=True)
+        fsync_dir(layout.generations)
+        sealed = replace(manifest, seal=Seal.of(layout.data(manifest)))
+        write_atomically(layout.manifest_path(manifest), sealed.to_json())
+        current = layout.latest()
+        if current and current.file == manifest.file:
+            point_to(layout, replace(current, seal=sealed.seal))
+        layout.damage_mark(manifest).unlink(missing_ok=True)
+    return fetched
+
+
 def _write_blocks(
     layout: Layout,
     manifest: Manifest,
@@ -108,9 +145,11 @@ def _write_blocks(
             if block < len(known) and known[block] == block_digest:
                 continue
             start, size = block_range(block, manifest.bytes)
-            content = _read(local.get(block_digest), size)
-            if content is not None and digest(content) == block_digest:
-                os.pwrite(fd, content, start)
+            for copy, offset in local.get(block_digest, ()):
+                content = os.pread(copy, size, offset)
+                if digest(content) == block_digest:
+                    os.pwrite(fd, content, start)
+                    break
             else:
                 missing.append(block)
 
@@ -140,9 +179,9 @@ def _opened(target: Path, size: int) -> Iterator[int]:
 
 
 @contextmanager
-def _local_blocks(layout: Layout) -> Iterator[dict[str, tuple[int, int]]]:
-    """Yield an open file and an offset for each block of the local generations, by digest."""
-    found: dict[str, tuple[int, int]] = {}
+def _local_blocks(layout: Layout) -> Iterator[dict[str, list[tuple[int, int]]]]:
+    """Yield open files and offsets for each block of the local generations, by digest."""
+    found: dict[str, list[tuple[int, int]]] = {}
     files = []
     try:
         for manifest in layout.kept():
@@ -152,12 +191,9 @@ def _local_blocks(layout: Layout) -> Iterator[dict[str, tuple[int, int]]]:
                 continue
             files.append(fd)
             for block, block_digest in enumerate(manifest.block_digests):
-                found.setdefault(block_digest, (fd, block_range(block, manifest.bytes)[0]))
+                offset = block_range(block, manifest.bytes)[0]
+                found.setdefault(block_digest, []).append((fd, offset))
         yield found
     finally:
         for fd in files:
             os.close(fd)
-
-
-def _read(location: tuple[int, int] | None, size: int) -> bytes | None:
-    return None if location is None else os.pread(location[0], size, location[1])

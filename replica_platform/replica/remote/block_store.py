@@ -4,17 +4,21 @@
     manifests/stock_data.000012-3fa9c1d2.json
                                           one generation
     pointers/00000007.json               the manifest of the current one; the highest number counts
+    unused/20260102T030405Z/3fa9….zst    a block that no manifest names since then; see `prune`
 
 The pointer moves by creating the next object only if it does not exist: a compare-and-swap that a
 folder and every S3 support. Pulling, rolling back and repair are one operation: take a manifest
 and fetch the blocks that are missing.
 """
 
+import json
 import os
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ COMPRESSION_LEVEL = 3
 CONNECTIONS = 8
 # A block that no manifest names may belong to a push that is still running.
 PRUNE_AGE = timedelta(days=1)
+UNUSED_SINCE = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,38 @@ class BlockStoreVerification(ReportFields):
         )
 
 
+@dataclass(frozen=True)
+class Pruned(ReportFields):
+    """What a prune did.
+
+    Attributes:
+        generations: The generations that were removed.
+        marked: How many blocks no manifest names any more; a later prune removes them.
+        restored: How many marked blocks were needed again.
+        removed: How many blocks were removed.
+    """
+
+    generations: list[int]
+    marked: int
+    restored: int
+    removed: int
+
+    @property
+    def ok(self) -> bool:
+        """True: a prune that fails raises an error."""
+        return True
+
+    @property
+    def sentence(self) -> str:
+        """What was removed, and what a later prune removes."""
+        restored = f", {self.restored:,} restored" if self.restored else ""
+        return (
+            f"{len(self.generations)} generations and {self.removed:,} blocks were removed"
+            f"{restored}; {self.marked:,} more are unused and are removed by a prune in "
+            f"{PRUNE_AGE.total_seconds() / 3600:g} hours or later."
+        )
+
+
 class BlockStore:
     """A block store in a folder, or below a URL such as s3://bucket/prefix.
 
@@ -145,7 +182,8 @@ class BlockStore:
         number, current = self._last_pointer()
         if current is not None:
             assert_same_purpose(self.objects.where, current.purpose, manifest.purpose)
-        present = set() if resend else self._blocks_in_manifests()
+        relied_on = {} if resend else self._read_manifests()
+        present = {one for digests in relied_on.values() for one in digests}
         missing: dict[str, int] = {}
         for block, block_digest in enumerate(manifest.block_digests):
             if block_digest not in present:
@@ -154,17 +192,30 @@ class BlockStore:
             lease = Lease.take(layout, manifest)
         except Unusable as error:
             raise NothingPublished(f"{error}; push the current generation instead.") from error
+        path = layout.data(manifest)
         try:
-            bytes_sent = self._send(layout.data(manifest), manifest, missing, resend, progress)
+            blocks_sent, bytes_sent = self._send(path, manifest, missing, resend, progress)
+            self.objects.create(f"manifests/{_stem(manifest)}.json", manifest.to_json())
+            # A prune that begins from here on keeps the blocks of the manifest. One in between may
+            # have removed blocks that were not sent because they were there.
+            late = time.monotonic() - started > PRUNE_AGE.total_seconds() / 2
+            if late or not set(relied_on) <= set(self._manifests()):
+                there = {_digest_of(name) for name in self._block_names()}
+                lost = {
+                    block_digest: block
+                    for block, block_digest in enumerate(manifest.block_digests)
+                    if block_digest not in there
+                }
+                again, bytes_again = self._send(path, manifest, lost, resend, progress)
+                blocks_sent, bytes_sent = blocks_sent + again, bytes_sent + bytes_again
         finally:
             lease.release()
-        self.objects.create(f"manifests/{_stem(manifest)}.json", manifest.to_json())
         if current is None or current.to_json() != manifest.to_json():
             self._move_pointer(number, manifest)
         return Pushed(
             generation=manifest.generation,
             block_count=len(manifest.block_digests),
-            blocks_sent=len(missing),
+            blocks_sent=blocks_sent,
             bytes=manifest.bytes,
             bytes_sent=bytes_sent,
             seconds=time.monotonic() - started,
@@ -269,7 +320,7 @@ class BlockStore:
         """
         import zstandard
 
-        packed = self.objects.read(_object_name(block_digest))
+        packed = self.objects.read(_object_name(block_digest)) or self._read_unused(block_digest)
         if packed is None:
             raise BlockMissing(
                 f"The block {block_digest} is missing from {self.objects.where}; push the "
@@ -322,15 +373,19 @@ class BlockStore:
             manifest.generation, len(sizes), missing + damaged == 0, missing, damaged
         )
 
-    def prune(self, keep: int) -> int:
+    def prune(self, keep: int) -> Pruned:
         """Remove all generations but the newest and the current one, and their blocks.
+
+        A block that no manifest names is marked: renamed, so that a push from then on sends it
+        again. A prune that runs a day later removes it, or restores it if a push in between
+        counted on it. A block younger than a day is not marked, because it may belong to a push
+        that is still running.
 
         Args:
             keep: How many generations stay.
 
         Returns:
-            How many blocks were removed. A block younger than a day stays, because it may belong
-            to a push that is still running.
+            What was marked, restored and removed.
 
         Raises:
             BlockStoreUnavailable: A request failed.
@@ -338,20 +393,38 @@ class BlockStore:
         """
         number, current = self._last_pointer()
         names = self._manifests()
-        removed = [
+        old = [
             name for name in names[keep:] if current is None or Path(name).stem != _stem(current)
         ]
         pointers = sorted(self.objects.names("pointers"))
-        self.objects.remove(removed + pointers[:-1] if number else removed)
-        needed = self._blocks_in_manifests()
-        oldest = now() - PRUNE_AGE
-        unused = [
+        self.objects.remove(old + pointers[:-1] if number else old)
+        needed = self._needed()
+        moment = now()
+        marked = [
             name
             for name, created in self.objects.names("blocks").items()
-            if Path(name).stem not in needed and created < oldest
+            if _digest_of(name) not in needed and created < moment - PRUNE_AGE
         ]
-        self.objects.remove(unused)
-        return len(unused)
+        for name in marked:
+            self.objects.rename(name, f"unused/{moment:{UNUSED_SINCE}}/{Path(name).name}")
+        # Read again: a push may have ended since.
+        needed = self._needed()
+        unused = list(self.objects.names("unused"))
+        restored = [name for name in unused if _digest_of(name) in needed]
+        for name in restored:
+            self.objects.rename(name, _object_name(_digest_of(name)))
+        removed = [
+            name
+            for name in unused
+            if _digest_of(name) not in needed and _unused_since(name) <= moment - PRUNE_AGE
+        ]
+        self.objects.remove(removed)
+        return Pruned(
+            generations=sorted(generation_in(name) or 0 for name in old),
+            marked=len(unused) - len(restored) - len(removed),
+            restored=len(restored),
+            removed=len(removed),
+        )
 
     def _send(
         self,
@@ -360,8 +433,11 @@ class BlockStore:
         missing: dict[str, int],
         resend: bool,
         progress: Progress | None,
-    ) -> int:
-        """Send blocks, by digest and number; return how many bytes were sent."""
+    ) -> tuple[int, int]:
+        """Send blocks, by digest and number; return how many blocks and bytes were sent.
+
+        A block that an interrupted push has sent is not sent again.
+        """
         import zstandard
 
         put = self.objects.replace if resend else self.objects.create
@@ -369,6 +445,9 @@ class BlockStore:
 
         def send(item: tuple[str, int]) -> int:
             block_digest, block = item
+            name = _object_name(block_digest)
+            if not resend and self.objects.exists(name):
+                return 0
             start, size = block_range(block, manifest.bytes)
             content = os.pread(fd, size, start)
             if digest(content) != block_digest:
@@ -377,28 +456,45 @@ class BlockStore:
                     "repair the generation here, and push again."
                 )
             packed = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(content)
-            put(_object_name(block_digest), packed)
+            put(name, packed)
             return len(packed)
 
-        bytes_sent = 0
+        blocks_sent = bytes_sent = 0
         try:
             with ThreadPoolExecutor(CONNECTIONS, "push") as pool:
                 for done, size in enumerate(pool.map(send, missing.items())):
                     bytes_sent += size
+                    blocks_sent += size > 0
                     if progress:
                         progress(done + 1, len(missing), "blocks")
         finally:
             os.close(fd)
-        return bytes_sent
+        return blocks_sent, bytes_sent
 
-    def _blocks_in_manifests(self) -> set[str]:
-        """Return the blocks that a manifest names: they exist, because a manifest is sent last."""
-        found: set[str] = set()
+    def _needed(self) -> set[str]:
+        """Return the digests of all blocks that a manifest names."""
+        return {digest for digests in self._read_manifests().values() for digest in digests}
+
+    def _read_manifests(self) -> dict[str, list[str]]:
+        """Return the blocks of each manifest: they exist, because a manifest is sent last."""
+        found: dict[str, list[str]] = {}
         for name in self._manifests():
             raw = self.objects.read(name)
             if raw is not None:
-                found.update(self._parsed(name, raw).block_digests)
+                found[name] = self._parsed(name, raw).block_digests
         return found
+
+    def _block_names(self) -> list[str]:
+        """Return the names of all blocks, also of those that are marked as unused."""
+        return [name for folder in ("blocks", "unused") for name in self.objects.names(folder)]
+
+    def _read_unused(self, block_digest: str) -> bytes | None:
+        """Return a block that a prune marked while a push counted on it."""
+        for name in self.objects.names("unused"):
+            if _digest_of(name) == block_digest:
+                # It may have been restored since it was listed.
+                return self.objects.read(name) or self.objects.read(_object_name(block_digest))
+        return None
 
     def _manifests(self) -> list[str]:
         """Return the names of the manifests, newest generation first."""
@@ -430,10 +526,16 @@ class BlockStore:
         raw = self.objects.read(names[-1])
         if raw is None:  # pruned since it was listed: there is a newer one
             return self._last_pointer()
-        return int(Path(names[-1]).stem), self._parsed(names[-1], raw)
+        return int(Path(names[-1]).stem), self._parsed(names[-1], _manifest_in(raw))
 
     def _move_pointer(self, number: int, manifest: Manifest) -> None:
-        if not self.objects.create(f"pointers/{number + 1:08d}.json", manifest.to_json()):
+        name = f"pointers/{number + 1:08d}.json"
+        # Names this attempt: where its acknowledgement was lost, a retry finds the object there.
+        attempt = secrets.token_hex(8)
+        content = json.dumps({"attempt": attempt, "manifest": manifest.to_json().decode()})
+        if not self.objects.create(name, content.encode()) and (
+            self.objects.read(name) != content.encode()
+        ):
             raise PointerMoved(
                 f"Another process moved the pointer of {self.objects.where} at the same time; the "
                 "blocks are there and nothing is lost. See what is current, and push again."
@@ -456,6 +558,23 @@ def _undamaged(layout: Layout, generation: int | None) -> Manifest:
             "repair it, and push again."
         )
     return manifest
+
+
+def _manifest_in(raw: bytes) -> bytes:
+    """Return the manifest that a pointer contains; former versions wrote nothing else."""
+    with suppress(ValueError, TypeError):
+        fields = json.loads(raw)
+        if "attempt" in fields:
+            return str(fields["manifest"]).encode()
+    return raw
+
+
+def _digest_of(name: str) -> str:
+    return Path(name).stem
+
+
+def _unused_since(name: str) -> datetime:
+    return datetime.strptime(Path(name).parent.name, UNUSED_SINCE).replace(tzinfo=UTC)
 
 
 def _stem(manifest: Manifest) -> str:

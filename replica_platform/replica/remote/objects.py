@@ -4,15 +4,20 @@ Objects are created once and never overwritten: DuckDB and caches read garbage f
 The pointer too is a series of objects, each created only if it does not exist yet.
 """
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from replica_platform.replica.errors import BlockStoreUnavailable
 
-RETRIES: Any = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
+# One request may hang for this time; the retries go on for longer, so that it fails alone.
+REQUEST_TIMEOUT = timedelta(seconds=20)
+RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=120)}
+CREATE_ATTEMPTS = 3
+CREATE_PAUSE_S = 0.5
 
 
 class Objects:
@@ -37,7 +42,8 @@ class Objects:
         self.where = str(where)
         with translate_errors(self.where):
             if "://" in self.where:
-                options = {"retry_config": RETRIES, **config}
+                client = {"timeout": REQUEST_TIMEOUT, **config.pop("client_options", {})}
+                options = {"retry_config": RETRIES, "client_options": client, **config}
                 self._store: Any = from_url(self.where, **options)
             else:
                 self._store = LocalStore(Path(where).absolute(), mkdir=True)
@@ -45,17 +51,27 @@ class Objects:
     def create(self, name: str, content: bytes) -> bool:
         """Create an object; return False, and change nothing, if it exists.
 
+        False also where an attempt succeeded and its acknowledgement was lost.
+
         Raises:
             BlockStoreUnavailable: The request failed.
         """
         import obstore
 
+        # obstore itself does not send a request again that timed out and may have had an effect.
         with translate_errors(self.where):
-            try:
-                obstore.put(self._store, name, content, mode="create", use_multipart=False)
-            except obstore.exceptions.AlreadyExistsError:
-                return False
-        return True
+            for attempt in range(CREATE_ATTEMPTS):
+                try:
+                    obstore.put(self._store, name, content, mode="create", use_multipart=False)
+                except obstore.exceptions.AlreadyExistsError:
+                    return False
+                except obstore.exceptions.GenericError:
+                    if attempt == CREATE_ATTEMPTS - 1:
+                        raise
+                    time.sleep(CREATE_PAUSE_S * 2**attempt)
+                else:
+                    return True
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def replace(self, name: str, content: bytes) -> None:
         """Create or overwrite an object, to repair a damaged one.
@@ -81,6 +97,32 @@ class Objects:
                 return bytes(obstore.get(self._store, name).bytes())
             except FileNotFoundError:
                 return None
+
+    def exists(self, name: str) -> bool:
+        """Return whether an object exists.
+
+        Raises:
+            BlockStoreUnavailable: The request failed.
+        """
+        import obstore
+
+        with translate_errors(self.where):
+            try:
+                obstore.head(self._store, name)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def rename(self, name: str, to: str) -> None:
+        """Rename an object; one that does not exist is skipped.
+
+        Raises:
+            BlockStoreUnavailable: The request failed.
+        """
+        import obstore
+
+        with translate_errors(self.where), suppress(FileNotFoundError):
+            obstore.rename(self._store, name, to)
 
     def names(self, prefix: str) -> dict[str, datetime]:
         """Return when each object below `prefix` was created, by its name.

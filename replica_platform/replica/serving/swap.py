@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ class GenerationServer:
 
     Attributes:
         layout: The store.
+        at: The number or the time of the only generation to serve; None for the current one.
         attached: The generation that new queries run on.
         pointer: The manifest that the pointer held when it was last read.
         error: The last problem.
@@ -98,8 +100,11 @@ class GenerationServer:
             damaged one is not tried again until the file changes, another one after a while.
     """
 
-    def __init__(self, layout: Layout, config: dict[str, Any]) -> None:
+    def __init__(
+        self, layout: Layout, config: dict[str, Any], at: int | datetime | None = None
+    ) -> None:
         self.layout = layout
+        self.at = at
         self.attached: Attached | None = None
         self.pointer: Manifest | None = None
         self.error: str | None = None
@@ -121,6 +126,9 @@ class GenerationServer:
 
     def _refresh(self) -> None:
         self._check_attached_file()
+        if self.at is not None:
+            self._serve_kept(self.at)
+            return
         try:
             stat = self.layout.pointer.stat()
             signature = (stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size)
@@ -130,9 +138,10 @@ class GenerationServer:
             self._pointer_signature = signature
         except (OSError, NotAManifest) as error:
             self._pointer_signature = None
-            self.pointer = self.layout.copied_pointer()
+            self.pointer = None  # so that the status says it
             self.record_error(f"The pointer {self.layout.pointer} cannot be read: {error}")
-            if self.pointer and self._switch_to(self.pointer):
+            copied = self.layout.copied_pointer()
+            if copied and self._switch_to(copied):
                 return
         else:
             if self.pointer and self._switch_to(self.pointer):
@@ -140,6 +149,18 @@ class GenerationServer:
                 return
         if self.attached is None:
             any(self._switch_to(manifest) for manifest in self.layout.fallbacks())
+
+    def _serve_kept(self, at: int | datetime) -> None:
+        """Attach the generation of that number or time; no other one stands in for it."""
+        if self.attached is not None:
+            return
+        manifest = self.layout.kept_at(at)
+        if manifest is not None:
+            self._switch_to(manifest)
+            return
+        kept = ", ".join(str(one.generation) for one in self.layout.kept())
+        what = f"Generation {at}" if isinstance(at, int) else f"A generation as old as {at}"
+        self.record_error(f"{what} is not kept; kept are {kept or 'none'}")
 
     def _check_attached_file(self) -> None:
         """Read every byte of the attached file if it was written, although it is immutable."""
@@ -149,7 +170,7 @@ class GenerationServer:
         path = self.layout.data(attached.manifest)
         try:
             seal = Seal.of(path)
-            if seal == attached.seal:
+            if seal == attached.seal and not self.layout.is_marked_damaged(attached.manifest):
                 return
             check(path, attached.manifest, read_all=True)
             if seal.inode != attached.seal.inode:

@@ -280,6 +280,7 @@ class Candidate:
         with translate_errors(layout.root):
             self.path.replace(target)
             fsync_dir(layout.generations)
+            layout.damage_mark(self.manifest).unlink(missing_ok=True)
             # The rename changes the inode's time, so the seal is taken after it.
             manifest = replace(self.manifest, seal=Seal.of(target))
             if self.how != "pull":  # a pulled one was published and confirmed elsewhere

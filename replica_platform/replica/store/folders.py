@@ -41,7 +41,7 @@ def clear_orphans(layout: Layout) -> None:
         if not path.with_suffix(".json").exists() and not is_current:
             path.unlink()
             path.with_suffix(".lease").unlink(missing_ok=True)
-    for suffix in (".lease", ".withheld"):
+    for suffix in (".lease", ".withheld", ".damaged"):
         for path in layout.generations.glob(f"*{suffix}"):
             if not path.with_suffix(".duckdb").exists():
                 path.unlink()

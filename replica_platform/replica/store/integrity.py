@@ -4,11 +4,12 @@ DuckDB, given a file with swapped blocks, can answer wrongly or end the process,
 checked before DuckDB opens them. Uses the standard library, and `xxhash` where bytes are read.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from replica_platform.replica.copy import blocks
 from replica_platform.replica.copy.file_format import logs_beside
-from replica_platform.replica.store.manifest import Manifest, Seal
+from replica_platform.replica.store.manifest import Manifest, Seal, damage_mark
 
 
 class Unusable(Exception):
@@ -48,12 +49,15 @@ def check(path: Path, manifest: Manifest, *, read_all: bool = False) -> None:
         read_all: Read every byte even if the seal is unbroken.
 
     Raises:
-        Damaged: Its bytes are not.
+        Damaged: Its bytes are not, or a scrub found that they are not.
         Unusable: A foreign log lies beside it, or its bytes cannot be compared.
         OSError: The file is missing or may not be read.
     """
     for log in logs_beside(path):
         raise Unusable(f"a foreign log {log.name} lies beside it; remove it")
+    # The disk may return the right bytes today, from the page cache for example.
+    with suppress(FileNotFoundError):
+        raise Damaged(damage_mark(path).read_text(errors="replace") or "a scrub found damage")
     size = path.stat().st_size
     if size != manifest.bytes:
         raise Damaged(f"{path.name} has {size} bytes instead of {manifest.bytes}")

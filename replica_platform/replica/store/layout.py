@@ -5,8 +5,10 @@
                                          .lease is locked by its readers
     candidates/                          built and verified, not yet visible
     spare/                               a retired generation that the next one is patched from
-                                         .withheld marks one that readers were rolled back from
+                                         .withheld marks one that readers were rolled back from,
+                                         .damaged one in which a scrub found damage
     current.json                         the manifest of the current generation, replaced last
+    scrub.json                           how far a scrub has read
     current.copy.json                    its copy, written first, for when the pointer is damaged
     stock_data_replica.db                a link to the current generation, and another one with
                                          the name of the master's file
@@ -16,12 +18,14 @@ Moving files is not here: see `pointer`, `retention` and `candidate`.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from replica_platform.replica.errors import NothingPublished
 from replica_platform.replica.store.manifest import (
     Manifest,
     NotAManifest,
+    damage_mark,
     generation_in,
     read_manifest,
 )
@@ -39,6 +43,7 @@ class Layout:
         self.spares = self.root / "spare"
         self.pointer = self.root / "current.json"
         self.pointer_copy = self.root / "current.copy.json"
+        self.scrub_state = self.root / "scrub.json"
         self.lock = self.root / ".publish.lock"
 
     def data(self, manifest: Manifest) -> Path:
@@ -65,6 +70,14 @@ class Layout:
     def withheld_mark(self, manifest: Manifest) -> Path:
         """Return the path of the mark of a generation that readers were rolled back from."""
         return self.data(manifest).with_suffix(".withheld")
+
+    def damage_mark(self, manifest: Manifest) -> Path:
+        """Return the path of the mark of a generation in which a scrub found damage."""
+        return damage_mark(self.data(manifest))
+
+    def is_marked_damaged(self, manifest: Manifest) -> bool:
+        """Return whether a scrub found damage in a generation."""
+        return self.damage_mark(manifest).exists()
 
     def current(self) -> Manifest | None:
         """Return the current generation; None before the first.
@@ -132,6 +145,14 @@ class Layout:
                 return manifest
         what = "Nothing is" if generation is None else f"Generation {generation} is not"
         raise NothingPublished(f"{what} published in {self.root}; publish into it first.")
+
+    def kept_at(self, at: int | datetime) -> Manifest | None:
+        """Return the kept generation of that number, or the last one published by that time."""
+        kept = self.kept()
+        if isinstance(at, int):
+            return next((one for one in kept if one.generation == at), None)
+        earlier = [one for one in kept if one.published_at <= at]
+        return max(earlier, key=lambda one: one.published_at, default=None)
 
     def numbers(self) -> Iterator[int]:
         """Yield the generation number of every file in the store."""

@@ -226,6 +226,11 @@ def file_name(generation: int, digest: str, master: str) -> str:
     return f"{prefix}{generation:06d}-{digest[:8]}.duckdb"
 
 
+def damage_mark(file: Path) -> Path:
+    """Return the path of the mark beside a generation's file in which a scrub found damage."""
+    return file.with_suffix(".damaged")
+
+
 def generation_in(name: str) -> int | None:
     """Return the generation that a file in a store is named after; None if there is none."""
     found = re.search(r"(?:^|\.)(\d{6,})-[0-9a-f]{8}\.", name)

@@ -77,12 +77,16 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
         layout.manifest_path(manifest).replace(spare.with_suffix(".json"))
         layout.data(manifest).replace(spare)
         lease.unlink()
+        if layout.is_marked_damaged(manifest):  # nothing is patched from it
+            spare.unlink()
+            spare.with_suffix(".json").unlink()
     except FileNotFoundError:
         layout.manifest_path(manifest).unlink(missing_ok=True)
         lease.unlink(missing_ok=True)
     finally:
         os.close(fd)
-    layout.withheld_mark(manifest).unlink(missing_ok=True)
+    for mark in (layout.withheld_mark(manifest), layout.damage_mark(manifest)):
+        mark.unlink(missing_ok=True)
     _remove_spares(layout, keep=1)
     return True
 
