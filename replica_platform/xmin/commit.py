@@ -20,7 +20,7 @@ from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target import write
-from replica_platform.xmin.target.columns import wider_in_target, writable_columns
+from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
@@ -212,7 +212,7 @@ class Commit:
             planned.table,
             self._target,
             planned.target,
-            KeyHashes(planned.table, planned.key, rows),
+            KeyHashes(planned.table, planned.key, rows, planned.casts),
         )
         self._check_deletes(planned, deleted, rows)
         return deleted
@@ -226,6 +226,7 @@ class Commit:
             planned.locked.watermark,
             self._source.snapshot.identity,
             self._max_delete_fraction,
+            planned.rewritten,
         ).check(deleted, rows)
 
     def _delivered(self, staged: StagedTable) -> tuple[int, ...] | None:
@@ -278,7 +279,7 @@ def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
         writable_columns(planned.table, found),
         planned.key,
         found.always_identity,
-        wider_in_target(planned.table, found),
+        planned.casts,
         staged.scope,
     )
 

@@ -125,6 +125,8 @@ class Stage:
 
     def _differing_rows(self, planned: PlannedTable) -> StagedTable:
         """Copy the key ranges whose hashes differ on the two sides."""
+        # Old rows have one constant in a new column, and the target does not have the column yet.
+        added = {column.name for column in planned.plan.added}
         with planned.request.times.step("verify"):
             differs = differing_keys(
                 self._source.connection,
@@ -132,6 +134,8 @@ class Stage:
                 self._target,
                 planned.target,
                 planned.key,
+                [name for name in planned.table.names if name not in added],
+                planned.casts,
             )
         method = WriteMethod.REPAIR
         if planned.request.spec.deletes == "never":
