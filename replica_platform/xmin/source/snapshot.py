@@ -22,7 +22,7 @@ from replica_platform.xmin.errors import (
     translated,
 )
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.session import open_source
+from replica_platform.xmin.session import close_session, open_source
 from replica_platform.xmin.source.catalog import SourceTable, describe
 from replica_platform.xmin.source.timestamp import next_start
 
@@ -141,7 +141,7 @@ class SourceSnapshot:
 
     def close(self) -> None:
         """Release the snapshot and the locks."""
-        self.connection.close()
+        close_session(self.connection)
 
     def begin(self, names: Iterable[TableName]) -> None:
         """Lock the tables against rewriting, take the snapshot, and describe them as it sees them.
