@@ -10,7 +10,6 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.xmin import resume
-from replica_platform.xmin.copy.ranges import full_xid
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
@@ -24,7 +23,6 @@ from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
-    XMIN,
     TargetTable,
     adopt,
     count_rows,
@@ -123,12 +121,9 @@ class Commit:
         """
         planned, target = staged.planned, staged.target
         create_schema(self._target, target.schema)
-        epoch: sql.Composable = sql.SQL(XMIN)
-        if planned.table.has_xmin:
-            epoch = full_xid(self._source.snapshot, epoch)
         try:
             with planned.request.times.step("adopt"):
-                oid = adopt(self._target, target, planned.key, epoch)
+                oid = adopt(self._target, target, planned.key)
         except psycopg.errors.UniqueViolation as error:
             if staged.scanned is None:
                 raise  # the key that was named is none; no other copy would help

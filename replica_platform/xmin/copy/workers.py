@@ -53,7 +53,13 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         """Close the connections that were opened for them."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that were opened for them; more work opens new ones."""
         self._stack.close()
+        self._readers.clear()
+        self._writers.clear()
 
     def read(
         self, task: Callable[[psycopg.Connection, Item], Result], items: Sequence[Item]
