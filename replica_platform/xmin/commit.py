@@ -10,7 +10,6 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.xmin import resume
-from replica_platform.xmin.copy.ranges import full_xid
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
@@ -20,11 +19,10 @@ from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target import write
-from replica_platform.xmin.target.columns import wider_in_target, writable_columns
+from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
-    XMIN,
     TargetTable,
     adopt,
     count_rows,
@@ -123,12 +121,9 @@ class Commit:
         """
         planned, target = staged.planned, staged.target
         create_schema(self._target, target.schema)
-        epoch: sql.Composable = sql.SQL(XMIN)
-        if planned.table.has_xmin:
-            epoch = full_xid(self._source.snapshot, epoch)
         try:
             with planned.request.times.step("adopt"):
-                oid = adopt(self._target, target, planned.key, epoch)
+                oid = adopt(self._target, target, planned.key)
         except psycopg.errors.UniqueViolation as error:
             if staged.scanned is None:
                 raise  # the key that was named is none; no other copy would help
@@ -212,7 +207,7 @@ class Commit:
             planned.table,
             self._target,
             planned.target,
-            KeyHashes(planned.table, planned.key, rows),
+            KeyHashes(planned.table, planned.key, rows, planned.casts),
         )
         self._check_deletes(planned, deleted, rows)
         return deleted
@@ -226,6 +221,7 @@ class Commit:
             planned.locked.watermark,
             self._source.snapshot.identity,
             self._max_delete_fraction,
+            planned.rewritten,
         ).check(deleted, rows)
 
     def _delivered(self, staged: StagedTable) -> tuple[int, ...] | None:
@@ -278,7 +274,7 @@ def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
         writable_columns(planned.table, found),
         planned.key,
         found.always_identity,
-        wider_in_target(planned.table, found),
+        planned.casts,
         staged.scope,
     )
 

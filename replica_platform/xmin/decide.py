@@ -30,6 +30,7 @@ class Situation:
         key: The key that rows are matched by; empty for none.
         watermark: What the last sync remembers; None without one.
         target_columns: The columns that the target has.
+        rewritten: Oids of the leaves that were rewritten since and still hold rows older than W.
         doubt: Why the target is not believed to hold what its watermark says; empty where it is.
     """
 
@@ -39,6 +40,7 @@ class Situation:
     key: tuple[str, ...]
     watermark: Watermark | None
     target_columns: Collection[str] = ()
+    rewritten: frozenset[int] = frozenset()
     doubt: str = ""
 
 
@@ -116,12 +118,14 @@ def _obstacle(now: Situation) -> str:
 def _from_watermark(now: Situation, watermark: Watermark) -> Plan:
     """Continue from the watermark where it can be trusted; otherwise repair or read everything."""
     unfit = _unfit_rows(now, watermark)
+    added = drift(watermark.fingerprint, now.table).added
     doubt = now.doubt or _unfit_w(now.snapshot, watermark)
-    if doubt and not unfit and not drift(watermark.fingerprint, now.table).added:
-        why = f"{doubt} Both sides are compared by hashes, and only what differs is read."
-        return Plan("full", why, compare_first=True)
-    if doubt or unfit:
+    if unfit or (doubt and added):
         return Plan("full", doubt or unfit)
+    doubt = doubt or _unfit_xmins(now)
+    if doubt:
+        why = f"{doubt} Both sides are compared by hashes, and only what differs is read."
+        return Plan("full", why, compare_first=True, added=added)
     if _unchanged(now, watermark):
         return Plan("none", "No transaction has finished on the source since the last sync.")
     return _scan(now, watermark)
@@ -168,6 +172,15 @@ def _unfit_w(snapshot: Snapshot, watermark: Watermark) -> str:
             f"{snapshot.next - watermark.w:,} xids have passed since the watermark, too many for a "
             "32-bit xmin to tell new rows from old."
         )
+    return ""
+
+
+def _unfit_xmins(now: Situation) -> str:
+    """Return why rows may have come under other xmins below W; empty where they have not."""
+    names = [str(leaf.name) for leaf in now.table.leaves if leaf.oid in now.rewritten]
+    if names:
+        # VACUUM FULL and CLUSTER keep them; pg_repack writes all rows, and swaps the files later.
+        return f"{', '.join(names)} was rewritten, and its rows may have other xmins than before."
     return ""
 
 

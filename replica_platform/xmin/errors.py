@@ -13,6 +13,8 @@ from replica_platform.core.errors import PlatformError, TerminalError, Transient
 
 LOCK_TIMEOUT_S = 30
 PROTOCOL_VIOLATION = "08P01"
+# A session that was idle in a transaction, or a transaction, has lasted too long for the server.
+TIMEOUTS = ("25P03", "25P04")
 
 Side = Literal["source", "target"]
 
@@ -102,4 +104,8 @@ def _is_transient(error: psycopg.Error, state: str) -> bool:
     # A protocol violation is no lost connection: the same message fails again.
     if state == PROTOCOL_VIOLATION:
         return False
-    return state[:2] in {"08", "40", "57", "53", ""} or isinstance(error, psycopg.OperationalError)
+    return (
+        state in TIMEOUTS
+        or state[:2] in {"08", "40", "57", "53", ""}
+        or isinstance(error, psycopg.OperationalError)
+    )

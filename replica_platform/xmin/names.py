@@ -1,7 +1,7 @@
 """Names of tables and columns, parsed as psql reads them and quoted for statements."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -67,12 +67,29 @@ def columns_sql(names: Sequence[str], alias: str | None = None) -> sql.Composed:
     )
 
 
-def equal_columns(names: Sequence[str], left: str = "t", right: str = "s") -> sql.Composed:
-    """Return the join condition `t."a" = s."a" and t."b" = s."b"` for two aliases."""
+def cast_columns(
+    names: Sequence[str], casts: Mapping[str, str], alias: str | None = None
+) -> sql.Composed:
+    """Return `"a", "b"::text`: columns, some of them cast to the type in `casts`."""
+    return sql.SQL(", ").join(_cast_column(name, casts, alias) for name in names)
+
+
+def equal_columns(
+    names: Sequence[str], left: str = "t", right: str = "s", casts: Mapping[str, str] | None = None
+) -> sql.Composed:
+    """Return the join condition `t."a" = s."a" and t."b" = s."b"`; `s` is cast by `casts`."""
     return sql.SQL(" and ").join(
-        sql.SQL("{} = {}").format(sql.Identifier(left, name), sql.Identifier(right, name))
+        sql.SQL("{} = {}").format(
+            sql.Identifier(left, name), _cast_column(name, casts or {}, right)
+        )
         for name in names
     )
+
+
+def _cast_column(name: str, casts: Mapping[str, str], alias: str | None) -> sql.Composable:
+    column = sql.Identifier(alias, name) if alias else sql.Identifier(name)
+    # format_type has quoted the type already: it can be no parameter and no identifier.
+    return sql.SQL("{}::{}").format(column, sql.SQL(casts[name])) if name in casts else column
 
 
 def _fold(part: str) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from psycopg import sql
 
-from replica_platform.xmin.decide import Plan, Situation, decide
+from replica_platform.xmin.copy.changes import ChangedRows, holds_covered_rows
+from replica_platform.xmin.decide import FARTHEST, Plan, Situation, decide
 from replica_platform.xmin.errors import CannotSync, translate_errors
 from replica_platform.xmin.lock import LockedTable, SyncRequest
 from replica_platform.xmin.names import TableName
@@ -17,8 +18,9 @@ from replica_platform.xmin.source.blocker import find_blocker
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.source.timestamp import window
-from replica_platform.xmin.target.columns import Change, column_changes
+from replica_platform.xmin.target.columns import Change, column_changes, wider_in_target
 from replica_platform.xmin.target.owner import check_owner
+from replica_platform.xmin.target.watermark import Watermark
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class PlannedTable:
         changes: What brings the target's definition in step.
         taken_over: Whether the target is taken from another source table.
         window: By timestamp: the condition that the rows to read meet.
+        rewritten: Oids of the leaves that were rewritten since and still hold rows older than W.
         report: What can be reported before anything is read; final for a plan of mode `none`.
     """
 
@@ -45,12 +48,19 @@ class PlannedTable:
     changes: tuple[Change, ...]
     taken_over: bool
     window: sql.Composable | None
+    rewritten: frozenset[int]
     report: SyncReport
 
     @property
     def request(self) -> SyncRequest:
         """What was asked for."""
         return self.locked.request
+
+    @property
+    def casts(self) -> dict[str, str]:
+        """The columns that are wider in the target, with their types there."""
+        found = self.locked.found
+        return wider_in_target(self.table, found) if found else {}
 
     @property
     def target(self) -> TableName:
@@ -75,7 +85,8 @@ def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
     key = request.spec.key or table.key
     with translate_errors("source", request.source):
         taken_over = _check_owner(source, locked, table)
-        plan = decide(_situation(source, locked, table, key))
+        rewritten = _rewritten(source, locked.watermark, table)
+        plan = decide(_situation(source, locked, table, key, rewritten))
         condition = None
         if plan.mode == "timestamp":
             plan, condition = _timed(source, locked, table, plan)
@@ -84,7 +95,7 @@ def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
     changes: tuple[Change, ...] = ()
     if plan.mode != "none" and locked.found is not None:
         changes = column_changes(locked.target, locked.found, table, key, plan.added)
-    return PlannedTable(locked, table, key, plan, changes, taken_over, condition, report)
+    return PlannedTable(locked, table, key, plan, changes, taken_over, condition, rewritten, report)
 
 
 def _check_owner(source: SourceSnapshot, locked: LockedTable, table: SourceTable) -> bool:
@@ -105,8 +116,34 @@ def _check_owner(source: SourceSnapshot, locked: LockedTable, table: SourceTable
     return taken_over
 
 
+def _rewritten(
+    source: SourceSnapshot, watermark: Watermark | None, table: SourceTable
+) -> frozenset[int]:
+    """Return the leaves that have another file than before, and have not been emptied.
+
+    TRUNCATE leaves no row older than W; all that came after it is read anyway.
+    """
+    if watermark is None:
+        return frozenset()
+    replaced = [
+        leaf
+        for leaf in table.leaves
+        if watermark.leaves.get(str(leaf.oid), leaf.filenode) != leaf.filenode
+    ]
+    comparable = 0 <= source.snapshot.next - watermark.w < FARTHEST
+    return frozenset(
+        leaf.oid
+        for leaf in replaced
+        if not comparable or holds_covered_rows(source.connection, leaf, ChangedRows(watermark.w))
+    )
+
+
 def _situation(
-    source: SourceSnapshot, locked: LockedTable, table: SourceTable, key: tuple[str, ...]
+    source: SourceSnapshot,
+    locked: LockedTable,
+    table: SourceTable,
+    key: tuple[str, ...],
+    rewritten: frozenset[int],
 ) -> Situation:
     return Situation(
         spec=locked.request.spec,
@@ -115,6 +152,7 @@ def _situation(
         key=key,
         watermark=locked.watermark,
         target_columns=locked.found.columns if locked.found else (),
+        rewritten=rewritten,
         doubt=locked.request.doubt,
     )
 

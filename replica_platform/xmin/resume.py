@@ -3,7 +3,7 @@
 Ranges that had arrived are kept; the others are read as they are now, but only rows older than the
 first snapshot's W. Then every row at or above that W in the whole table is merged over them. Each
 key is loaded once: a version older than W was visible to both snapshots, in one range. The ledger
-is UNLOGGED like the rows that it speaks of, so that a crash of the target empties both.
+is UNLOGGED: a crash of the target empties it, and the copy starts over.
 """
 
 import json
@@ -40,6 +40,7 @@ class CopyStart:
         heap_blocks: oid → blocks, to cut the same ranges again.
         range_blocks: The most blocks of a range.
         streams: How many streams it had.
+        logged: Whether its table is a logged one with full xids; that of an earlier version is not.
     """
 
     w: int
@@ -50,6 +51,7 @@ class CopyStart:
     heap_blocks: Mapping[str, int]
     range_blocks: int
     streams: int
+    logged: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def copy_start(
         {str(leaf.oid): leaf.blocks for leaf in table.leaves},
         range_blocks,
         streams,
+        logged=True,
     )
 
 
@@ -131,7 +134,8 @@ def find_interrupted(
 
 def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> bool:
     return (
-        Identity(**start.identity) == snapshot.identity
+        start.logged
+        and Identity(**start.identity) == snapshot.identity
         and same_fingerprint(dict(start.fingerprint), table)
         and dict(start.leaves) == table.filenodes
         and start.next <= snapshot.next < start.w + FARTHEST

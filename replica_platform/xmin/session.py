@@ -3,12 +3,30 @@
 How a session is set up belongs here; what it is used for does not. A sync keeps settings, locks
 and temporary tables in its sessions, so a connection pooler that shares them between clients is
 refused before anything is set.
+
+A session that is idle in a transaction keeps the server from removing old rows. The server ends one
+whose client is silent; a heartbeat keeps those that a living sync still needs.
 """
 
+import logging
+import os
+import threading
+import weakref
+from contextlib import suppress
+
 import psycopg
+from psycopg import pq
 
 from replica_platform.core.postgres import DeadlinePassed, connect, deadline, one_value
 from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync, Side, translate_errors
+
+log = logging.getLogger(__name__)
+
+# A client that has vanished behind a proxy or was stopped still acknowledges packets: only silence
+# in the protocol tells. An administrator's shorter timeout is kept where heartbeats come in time.
+IDLE_TIMEOUT_S = 600
+BEAT_S = 60
+CLOSE_TIMEOUT_S = 5
 
 _PINNED = {
     "client_encoding": "UTF8",
@@ -20,9 +38,11 @@ _PINNED = {
     "xmloption": "content",
     "lock_timeout": f"{LOCK_TIMEOUT_S}s",
     "statement_timeout": "0",
-    # A sync waits on one server while it uses the other, for as long as a copy takes.
-    "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
+    # The kernel would notice after two hours that the client's host is gone.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
     "transaction_timeout": "0",
     "default_transaction_read_only": "off",
     # Rows hidden by a policy would look deleted: an error is better than a silent filter.
@@ -31,6 +51,7 @@ _PINNED = {
     # Notices such as "does not exist, skipping" tell the user nothing.
     "client_min_messages": "warning",
 }
+_IDLE_TIMEOUT = "idle_in_transaction_session_timeout"
 # With the empty path, format_type spells every type that is not built in with its schema.
 _PINNED_ON_SOURCE = {"search_path": ""}
 # A setting that the server's version does not have is skipped.
@@ -73,11 +94,94 @@ def _open(dsn: str, side: Side, settings: dict[str, str], answer_bytes: int) -> 
         with translate_errors(side, "its tables"):
             if _behind_pooler(connection):
                 _refuse_shared_session(connection, dsn, side)
+            settings = settings | _idle_timeout(connection, side)
+            if connection.info.host.startswith("/"):  # a unix socket
+                settings = {k: v for k, v in settings.items() if not k.startswith("tcp_")}
             connection.execute(_PIN, [answer_bytes, list(settings), list(settings.values())])
+        _heartbeat.add(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def close_session(connection: psycopg.Connection) -> None:
+    """Close a session that may be in a transaction, but not while a heartbeat uses it."""
+    # A server that fell silent in between keeps the lock; the session then ends with the process.
+    if connection.lock.acquire(timeout=CLOSE_TIMEOUT_S):
+        try:
+            connection.close()
+        finally:
+            connection.lock.release()
+
+
+def _idle_timeout(connection: psycopg.Connection, side: Side) -> dict[str, str]:
+    """Return the timeout of a session that is idle in a transaction."""
+    query = "select setting::bigint from pg_settings where name = %s"
+    theirs = int(one_value(connection.execute(query, [_IDLE_TIMEOUT])))
+    ours = int(IDLE_TIMEOUT_S * 1000)
+    if 3 * BEAT_S * 1000 <= theirs < ours:
+        ours = theirs
+    elif 0 < theirs < ours:
+        log.info(
+            "%s of the %s is %s ms; a sync waits on one server while it uses the other, so its "
+            "sessions set %s ms", _IDLE_TIMEOUT, side, theirs, ours,
+        )  # fmt: skip
+    return {_IDLE_TIMEOUT: f"{ours}ms"}
+
+
+class _Heartbeat:
+    """A thread that sends an empty query over each session that is idle in a transaction."""
+
+    def __init__(self) -> None:
+        self._sessions: weakref.WeakSet[psycopg.Connection] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._added = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, session: psycopg.Connection) -> None:
+        with self._lock:
+            self._sessions.add(session)
+            self._added.set()  # so that the next beat is BEAT_S from now
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, daemon=True, name="xmin heartbeat"
+                )
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            self._added.wait(BEAT_S)
+            self._added.clear()
+            with self._lock:
+                sessions = [session for session in self._sessions if not session.closed]
+                if not sessions:
+                    self._thread = None
+                    return
+            for session in sessions:
+                _beat(session)
+
+
+def _beat(session: psycopg.Connection) -> None:
+    if not session.lock.acquire(blocking=False):
+        return  # in use, so not idle
+    try:
+        idle = session.pgconn.transaction_status == pq.TransactionStatus.INTRANS
+        with suppress(psycopg.Error):  # a lost connection: the next use raises the error
+            if idle:
+                session.pgconn.exec_(b"")
+    finally:
+        session.lock.release()
+
+
+def _new_heartbeat() -> None:
+    # A forked child has no thread, and must not speak over its parent's connections.
+    global _heartbeat
+    _heartbeat = _Heartbeat()
+
+
+_heartbeat = _Heartbeat()
+os.register_at_fork(after_in_child=_new_heartbeat)
 
 
 def _behind_pooler(connection: psycopg.Connection) -> bool:

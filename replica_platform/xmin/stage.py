@@ -71,6 +71,13 @@ class StagedTable:
     notes: tuple[str, ...] = ()
 
     @property
+    def reads_source(self) -> bool:
+        """Whether the commit may have to compare keys with the source."""
+        if self.planned.request.spec.deletes == "never":
+            return False
+        return self.method is WriteMethod.MERGE or self.scanned is not None
+
+    @property
     def target(self) -> TableName:
         """The target table's name."""
         return self.planned.target
@@ -125,6 +132,8 @@ class Stage:
 
     def _differing_rows(self, planned: PlannedTable) -> StagedTable:
         """Copy the key ranges whose hashes differ on the two sides."""
+        # Old rows have one constant in a new column, and the target does not have the column yet.
+        added = {column.name for column in planned.plan.added}
         with planned.request.times.step("verify"):
             differs = differing_keys(
                 self._source.connection,
@@ -132,6 +141,8 @@ class Stage:
                 self._target,
                 planned.target,
                 planned.key,
+                [name for name in planned.table.names if name not in added],
+                planned.casts,
             )
         method = WriteMethod.REPAIR
         if planned.request.spec.deletes == "never":
@@ -155,7 +166,8 @@ class Stage:
         """Load every row into what becomes the target table."""
         load = load_name(planned.target)
         if not planned.table.has_xmin:
-            size = self._copy(planned, load, self._rows(planned, _ALL_ROWS))
+            rows = self._rows(planned, _ALL_ROWS)
+            size = self._copy(planned, load, rows, logged=True)
             return StagedTable(planned, WriteMethod.FIRST_COPY, bytes=size)
         interrupted = self._interrupted(planned)
         if interrupted is not None:
@@ -167,8 +179,7 @@ class Stage:
         with translate_errors("source", planned.request.source):
             self._source.wait_until_flushed()
         with self._target.transaction():
-            # A new target adds the epoch when it is rewritten as a logged table anyway.
-            create_staging(self._target, load, planned.table, raw=True)
+            create_staging(self._target, load, planned.table, logged=True)
             resume.write_start(self._target, planned.target, start)
         size = self._load(planned, load, self._ranges(planned), _ALL_ROWS)
         return StagedTable(planned, WriteMethod.FIRST_COPY, bytes=size)
@@ -220,10 +231,15 @@ class Stage:
         return [rows_in(one, where) for one in self._ranges(planned)]
 
     def _copy(
-        self, planned: PlannedTable, staging: TableName, selections: Sequence[Selection]
+        self,
+        planned: PlannedTable,
+        staging: TableName,
+        selections: Sequence[Selection],
+        *,
+        logged: bool = False,
     ) -> int:
         """Copy selections into a new staging table; return the bytes."""
-        create_staging(self._target, staging, planned.table)
+        create_staging(self._target, staging, planned.table, logged=logged)
         copy = self._copier(planned, staging)
         with planned.request.times.step("copy"):
             return sum(self._workers.copy(copy, selections))
@@ -236,7 +252,7 @@ class Stage:
         where: sql.Composable,
     ) -> int:
         """Copy ranges into the table of a first copy, each with its line in the ledger."""
-        copy = self._copier(planned, load, raw=True)
+        copy = self._copier(planned, load)
 
         def load_range(pair: Pair, one: Range) -> int:
             with translate_errors("target", planned.target), pair.target.transaction():
@@ -248,7 +264,7 @@ class Stage:
             return sum(self._workers.copy(load_range, waiting))
 
     def _copier(
-        self, planned: PlannedTable, staging: TableName, *, raw: bool = False
+        self, planned: PlannedTable, staging: TableName
     ) -> Callable[[Pair, Selection], int]:
         """Return what copies one selection into a staging table, and returns its bytes."""
         table, source_name = planned.table, planned.request.source
@@ -265,7 +281,7 @@ class Stage:
                 self._progress(done, max(expected, done), "bytes")
 
         def copy(pair: Pair, selection: Selection) -> int:
-            query = copy_out(table, self._source.snapshot, selection, raw=raw)
+            query = copy_out(table, self._source.snapshot, selection)
             with translate_errors("source", source_name), pair.source.transaction():
                 return copy_stream(pair.source, query, pair.target, command, source_name, on_bytes)
 

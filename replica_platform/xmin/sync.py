@@ -251,7 +251,12 @@ class _Group:
             workers = stack.enter_context(Workers(source, options.target, target, tuning.workers))
             stage = Stage(source, target, workers, tuning.batch_bytes, options.progress)
             staged = self._each(stage, [one for one in planned if one.plan.mode != "none"])
-            committed, diverged = self._commit(source, target, staged)
+
+            def release_source() -> None:
+                workers.close()
+                source.close()
+
+            committed, diverged = self._commit(source, target, staged, release_source)
         return _reports(planned, committed), diverged
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
@@ -311,9 +316,17 @@ class _Group:
             log.warning("sync of %s failed: %s", name, error)
 
     def _commit(
-        self, source: SourceSnapshot, target: psycopg.Connection, staged: Sequence[StagedTable]
+        self,
+        source: SourceSnapshot,
+        target: psycopg.Connection,
+        staged: Sequence[StagedTable],
+        release_source: Callable[[], None],
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Pass the barrier, then commit; return the reports, and why targets have diverged."""
+        """Pass the barrier, then commit; return the reports, and why targets have diverged.
+
+        Tables that may need the source go first. It is released before the others: while its
+        snapshot is open, the source keeps old row versions and lets no table be altered.
+        """
         atomic = self._options.atomic
         if not staged or (atomic and self.errors):
             return {}, {}
@@ -321,16 +334,22 @@ class _Group:
             source.wait_until_flushed()
         commit = Commit(source, target, self._options.max_delete_fraction)
         if atomic:
-            return self._commit_together(target, commit, staged)
-        return self._commit_each(target, commit, staged)
+            return self._commit_together(target, commit, staged, release_source)
+        return self._commit_each(target, commit, staged, release_source)
 
     def _commit_each(
-        self, target: psycopg.Connection, commit: Commit, staged: Sequence[StagedTable]
+        self,
+        target: psycopg.Connection,
+        commit: Commit,
+        staged: Sequence[StagedTable],
+        release_source: Callable[[], None],
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
         """Commit each table with its watermark."""
         reports: dict[str, SyncReport] = {}
         diverged: dict[str, str] = {}
-        for one in staged:
+        for one in sorted(staged, key=lambda one: not one.reads_source):
+            if not one.reads_source:
+                release_source()
             name = str(one.target)
             with self._recording(name):
                 try:
@@ -343,7 +362,11 @@ class _Group:
         return reports, diverged
 
     def _commit_together(
-        self, target: psycopg.Connection, commit: Commit, staged: Sequence[StagedTable]
+        self,
+        target: psycopg.Connection,
+        commit: Commit,
+        staged: Sequence[StagedTable],
+        release_source: Callable[[], None],
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
         """Commit all tables in one transaction, or none."""
         diverged: dict[str, str] = {}
@@ -352,7 +375,7 @@ class _Group:
                 translate_errors("target", _names(one.target for one in staged)),
                 target.transaction(),
             ):
-                reports, diverged = self._commit_each(target, commit, staged)
+                reports, diverged = self._commit_each(target, commit, staged, release_source)
                 if self.errors or diverged:
                     raise _RolledBack
         except _RolledBack:

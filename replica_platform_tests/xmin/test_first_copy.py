@@ -1,6 +1,8 @@
 """A first sync creates schema, table, key, index and watermark, and moves every row."""
 
-from replica_platform.xmin import sync
+import pytest
+
+from replica_platform.xmin import TableSpec, sync, sync_group, validate
 from replica_platform_tests.xmin.helpers import execute, rows
 
 
@@ -45,3 +47,88 @@ def test_an_empty_table_arrives_too(source: str, target: str) -> None:
     execute(source, "create table nothing (id int primary key)")
     assert sync(source, target, "nothing").rows == 0
     assert rows(target, "select count(*) from nothing") == [(0,)]
+
+
+# Counts the source's sessions that hold a snapshot, each time a key or an index is created or rows
+# of the table `merged` are written.
+WATCH = """
+create table seen (what text, sessions int);
+create function watch_snapshots() returns int language sql as $$
+    select pg_stat_clear_snapshot();  -- what one transaction has seen of it is kept
+    select count(*)::int from pg_stat_activity where datname = 'xmin_source'
+    and application_name = 'replica_platform xmin' and backend_xmin is not null $$;
+create function watch() returns event_trigger language plpgsql as $$ begin
+    insert into public.seen select tg_tag, public.watch_snapshots(); end $$;
+create function watch_rows() returns trigger language plpgsql as $$ begin
+    insert into public.seen select 'rows', public.watch_snapshots(); return null; end $$;
+create event trigger watch on ddl_command_end when tag in ('CREATE INDEX', 'ALTER TABLE')
+    execute function watch();
+"""
+
+
+def test_the_source_is_released_before_the_work_on_the_target(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "insert into t select i, repeat('x', 100) from generate_series(1, 20000) i",
+    )
+    execute(target, WATCH)
+    sync(source, target, "t", workers=2, batch_bytes=65536)
+    assert rows(target, "select what, max(sessions) from seen group by 1 order by 1") == [
+        ("ALTER TABLE", 0),
+        ("CREATE INDEX", 0),
+    ]
+    assert validate(source, target, "t").in_sync
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_tables_that_need_the_source_to_the_end_go_first(
+    atomic: bool, source: str, target: str
+) -> None:
+    """Deletes are found in the source when the counts differ, which is known late."""
+    for table in ("merged", "merged2"):
+        execute(source, f"create table {table} (id int primary key)",
+                f"insert into {table} select generate_series(1, 100)")  # fmt: skip
+        sync(source, target, table)
+        execute(source, f"delete from {table} where id = 5",
+                f"insert into {table} values (101)")  # fmt: skip
+    execute(source, "create table a_new (id int primary key)", "insert into a_new values (1)")
+    execute(target, WATCH)
+    execute(
+        target,
+        *(
+            f"create trigger watch after insert or delete on {table} for each row "
+            "execute function watch_rows()"
+            for table in ("merged", "merged2")
+        ),
+        "truncate seen",
+    )
+    specs = [TableSpec(table) for table in ("merged", "a_new", "merged2")]
+    group = sync_group(source, target, specs, atomic=atomic)
+    assert not group.failures
+    assert list(group.reports) == ["public.merged", "public.a_new", "public.merged2"]
+    seen = rows(target, "select what, min(sessions), max(sessions) from seen group by 1")
+    assert dict((what, (least, most)) for what, least, most in seen) == {
+        "rows": (1, 1),
+        "ALTER TABLE": (0, 0),
+        "CREATE INDEX": (0, 0),
+    }
+
+
+def test_the_table_is_written_once_as_it_stays(source: str, target: str) -> None:
+    """Neither to be rewritten as a logged table, nor to get the epoch of its xids."""
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "insert into t select i, repeat('x', 100) from generate_series(1, 20000) i",
+    )
+    query = "select relpersistence::text, relfilenode from pg_class where relname like 'load_%'"
+    seen: list[tuple[object, ...]] = []
+    sync(
+        source, target, "t", batch_bytes=65536, progress=lambda *_: seen.extend(rows(target, query))
+    )
+    after = rows(
+        target, "select relpersistence::text, relfilenode from pg_class where relname = 't'"
+    )
+    assert set(seen) == set(after)
+    assert after[0][0] == "p"

@@ -91,3 +91,31 @@ def test_a_target_role_without_create_gets_the_grant_named(
     execute(source, "create table t (id int primary key)")
     with pytest.raises(MissingGrant, match="GRANT CREATE ON DATABASE"):
         sync(source, target.replace("postgres@", "Odd%20reader@"), "t")
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_policy_of_the_table_is_refused_before_a_row_is_read(
+    partitioned: bool, source: str, target: str, reader: str
+) -> None:
+    """The leaves are read one by one, and a policy of the parent does not filter them."""
+    execute(
+        source,
+        f"create table t (id int primary key) {'partition by range (id)' if partitioned else ''}",
+        *(["create table p partition of t default"] if partitioned else []),
+        "insert into t select generate_series(1, 100)",
+        'grant select on all tables in schema public to "Odd reader"',
+        "alter table t enable row level security",
+        "create policy half on t using (id <= 50)",
+    )
+    with pytest.raises(MissingGrant, match=r"row-level security.*public\.t.*BYPASSRLS"):
+        sync(reader, target, "t")
+    assert rows(target, "select to_regclass('t') is null") == [(True,)]
+    with pytest.raises(MissingGrant, match="row-level security"):
+        validate_after_sync_by_another_role(source, target, reader)
+    execute(source, 'alter role "Odd reader" bypassrls')
+    assert sync(reader, target, "t").rows == 100
+
+
+def validate_after_sync_by_another_role(source: str, target: str, reader: str) -> None:
+    sync(source, target, "t")
+    validate(reader, target, "t")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from replica_platform.core.postgres import one_row
+from replica_platform.core.postgres import one_row, one_value
 from replica_platform.xmin.copy.ranges import Range, Selection, only, rows_in
 from replica_platform.xmin.source.catalog import Leaf
 from replica_platform.xmin.source.snapshot import LOW32
@@ -93,6 +93,15 @@ def scan_range(
         )
     rows, changed, tids = one_row(found)
     return ScannedRange(one, rows, changed, tids or [])
+
+
+def holds_covered_rows(source: psycopg.Connection, leaf: Leaf, changes: ChangedRows) -> bool:
+    """Return whether a leaf has a row that the watermark covers.
+
+    A leaf that was emptied since has none, one that was rewritten has kept them.
+    """
+    query = sql.SQL("select exists (select from {} where not ({}))")
+    return bool(one_value(source.execute(query.format(only(leaf), changes.condition))))
 
 
 def changed_selections(scanned: Sequence[ScannedRange], changes: ChangedRows) -> list[Selection]:

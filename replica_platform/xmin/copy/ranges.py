@@ -11,7 +11,7 @@ from psycopg import sql
 
 from replica_platform.xmin.names import columns_sql
 from replica_platform.xmin.source.catalog import Leaf, SourceTable
-from replica_platform.xmin.source.snapshot import Snapshot
+from replica_platform.xmin.source.snapshot import LOW32, Snapshot
 
 BLOCK_BYTES = 8192
 # A stream per 64 MiB of heap is worth its start.
@@ -92,27 +92,32 @@ _XMIN = sql.SQL("xmin")
 
 
 def full_xid(snapshot: Snapshot, column: sql.Composable = _XMIN) -> sql.Composable:
-    """Return a row's xmin with its epoch; 0 to 2 stand for no transaction and stay."""
+    """Return a row's xmin with its epoch; 0 to 2 stand for no transaction and stay.
+
+    By `age`, which counts from one xid throughout a transaction: the only cast to a number goes
+    through text (a COPY of 2,000,000 rows without it 1.1 s, by age 1.2 s, through text 2.3 s).
+    """
     return sql.SQL(
-        "case when {xid}::text::bigint < 3 then {xid}::text::bigint else "
-        "{next} - (({next} - {xid}::text::bigint) & 4294967295) end"
-    ).format(xid=column, next=sql.Literal(snapshot.next))
+        "case when age({xid}) = 2147483647 and {xid}::text::bigint < 3 then {xid}::text::bigint"
+        " else {next} - ((age({xid})::bigint - age({low}::xid)) & 4294967295) end"
+    ).format(
+        xid=column,
+        next=sql.Literal(snapshot.next),
+        low=sql.Literal(str(snapshot.next & LOW32)),
+    )
 
 
-def copy_out(
-    table: SourceTable, snapshot: Snapshot, selection: Selection, *, raw: bool = False
-) -> sql.Composed:
+def copy_out(table: SourceTable, snapshot: Snapshot, selection: Selection) -> sql.Composed:
     """Return the COPY that sends the columns in order, then `source_xmin` and `source_ctid`.
 
     Args:
         table: The table.
         snapshot: The snapshot that is read at.
         selection: The rows to send.
-        raw: Whether the xmin is sent without its epoch, which `target.tables.adopt` adds.
     """
     row_version: sql.Composable = sql.SQL("null::bigint, null::tid")
     if table.has_xmin:
-        row_version = sql.SQL("{}, ctid").format(_XMIN if raw else full_xid(snapshot))
+        row_version = sql.SQL("{}, ctid").format(full_xid(snapshot))
     columns = columns_sql(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
     return sql.SQL("copy (select {}{} from {} where {}) to stdout (format {})").format(
         columns, row_version, selection.from_item, selection.condition, copy_format(table)

@@ -41,6 +41,19 @@ def copy_stream(
     Returns:
         The bytes moved.
     """
+    # libpq is used directly, so that no other thread may use the sessions meanwhile.
+    with source.lock, target.lock:
+        return _stream(source, query, target, command, table, on_bytes)
+
+
+def _stream(
+    source: psycopg.Connection,
+    query: sql.Composable,
+    target: psycopg.Connection,
+    command: sql.Composable,
+    table: object,
+    on_bytes: Callable[[int], None],
+) -> int:
     out, into = source.pgconn, target.pgconn
     try:
         with translate_errors("source", table):

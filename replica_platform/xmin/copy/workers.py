@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import psycopg
 
-from replica_platform.xmin.session import open_target
+from replica_platform.xmin.session import close_session, open_target
 from replica_platform.xmin.source.snapshot import SourceSnapshot, open_reader
 
 Item = TypeVar("Item")
@@ -53,7 +53,13 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         """Close the connections that were opened for them."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that were opened for them; more work opens new ones."""
         self._stack.close()
+        self._readers.clear()
+        self._writers.clear()
 
     def read(
         self, task: Callable[[psycopg.Connection, Item], Result], items: Sequence[Item]
@@ -72,14 +78,14 @@ class Workers:
     def _more_readers(self, wanted: int) -> list[psycopg.Connection]:
         while len(self._readers) < wanted:
             reader = open_reader(self._source.dsn, self._source.snapshot)
-            self._stack.callback(reader.close)
+            self._stack.callback(close_session, reader)
             self._readers.append(reader)
         return self._readers[: max(0, wanted)]
 
     def _more_writers(self, wanted: int) -> list[psycopg.Connection]:
         while len(self._writers) < wanted:
             writer = open_target(self._target_dsn)
-            self._stack.callback(writer.close)
+            self._stack.callback(close_session, writer)
             self._writers.append(writer)
         return self._writers[: max(0, wanted)]
 

@@ -22,6 +22,7 @@ from replica_platform.xmin.integrity.key_hashes import (
 from replica_platform.xmin.names import TableName, columns_sql, equal_columns
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.target.columns import wider_in_target
 from replica_platform.xmin.target.tables import XMIN, TargetTable, count_rows
 from replica_platform.xmin.target.watermark import Watermark
 
@@ -56,6 +57,11 @@ class BothSides:
         return [name for name in self.table.names if name in self.found.columns]
 
     @property
+    def casts(self) -> dict[str, str]:
+        """The columns that are wider in the target, with their types there."""
+        return wider_in_target(self.table, self.found)
+
+    @property
     def by_xmin(self) -> bool:
         """Whether a row's version is its xmin; otherwise it is a hash of the row."""
         return self.table.has_xmin and self.watermark.mode != "timestamp"
@@ -68,12 +74,12 @@ class BothSides:
     @property
     def source_version(self) -> sql.Composable:
         """The version of a source row."""
-        return self.source_xmin if self.by_xmin else row_hash(self.columns)
+        return self.source_xmin if self.by_xmin else row_hash(self.columns, self.casts)
 
     @property
     def target_version(self) -> sql.Composable:
         """The version of a target row."""
-        return TARGET_XMIN if self.by_xmin else row_hash(self.columns)
+        return TARGET_XMIN if self.by_xmin else row_hash(self.columns, self.casts)
 
     @property
     def source_rows(self) -> sql.Composable:
@@ -109,7 +115,7 @@ def compare(both: BothSides, most_named: int) -> Difference:
     """Compare both sides; up to `most_named` keys of each kind are named."""
     if not both.key:
         return _compare_multisets(both)
-    keys = KeyHashes(both.table, both.key, count_rows(both.target, both.target_name))
+    keys = KeyHashes(both.table, both.key, count_rows(both.target, both.target_name), both.casts)
     in_target = keys.sums(both.target, both.target_name.sql, both.target_version)
     with translate_errors("source", both.table.name):
         in_source = keys.sums(both.source.connection, both.source_rows, both.source_version)
@@ -124,14 +130,14 @@ def compare(both: BothSides, most_named: int) -> Difference:
     if not ranges:
         return difference
     within = keys.within(ranges)
-    _copy_versions(both, within)
+    _copy_versions(both, keys, within)
     return _classify(difference, both, within, most_named)
 
 
 def _compare_multisets(both: BothSides) -> Difference:
     """Without a key: the multisets of rows are equal or not; no row can be named."""
     query = sql.SQL("select count(*), sum({}::numeric) from {}")
-    hashed = row_hash(both.columns)
+    hashed = row_hash(both.columns, both.casts)
     with translate_errors("source", both.table.name):
         rows = both.table.rows(both.columns)
         in_source = one_row(both.source.connection.execute(query.format(hashed, rows)))
@@ -167,7 +173,7 @@ def _ages(
     return dict(found.fetchall())
 
 
-def _copy_versions(both: BothSides, within: sql.Composable) -> None:
+def _copy_versions(both: BothSides, keys: KeyHashes, within: sql.Composable) -> None:
     """Copy the keys, versions and full xids of the source's differing ranges to the target."""
     both.target.execute(
         sql.SQL(
@@ -181,7 +187,7 @@ def _copy_versions(both: BothSides, within: sql.Composable) -> None:
     copy_stream(
         both.source.connection,
         sql.SQL("copy (select {}, {}, {} from {} where {}) to stdout").format(
-            columns_sql(both.key), both.source_version, xid, both.source_rows, within
+            keys.columns, both.source_version, xid, both.source_rows, within
         ),
         both.target,
         sql.SQL("copy {} from stdin").format(_VERSIONS),

@@ -26,6 +26,7 @@ class DeleteLimit:
         watermark: What the last sync remembers; None for a first one.
         now: The source's identity.
         max_fraction: The largest fraction of the rows.
+        rewritten: Oids of the leaves that have another file since, and were not emptied.
     """
 
     table: SourceTable
@@ -33,6 +34,7 @@ class DeleteLimit:
     watermark: Watermark | None
     now: Identity
     max_fraction: float
+    rewritten: frozenset[int]
 
     def check(self, deleted: int, rows: int) -> None:
         """Refuse deletes that look like a wrong source.
@@ -45,7 +47,7 @@ class DeleteLimit:
             TooManyDeletes: More were deleted than is allowed.
         """
         self._refuse_emptying(deleted, rows)
-        if self._leaf_replaced:
+        if self._leaf_emptied:
             return  # TRUNCATE gives a leaf a new filenode, DETACH takes it away: it was meant
         if deleted > self._always_allowed and deleted > self.max_fraction * rows:
             raise TooManyDeletes(
@@ -67,11 +69,14 @@ class DeleteLimit:
         return self.watermark is not None and self.watermark.identity == self.now
 
     @property
-    def _leaf_replaced(self) -> bool:
+    def _leaf_emptied(self) -> bool:
         if self.watermark is None or not self._same_server:
             return False
         now = self.table.filenodes
-        return any(now.get(oid) != filenode for oid, filenode in self.watermark.leaves.items())
+        return any(
+            now.get(oid) != filenode and int(oid) not in self.rewritten
+            for oid, filenode in self.watermark.leaves.items()
+        )
 
     @property
     def _always_allowed(self) -> int:

@@ -41,7 +41,9 @@ def delete_absent_keys(
     )
     copy_stream(
         source,
-        sql.SQL("copy (select {} from {} where {}) to stdout").format(columns, from_item, within),
+        sql.SQL("copy (select {} from {} where {}) to stdout").format(
+            keys.columns, from_item, within
+        ),
         target,
         sql.SQL("copy {} from stdin").format(_SOURCE_KEYS),
         target_name,

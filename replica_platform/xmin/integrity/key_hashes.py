@@ -1,7 +1,8 @@
 """Hashes of a table's keys by ranges, the same on both servers.
 
 Ranges are cut by the key's hash, so that neither collations nor byte orders matter. Ranges of equal
-count and xor hold equal keys to one in 2^64; only the others are compared key by key.
+count and xor hold equal keys to one in 2^64; only the others are compared key by key. Columns that
+are wider in the target are hashed in their type there: the text of one value depends on its type.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin.names import columns_sql
+from replica_platform.xmin.names import cast_columns
 from replica_platform.xmin.source.catalog import SourceTable
 
 ROWS_PER_RANGE = 128
@@ -21,18 +22,28 @@ RangeSums = Mapping[int, tuple[int, int]]
 
 
 class KeyHashes:
-    """The hashes of one table's keys."""
+    """The hashes of one table's keys.
 
-    def __init__(self, table: SourceTable, key: Sequence[str], rows: int) -> None:
+    Attributes:
+        key: The key columns.
+        columns: The key columns in the types of the target, for a SELECT.
+        range_count: The number of ranges.
+    """
+
+    def __init__(
+        self, table: SourceTable, key: Sequence[str], rows: int, casts: Mapping[str, str]
+    ) -> None:
         """Choose the number of ranges.
 
         Args:
             table: The source table.
             key: The key columns.
             rows: How many rows there are, about.
+            casts: Columns that are wider in the target, with their types there.
         """
         self.key = list(key)
-        self._types = [table.types[name] for name in key]
+        self.columns = cast_columns(self.key, casts)
+        self._types = [casts.get(name, table.types[name]) for name in key]
         self.range_count = 1
         while self.range_count < MOST_RANGES and self.range_count * ROWS_PER_RANGE < rows:
             self.range_count *= 2
@@ -42,9 +53,7 @@ class KeyHashes:
         """64 bits of the key, the same on every supported server."""
         if self._types in (["bigint"], ["integer"], ["smallint"]):
             return sql.SQL("hashint8extended({}::bigint, 0)").format(sql.Identifier(self.key[0]))
-        return sql.SQL('hashtextextended(row({})::text collate "C", 0)').format(
-            columns_sql(self.key)
-        )
+        return sql.SQL('hashtextextended(row({})::text collate "C", 0)').format(self.columns)
 
     @property
     def _range(self) -> sql.Composable:
@@ -83,9 +92,11 @@ def differing_ranges(one: RangeSums, other: RangeSums) -> list[int]:
     return [number for number in {*one, *other} if one.get(number) != other.get(number)]
 
 
-def row_hash(columns: Sequence[str], *more: sql.Composable) -> sql.Composable:
+def row_hash(
+    columns: Sequence[str], casts: Mapping[str, str], *more: sql.Composable
+) -> sql.Composable:
     """Return the expression that hashes the text of some columns and values as a bigint."""
-    listed = [sql.Identifier(name) for name in columns]
+    listed = [cast_columns([name], casts) for name in columns]
     return sql.SQL("hashtextextended(row({})::text, 0)").format(
         sql.SQL(", ").join([*listed, *more])
     )

@@ -6,6 +6,7 @@ content: content alone would leave an xmin of the lost history in the target, an
 number come again in this one, the MERGE would take a changed row for one that it has.
 """
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -30,21 +31,32 @@ def differing_keys(
     target: psycopg.Connection,
     target_name: TableName,
     key: tuple[str, ...],
+    columns: Sequence[str],
+    casts: Mapping[str, str],
 ) -> sql.Composable | None:
     """Return the condition that a key lies in a range that differs; None where both are equal.
 
     The source is read at its snapshot; the lock of the sync keeps the target as it is.
+
+    Args:
+        source: A session on the source.
+        table: The source table.
+        target: A session on the target.
+        target_name: The target table.
+        key: The key columns.
+        columns: The columns to compare, which both sides have.
+        casts: Columns that are wider in the target, with their types there.
     """
-    keys = KeyHashes(table, key, count_rows(target, target_name))
+    keys = KeyHashes(table, key, count_rows(target, target_name), casts)
 
     def source_sums() -> RangeSums:
         xmin = sql.SQL("{}::text::bigint").format(table.xmin_column)
         with translate_errors("source", table.name):
             rows = table.rows(table.names, system=True)
-            return keys.sums(source, rows, row_hash(table.names, xmin))
+            return keys.sums(source, rows, row_hash(columns, casts, xmin))
 
     with ThreadPoolExecutor(1) as pool:  # two servers, at the same time
         in_source = pool.submit(source_sums)
-        in_target = keys.sums(target, target_name.sql, row_hash(table.names, TARGET_XMIN))
+        in_target = keys.sums(target, target_name.sql, row_hash(columns, casts, TARGET_XMIN))
         ranges = differing_ranges(in_target, in_source.result())
     return keys.within(ranges) if ranges else None

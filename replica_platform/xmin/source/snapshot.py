@@ -22,7 +22,7 @@ from replica_platform.xmin.errors import (
     translated,
 )
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.session import open_source
+from replica_platform.xmin.session import close_session, open_source
 from replica_platform.xmin.source.catalog import SourceTable, describe
 from replica_platform.xmin.source.timestamp import next_start
 
@@ -97,9 +97,9 @@ select greatest((select timeline_id from pg_control_checkpoint()),
                 (select min_recovery_end_timeline from pg_control_recovery())), null
 """
 _RESOLVE = """
--- Which of the names exist, their kind, and whether the role may read them.
+-- Which of the names exist, their kind, and whether the role may read them, and all their rows.
 select w.schema, w.name, c.oid, c.relkind::text, has_schema_privilege(n.oid, 'USAGE'),
-       has_table_privilege(c.oid, 'SELECT')
+       has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid)
 from unnest(%s::text[], %s::text[]) w(schema, name)
 left join pg_namespace n on n.nspname = w.schema
 left join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -141,7 +141,7 @@ class SourceSnapshot:
 
     def close(self) -> None:
         """Release the snapshot and the locks."""
-        self.connection.close()
+        close_session(self.connection)
 
     def begin(self, names: Iterable[TableName]) -> None:
         """Lock the tables against rewriting, take the snapshot, and describe them as it sees them.
@@ -168,7 +168,7 @@ class SourceSnapshot:
         ).fetchall()
         role = one_value(self.connection.execute("select quote_ident(current_user)"))
         found: dict[TableName, tuple[int, str]] = {}
-        for schema, table, oid, kind, usage, select in rows:
+        for schema, table, oid, kind, usage, select, hidden in rows:
             name = TableName(schema, table)
             if oid is None:
                 self.failures[name] = NoSuchTable(
@@ -182,6 +182,11 @@ class SourceSnapshot:
                 )
                 self.failures[name] = MissingGrant(
                     f"The source role {role} may not read {name}; run there: {grant};"
+                )
+            elif hidden:  # the leaves of a partitioned table, which are read, have other policies
+                self.failures[name] = MissingGrant(
+                    f"A policy of row-level security hides rows of {name} from the source role "
+                    f"{role}; run there: ALTER ROLE {role} BYPASSRLS;"
                 )
             else:
                 found[name] = (oid, kind)

@@ -111,15 +111,16 @@ def _sync_table(kind: str, target: TableName) -> TableName:
 
 
 def create_staging(
-    target: psycopg.Connection, name: TableName, table: SourceTable, *, raw: bool = False
+    target: psycopg.Connection, name: TableName, table: SourceTable, *, logged: bool = False
 ) -> None:
-    """Create an empty UNLOGGED table with the columns of the source and of the sync.
+    """Create an empty table with the columns of the source and of the sync.
 
     Args:
         target: A session on the target.
         name: The table, which is dropped first where it is left over.
         table: The source table.
-        raw: Whether `source_xmin` is of type xid; `adopt` then adds the epoch.
+        logged: Whether it survives a crash. A table that becomes the target table is logged from
+            the start: to rewrite it later takes longer than to log it, and twice the disk space.
 
     Raises:
         CannotSync: The source has a column with the name of one of the sync's.
@@ -130,12 +131,12 @@ def create_staging(
             f"{table.name} has a column {min(clash)}, a name that the sync needs for its own; "
             "rename it in the source or sync a view without it."
         )
-    kinds = {**table.types, **SYNC_COLUMNS, **({XMIN: "xid"} if raw else {})}
+    kinds = {**table.types, **SYNC_COLUMNS}
     columns = sql.SQL(", ").join(column_definition(*column) for column in kinds.items())
     drop(target, name)
     target.execute(
-        sql.SQL("create unlogged table {} ({}) with (autovacuum_enabled = false)").format(
-            name.sql, columns
+        sql.SQL("create {} table {} ({}) with (autovacuum_enabled = false)").format(
+            sql.SQL("" if logged else "unlogged"), name.sql, columns
         )
     )
 
@@ -150,27 +151,19 @@ def count_rows(target: psycopg.Connection, name: TableName) -> int:
     return int(one_value(target.execute(sql.SQL("select count(*) from {}").format(name.sql))))
 
 
-def adopt(
-    target: psycopg.Connection, name: TableName, key: tuple[str, ...], epoch: sql.Composable
-) -> int:
-    """Turn the loaded table into the target table: logged, keyed, indexed. Return its oid.
+def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> int:
+    """Turn the loaded table into the target table: keyed and indexed. Return its oid.
 
     Args:
         target: A session on the target.
         name: The target table.
         key: Its key columns; empty for none.
-        epoch: The bigint that `source_xmin` becomes.
     """
     run = target.execute
     run("select set_config('maintenance_work_mem', '256MB', true)")
     loaded = load_name(name)
     moved = TableName(name.schema, loaded.table)
-    run(  # one rewrite for both
-        sql.SQL(
-            "alter table {} set logged, reset (autovacuum_enabled), "
-            "alter column source_xmin type bigint using {}"
-        ).format(loaded.sql, epoch)
-    )
+    run(sql.SQL("alter table {} reset (autovacuum_enabled)").format(loaded.sql))
     run(sql.SQL("alter table {} set schema {}").format(loaded.sql, sql.Identifier(name.schema)))
     run(sql.SQL("alter table {} rename to {}").format(moved.sql, sql.Identifier(name.table)))
     if key:

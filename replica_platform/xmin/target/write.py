@@ -12,7 +12,7 @@ from psycopg import sql
 
 from replica_platform.core.postgres import one_row, one_value
 from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.names import TableName, columns_sql, equal_columns
+from replica_platform.xmin.names import TableName, cast_columns, columns_sql, equal_columns
 from replica_platform.xmin.target.tables import SYNC_COLUMNS
 
 
@@ -41,8 +41,8 @@ class WriteSpec:
         columns: The columns to write.
         key: The columns that rows are matched by; empty for none.
         never_set: Columns that an UPDATE may not set.
-        casts: Columns that are wider in the target, with their types there: row images of
-            different types differ.
+        casts: Columns that are wider in the target, with their types there: values of different
+            types need not compare, and their images differ.
         scope: For `replace_by_key`: the target's rows that the staged ones replace.
     """
 
@@ -68,7 +68,7 @@ class WriteSpec:
         """
         if not self.key:
             raise CannotSync(f"{self.target} has no key to merge by.")
-        return equal_columns(self.key)
+        return equal_columns(self.key, casts=self.casts)
 
 
 class Equality(Enum):
@@ -222,10 +222,4 @@ def replace_multiset(target: psycopg.Connection, spec: WriteSpec) -> WrittenRows
 
 def _staged(spec: WriteSpec) -> sql.Composed:
     """Return the staged data columns, cast to the target's types."""
-    parts: list[sql.Composable] = []
-    for name in spec.data_columns:
-        column: sql.Composable = sql.Identifier("s", name)
-        if name in spec.casts:
-            column = sql.SQL("{}::{}").format(column, sql.SQL(spec.casts[name]))
-        parts.append(column)
-    return sql.SQL(", ").join(parts)
+    return cast_columns(spec.data_columns, spec.casts, "s")
