@@ -98,15 +98,9 @@ class Agent:
             "tables": [] if virtual else [describe_table(self.db, name) for name in names],
         }
 
-    def begin_read(self) -> None:
-        """Begin a read transaction: all further answers are of this moment."""
-        self.db.execute("begin")
-        self.db.execute("select count(*) from sqlite_master").fetchone()
-
-    def end_read(self) -> None:
-        """End the read transaction, if there is one."""
-        if self.db.in_transaction:
-            self.db.execute("rollback")
+    def has_space(self) -> bool:
+        """Return whether this host has space for a snapshot."""
+        return self._shortage(self._folder()) is None
 
     def data_version(self) -> int:
         """Return a number that changes with each commit of another connection."""
@@ -131,11 +125,11 @@ class Agent:
 
         From then on the other requests are answered from the copy.
         """
-        folder = self.path.parent
-        if not os.access(str(folder), os.W_OK):
-            folder = Path(tempfile.gettempdir())
+        folder = self._folder()
         self._remove_abandoned(folder)
-        self._require_space(folder)
+        shortage = self._shortage(folder)
+        if shortage:
+            raise OSError(shortage)
         prefix = TEMPORARY + str(os.getpid()) + "-"
         handle, copy = tempfile.mkstemp(prefix=prefix, suffix=".db", dir=str(folder))
         os.close(handle)
@@ -195,12 +189,17 @@ class Agent:
         if self.snapshot:
             self.snapshot.unlink()
 
-    def _require_space(self, folder: Path) -> None:
+    def _folder(self) -> Path:
+        folder = self.path.parent
+        return folder if os.access(str(folder), os.W_OK) else Path(tempfile.gettempdir())
+
+    def _shortage(self, folder: Path) -> str | None:
         disk = os.statvfs(str(folder))
         needed = self.db.execute("pragma page_count").fetchone()[0]
         needed *= self.db.execute("pragma page_size").fetchone()[0]
         if disk.f_bavail * disk.f_frsize < needed:
-            raise OSError(f"a copy needs {needed} bytes and {folder} on that host has less free")
+            return f"a copy needs {needed} bytes and {folder} on that host has less free"
+        return None
 
     def _remove_abandoned(self, folder: Path) -> None:
         for copy in folder.glob(TEMPORARY + "*"):

@@ -1,11 +1,12 @@
 """The method `query`: move the rows that differ from the copy of the last pull.
 
-First most rows in short reads, then what changed meanwhile in one read transaction, in which both
-sides are compared. The transaction keeps the remote WAL from being reset, so it is kept short.
+The agent copies the file on its host, in one short transaction, and reads the rows from that copy.
+A long read transaction would keep the remote WAL from being reset. Where there is no space for a
+copy, every read is short, and what was read counts if no commit happened meanwhile.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from replica_platform.backup.remote.synchronise import synchronise
 from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 
-# How often a file without WAL may change during a read before the pull gives up.
+# How often a file may change while it is read before the pull gives up.
 ROUNDS = 5
 
 
@@ -49,7 +50,7 @@ class _Moved:
 
 
 def copy_rows(
-    agent: RemoteAgent, previous: Path, copy: Path, journal_mode: str, progress: Progress
+    agent: RemoteAgent, previous: Path, copy: Path, progress: Progress
 ) -> tuple[Comparison, int]:
     """Make `copy` equal to the remote database; return the comparison and the rows moved.
 
@@ -57,45 +58,51 @@ def copy_rows(
         agent: The other host.
         previous: The copy of the last pull, from which `copy` starts; it need not exist.
         copy: The file to make.
-        journal_mode: The journal mode of the remote database.
         progress: Called with the rows that were moved.
 
     Raises:
-        Busy: The remote tables changed, or a file without WAL changes too fast.
+        Busy: The remote disk has no space for a copy, and the file changes too fast.
         Damaged: The sides differ.
         Unreadable: There are virtual tables, or the remote file cannot be read.
     """
+    # Without space for a copy there, the file itself is read.
+    is_one_state = bool(agent.ask("has_space"))
+    if is_one_state:
+        agent.ask("take_snapshot")
     tables, _ = agent.ask("count_tables")
     moved = _Moved(sum(count or 0 for count in tables.values()), progress)
     schema = read_schema(agent)
     with _local_copy(previous, copy, schema) as db:
-        for table in schema.tables:
-            synchronise(db, agent, table, moved.count)
-        for _ in range(ROUNDS):
-            with _one_moment(agent, journal_mode) as is_unchanged:
-                comparison = _catch_up(agent, db, schema, moved)
-                if is_unchanged():
-                    comparison.require_equal()
-                    break
+        if is_one_state:
+            comparison = _synchronise_all(agent, db, schema, moved)
         else:
-            raise Busy(
-                "The remote database is not in WAL mode and changes faster than it can be "
-                "read; use --method scp."
-            )
+            comparison = _synchronise_until_unchanged(agent, db, schema, moved)
+        comparison.require_equal()
         create_indexes_views_and_triggers(db, schema)
     moved.finish()
     return comparison, moved.rows
 
 
-def _catch_up(
+def _synchronise_until_unchanged(
     agent: RemoteAgent, db: sqlite3.Connection, schema: Schema, moved: _Moved
 ) -> Comparison:
-    """Move what changed since the last read and compare again."""
-    if read_schema(agent) != schema:
-        raise Busy("The remote tables were changed during the pull; try again.")
-    comparison = compare(agent, db, schema)
-    if not comparison.differing:
-        return comparison
+    """Read the remote file in short transactions until no commit happened during a round."""
+    for _ in range(ROUNDS):
+        before = agent.ask("data_version")
+        if read_schema(agent) != schema:
+            raise Busy("The remote tables were changed during the pull; try again.")
+        comparison = _synchronise_all(agent, db, schema, moved)
+        if agent.ask("data_version") == before:
+            return comparison
+    raise Busy(
+        "The remote database changes faster than it can be read, and its disk has no space for a "
+        "copy of it; make room there, or pull when it changes less."
+    )
+
+
+def _synchronise_all(
+    agent: RemoteAgent, db: sqlite3.Connection, schema: Schema, moved: _Moved
+) -> Comparison:
     for table in schema.tables:
         synchronise(db, agent, table, moved.count)
     return compare(agent, db, schema)
@@ -122,19 +129,3 @@ def _local_copy(previous: Path, copy: Path, schema: Schema) -> Iterator[sqlite3.
         yield db
         db.execute("commit")
         db.execute("pragma journal_mode=delete")
-
-
-@contextmanager
-def _one_moment(agent: RemoteAgent, journal_mode: str) -> Iterator[Callable[[], bool]]:
-    """Read one state of the remote database; yield a function that says whether it was one.
-
-    In WAL mode a read transaction holds it and blocks no writer. Without WAL that would block the
-    writer, so every read is short there and a commit in between is detected.
-    """
-    if journal_mode == "wal":
-        agent.ask("begin_read")
-        yield lambda: True
-        agent.ask("end_read")
-    else:
-        before = agent.ask("data_version")
-        yield lambda: bool(agent.ask("data_version") == before)

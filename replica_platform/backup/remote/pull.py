@@ -145,7 +145,8 @@ def pull(
             be kept.
         Damaged: The copy is not equal to the remote database, or not sound.
         NoRoom: The local disk has no space for the copy.
-        Busy: A program here has the target open to write, or the remote tables changed.
+        Busy: A program here has the target open to write, or `query` found no space for a copy on
+            the other host and no moment without a commit.
         Unsaved: A WAL or journal beside the target holds changes.
         TerminalError: The address or the method is wrong, or python3 or asyncssh is missing.
     """
@@ -210,7 +211,7 @@ def _replace(
     _require_space(remote, target)
     with replacing_database(target, NEW_MODE) as copy:
         if method == "query":
-            comparison, rows_moved = copy_rows(agent, target, copy, remote.journal_mode, progress)
+            comparison, rows_moved = copy_rows(agent, target, copy, progress)
             check = check_file(copy, drop_cache=False)
         else:
             sha256 = copy_file(agent, login, copy, progress)
