@@ -74,8 +74,10 @@ class _Call:
 
     def wake(self) -> None:
         """Wake the sleeping thread."""
-        with contextlib.suppress(RuntimeError):  # awake already
+        try:  # noqa: SIM105 (a third of the time of contextlib.suppress, also in `_end`)
             self._sleep.release()
+        except RuntimeError:  # awake already
+            pass
 
     def end(self, error: Exception | None = None) -> None:
         """Finish the call, with the error that refused its rows if there is one."""
@@ -416,6 +418,9 @@ class Outbox:
 
     def _write_waiting(self, mine: _Call) -> None:
         """Write the rows of all waiting calls, or refuse those whose deadline has passed."""
+        if len(self._waiting) == 1 and mine in self._waiting:  # the usual case, without lists
+            self._end(mine, self._write(mine.rows, mine.deadline))
+            return
         group = [call for call in self._waiting.copy() if not call.done]
         if mine not in group:  # a forked child starts with an empty queue
             group.append(mine)
@@ -435,8 +440,10 @@ class Outbox:
 
     def _end(self, call: _Call, error: Exception | None) -> None:
         call.end(error)
-        with contextlib.suppress(ValueError):  # its thread gave up
+        try:  # noqa: SIM105
             self._waiting.remove(call)
+        except ValueError:  # its thread gave up
+            pass
 
     def _write(self, rows: Sequence[tuple[Any, ...]], deadline: float) -> Exception | None:
         """Commit `rows`; return the error that refused them, None after the commit.
