@@ -32,7 +32,7 @@ FOLDERS = {
     "replica": ["errors", "copy", "store", "serving", "master", "purpose", "remote", ""],
     "xmin": ["errors", "names", "reports", "session", "source", "target", "copy", "integrity", ""],
     "outbox": [
-        *("errors", "encoding", "file", "slots", "reserve", "box"),  # the worker's side
+        *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),
     ],
     "backup": ["errors", "manifest", "child", "folder", "destination", "remote", ""],

@@ -74,28 +74,83 @@ def _given_id(record: Any) -> str | None:
 
 
 @click.command()
-@_outboxes_option(required=True)
+@click.option(
+    "--outbox",
+    "outboxes",
+    type=FOUND,
+    multiple=True,
+    help="A worker's file or a folder of them; may be repeated.",
+)
 @click.option("--target", required=True, help="DSN of the database to deliver to.")
+@click.option("--mappings", type=FOUND, help="YAML: the kinds that fill a table of their own.")
 @click.option("--watch", is_flag=True, help="Keep delivering new records until SIGTERM.")
+@click.option("--repair", is_flag=True, help="Send again what was deleted from the target.")
+@click.option(
+    "--refill", metavar="KIND", help="Fill this kind's table from outbox.record; needs --mappings."
+)
 @as_json_option
-def drain(outboxes: tuple[Path, ...], target: str, watch: bool, as_json: bool) -> int:
+def drain(
+    outboxes: tuple[Path, ...],
+    target: str,
+    mappings: Path | None,
+    watch: bool,
+    repair: bool,
+    refill: str | None,
+    as_json: bool,
+) -> int:
     """Deliver waiting records of outboxes to the target.
 
     Each record arrives once, also when a drain is interrupted and repeated.
     """
-    from replica_platform.outbox import drain as drain_once
-    from replica_platform.outbox import watch as drain_continuously
+    if watch and (repair or refill):
+        raise click.UsageError("--repair and --refill run once; leave --watch out.")
+    if refill and mappings is None:
+        raise click.UsageError("--refill needs --mappings, which names the kind's table.")
+    if not refill and not outboxes:
+        raise click.UsageError("Name the outboxes with --outbox.")
+    from replica_platform import outbox as engine
 
+    tables = _read_mappings(mappings)
+    if refill:
+        with bar("refilling") as progress:
+            filled = engine.refill(target, refill, tables, progress=progress)
+        return print_sentence(filled, as_json)
     stop = on_signal()
     if watch:
-        drain_continuously(
-            outboxes, target, stop=stop, on_report=lambda r: _print_report(r, as_json)
+        engine.watch(
+            outboxes,
+            target,
+            stop=stop,
+            mappings=tables,
+            on_report=lambda r: _print_report(r, as_json),
         )
         return 0
     with bar("draining") as progress:
         # The breaker's waiting time is for schedules and agents, not for a person.
-        report = drain_once(outboxes, target, stop=stop, force=True, progress=progress)
+        report = engine.drain(
+            outboxes,
+            target,
+            stop=stop,
+            force=True,
+            repair=repair,
+            mappings=tables,
+            progress=progress,
+        )
     return print_sentence(report, as_json)
+
+
+def _read_mappings(path: Path | None) -> dict[str, Any]:
+    import yaml
+
+    if path is None:
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise click.UsageError(f"{path} is not YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise click.UsageError(f"{path} has no mappings; write kind: {{table, key, columns}}.")
+    return found
 
 
 def _print_report(report: "DrainReport", as_json: bool) -> None:

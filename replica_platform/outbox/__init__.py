@@ -3,7 +3,8 @@
 A worker's `append` is durable when it returns; drains deliver later. Outside `delivery` nothing
 imports the Postgres driver, and `Outbox` imports SQLite only. In the order of the story:
 
-- `box`: `Outbox`, which a worker appends to; `encoding`: records as JSON text.
+- `box`: `Outbox`, which a worker appends to; `encoding`: records as JSON text; `joined`: records in
+  the application's own transactions.
 - `file`: the outbox file; `slots`: folders and writers' locks; `reserve`: kept disk space.
 - `queue`: the rows that wait; `breaker`: when to try again; `inspect`: backlog and dead rows.
 - `delivery`: everything that needs Postgres.
@@ -21,6 +22,7 @@ from replica_platform.outbox.errors import (
     NetworkFileSystem,
     NotAnOutbox,
     NotDurable,
+    NotJoinable,
     NotStorable,
     OutboxBusy,
     OutboxClosed,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from replica_platform.outbox.delivery.doctor import doctor
     from replica_platform.outbox.delivery.drain import drain
     from replica_platform.outbox.delivery.reconcile import reconcile, repair, verify
+    from replica_platform.outbox.delivery.refill import refill
     from replica_platform.outbox.delivery.watch import watch
     from replica_platform.outbox.inspect import (
         backlog,
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
         FileReconciliation,
         Finding,
         Reconciliation,
+        Refill,
     )
 
 # Loaded on first use, so that a worker loads neither the driver nor dataclasses.
@@ -69,6 +73,7 @@ _LAZY = {
     "FileReconciliation": "reports",
     "Finding": "reports",
     "Reconciliation": "reports",
+    "Refill": "reports",
     "backlog": "inspect",
     "conflicts": "inspect",
     "dead": "inspect",
@@ -76,6 +81,7 @@ _LAZY = {
     "doctor": "delivery.doctor",
     "drain": "delivery.drain",
     "reconcile": "delivery.reconcile",
+    "refill": "delivery.refill",
     "repair": "delivery.reconcile",
     "replay": "inspect",
     "settle": "inspect",
@@ -106,6 +112,7 @@ __all__ = [
     "NetworkFileSystem",
     "NotAnOutbox",
     "NotDurable",
+    "NotJoinable",
     "NotStorable",
     "Outbox",
     "OutboxBusy",
@@ -113,6 +120,7 @@ __all__ = [
     "OutboxDamaged",
     "OutboxFull",
     "Reconciliation",
+    "Refill",
     "RowRefused",
     "SlotLocked",
     "TargetRefused",
@@ -124,6 +132,7 @@ __all__ = [
     "doctor",
     "drain",
     "reconcile",
+    "refill",
     "repair",
     "replay",
     "settle",

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
 from replica_platform.core.sqlite import sqlite3
@@ -30,12 +30,16 @@ from replica_platform.outbox.errors import (
     SlotLocked,
     translated,
 )
+from replica_platform.outbox.joined import JoinedOutbox
 from replica_platform.outbox.reserve import ensure_reserve
 from replica_platform.outbox.slots import lock_slot, refuse_network_file_system
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
 DEFAULT_MAX_BYTES = 8 * 1024**3
 MAX_PAYLOAD_BYTES = 256 * 1024**2  # the limit of one jsonb string or array
-INSERT = "insert into record (id, kind, payload, sha, created_at) values (?, ?, ?, ?, ?)"
+INSERT = file.INSERT
 # The rows of several threads are inserted by one statement: a statement for each row would release
 # the interpreter's lock each time and wait for it again, behind all threads that append.
 ROWS_PER_STATEMENT = 64
@@ -70,8 +74,10 @@ class _Call:
 
     def wake(self) -> None:
         """Wake the sleeping thread."""
-        with contextlib.suppress(RuntimeError):  # awake already
+        try:  # noqa: SIM105 (a third of the time of contextlib.suppress, also in `_end`)
             self._sleep.release()
+        except RuntimeError:  # awake already
+            pass
 
     def end(self, error: Exception | None = None) -> None:
         """Finish the call, with the error that refused its rows if there is one."""
@@ -128,6 +134,11 @@ class Outbox:
         self._process = os.getpid()
         self._closed = False
         self._kinds: set[str] = set()  # those already checked
+        self._thread: ThreadPoolExecutor | None = None  # of `aappend`
+        # Kind, record and id of each `aappend` that the thread has not yet taken, and its outcome.
+        self._arrived: deque[tuple[str, Mapping[str, Any], str | UUID | None, Future[str]]] = (
+            deque()
+        )
         if durability not in file.SYNCHRONOUS:
             raise ValueError(f"durability is 'full' or 'normal', not {durability!r}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,6 +242,65 @@ class Outbox:
             self._commit(rows)
         return [row[0] for row in rows]
 
+    async def aappend(
+        self, kind: str, record: Mapping[str, Any], id: str | UUID | None = None
+    ) -> str:
+        """Save one record like `append`, without holding up the event loop.
+
+        One thread of this outbox saves the records of all tasks, those that arrived together with
+        one commit. Do not change `record` before this returns. If the task is cancelled, the
+        record may have been saved.
+
+        Args:
+            kind: What the record is: 1 to 200 printable characters.
+            record: Names to values that have a JSON form.
+            id: A UUID, for a call that may be repeated.
+
+        Returns:
+            The record's id, a UUID.
+
+        Raises:
+            NotStorable: Postgres could not store the record; it is not saved.
+            OutboxFull: The disk is full or the file has reached its cap; it is not saved.
+            OutboxBusy: Another process held the file's lock too long; it is not saved.
+            OutboxClosed: The outbox was closed; it is not saved.
+            NotAnOutbox: The file was deleted or replaced while it was open; it is not saved.
+            ForkedOutbox: The process was forked without Python's knowledge; it is not saved.
+            OutboxDamaged: SQLite cannot write the file; it is not saved.
+        """
+        # Imported here: a worker without an event loop never needs them.
+        import asyncio
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        if self._closed:
+            raise self._is_closed_error()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, f"outbox {self.path.name}")
+        saved: Future[str] = Future()
+        self._arrived.append((kind, record, id, saved))
+        self._thread.submit(self._append_arrived)
+        return await asyncio.wrap_future(saved)
+
+    def join(self, connection: Any) -> JoinedOutbox:
+        """Return an outbox whose records are part of the transactions of `connection`.
+
+        The application keeps its tables in the outbox's file, and its own connection to it. What
+        its transaction changes and the records appended in it are committed together, or not at
+        all.
+
+        Args:
+            connection: A connection to the outbox's file, by the SQLite library of the outbox.
+
+        Returns:
+            An object with `append` and `append_many`.
+
+        Raises:
+            NotJoinable: The connection is of another SQLite library or to another file.
+            NotDurable: The connection is less durable than the outbox.
+        """
+        path = Path(self._name)
+        return JoinedOutbox(connection, path, self.durability, self._row, lambda: self._closed)
+
     def close(self) -> None:
         """Close the file and release the slot; appended records stay in the file.
 
@@ -238,6 +308,8 @@ class Outbox:
         it only refuses further appends; close again after that append.
         """
         self._closed = True
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
         if self._owns_write_lock():
             return
         with self._write_lock:
@@ -279,19 +351,51 @@ class Outbox:
                 "appending; set a flag in the handler and append after it. The record is not saved."
             )
         call = _Call(rows, time.monotonic() + file.BUSY_TIMEOUT_S)
-        try:
-            self._waiting.append(call)
-            while not call.done:
-                if self._is_writing:
-                    call.sleep()
-                else:
-                    self._write_or_wait(call)
-        except BaseException:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(call)
-            raise
+        self._wait_for(call)
         if call.error is not None:
             raise call.error
+
+    def _wait_for(self, *calls: _Call) -> None:
+        """Return when all calls are done, written by this thread or another."""
+        try:
+            self._waiting.extend(calls)
+            for call in calls:
+                while not call.done:
+                    if self._is_writing:
+                        call.sleep()
+                    else:
+                        self._write_or_wait(call)
+        except BaseException:
+            for call in calls:
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(call)
+            raise
+
+    def _append_arrived(self) -> None:
+        """Save the records of all waiting `aappend`; runs in their thread."""
+        taken: list[tuple[str, _Call, Future[str]]] = []
+        deadline = time.monotonic() + file.BUSY_TIMEOUT_S
+        while self._arrived:
+            kind, record, id, saved = self._arrived.popleft()
+            if not saved.set_running_or_notify_cancel():
+                continue
+            try:
+                row = self._row(kind, record, id)
+            except BaseException as error:
+                saved.set_exception(error)
+            else:
+                taken.append((row[0], _Call([row], deadline), saved))
+        try:
+            self._wait_for(*(call for _, call, _ in taken))
+        except BaseException as error:
+            for _, call, _ in taken:
+                if not call.done:
+                    call.end(error if isinstance(error, Exception) else OutboxClosed(str(error)))
+        for identity, call, saved in taken:
+            if call.error is None:
+                saved.set_result(identity)
+            else:
+                saved.set_exception(call.error)
 
     def _write_or_wait(self, mine: _Call) -> None:
         try:
@@ -314,6 +418,9 @@ class Outbox:
 
     def _write_waiting(self, mine: _Call) -> None:
         """Write the rows of all waiting calls, or refuse those whose deadline has passed."""
+        if len(self._waiting) == 1 and mine in self._waiting:  # the usual case, without lists
+            self._end(mine, self._write(mine.rows, mine.deadline))
+            return
         group = [call for call in self._waiting.copy() if not call.done]
         if mine not in group:  # a forked child starts with an empty queue
             group.append(mine)
@@ -333,8 +440,10 @@ class Outbox:
 
     def _end(self, call: _Call, error: Exception | None) -> None:
         call.end(error)
-        with contextlib.suppress(ValueError):  # its thread gave up
+        try:  # noqa: SIM105
             self._waiting.remove(call)
+        except ValueError:  # its thread gave up
+            pass
 
     def _write(self, rows: Sequence[tuple[Any, ...]], deadline: float) -> Exception | None:
         """Commit `rows`; return the error that refused them, None after the commit.
@@ -430,9 +539,7 @@ class Outbox:
 
     def _open(self) -> sqlite3.Connection:
         if self._closed:
-            raise OutboxClosed(
-                f"{self.path} is closed; open a new Outbox. The record is not saved."
-            )
+            raise self._is_closed_error()
         self._process = os.getpid()
         path = Path(self._name)
         connection = file.create_or_open(path, self.durability, self._max_bytes)
@@ -441,6 +548,9 @@ class Outbox:
         self._identity = (found.st_dev, found.st_ino)
         self._connection = connection
         return connection
+
+    def _is_closed_error(self) -> OutboxClosed:
+        return OutboxClosed(f"{self.path} is closed; open a new Outbox. The record is not saved.")
 
     def _close_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -466,6 +576,8 @@ class Outbox:
     def _after_fork_in_child(self) -> None:
         # The parent writes the rows of the other threads.
         self._waiting.clear()
+        self._arrived.clear()
+        self._thread = None
         self._is_writing = False
         self._write_lock = threading.RLock()
 

@@ -44,6 +44,10 @@ class OutboxDamaged(TerminalError):
     """SQLite cannot read or write the file; acknowledged records may need its backup."""
 
 
+class NotJoinable(TerminalError):
+    """The connection or its state cannot carry records of the outbox; nothing is saved."""
+
+
 class NotDurable(TerminalError):
     """SQLite did not accept the requested durability."""
 

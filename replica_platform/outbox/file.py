@@ -52,6 +52,9 @@ create index batch_by_seq on batch (first_seq, delivered_at);
 """
 
 
+INSERT = "insert into record (id, kind, payload, sha, created_at) values (?, ?, ?, ?, ?)"
+
+
 class Row(NamedTuple):  # a dataclass would add a sixth to what a worker's import takes
     """One record of the file."""
 

@@ -403,6 +403,38 @@ class Reconciliation(ReportFields):
 
 
 @dataclass(frozen=True)
+class Refill(ReportFields):
+    """What a kind's own table got from the records.
+
+    Attributes:
+        kind: The kind.
+        table: Schema and name of its table.
+        records: Records of the kind.
+        filled: Those that the table lacked and has now.
+        refused: Those that do not fit the table.
+        why: The id of the first of them, and what Postgres said.
+    """
+
+    kind: str
+    table: str
+    records: int
+    filled: int
+    refused: int
+    why: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every record fits the table."""
+        return not self.refused
+
+    @property
+    def sentence(self) -> str:
+        """What was missing and is filled in, and what does not fit."""
+        left_out = f"; {self.refused} do not fit, the first: {self.why}" if self.refused else ""
+        return f"{self.filled} of {self.records} records were missing in {self.table}{left_out}."
+
+
+@dataclass(frozen=True)
 class Finding(ReportFields):
     """The result of one check of `doctor`.
 

@@ -177,6 +177,43 @@ def test_dead_records_of_a_folder(cli: Cli, target: str, tmp_path: Path) -> None
     assert replayed == {"replayed": 1}
 
 
+def test_drain_repairs_and_refills(cli: Cli, target: str, tmp_path: Path) -> None:
+    box, mappings = tmp_path / "box.db", tmp_path / "mappings.yaml"
+    lines = "".join(json.dumps({"n": n}) + "\n" for n in range(20))
+    cli("append", "--outbox", box, "--kind", "note", stdin=lines)
+    drain = ("drain", "--outbox", box, "--target", target)
+    assert result(cli(*drain, "--json"))["delivered"] == 20
+    with psycopg.connect(target) as connection:
+        connection.execute("delete from outbox.record where seq in (3, 5)")
+        connection.execute("create table note (id uuid primary key, n int)")
+    assert result(cli(*drain, "--json"))["delivered"] == 0
+    assert result(cli(*drain, "--repair", "--json"))["delivered"] == 2
+    mappings.write_text("note: {table: note, columns: {id: $id, n: n}}")
+    refill = ("drain", "--target", target, "--mappings", mappings, "--refill", "note")
+    assert result(cli(*refill, "--json"))["filled"] == 20
+    assert "0 of 20 records were missing" in cli(*refill).stdout
+    cli("append", "--outbox", box, "--kind", "note", stdin='{"n": 20}\n')
+    assert result(cli(*drain, "--mappings", mappings, "--json"))["delivered"] == 1
+    with psycopg.connect(target) as connection:
+        assert connection.execute("select count(*) from note").fetchone() == (21,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--watch", "--repair"), "--repair"),
+        (("--refill", "note"), "--mappings"),
+        ((), "--outbox"),
+    ],
+)
+def test_drain_refuses_options_that_do_not_go_together(
+    cli: Cli, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    finished = cli("drain", "--target", "postgresql://nowhere", *options)
+    assert finished.returncode == 2
+    assert message in finished.stderr
+
+
 def findings_of(finished: object) -> list[dict[str, object]]:
     return json.loads(finished.stdout)  # type: ignore[attr-defined,no-any-return]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from replica_platform.outbox import Outbox, dead, drain
+from replica_platform.outbox import Outbox, dead, drain, refill
 from replica_platform.outbox.delivery.kinds import read_mappings
-from replica_platform.outbox.errors import BadMapping
+from replica_platform.outbox.errors import BadMapping, TargetRefused
 
 Ask = Callable[..., list[tuple[Any, ...]]]
 
@@ -174,3 +174,53 @@ def test_an_incomplete_mapping_is_refused(wrong: Any) -> None:
 def test_a_list_of_columns_names_columns_and_keys() -> None:
     [mapping] = read_mappings({"note": {"table": "t", "columns": ["id", "n"]}}).values()
     assert (mapping.table, mapping.columns) == (("public", "t"), (("id", "id"), ("n", "n")))
+
+
+def test_a_table_is_rebuilt_from_the_records(
+    box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replica_platform.outbox.delivery.refill.RECORDS_PER_PAGE", 7)
+    box.append_many("conversation", [conversation(n=n) for n in range(20)])
+    box.append("note", {"n": 1})
+    drain([path], target)  # before the kind had a table
+    ask(TABLE)
+    report = refill(target, "conversation", CONVERSATION)
+    assert (report.records, report.filled, report.refused, report.ok) == (20, 20, 0, True)
+    before = ask("select * from conversations order by id")
+    ask("delete from conversations where id in (select id from conversations limit 3)")
+    ask("update conversations set message = 'edited' where id = (select min(id::text)::uuid from "
+        "conversations)")  # fmt: skip
+    again = refill(target, "conversation", CONVERSATION)
+    assert (again.records, again.filled) == (20, 3)  # rows that exist stay as they are
+    assert len(ask("select * from conversations where message = 'edited'")) == 1
+    ask("truncate conversations")
+    assert refill(target, "conversation", CONVERSATION).filled == 20
+    assert ask("select * from conversations order by id") == before
+
+
+def test_records_that_do_not_fit_are_left_out_and_named(
+    box: Outbox, path: Path, target: str, ask: Ask
+) -> None:
+    ids = box.append_many(
+        "conversation",
+        [conversation(user_id="x" if n in (3, 11) else n) for n in range(20)],
+    )
+    drain([path], target)
+    ask(TABLE)
+    report = refill(target, "conversation", CONVERSATION)
+    assert (report.records, report.filled, report.refused, report.ok) == (20, 18, 2, False)
+    assert ids[3] in report.sentence or ids[11] in report.sentence
+    assert "bigint" in report.sentence
+    assert ask("select count(*) from conversations") == [(18,)]
+
+
+def test_a_missing_table_refills_nothing(box: Outbox, path: Path, target: str) -> None:
+    box.append("conversation", conversation())
+    drain([path], target)
+    with pytest.raises(TargetRefused, match="conversations"):
+        refill(target, "conversation", CONVERSATION)
+
+
+def test_a_kind_without_a_table_cannot_be_refilled(target: str) -> None:
+    with pytest.raises(BadMapping, match=r"'note'.*conversation"):
+        refill(target, "note", CONVERSATION)

@@ -10,5 +10,6 @@ story:
 - `isolate`: one batch in one transaction, with its bad rows set aside.
 - `failures`: what an error of Postgres means for the rows.
 - `reconcile`: find and resend what the target no longer has; `prune`: delete delivered rows.
+- `refill`: rebuild a kind's own table from the records.
 - `doctor`: check what the durability depends on.
 """
