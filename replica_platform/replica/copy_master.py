@@ -9,7 +9,7 @@ from replica_platform.replica.copy import blocks, copy_file
 from replica_platform.replica.copy.copy_file import FileCopy
 from replica_platform.replica.copy.file_format import BLOCK_BYTES, Header
 from replica_platform.replica.copy.priority import half_the_cores
-from replica_platform.replica.errors import MasterChanging
+from replica_platform.replica.errors import GenerationDamaged, MasterChanging
 from replica_platform.replica.lineage import assert_continued, is_published, lineage_of
 from replica_platform.replica.master import STORAGE_VERSION, Master, QuiescentMaster
 from replica_platform.replica.options import PublishOptions, StepTimer
@@ -82,6 +82,7 @@ class MasterCopier:
         """Copy the master; return None when the current generation shows it already.
 
         Raises:
+            GenerationDamaged: It is damaged, and the master has the state that was withheld.
             MasterChanging: It changed during every attempt.
             WrongLineage: It does not descend from the state of the current generation.
             PlatformError: The master, the disk or the purpose is wrong.
@@ -107,13 +108,18 @@ class MasterCopier:
         published = is_published(self._layout, current, lineage, source.fd)
         if not self._options.new_lineage:
             assert_continued(current, lineage, source, published)
-        # A generation that is damaged or missing is repaired by publishing it again.
-        return bool(
-            published
-            and current
-            and current.recipe == self._options.recipe
-            and find_damage(self._layout.data(current), current) is None
-        )
+        if not published or current is None or current.recipe != self._options.recipe:
+            return False
+        damage = find_damage(self._layout.data(current), current)
+        if damage is None:
+            return True
+        if current.withheld == lineage and not self._options.new_lineage:
+            raise GenerationDamaged(
+                f"Generation {current.generation} is damaged ({damage}), and the master still has "
+                "the state that readers were rolled back from; nothing was published. Repair the "
+                "generation from a block store, correct the master, or publish with new_lineage."
+            )
+        return False  # it is repaired by publishing it again
 
     def _copy_once(self, source: QuiescentMaster, lineage: Lineage) -> MasterCopy:
         purpose = self._options.purpose

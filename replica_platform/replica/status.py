@@ -120,7 +120,9 @@ def verify(store: Path | str, generation: int | None = None) -> GenerationVerifi
 
 
 def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus:
-    """Inspect a store, and the master it is published from; change and lock nothing.
+    """Inspect a store, and the master it is published from; lock nothing.
+
+    A master that was touched since it was published is read; the store remembers the result.
 
     Args:
         store: The store's folder.

@@ -45,13 +45,13 @@ def test_views_and_macros_open_through_the_link_of_the_masters_name(
         assert_views_open(connection)
     with duckdb.connect(str(store / "stock_data_replica.db"), read_only=True) as connection:
         assert_views_open(connection)
-    # The control: the same bytes under another name.
+    # The control: the same bytes under another name. DuckDB 2.0 omits the name from new views.
     other = Path(shutil.copy(published.file, store / "other.duckdb"))
     with (
         duckdb.connect(str(other), read_only=True) as connection,
         pytest.raises(duckdb.Error, match="stock_data"),
     ):
-        connection.execute(ROWS)
+        connection.execute("select bar_count()")
 
 
 def test_views_and_macros_open_in_a_reader(views: Master, store: Path) -> None:

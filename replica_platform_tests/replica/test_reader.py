@@ -311,11 +311,27 @@ def test_damage_of_another_file_is_raised_after_one_check(
 
     monkeypatch.setattr(swap, "check", recorded)
     with ReplicaReader(store, poll_s=600) as reader:
-        with pytest.raises(duckdb.IOException, match="Corrupt database file"):
+        with pytest.raises(duckdb.Error, match="Corrupt database file"):
             reader.query(f"attach '{other}' as other (read_only)", default=[])
         assert checks.count(True) == 1
         assert reader.query(COUNT) == [(3,)]
         assert (reader.status().served_from, reader.status().refused) == ("current", [])
+
+
+@pytest.mark.parametrize(
+    ("error", "concerns"),
+    [
+        (duckdb.IOException("IO Error: Corrupt database file: computed checksum 1"), True),
+        (duckdb.Error("Corrupt database file: computed checksum 1"), True),  # DuckDB 2.0
+        (duckdb.IOException("IO Error: Could not read from file /store/g.duckdb"), True),
+        (duckdb.IOException("IO Error: Could not read from file /other.duckdb"), False),
+        (duckdb.InvalidInputException("Corrupt database file: said by the query"), False),
+        (duckdb.Error("/store/g.duckdb: anything else"), False),
+        (duckdb.InternalException("INTERNAL Error: anything"), True),
+    ],
+)
+def test_which_errors_concern_the_generation(error: duckdb.Error, concerns: bool) -> None:
+    assert swap.concerns_generation(error, Path("/store/g.duckdb")) is concerns
 
 
 WRITER = """

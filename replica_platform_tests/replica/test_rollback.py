@@ -15,6 +15,7 @@ from replica_platform.replica import (
     rollback,
     status,
 )
+from replica_platform.replica.errors import GenerationDamaged
 from replica_platform_tests.replica.conftest import damage
 
 COUNT = "select count(*) from bars"
@@ -98,3 +99,24 @@ def test_retirement_leaves_no_mark_of_a_withheld_generation(
     assert {path.stem for path in (rolled_back / "generations").iterdir()} == {
         (rolled_back / "stock_data_replica.db").resolve().stem
     }
+
+
+def test_the_withheld_state_is_not_published_because_the_other_one_is_damaged(
+    rolled_back: Path, master: Master
+) -> None:
+    file = (rolled_back / "stock_data_replica.db").resolve()
+    damage(file, 300_000, b"\xff\x00\xff")
+    for act in (publish, lambda master, store: repair(store, master=master)):
+        with pytest.raises(GenerationDamaged, match="were rolled back from"):
+            act(master.path, rolled_back)
+    assert status(rolled_back).generation == 1
+    # A state that is new is published.
+    with master.write() as connection:
+        connection.execute("delete from bars where day = 4")
+    assert publish(master.path, rolled_back).generation == 3
+    assert rows(rolled_back) == 4
+
+
+def test_the_withheld_state_is_published_on_purpose(rolled_back: Path, master: Master) -> None:
+    damage((rolled_back / "stock_data_replica.db").resolve(), 300_000, b"\xff\x00\xff")
+    assert publish(master.path, rolled_back, new_lineage=True).generation == 3

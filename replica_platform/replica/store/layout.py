@@ -9,6 +9,7 @@
                                          .damaged one in which a scrub found damage
     current.json                         the manifest of the current generation, replaced last
     scrub.json                           how far a scrub has read
+    master.json                          the seal of the master when it was last verified
     current.copy.json                    its copy, written first, for when the pointer is damaged
     stock_data_replica.db                a link to the current generation, and another one with
                                          the name of the master's file
@@ -43,6 +44,7 @@ class Layout:
         self.spares = self.root / "spare"
         self.pointer = self.root / "current.json"
         self.pointer_copy = self.root / "current.copy.json"
+        self.master_state = self.root / "master.json"
         self.scrub_state = self.root / "scrub.json"
         self.lock = self.root / ".publish.lock"
 
