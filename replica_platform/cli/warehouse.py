@@ -155,19 +155,25 @@ def forget_table(table: str, target: str | None, as_json: bool) -> int:
 
 @click.command()
 @_databases
+@click.option("--content", is_flag=True, help="Compare all columns too; reads both tables whole.")
 def validate(
-    tables: tuple[str, ...], source: str, target: str, into: str | None, as_json: bool
+    tables: tuple[str, ...],
+    source: str,
+    target: str,
+    into: str | None,
+    content: bool,
+    as_json: bool,
 ) -> int:
-    """Compare TABLE… in source and target by key and xmin.
+    """Compare TABLE… in source and target by key and xmin, with --content by all columns.
 
-    The score is 1 when they are equal; the keys that differ are listed.
+    The score is 1 when they are proven equal in content; the keys that differ are listed.
     """
     from replica_platform.xmin import validate as validate_table
 
     with bar("validating") as progress:
         found = []
         for done, table in enumerate(tables):
-            found.append(validate_table(source, target, table, into=into))
+            found.append(validate_table(source, target, table, into=into, content=content))
             progress(done + 1, len(tables), "tables")
     if as_json:
         print_json(found)

@@ -275,6 +275,8 @@ def _integrity_metadata(found: Integrity) -> dict[str, Any]:
         "source_rows": found.source_rows,
         "target_rows": found.target_rows,
         "gap_xids": found.gap_xids,
+        "content_rows": found.content_rows,
+        "content_age_seconds": found.content_age_s,
         "xmin_ages": dg.MetadataValue.md(_histogram(found)),
         "held_back_by": found.held_back_by or "nobody",
     }

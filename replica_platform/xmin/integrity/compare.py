@@ -41,6 +41,7 @@ class BothSides:
         found: The target table's columns.
         key: The key columns; empty for none.
         watermark: What the last sync remembers.
+        content: Whether the content of rows is compared too, where they have an xmin.
     """
 
     source: SourceSnapshot
@@ -50,6 +51,7 @@ class BothSides:
     found: TargetTable
     key: tuple[str, ...]
     watermark: Watermark
+    content: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -67,6 +69,11 @@ class BothSides:
         return self.table.has_xmin and self.watermark.mode != "timestamp"
 
     @property
+    def compares_content(self) -> bool:
+        """Whether rows of equal versions have equal content."""
+        return self.content or not self.by_xmin or not self.key
+
+    @property
     def source_xmin(self) -> sql.Composable:
         """The xmin of a source row, as a bigint."""
         return sql.SQL("({}::text::bigint)").format(self.table.xmin_column)
@@ -74,17 +81,22 @@ class BothSides:
     @property
     def source_version(self) -> sql.Composable:
         """The version of a source row."""
-        return self.source_xmin if self.by_xmin else row_hash(self.columns, self.casts)
+        return self._version(self.source_xmin)
 
     @property
     def target_version(self) -> sql.Composable:
         """The version of a target row."""
-        return TARGET_XMIN if self.by_xmin else row_hash(self.columns, self.casts)
+        return self._version(TARGET_XMIN)
+
+    def _version(self, xmin: sql.Composable) -> sql.Composable:
+        if not self.compares_content:
+            return xmin
+        return row_hash(self.columns, self.casts, *([xmin] if self.by_xmin else []))
 
     @property
     def source_rows(self) -> sql.Composable:
         """The source's rows, with what the key and the version need."""
-        columns = self.key if self.by_xmin else self.columns
+        columns = self.columns if self.compares_content else self.key
         return self.table.rows(columns, system=self.table.has_xmin)
 
 

@@ -1,17 +1,19 @@
 """The proof that a target table equals its source: a score, its terms, and the rows that differ.
 
-Both sides are read under fixed snapshots, the target's first; only a temporary table is written. A
-row that the watermark does not cover yet is pending; one that it covers and that is not there, or
-not in this version, is a divergence and makes the score 0.
+Both sides are read under fixed snapshots, the target's first; only a temporary table and, where
+content was compared, its proof are written. A row that the watermark does not cover yet is pending;
+one that it covers and that is not there, or not in this version, is a divergence and makes the
+score 0.
 """
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
 
-from replica_platform.core.reports import ReportFields
+from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.xmin.errors import CannotSync, NoSuchTable, translate_errors
 from replica_platform.xmin.integrity.compare import BothSides, Difference, compare
 from replica_platform.xmin.names import TableName
@@ -21,11 +23,13 @@ from replica_platform.xmin.source.blocker import find_blocker
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.owner import check_owner
+from replica_platform.xmin.target.proof import Proof, read_proof, write_proof
 from replica_platform.xmin.target.tables import TargetTable, inspect
 from replica_platform.xmin.target.watermark import Watermark
 
 MOST_NAMED = 100
-CAPS = {"timestamp": 0.9, "no key": 0.8}
+# Only a run that has compared the content itself gives 1.0.
+CAPS = {"timestamp": 0.9, "no key": 0.8, "content": 0.9999}
 GAP_BUDGET_XIDS = 50_000_000
 GAP_BUDGET_S = 10 * 86_400.0
 
@@ -52,6 +56,9 @@ class Integrity(ReportFields):
         pending_count: Rows that changed after the watermark: the next sync brings them.
         gap_xids: How many xids the watermark lies behind the source.
         gap_s: Seconds since the last sync.
+        content_rows: How many rows' content was proven equal when it was last compared; None
+            where it never was.
+        content_age_s: Seconds since then; 0 where this run has compared it.
         source_ages: Rows of the source by floor(log2(age of xmin)).
         target_ages: Rows of the target by the same.
         held_back_by: A sentence that names the transaction that holds the watermark back.
@@ -74,6 +81,8 @@ class Integrity(ReportFields):
     pending_count: int = 0
     gap_xids: int = 0
     gap_s: float | None = None
+    content_rows: int | None = None
+    content_age_s: float | None = None
     source_ages: dict[int, int] | None = None
     target_ages: dict[int, int] | None = None
     held_back_by: str | None = None
@@ -91,8 +100,12 @@ def validate(
     *,
     into: str | None = None,
     key: tuple[str, ...] | None = None,
+    content: bool = False,
 ) -> Integrity:
     """Compare one table of the target with its source; nothing is repaired.
+
+    By key and xmin, which shows every row that a sync has missed; not what another program has
+    written into the target. `content` shows that too, and the target remembers when it was proven.
 
     Args:
         source: The DSN of the source.
@@ -100,6 +113,7 @@ def validate(
         table: The source table, `schema.table` as psql reads it.
         into: The schema in the target; None for the same schema.
         key: The key columns, where the source has no key.
+        content: Whether all columns are compared too, which reads the whole of both tables.
 
     Returns:
         The score, its terms and the rows that differ.
@@ -130,12 +144,30 @@ def validate(
                 session.connection, session.snapshot.identity, described, target_name, watermark
             )
         both = BothSides(
-            session, described, connection, target_name, found, key or described.key, watermark
-        )
+            session, described, connection, target_name, found, key or described.key, watermark,
+            content,
+        )  # fmt: skip
         difference = compare(both, MOST_NAMED)
+        proof = _proof(both, difference)
         with translate_errors("source", name):
             blocker = find_blocker(session.connection, session.snapshot)
-    return _judged(both, difference, gap_s, blocker)
+        connection.execute("commit")
+    return _judged(both, difference, gap_s, blocker, proof)
+
+
+def _proof(both: BothSides, difference: Difference) -> Proof | None:
+    """Return the proof of this run, which is stored, or else the last one."""
+    if not both.compares_content:
+        return read_proof(both.target, both.target_name, both.found.oid)
+    wrong = any(difference.counts.get(kind) for kind in ("missing", "stale", "extra"))
+    if wrong or not difference.keyed:
+        return None
+    rows = difference.source_rows - difference.counts.get("pending", 0)
+    # A role or a server that may only read proves as well, but cannot remember it.
+    refused = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
+    with suppress(*refused), both.target.transaction():
+        write_proof(both.target, both.target_name, both.found.oid, rows)
+    return Proof(0.0, rows)
 
 
 def _fix_target(
@@ -154,7 +186,11 @@ def _fix_target(
 
 
 def _judged(
-    both: BothSides, difference: Difference, gap_s: float | None, blocker: str | None
+    both: BothSides,
+    difference: Difference,
+    gap_s: float | None,
+    blocker: str | None,
+    proof: Proof | None,
 ) -> Integrity:
     same_history = both.watermark.identity == both.source.snapshot.identity
     gap_xids = max(0, both.source.snapshot.next - both.watermark.w) if same_history else 0
@@ -165,6 +201,7 @@ def _judged(
         "gap in seconds": max(0.0, 1.0 - (gap_s or 0.0) / GAP_BUDGET_S),
         "xmin ages": _likeness(difference.source_ages, difference.target_ages),
         "mode": _cap(both.watermark, difference),
+        "content": 1.0 if both.compares_content else CAPS["content"],
         "history": 1.0 if same_history else 0.5,
     }
     counts, named = difference.counts, difference.named
@@ -174,7 +211,8 @@ def _judged(
         score=round(math.prod(terms.values()), 6),
         terms={name: round(term, 6) for name, term in terms.items()},
         in_sync=not any(counts.values()),
-        sentence=_sentence(both.target_name, counts, same_history, blocker),
+        sentence=_sentence(both.target_name, counts, same_history, blocker)
+        + _content_sentence(both, proof),
         source_rows=difference.source_rows,
         target_rows=difference.target_rows,
         missing=named.get("missing", ()),
@@ -186,6 +224,8 @@ def _judged(
         pending_count=counts.get("pending", 0),
         gap_xids=gap_xids,
         gap_s=gap_s,
+        content_rows=proof.rows if proof else None,
+        content_age_s=proof.age_s if proof else None,
         source_ages=difference.source_ages,
         target_ages=difference.target_ages,
         held_back_by=blocker,
@@ -237,3 +277,12 @@ def _sentence(
     advice = "run a sync with mode full" if wrong else "run a sync"
     held_back = f" {blocker}" if blocker else ""
     return f"{target} differs from its source ({', '.join(found)} rows): {advice}.{held_back}"
+
+
+def _content_sentence(both: BothSides, proof: Proof | None) -> str:
+    """Return when the content was last proven, and of how many rows."""
+    if both.compares_content:
+        return f" The content of {proof.rows:,} rows is equal." if proof else ""
+    if proof is None:
+        return " Its content was never compared; validate it once with --content (content=True)."
+    return f" Its content was last proven {format_age(proof.age_s)} ago, of {proof.rows:,} rows."

@@ -11,5 +11,6 @@ story:
 - `tables`: target and staging tables, inspected, created and adopted.
 - `columns`: the target's columns, kept in step with the source's.
 - `write`: staged rows written into the target table.
+- `proof`: when each table's content was last proven equal.
 - `sync_status`: when each table was last synced.
 """
