@@ -43,7 +43,7 @@ from replica_platform.outbox.delivery.reconcile import (
     resend_lost_batches,
     resend_rows,
 )
-from replica_platform.outbox.delivery.target import Target, begin
+from replica_platform.outbox.delivery.target import STATEMENT_SHARE, Target, begin
 from replica_platform.outbox.errors import OutboxFull, RowRefused, TargetUnavailable
 from replica_platform.outbox.errors import translate_errors as translate_sqlite_errors
 from replica_platform.outbox.queue import Delivery
@@ -59,7 +59,6 @@ from replica_platform.outbox.slots import drain_lock, outbox_files
 BATCH_ROWS = 1000
 BATCH_BYTES = 4 * 1024**2
 DEADLINE_S = 30.0
-DEADLINE_ERRORS = (postgres.DeadlinePassed, psycopg.errors.QueryCanceled)
 MOVES_IN_A_ROW = 100  # of the ledger by other drains, before a batch gives up
 
 
@@ -308,6 +307,7 @@ class _FileRun:
         ):
             if ended := options.reason_to_end():
                 return ended
+            began = time.monotonic()
             try:
                 self._deliver_batch(target.connect(), rows)
             except HeadMoved as error:  # another drain delivered, or the target was restored
@@ -316,7 +316,10 @@ class _FileRun:
                     raise TargetUnavailable(str(error)) from error
                 self._resend_lost_batches(target.connect())
                 continue
-            except DEADLINE_ERRORS as error:
+            except psycopg.errors.QueryCanceled as error:
+                # The server answers, unlike one that went silent. Was it the statement's limit?
+                if time.monotonic() - began < STATEMENT_SHARE * options.deadline_s:
+                    raise
                 if len(rows) > 1:
                     singly = len(rows)  # one slow row must not delay the others
                     continue
@@ -330,7 +333,7 @@ class _FileRun:
             options.progress(done, max(done, total), "rows")
         return None
 
-    def _set_aside(self, target: Target, row: file.Row, error: Exception) -> None:
+    def _set_aside(self, target: Target, row: file.Row, error: psycopg.Error) -> None:
         """Set a row aside that hit the deadline alone, if the target takes another row in time.
 
         Otherwise the target is slow and not the row: then `error` is raised.
@@ -341,7 +344,7 @@ class _FileRun:
         refusal = RowRefused(
             f"This row alone takes longer than the deadline of {self._options.deadline_s:g} s, "
             f"another does not: {error}",
-            getattr(error, "sqlstate", None),
+            error.sqlstate,
         )
         self._note([row], Delivery(None, (), 0, 0, (), ((row, refusal),)))
 
@@ -354,7 +357,7 @@ class _FileRun:
                 connection.transaction(force_rollback=True),
             ):
                 statements.insert_records(connection, uuid, [row], options.mappings)
-        except DEADLINE_ERRORS:
+        except psycopg.errors.QueryCanceled:
             return False
         except psycopg.Error as error:
             return isinstance(translated(error), RowRefused)

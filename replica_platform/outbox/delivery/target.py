@@ -42,6 +42,8 @@ create table if not exists outbox.conflict (
 # With `synchronous_commit=off` a correct outbox lost 313 rows. The transaction of a killed drain
 # must not keep its locks, so the server ends silent ones. A wait for a lock ends first, so that it
 # is not mistaken for a slow row, and a statement ends before the connection is cut.
+STATEMENT_SHARE = 0.8  # of the deadline
+LOCK_SHARE = 0.5
 SETTINGS = """
 select set_config('synchronous_commit', case when current_setting('synchronous_commit')
         in ('off', 'local') then 'on' else current_setting('synchronous_commit') end, true),
@@ -127,7 +129,11 @@ def transaction(connection: psycopg.Connection, deadline_s: float) -> Iterator[N
 def set_local(connection: psycopg.Connection, deadline_s: float) -> None:
     """Set what durability and the deadline need, until the end of the transaction."""
     limit_ms = deadline_s * 1000
-    values = {"lock": limit_ms * 0.5, "statement": limit_ms * 0.8, "limit": limit_ms}
+    values = {
+        "lock": limit_ms * LOCK_SHARE,
+        "statement": limit_ms * STATEMENT_SHARE,
+        "limit": limit_ms,
+    }
     connection.execute(SETTINGS, {name: str(int(value)) for name, value in values.items()})
 
 
