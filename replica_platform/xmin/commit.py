@@ -25,6 +25,7 @@ from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
     TargetTable,
     adopt,
+    alter,
     count_rows,
     drop,
     inspect,
@@ -140,7 +141,7 @@ class Commit:
         """Change the target's definition, then write the rows by the staged method."""
         for change in staged.planned.changes:
             if change.statement is not None:
-                self._target.execute(change.statement)
+                alter(self._target, change.statement)
         methods = {
             WriteMethod.MERGE: self._merge,
             WriteMethod.REPLACE: self._replace,

@@ -4,6 +4,7 @@ The columns of a table that is there already are `columns`'; rows are `write`'s.
 """
 
 import hashlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +12,13 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.core.postgres import one_value
-from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.target.schemas import SCHEMA
 
 XMIN, CTID = "source_xmin", "source_ctid"
+ALTER_WAIT_S, ALTER_PAUSE_S = 0.5, 1.0
 # The columns that the sync adds to each target table.
 SYNC_COLUMNS = {XMIN: "bigint", CTID: "tid"}
 
@@ -171,6 +173,30 @@ def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> 
     run(create_index(name, (XMIN,)))
     run(sql.SQL("analyze {}").format(name.sql))
     return int(one_value(run("select %s::regclass::oid", [name.sql.as_string()])))
+
+
+def alter(target: psycopg.Connection, statement: sql.SQL | sql.Composed) -> None:
+    """Run a statement that changes a table which others read; call it in a transaction.
+
+    While it waits behind a long reader, every later reader waits behind it. So it gives up soon,
+    lets them pass, and tries again.
+    """
+    until = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            with target.transaction():
+                _set_lock_timeout(target, ALTER_WAIT_S)
+                target.execute(statement)
+                _set_lock_timeout(target, LOCK_TIMEOUT_S)
+            return
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(ALTER_PAUSE_S)
+
+
+def _set_lock_timeout(target: psycopg.Connection, seconds: float) -> None:
+    target.execute("select set_config('lock_timeout', %s, true)", [f"{int(seconds * 1000)}ms"])
 
 
 def create_index(name: TableName, columns: Sequence[str], *, unique: bool = False) -> sql.Composed:
