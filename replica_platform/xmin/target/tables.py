@@ -47,17 +47,25 @@ class TargetTable:
         kind: Its `relkind`.
         columns: Its columns by name.
         unique_keys: The columns of each of its unique indexes.
+        exclusive: How many indexes keep two rows from having one value, of any kind.
+        referred_to: Whether a foreign key of a table refers to it.
     """
 
     oid: int
     kind: str
     columns: dict[str, TargetColumn]
     unique_keys: tuple[frozenset[str], ...]
+    exclusive: int
+    referred_to: bool
 
     @property
     def generated(self) -> frozenset[str]:
         """The columns that a write may not list."""
         return frozenset(name for name, column in self.columns.items() if column.generated)
+
+    def has_constraints_beside(self, key: Sequence[str]) -> bool:
+        """Whether rows exclude one another by more than the key."""
+        return self.exclusive > (frozenset(key) in self.unique_keys)
 
     @property
     def always_identity(self) -> frozenset[str]:
@@ -73,7 +81,10 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
        (select json_agg((select json_agg(a.attname) from pg_attribute a
                where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])))
         from pg_index i where i.indrelid = c.oid and i.indisunique and i.indisvalid
-          and i.indpred is null and i.indexprs is null)
+          and i.indpred is null and i.indexprs is null),
+       (select count(*) from pg_index i
+        where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)),
+       exists (select from pg_constraint k where k.confrelid = c.oid)
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -90,10 +101,10 @@ def inspect(target: psycopg.Connection, names: Iterable[TableName]) -> dict[Tabl
         rows = target.execute(
             _INSPECT, [[name.schema for name in wanted], [name.table for name in wanted]]
         ).fetchall()
-    for oid, schema, table, kind, columns, keys in rows:
+    for oid, schema, table, kind, columns, keys, *other in rows:
         described = {name: TargetColumn(*column) for name, *column in columns or []}
         unique = tuple(frozenset(key) for key in keys or [])
-        found[TableName(schema, table)] = TargetTable(oid, kind, described, unique)
+        found[TableName(schema, table)] = TargetTable(oid, kind, described, unique, *other)
     return found
 
 
