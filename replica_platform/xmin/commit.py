@@ -25,6 +25,7 @@ from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
     TargetTable,
     adopt,
+    alter,
     count_rows,
     drop,
     inspect,
@@ -140,7 +141,7 @@ class Commit:
         """Change the target's definition, then write the rows by the staged method."""
         for change in staged.planned.changes:
             if change.statement is not None:
-                self._target.execute(change.statement)
+                alter(self._target, change.statement)
         methods = {
             WriteMethod.MERGE: self._merge,
             WriteMethod.REPLACE: self._replace,
@@ -152,8 +153,11 @@ class Commit:
     def _merge(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
         """Merge the staged rows by key, delete what the source lacks, and check the counts."""
         planned = staged.planned
-        written = WrittenRows()
+        written, deleted = WrittenRows(), 0
         rows = self._rows_before(planned)
+        deletes_first = found.has_constraints_beside(planned.key)
+        if deletes_first:
+            deleted = self._delete_before_merge(staged, found, rows)
         if staged.has_rows:
             # A new leaf may hold a key under the xmin that another leaf had it under.
             by_xmin = staged.scanned is not None and not staged.scanned.new_leaves
@@ -161,11 +165,19 @@ class Commit:
             with planned.request.times.step("merge"):
                 written = write.merge(self._target, _write_spec(staged, found), equality)
         rows += written.inserted
-        with planned.request.times.step("deletes"):
-            deleted = self._delete(staged, rows)
+        if not deletes_first:
+            with planned.request.times.step("deletes"):
+                deleted = self._delete(staged, rows)
         if staged.scanned is not None:
             _check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
+
+    def _delete_before_merge(self, staged: StagedTable, found: TargetTable, rows: int) -> int:
+        """Delete first, where a new row may need the unique value of a deleted one."""
+        if staged.has_rows:
+            rows += write.count_new_keys(self._target, _write_spec(staged, found))
+        with staged.planned.request.times.step("deletes"):
+            return self._delete(staged, rows)
 
     def _replace(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
         """Make the staged rows the content of the table, or of the scope of a repair."""
@@ -268,13 +280,20 @@ class Commit:
 
 def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
     planned = staged.planned
+    columns = writable_columns(planned.table, found)
+    # Not where the delete would take more than the insert brings back.
+    kept = set(found.columns) - found.generated - set(columns)
+    delete_changed = (
+        found.has_constraints_beside(planned.key) and not found.referred_to and not kept
+    )
     return WriteSpec(
         staged.target,
         staging_name(staged.target),
-        writable_columns(planned.table, found),
+        columns,
         planned.key,
         found.always_identity,
         planned.casts,
+        delete_changed,
         staged.scope,
     )
 

@@ -1,5 +1,8 @@
 """The target's definition follows the source's, or the sync refuses and changes nothing."""
 
+import threading
+import time
+
 import psycopg
 import pytest
 
@@ -204,3 +207,37 @@ def test_a_target_that_becomes_a_primary_needs_its_sequences(source: str, target
 )
 def test_which_types_are_wider(old: str, new: str, fits: bool) -> None:
     assert widens(old, new) is fits
+
+
+def test_a_new_column_behind_a_long_reader_lets_other_readers_pass(
+    source: str, target: str, table: None
+) -> None:
+    """A waiting ALTER TABLE holds up every later reader; it gives up its place now and then."""
+    execute(source, "alter table t add column late int default 7")
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            sync(source, target, "t")
+        except Exception as error:
+            failed.append(error)
+
+    waiting = """select exists (select from pg_locks where not granted
+        and mode = 'AccessExclusiveLock' and relation = 't'::regclass)"""
+    with psycopg.connect(target) as long_reader:
+        long_reader.execute("select count(*) from t")
+        syncing = threading.Thread(target=run)
+        syncing.start()
+        try:
+            with psycopg.connect(target, autocommit=True) as reader:
+                reader.execute("set lock_timeout = '10s'")
+                while rows(target, waiting) == [(False,)] and syncing.is_alive():
+                    time.sleep(0.01)
+                for _ in range(3):
+                    assert reader.execute("select count(*) from t").fetchone() == (100,)
+            assert syncing.is_alive()
+        finally:
+            long_reader.rollback()
+            syncing.join()
+    assert not failed
+    assert rows(target, "select distinct late from t") == [(7,)]

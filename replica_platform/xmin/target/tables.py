@@ -4,6 +4,7 @@ The columns of a table that is there already are `columns`'; rows are `write`'s.
 """
 
 import hashlib
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +12,13 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.core.postgres import one_value
-from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.target.schemas import SCHEMA
 
 XMIN, CTID = "source_xmin", "source_ctid"
+ALTER_WAIT_S, ALTER_PAUSE_S = 0.5, 1.0
 # The columns that the sync adds to each target table.
 SYNC_COLUMNS = {XMIN: "bigint", CTID: "tid"}
 
@@ -45,17 +47,25 @@ class TargetTable:
         kind: Its `relkind`.
         columns: Its columns by name.
         unique_keys: The columns of each of its unique indexes.
+        exclusive: How many indexes keep two rows from having one value, of any kind.
+        referred_to: Whether a foreign key of a table refers to it.
     """
 
     oid: int
     kind: str
     columns: dict[str, TargetColumn]
     unique_keys: tuple[frozenset[str], ...]
+    exclusive: int
+    referred_to: bool
 
     @property
     def generated(self) -> frozenset[str]:
         """The columns that a write may not list."""
         return frozenset(name for name, column in self.columns.items() if column.generated)
+
+    def has_constraints_beside(self, key: Sequence[str]) -> bool:
+        """Whether rows exclude one another by more than the key."""
+        return self.exclusive > (frozenset(key) in self.unique_keys)
 
     @property
     def always_identity(self) -> frozenset[str]:
@@ -71,7 +81,10 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
        (select json_agg((select json_agg(a.attname) from pg_attribute a
                where a.attrelid = c.oid and a.attnum = any(i.indkey[0:i.indnkeyatts - 1])))
         from pg_index i where i.indrelid = c.oid and i.indisunique and i.indisvalid
-          and i.indpred is null and i.indexprs is null)
+          and i.indpred is null and i.indexprs is null),
+       (select count(*) from pg_index i
+        where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)),
+       exists (select from pg_constraint k where k.confrelid = c.oid)
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -88,10 +101,10 @@ def inspect(target: psycopg.Connection, names: Iterable[TableName]) -> dict[Tabl
         rows = target.execute(
             _INSPECT, [[name.schema for name in wanted], [name.table for name in wanted]]
         ).fetchall()
-    for oid, schema, table, kind, columns, keys in rows:
+    for oid, schema, table, kind, columns, keys, *other in rows:
         described = {name: TargetColumn(*column) for name, *column in columns or []}
         unique = tuple(frozenset(key) for key in keys or [])
-        found[TableName(schema, table)] = TargetTable(oid, kind, described, unique)
+        found[TableName(schema, table)] = TargetTable(oid, kind, described, unique, *other)
     return found
 
 
@@ -171,6 +184,30 @@ def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> 
     run(create_index(name, (XMIN,)))
     run(sql.SQL("analyze {}").format(name.sql))
     return int(one_value(run("select %s::regclass::oid", [name.sql.as_string()])))
+
+
+def alter(target: psycopg.Connection, statement: sql.SQL | sql.Composed) -> None:
+    """Run a statement that changes a table which others read; call it in a transaction.
+
+    While it waits behind a long reader, every later reader waits behind it. So it gives up soon,
+    lets them pass, and tries again.
+    """
+    until = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            with target.transaction():
+                _set_lock_timeout(target, ALTER_WAIT_S)
+                target.execute(statement)
+                _set_lock_timeout(target, LOCK_TIMEOUT_S)
+            return
+        except psycopg.errors.LockNotAvailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(ALTER_PAUSE_S)
+
+
+def _set_lock_timeout(target: psycopg.Connection, seconds: float) -> None:
+    target.execute("select set_config('lock_timeout', %s, true)", [f"{int(seconds * 1000)}ms"])
 
 
 def create_index(name: TableName, columns: Sequence[str], *, unique: bool = False) -> sql.Composed:

@@ -4,7 +4,7 @@ Statements that write rows belong here; they run in the caller's transaction, wi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 import psycopg
@@ -43,6 +43,8 @@ class WriteSpec:
         never_set: Columns that an UPDATE may not set.
         casts: Columns that are wider in the target, with their types there: values of different
             types need not compare, and their images differ.
+        delete_changed: Whether a changed row is deleted and inserted again, since another row may
+            have the value that a unique index keeps it from getting.
         scope: For `replace_by_key`: the target's rows that the staged ones replace.
     """
 
@@ -52,6 +54,7 @@ class WriteSpec:
     key: Sequence[str]
     never_set: frozenset[str] = frozenset()
     casts: Mapping[str, str] = field(default_factory=dict)
+    delete_changed: bool = False
     scope: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
 
     @property
@@ -96,7 +99,12 @@ def merge(target: psycopg.Connection, spec: WriteSpec, equality: Equality) -> Wr
     Raises:
         CannotSync: There is no key.
     """
-    statement = _merge(spec, _differs(spec, equality))
+    differs = _differs(spec, equality)
+    if spec.delete_changed:
+        changed = _delete_changed(target, spec, differs)
+        merged = merge(target, replace(spec, delete_changed=False), equality)
+        return WrittenRows(merged.inserted - changed, merged.updated + changed)
+    statement = _merge(spec, differs)
     if target.info.server_version >= 170000:
         counted = sql.SQL(
             "with merged as ({} returning merge_action() as did) "
@@ -106,13 +114,28 @@ def merge(target: psycopg.Connection, spec: WriteSpec, equality: Equality) -> Wr
         inserted, updated = one_row(target.execute(counted.format(statement)))
         return WrittenRows(inserted=inserted, updated=updated)
     # An older MERGE returns one number only: the new keys are counted before.
-    new_keys = target.execute(
+    inserted = count_new_keys(target, spec)
+    return WrittenRows(inserted=inserted, updated=target.execute(statement).rowcount - inserted)
+
+
+def count_new_keys(target: psycopg.Connection, spec: WriteSpec) -> int:
+    """Return how many staged rows have a key that the target lacks."""
+    found = target.execute(
         sql.SQL(
             "select count(*) from {staging} s where not exists (select from {target} t where {on})"
         ).format(staging=spec.staging.sql, target=spec.target.sql, on=spec.key_matches)
     )
-    inserted = int(one_value(new_keys))
-    return WrittenRows(inserted=inserted, updated=target.execute(statement).rowcount - inserted)
+    return int(one_value(found))
+
+
+def _delete_changed(target: psycopg.Connection, spec: WriteSpec, differs: sql.Composable) -> int:
+    """Delete the target's rows that a merge would update; return how many."""
+    statement = sql.SQL("delete from {target} t using {staging} s where {on} and {differs}")
+    return target.execute(
+        statement.format(
+            target=spec.target.sql, staging=spec.staging.sql, on=spec.key_matches, differs=differs
+        )
+    ).rowcount
 
 
 def _differs(spec: WriteSpec, equality: Equality) -> sql.Composable:
