@@ -164,9 +164,9 @@ def validate(
     content: bool,
     as_json: bool,
 ) -> int:
-    """Compare TABLE… in source and target by key and xmin, with --content by all columns.
+    """Compare TABLE… in source and target.
 
-    The score is 1 when they are proven equal in content; the keys that differ are listed.
+    By key and xmin; with --content by all columns. The score is 1 when they are proven equal in content; the keys that differ are listed.
     """
     from replica_platform.xmin import validate as validate_table
 

@@ -170,7 +170,7 @@ def test_several_entries_of_each_component_live_side_by_side(count: int) -> None
     repository = without_repeats(merged).get_repository_def()
     keys = {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
     assert len(keys) == 5 * count
-    assert len(repository.asset_graph.asset_check_keys) == (2 + 3 + 2 * 2 + 3) * count
+    assert len(repository.asset_graph.asset_check_keys) == (2 + 3 + 2 * 3 + 3) * count
     schedules = [one.name for one in repository.schedule_defs]
     sensors = [
         one.name
