@@ -19,6 +19,7 @@ from replica_platform.replica import (
     ReplicaReader,
     publish,
     rollback,
+    scrub,
     status,
     verify,
 )
@@ -205,6 +206,16 @@ def test_a_generation_stays_for_its_minimum_age(
     one_more(master, 6)
     publish(master.path, store, keep=1, min_age_s=0)
     assert status(store).kept == [4]
+
+
+def test_a_generation_whose_file_was_deleted_is_no_longer_kept(
+    publish_next: Callable[..., Publication], master: Master, store: Path
+) -> None:
+    deleted = publish_next()
+    deleted.file.unlink()
+    assert publish(master.path, store).generation == 2
+    assert status(store).kept == [2]
+    assert scrub(store).ok
 
 
 def test_a_bulk_load_that_bypassed_the_log_is_published(master: Master, store: Path) -> None:

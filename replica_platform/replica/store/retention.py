@@ -42,7 +42,7 @@ def reader_pids(layout: Layout, manifest: Manifest) -> list[int]:
 
 
 def retire(layout: Layout, retention: Retention, now: datetime) -> list[int]:
-    """Retire the generations that need not stay, and return their numbers.
+    """Retire the generations that need not stay or lost their file, and return their numbers.
 
     Args:
         layout: The store; hold its lock.
@@ -51,12 +51,17 @@ def retire(layout: Layout, retention: Retention, now: datetime) -> list[int]:
     """
     current = layout.latest()
     others = [kept for kept in layout.kept() if current is None or kept.file != current.file]
-    retired = []
-    for manifest in reversed(others[max(0, retention.keep - 1) :]):
-        age_s = (now - manifest.published_at).total_seconds()
+    # Nobody can go back to a generation whose file was deleted.
+    gone = [manifest for manifest in others if not layout.data(manifest).exists()]
+    there = [manifest for manifest in others if manifest not in gone]
+    surplus = [
+        manifest
+        for manifest in reversed(there[max(0, retention.keep - 1) :])
         # A publication in the future comes from a clock that jumped back: its age is unknown.
-        if 0 <= age_s < retention.min_age_s:
-            continue
+        if not 0 <= (now - manifest.published_at).total_seconds() < retention.min_age_s
+    ]
+    retired = []
+    for manifest in [*gone, *surplus]:
         if _retire(layout, manifest):
             retired.append(manifest.generation)
     if retired:
