@@ -166,7 +166,8 @@ def validate(
 ) -> int:
     """Compare TABLE… in source and target.
 
-    By key and xmin; with --content by all columns. The score is 1 when they are proven equal in content; the keys that differ are listed.
+    By key and xmin; with --content by all columns. The score is 1 when they are proven equal
+    in content; the keys that differ are listed.
     """
     from replica_platform.xmin import validate as validate_table
 
