@@ -24,10 +24,22 @@ dev: $(READY) ## the Dagster UI with daemon, schedules and sensors; Ctrl-C ends 
 status: $(READY) ## every pillar's health on one screen
 	@$(BIN)/replica status
 
-test: $(DEV_READY) ## the tests, against the embedded Postgres
-	@$(BIN)/python -m pytest -n 2 --dist loadscope --ignore=replica_platform_tests/faults
+# Searches, real poolers and second servers, interrupted calls, days of automation: minutes of proof
+# that `make faults` runs, so that `make test` stays short.
+LONG := $(addprefix replica_platform_tests/, \
+  xmin/test_schedules.py xmin/test_names.py xmin/test_zones.py xmin/test_pooler.py \
+  xmin/test_interruptions.py xmin/test_fifteen.py \
+  outbox/test_interrupted.py outbox/test_pooler.py outbox/test_sqlstates.py outbox/test_ledger.py \
+  backup/test_pull_transactions.py backup/test_file_copy.py backup/test_openssh.py backup/test_drill.py \
+  replica/test_prune.py replica/test_probe.py replica/test_processes.py \
+  defs/test_declarative_automation.py defs/test_two_platforms.py defs/test_parts.py \
+  defs/test_purpose_replicas.py)
 
-faults: $(DEV_READY) ## kills and corruptions, the short form
+test: $(DEV_READY) ## the tests, against the embedded Postgres
+	@$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
+
+faults: $(DEV_READY) ## kills and corruptions, the short form, and the tests that take long
+	@$(BIN)/python -m pytest -n 4 --dist loadscope --timeout 600 $(LONG)
 	@$(BIN)/python -m pytest -s --timeout 600 replica_platform_tests/faults
 
 torture: $(DEV_READY) ## kills and corruptions, the long form
