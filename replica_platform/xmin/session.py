@@ -105,6 +105,13 @@ def _open(dsn: str, side: Side, settings: dict[str, str], answer_bytes: int) -> 
     return connection
 
 
+def end_session(connection: psycopg.Connection) -> None:
+    """End a session's transaction, wait until the server has, and close the session."""
+    with suppress(psycopg.Error):  # a lost connection has ended it
+        connection.rollback()
+    close_session(connection)
+
+
 def close_session(connection: psycopg.Connection) -> None:
     """Close a session that may be in a transaction, but not while a heartbeat uses it."""
     # A server that fell silent in between keeps the lock; the session then ends with the process.

@@ -253,8 +253,8 @@ class _Group:
             staged = self._each(stage, [one for one in planned if one.plan.mode != "none"])
 
             def release_source() -> None:
-                workers.close()
-                source.close()
+                workers.release()
+                source.release()
 
             committed, diverged = self._commit(source, target, staged, release_source)
         return _reports(planned, committed), diverged

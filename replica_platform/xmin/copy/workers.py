@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import psycopg
 
-from replica_platform.xmin.session import close_session, open_target
+from replica_platform.xmin.session import close_session, end_session, open_target
 from replica_platform.xmin.source.snapshot import SourceSnapshot, open_reader
 
 Item = TypeVar("Item")
@@ -53,13 +53,12 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         """Close the connections that were opened for them."""
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections that were opened for them; more work opens new ones."""
         self._stack.close()
-        self._readers.clear()
-        self._writers.clear()
+
+    def release(self) -> None:
+        """End the transactions on the source, after the last read."""
+        for reader in self._readers:
+            end_session(reader)
 
     def read(
         self, task: Callable[[psycopg.Connection, Item], Result], items: Sequence[Item]

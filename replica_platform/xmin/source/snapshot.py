@@ -22,7 +22,7 @@ from replica_platform.xmin.errors import (
     translated,
 )
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.session import close_session, open_source
+from replica_platform.xmin.session import close_session, end_session, open_source
 from replica_platform.xmin.source.catalog import SourceTable, describe
 from replica_platform.xmin.source.timestamp import next_start
 
@@ -139,8 +139,12 @@ class SourceSnapshot:
         """Close the session."""
         self.close()
 
+    def release(self) -> None:
+        """Release the snapshot and the locks, before anything else is done."""
+        end_session(self.connection)
+
     def close(self) -> None:
-        """Release the snapshot and the locks."""
+        """Close the session, which the server notices soon."""
         close_session(self.connection)
 
     def begin(self, names: Iterable[TableName]) -> None:
