@@ -36,10 +36,10 @@ LONG := $(addprefix replica_platform_tests/, \
   defs/test_purpose_replicas.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
-	@$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
 
 faults: $(DEV_READY) ## kills and corruptions, the short form, and the tests that take long
-	@$(BIN)/python -m pytest -n 4 --dist loadscope --timeout 600 $(LONG)
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --timeout 600 $(LONG)
 	@$(BIN)/python -m pytest -s --timeout 600 replica_platform_tests/faults
 
 torture: $(DEV_READY) ## kills and corruptions, the long form
