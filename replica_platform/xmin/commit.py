@@ -13,8 +13,10 @@ from replica_platform.xmin import resume
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
+from replica_platform.xmin.integrity.prover import Prover
+from replica_platform.xmin.integrity.rolling import ContentOfBothSides
 from replica_platform.xmin.plan import PlannedTable
-from replica_platform.xmin.reports import SyncReport, WriteMethod
+from replica_platform.xmin.reports import ContentProof, SyncReport, WriteMethod
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
@@ -51,22 +53,29 @@ class Committed:
         oid: Its oid.
         written: The rows that were written.
         rows: How many rows it has.
+        proof: The part of its content that was proven.
     """
 
     oid: int
     written: WrittenRows
     rows: int
+    proof: ContentProof | None = None
 
 
 class Commit:
     """Writes staged tables; called in a transaction on the target."""
 
     def __init__(
-        self, source: SourceSnapshot, target: psycopg.Connection, max_delete_fraction: float
+        self,
+        source: SourceSnapshot,
+        target: psycopg.Connection,
+        max_delete_fraction: float,
+        prover: Prover,
     ) -> None:
         self._source = source
         self._target = target
         self._max_delete_fraction = max_delete_fraction
+        self._prover = prover
 
     def __call__(self, staged: StagedTable) -> SyncReport:
         """Write the staged rows, the deletes and the watermark of one table.
@@ -76,9 +85,11 @@ class Commit:
             TooManyDeletes: More rows would be deleted than is allowed.
         """
         planned, staging = staged.planned, staging_name(staged.target)
+        found = planned.locked.found
+        if planned.plan.mode == "none" and found is not None:
+            return self._prove_unchanged(staged, found)
         rows_read = self._staged_rows(staged)
         delivered = self._delivered(staged)
-        found = planned.locked.found
         if found is None:
             rows_read += count_rows(self._target, load_name(staged.target))
             committed = self._first_copy(staged)
@@ -86,6 +97,7 @@ class Commit:
             committed = self._into_existing(staged, found)
         if staged.has_rows:
             drop(self._target, staging)
+        committed = self._prove(staged, committed)
         watermarks.write(self._target, self._watermark(planned, committed, delivered))
         written, notes = committed.written, planned.report.notes
         return replace(
@@ -100,10 +112,81 @@ class Commit:
             w=self._source.snapshot.w,
             notes=notes
             + staged.notes
-            + tuple(change.note for change in planned.changes if change.note),
+            + tuple(change.note for change in planned.changes if change.note)
+            + _proof_notes(committed.proof),
             seconds=planned.request.times.total,
             seconds_by_step=planned.request.times.by_step,
+            proof=committed.proof,
         )
+
+    def _prove_unchanged(self, staged: StagedTable, found: TargetTable) -> SyncReport:
+        """Prove a part of a table whose source is unchanged; its watermark stays."""
+        planned = staged.planned
+        rows = self._rows_before(planned)
+        committed = self._prove(staged, Committed(found.oid, WrittenRows(), rows))
+        written = committed.written
+        report = replace(
+            planned.report,
+            rows_inserted=written.inserted,
+            rows_updated=written.updated,
+            rows_deleted=written.deleted,
+            notes=planned.report.notes + _proof_notes(committed.proof),
+            seconds=planned.request.times.total,
+            seconds_by_step=planned.request.times.by_step,
+            proof=committed.proof,
+        )
+        return replace(report, written_by=WriteMethod.MERGE) if report.changed else report
+
+    def _prove(self, staged: StagedTable, committed: Committed) -> Committed:
+        """Prove the part of the content that is due, now that the target is what the source was.
+
+        Raises:
+            Diverged: A row that is absent here cannot be written beside those that are.
+            TooManyDeletes: Too many rows are only in the target.
+        """
+        planned, found = staged.planned, staged.planned.locked.found
+        if found is None:
+            self._prover.begin(planned.target, committed.oid)
+            return committed
+        if planned.plan.mode == "full":  # all rows were compared
+            self._prover.proven_whole(planned.target, committed.oid, committed.rows)
+            return committed
+        # After a change of the definition, at the next sync.
+        if planned.part is None or any(change.statement for change in planned.changes):
+            return committed
+        by_xmin = planned.plan.mode != "timestamp"
+        both = ContentOfBothSides(
+            self._source, planned.table, self._target, _write_spec(staged, found), by_xmin
+        )
+        try:
+            with planned.request.times.step("prove"):
+                proof, repaired = self._prover.prove(
+                    both, committed.oid, planned.part, staging_name(planned.target)
+                )
+        except psycopg.errors.IntegrityError as error:
+            if not by_xmin:
+                raise
+            raise Diverged(
+                "A row of the source is absent in the target, where another "
+                "has its place; somebody has written to it."
+            ) from error
+        written = WrittenRows(
+            committed.written.inserted + repaired.inserted,
+            committed.written.updated + repaired.updated,
+            committed.written.deleted,
+        )
+        committed = replace(committed, written=written, proof=proof)
+        return self._delete_surplus(staged, committed) if proof.whole else committed
+
+    def _delete_surplus(self, staged: StagedTable, committed: Committed) -> Committed:
+        """Delete the rows that only the target has, which no part of the source shows."""
+        rows = count_rows(self._target, staged.target)
+        if rows == committed.rows:
+            return committed
+        deleted = self._delete(staged, rows)
+        _check_counts(staged, rows - deleted)
+        written = replace(committed.written, deleted=committed.written.deleted + deleted)
+        return replace(committed, written=written, rows=rows - deleted)
 
     def _staged_rows(self, staged: StagedTable) -> int:
         if not staged.has_rows:
@@ -276,6 +359,11 @@ class Commit:
             deletes=planned.request.spec.deletes,
             timestamp_from=self._source.running_since if plan.mode == "timestamp" else None,
         )
+
+
+def _proof_notes(proof: ContentProof | None) -> tuple[str, ...]:
+    """Return what the report says of a proof: nothing, where all was equal."""
+    return (proof.sentence,) if proof and proof.differing else ()
 
 
 def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:

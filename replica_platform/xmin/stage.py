@@ -72,7 +72,9 @@ class StagedTable:
 
     @property
     def reads_source(self) -> bool:
-        """Whether the commit may have to compare keys with the source."""
+        """Whether the commit may have to compare keys or content with the source."""
+        if self.planned.part is not None:
+            return True
         if self.planned.request.spec.deletes == "never":
             return False
         return self.method is WriteMethod.MERGE or self.scanned is not None
@@ -102,6 +104,8 @@ class Stage:
 
     def __call__(self, planned: PlannedTable) -> StagedTable:
         """Read what the plan needs."""
+        if planned.plan.mode == "none":
+            return StagedTable(planned, WriteMethod.NOTHING)
         with translate_errors("target", planned.target):
             self._create_types(planned)
             if planned.plan.changed is not None:

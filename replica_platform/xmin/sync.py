@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -26,6 +26,8 @@ from replica_platform.xmin.errors import (
     TargetInterrupted,
     translate_errors,
 )
+from replica_platform.xmin.integrity.parts import Proving
+from replica_platform.xmin.integrity.prover import Prover
 from replica_platform.xmin.lock import LockedTable, SyncRequest, lock_tables
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import PlannedTable, plan_table
@@ -52,6 +54,7 @@ class SyncOptions:
         batch_bytes: How many bytes of heap a range holds; None chooses.
         max_delete_fraction: The largest fraction of a table that may be deleted.
         take_over: Whether targets may be taken from other source tables.
+        proving: How much of the content is proven; None proves nothing.
         progress: Told the bytes done and expected of each table.
     """
 
@@ -62,6 +65,7 @@ class SyncOptions:
     batch_bytes: int | None
     max_delete_fraction: float
     take_over: bool
+    proving: Proving | None
     progress: Progress | None
 
 
@@ -80,6 +84,7 @@ def sync(
     key: Sequence[str] | None = None,
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
+    prove: Proving | None = None,
     progress: Progress | None = None,
 ) -> SyncReport:
     """Bring one table of the target in step with its source.
@@ -99,6 +104,7 @@ def sync(
         key: The key columns, where the source has no key (views).
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether the target may be taken from another source table.
+        prove: How much of the content this sync compares and repairs; None compares nothing.
         progress: Told the bytes done and expected.
 
     Returns:
@@ -115,7 +121,7 @@ def sync(
         table, into, mode, timestamp_column, deletes, tuple(key) if key else None, timestamp_zone
     )
     options = SyncOptions(
-        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, progress
+        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, prove, progress
     )
     group = _Group(options, [spec])
     report = group.sync()
@@ -134,6 +140,7 @@ def sync_group(
     batch_bytes: int | None = None,
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
+    prove: Proving | None = None,
     progress: Progress | None = None,
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
@@ -150,6 +157,8 @@ def sync_group(
         batch_bytes: How many bytes of heap a range holds; None chooses.
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether targets may be taken from other source tables.
+        prove: How much of the content of each table this sync compares and repairs; None compares
+            nothing.
         progress: Told the bytes done and expected of each table.
 
     Returns:
@@ -162,7 +171,15 @@ def sync_group(
         NotFlushed: The source did not flush its WAL in time.
     """
     options = SyncOptions(
-        source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, progress
+        source,
+        target,
+        atomic,
+        workers,
+        batch_bytes,
+        max_delete_fraction,
+        take_over,
+        prove,
+        progress,
     )
     return _Group(options, tables).sync()
 
@@ -247,16 +264,19 @@ class _Group:
             source = stack.enter_context(SourceSnapshot(options.source))
             self._begin(source, locked)
             planned = self._each(partial(plan_table, source), locked)
+            prover = Prover(target, options.proving)
+            planned = _with_parts(prover, planned)
             tuning = self._tune(source, target, planned)
             workers = stack.enter_context(Workers(source, options.target, target, tuning.workers))
             stage = Stage(source, target, workers, tuning.batch_bytes, options.progress)
-            staged = self._each(stage, [one for one in planned if one.plan.mode != "none"])
+            staged = self._each(stage, [one for one in planned if not one.idle])
 
             def release_source() -> None:
                 workers.release()
                 source.release()
 
-            committed, diverged = self._commit(source, target, staged, release_source)
+            commit = Commit(source, target, options.max_delete_fraction, prover)
+            committed, diverged = self._commit(source, target, staged, commit, release_source)
         return _reports(planned, committed), diverged
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
@@ -320,6 +340,7 @@ class _Group:
         source: SourceSnapshot,
         target: psycopg.Connection,
         staged: Sequence[StagedTable],
+        commit: Commit,
         release_source: Callable[[], None],
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
         """Pass the barrier, then commit; return the reports, and why targets have diverged.
@@ -332,7 +353,6 @@ class _Group:
             return {}, {}
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
-        commit = Commit(source, target, self._options.max_delete_fraction)
         if atomic:
             return self._commit_together(target, commit, staged, release_source)
         return self._commit_each(target, commit, staged, release_source)
@@ -393,7 +413,7 @@ def _reports(
     reports: dict[str, SyncReport] = {}
     for one in planned:
         name = str(one.target)
-        if one.plan.mode == "none":
+        if one.idle:
             reports[name] = one.report
         elif name in committed:
             reports[name] = committed[name]
@@ -404,6 +424,26 @@ def _reports(
             report.seconds,
         )  # fmt: skip
     return reports
+
+
+def _with_parts(prover: Prover, planned: Sequence[PlannedTable]) -> list[PlannedTable]:
+    """Return the tables with the parts of their content that are to be proven now."""
+    provable = {
+        one.target: (one.locked.found.oid, one.table)
+        for one in planned
+        if one.locked.found and one.plan.mode != "full" and one.key and one.table.has_xmin
+    }
+    due = prover.due(provable)
+    if prover.proves:
+        planned = [_saying_what_is_not_proven(one) for one in planned]
+    return [replace(one, part=due.get(one.target)) for one in planned]
+
+
+def _saying_what_is_not_proven(one: PlannedTable) -> PlannedTable:
+    if one.plan.mode == "full" or one.table.has_xmin:
+        return one
+    note = "Its content is not proven by parts, since it is no heap table; use validate --content."
+    return replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
 
 
 def _target(spec: TableSpec) -> str:
