@@ -30,7 +30,18 @@ RANK = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 # last ("") the modules of its story.
 FOLDERS = {
     "replica": ["errors", "copy", "store", "serving", "master", "purpose", "remote", ""],
-    "xmin": ["errors", "names", "reports", "session", "source", "target", "copy", "integrity", ""],
+    "xmin": [
+        "errors",
+        "names",
+        "reports",
+        "session",
+        "source",
+        "target",
+        "copy",
+        "blocks",
+        "integrity",
+        "",
+    ],
     "outbox": [
         *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),

@@ -4,12 +4,17 @@ What is committed together is decided here, one method for each `WriteMethod`. T
 those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
 
 import psycopg
 from psycopg import sql
 
 from replica_platform.xmin import resume
+from replica_platform.xmin.blocks.choice import TableBlocks
+from replica_platform.xmin.blocks.write import BlockWrite, WrongCount, copy_live
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
@@ -19,8 +24,8 @@ from replica_platform.xmin.plan import PlannedTable
 from replica_platform.xmin.reports import ContentProof, SyncReport, WriteMethod
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
+from replica_platform.xmin.target import history, write
 from replica_platform.xmin.target import watermark as watermarks
-from replica_platform.xmin.target import write
 from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.schemas import create_schema
@@ -188,6 +193,20 @@ class Commit:
         written = replace(committed.written, deleted=committed.written.deleted + deleted)
         return replace(committed, written=written, rows=rows - deleted)
 
+    def keep_history(self) -> None:
+        """Store what later syncs by blocks start from; the source has flushed it."""
+        snapshot = self._source.snapshot
+        history.keep(self._target, snapshot.identity, self._source.start_point, snapshot.w)
+
+    def advance(self, tables: Sequence[PlannedTable]) -> dict[str, SyncReport]:
+        """Move the watermarks of tables of which no block changed, in one statement."""
+        snapshot = self._source.snapshot
+        watermarks.advance(self._target, [one.target for one in tables], snapshot)
+        return {
+            str(one.target): replace(one.report, w=snapshot.w, seconds=one.request.times.total)
+            for one in tables
+        }
+
     def _staged_rows(self, staged: StagedTable) -> int:
         if not staged.has_rows:
             return 0
@@ -207,7 +226,7 @@ class Commit:
         create_schema(self._target, target.schema)
         try:
             with planned.request.times.step("adopt"):
-                oid = adopt(self._target, target, planned.key)
+                oid = adopt(self._target, target, planned.key, locations=planned.locations)
         except psycopg.errors.UniqueViolation as error:
             if staged.scanned is None:
                 raise  # the key that was named is none; no other copy would help
@@ -227,6 +246,7 @@ class Commit:
                 alter(self._target, change.statement)
         methods = {
             WriteMethod.MERGE: self._merge,
+            WriteMethod.BLOCKS: self._merge_blocks,
             WriteMethod.REPLACE: self._replace,
             WriteMethod.REPAIR: self._repair,
             WriteMethod.MULTISET: self._replace_multiset,
@@ -254,6 +274,34 @@ class Commit:
         if staged.scanned is not None:
             _check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
+
+    def _merge_blocks(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+        """Write the changed rows, and delete block by block what the source no longer holds."""
+        planned = staged.planned
+        rows = self._rows_before(planned)
+        blocks = BlockWrite(
+            self._target,
+            _write_spec(staged, found),
+            staged.counts,
+            planned.table,
+            planned.plan.blocks or TableBlocks(),
+            has_rows=staged.has_rows,
+            keeps_deleted=planned.request.spec.deletes == "never",
+        )
+        try:
+            with planned.request.times.step("merge"):
+                written = blocks.write(
+                    partial(copy_live, self._source, self._target, planned.table),
+                    deletes_first=found.has_constraints_beside(planned.key),
+                )
+        except WrongCount as wrong:
+            raise Diverged(str(wrong)) from wrong
+        if planned.request.spec.deletes == "keys":
+            deleted = self._delete(staged, rows + written.inserted - written.deleted)
+            written = replace(written, deleted=written.deleted + deleted)
+        lost = written.deleted if planned.key else max(0, written.deleted - written.inserted)
+        self._check_deletes(planned, lost, rows)
+        return written, rows + written.inserted - written.deleted
 
     def _delete_before_merge(self, staged: StagedTable, found: TargetTable, rows: int) -> int:
         """Delete first, where a new row may need the unique value of a deleted one."""
@@ -358,7 +406,18 @@ class Commit:
             target_oid=committed.oid,
             deletes=planned.request.spec.deletes,
             timestamp_from=self._source.running_since if plan.mode == "timestamp" else None,
+            locations=table.filenodes if planned.locations else {},
+            located_at=snapshot.text,
+            counted_at=_counted_at(planned),
         )
+
+
+def _counted_at(planned: PlannedTable) -> datetime | None:
+    """Return when the rows of both sides were last counted: now, but for a sync by blocks."""
+    watermark = planned.locked.watermark
+    if planned.plan.mode == "blocks" and watermark is not None:
+        return watermark.counted_at
+    return datetime.now(UTC)
 
 
 def _proof_notes(proof: ContentProof | None) -> tuple[str, ...]:
@@ -368,7 +427,7 @@ def _proof_notes(proof: ContentProof | None) -> tuple[str, ...]:
 
 def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
     planned = staged.planned
-    columns = writable_columns(planned.table, found)
+    columns = writable_columns(planned.table, found, locations=planned.locations)
     # Not where the delete would take more than the insert brings back.
     kept = set(found.columns) - found.generated - set(columns)
     delete_changed = (
@@ -389,7 +448,8 @@ def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
 def _delivered_before(staged: StagedTable) -> tuple[int, ...]:
     """Return what the watermark lists as delivered, where the sync continues from it."""
     watermark = staged.planned.locked.watermark
-    if watermark is None or not watermark.complete or staged.planned.plan.mode != "scan":
+    continues = staged.planned.plan.mode in ("scan", "blocks")
+    if watermark is None or not watermark.complete or not continues:
         return ()
     return watermark.delivered
 

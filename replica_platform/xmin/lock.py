@@ -18,7 +18,7 @@ from replica_platform.xmin.target.schemas import SCHEMA
 from replica_platform.xmin.target.tables import TargetTable, inspect
 from replica_platform.xmin.target.watermark import Watermark
 
-DELETES = ("auto", "keys", "never")
+DELETES = ("auto", "keys", "blocks", "never")
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ class TableSpec:
     Attributes:
         table: The source table, `schema.table` as psql reads it.
         into: The schema in the target; None for the same schema.
-        mode: `auto`, `full`, `scan` or `timestamp`.
+        mode: `auto`, `full`, `scan`, `blocks` or `timestamp`.
         timestamp_column: The column that mode `timestamp` reads by.
-        deletes: `auto`, `keys` or `never`.
+        deletes: `auto`, `keys`, `blocks` or `never`.
         key: The key columns, where the source has no key (views).
         timestamp_zone: The time zone of the writers, for a timestamp column without one.
     """
@@ -53,6 +53,8 @@ class WriteMethod(StrEnum):
         NOTHING: The source is unchanged.
         FIRST_COPY: The table that was loaded becomes the target table.
         MERGE: Changed rows are merged by key; deleted rows are found by counts and keys.
+        BLOCKS: Changed rows are merged by key, or without one inserted; deleted rows are found by
+            the blocks that held them.
         REPLACE: All rows were read; target rows that are not among them are deleted.
         REPAIR: The same within the key ranges whose hashes differ.
         MULTISET: All rows of a table without a key; surplus rows are deleted, lacking ones
@@ -62,6 +64,7 @@ class WriteMethod(StrEnum):
     NOTHING = "nothing"
     FIRST_COPY = "first copy"
     MERGE = "merge"
+    BLOCKS = "blocks"
     REPLACE = "replace"
     REPAIR = "repair"
     MULTISET = "multiset"
@@ -106,7 +109,7 @@ class SyncReport(DoneReport):
     Attributes:
         table: The source table.
         target_table: The target table.
-        mode: How the source was read: `full`, `scan`, `timestamp` or `none` (unchanged, not read).
+        mode: How the source was read: `full`, `scan`, `blocks`, `timestamp` or `none` (unchanged).
         why: One sentence: why this mode.
         written_by: How the target was written, one of `WriteMethod`.
         rows_read: Rows that came from the source.

@@ -16,10 +16,9 @@ from psycopg import sql
 
 from replica_platform.xmin.copy.changes import ChangedRows
 from replica_platform.xmin.copy.ranges import Range, ranges
-from replica_platform.xmin.decide import FARTHEST
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.source.catalog import SourceTable, same_fingerprint
-from replica_platform.xmin.source.snapshot import Identity, Snapshot
+from replica_platform.xmin.source.snapshot import FARTHEST, Identity, Snapshot
 from replica_platform.xmin.target.schemas import SCHEMA
 
 _LEDGER = sql.Identifier(SCHEMA, "first_copy")

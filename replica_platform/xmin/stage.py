@@ -11,6 +11,15 @@ from psycopg import sql
 
 from replica_platform.core.reports import Progress
 from replica_platform.xmin import resume
+from replica_platform.xmin.blocks.choice import TableBlocks
+from replica_platform.xmin.blocks.read import (
+    BlockCount,
+    BlockList,
+    changed_lists,
+    count_blocks,
+    listed_blocks,
+    rows_of,
+)
 from replica_platform.xmin.copy.changes import (
     ChangedRows,
     ScannedRange,
@@ -37,10 +46,10 @@ from replica_platform.xmin.resume import InterruptedCopy
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import types
 from replica_platform.xmin.target.tables import (
-    SYNC_COLUMNS,
     create_staging,
     load_name,
     staging_name,
+    sync_columns,
 )
 
 _ALL_ROWS = sql.SQL("true")
@@ -56,6 +65,7 @@ class StagedTable:
         has_rows: Whether rows wait in the staging table; those of a first copy are in another one.
         scanned: The rows that were read by xmin: of a scan, or to complete an interrupted copy.
         source_rows: The source's live rows, where a scan has counted them.
+        counts: By blocks: what the changed blocks hold in the source.
         scope: Of a repair: the condition on the keys that were read.
         bytes: Bytes of COPY that came from the source.
         notes: What the report says of the reading.
@@ -66,6 +76,7 @@ class StagedTable:
     has_rows: bool = False
     scanned: ChangedRows | None = None
     source_rows: int | None = None
+    counts: tuple[BlockCount, ...] = ()
     scope: sql.Composable = field(default_factory=lambda: _ALL_ROWS)
     bytes: int = 0
     notes: tuple[str, ...] = ()
@@ -108,6 +119,8 @@ class Stage:
             return StagedTable(planned, WriteMethod.NOTHING)
         with translate_errors("target", planned.target):
             self._create_types(planned)
+            if planned.plan.blocks is not None and planned.plan.changed is not None:
+                return self._changed_blocks(planned, planned.plan.blocks, planned.plan.changed)
             if planned.plan.changed is not None:
                 return self._changed_rows(planned, planned.plan.changed)
             if planned.plan.compare_first:
@@ -134,6 +147,35 @@ class Stage:
             bytes=size,
         )
 
+    def _changed_blocks(
+        self, planned: PlannedTable, blocks: TableBlocks, changed: ChangedRows
+    ) -> StagedTable:
+        """Count the rows of the changed blocks, and copy those that changed."""
+
+        def count(source: psycopg.Connection, one: BlockList) -> list[BlockCount]:
+            with translate_errors("source", planned.request.source), source.transaction():
+                return count_blocks(source, one, changed)
+
+        listed = listed_blocks(planned.table, blocks)
+        with planned.request.times.step("count"):
+            found = [one for some in self._workers.read(count, listed) for one in some]
+        wanted = changed_lists(listed, found)
+        selections = [rows_of(planned.table, one, changed) for one in wanted]
+        whole = [leaf for leaf in planned.table.leaves if leaf.oid in blocks.whole]
+        for one in ranges(whole, self._batch_blocks, self._workers.count):
+            selections.append(rows_in(one, _ALL_ROWS))
+        size = self._copy(planned, staging_name(planned.target), selections) if selections else 0
+        notes = (f"{blocks.words} read", blocks.reading)
+        return StagedTable(
+            planned,
+            WriteMethod.BLOCKS,
+            has_rows=bool(selections),
+            scanned=changed,
+            counts=tuple(found),
+            bytes=size,
+            notes=tuple(note for note in notes if note),
+        )
+
     def _differing_rows(self, planned: PlannedTable) -> StagedTable:
         """Copy the key ranges whose hashes differ on the two sides."""
         # Old rows have one constant in a new column, and the target does not have the column yet.
@@ -147,6 +189,7 @@ class Stage:
                 planned.key,
                 [name for name in planned.table.names if name not in added],
                 planned.casts,
+                locations=planned.locations,
             )
         method = WriteMethod.REPAIR
         if planned.request.spec.deletes == "never":
@@ -183,7 +226,9 @@ class Stage:
         with translate_errors("source", planned.request.source):
             self._source.wait_until_flushed()
         with self._target.transaction():
-            create_staging(self._target, load, planned.table, logged=True)
+            create_staging(
+                self._target, load, planned.table, locations=planned.locations, logged=True
+            )
             resume.write_start(self._target, planned.target, start)
         size = self._load(planned, load, self._ranges(planned), _ALL_ROWS)
         return StagedTable(planned, WriteMethod.FIRST_COPY, bytes=size)
@@ -243,7 +288,9 @@ class Stage:
         logged: bool = False,
     ) -> int:
         """Copy selections into a new staging table; return the bytes."""
-        create_staging(self._target, staging, planned.table, logged=logged)
+        create_staging(
+            self._target, staging, planned.table, locations=planned.locations, logged=logged
+        )
         copy = self._copier(planned, staging)
         with planned.request.times.step("copy"):
             return sum(self._workers.copy(copy, selections))
@@ -273,7 +320,9 @@ class Stage:
         """Return what copies one selection into a staging table, and returns its bytes."""
         table, source_name = planned.table, planned.request.source
         command = sql.SQL("copy {} ({}) from stdin (format {})").format(
-            staging.sql, columns_sql([*table.names, *SYNC_COLUMNS]), copy_format(table)
+            staging.sql,
+            columns_sql([*table.names, *sync_columns(locations=planned.locations)]),
+            copy_format(table),
         )
         expected = table.blocks * BLOCK_BYTES
         done = 0
@@ -285,7 +334,7 @@ class Stage:
                 self._progress(done, max(expected, done), "bytes")
 
         def copy(pair: Pair, selection: Selection) -> int:
-            query = copy_out(table, self._source.snapshot, selection)
+            query = copy_out(table, self._source.snapshot, selection, locations=planned.locations)
             with translate_errors("source", source_name), pair.source.transaction():
                 return copy_stream(pair.source, query, pair.target, command, source_name, on_bytes)
 

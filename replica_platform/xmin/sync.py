@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import psycopg
 
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Progress
+from replica_platform.xmin.blocks.reading import BlockOptions, BlockReading, read_blocks
 from replica_platform.xmin.commit import Commit, Diverged
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
 from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
@@ -30,11 +31,12 @@ from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.integrity.prover import Prover
 from replica_platform.xmin.lock import LockedTable, SyncRequest, lock_tables
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.plan import PlannedTable, plan_table
+from replica_platform.xmin.plan import PlannedTable, candidate, plan_table
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import open_target
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
+from replica_platform.xmin.target import history
 from replica_platform.xmin.target import watermark as watermarks
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class SyncOptions:
         take_over: Whether targets may be taken from other source tables.
         proving: How much of the content is proven; None proves nothing.
         progress: Told the bytes done and expected of each table.
+        blocks: What a sync by blocks may cost the source.
     """
 
     source: str
@@ -67,6 +70,7 @@ class SyncOptions:
     take_over: bool
     proving: Proving | None
     progress: Progress | None
+    blocks: BlockOptions = field(default_factory=BlockOptions)
 
 
 def sync(
@@ -85,6 +89,7 @@ def sync(
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
     prove: Proving | None = None,
+    blocks: BlockOptions | None = None,
     progress: Progress | None = None,
 ) -> SyncReport:
     """Bring one table of the target in step with its source.
@@ -94,17 +99,19 @@ def sync(
         target: The DSN of the target.
         table: The source table, `schema.table` as psql reads it.
         into: The schema in the target, as `into.table`; None for the same schema.
-        mode: `auto`, `full`, `scan` or `timestamp`.
+        mode: `auto`, `full`, `scan`, `blocks` or `timestamp`.
         timestamp_column: The column that mode `timestamp` reads by.
         timestamp_zone: The time zone of the writers, where `timestamp_column` has none.
         deletes: `auto` compares keys when the counts say that rows are gone, `keys` always;
-            `never` keeps them.
+            `blocks` finds them by changed blocks where those are read (as `auto` does), `never`
+            keeps them.
         workers: How many pairs of connections copy side by side; None chooses.
         batch_bytes: How many bytes of heap a range holds; None chooses.
         key: The key columns, where the source has no key (views).
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether the target may be taken from another source table.
         prove: How much of the content this sync compares and repairs; None compares nothing.
+        blocks: What a sync by blocks may cost the source.
         progress: Told the bytes done and expected.
 
     Returns:
@@ -121,7 +128,16 @@ def sync(
         table, into, mode, timestamp_column, deletes, tuple(key) if key else None, timestamp_zone
     )
     options = SyncOptions(
-        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, prove, progress
+        source,
+        target,
+        True,
+        workers,
+        batch_bytes,
+        max_delete_fraction,
+        take_over,
+        prove,
+        progress,
+        blocks or BlockOptions(),
     )
     group = _Group(options, [spec])
     report = group.sync()
@@ -141,6 +157,7 @@ def sync_group(
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
     prove: Proving | None = None,
+    blocks: BlockOptions | None = None,
     progress: Progress | None = None,
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
@@ -159,6 +176,7 @@ def sync_group(
         take_over: Whether targets may be taken from other source tables.
         prove: How much of the content of each table this sync compares and repairs; None compares
             nothing.
+        blocks: What a sync by blocks may cost the source.
         progress: Told the bytes done and expected of each table.
 
     Returns:
@@ -180,6 +198,7 @@ def sync_group(
         take_over,
         prove,
         progress,
+        blocks or BlockOptions(),
     )
     return _Group(options, tables).sync()
 
@@ -263,7 +282,8 @@ class _Group:
             locked = self._lock(target, requests)
             source = stack.enter_context(SourceSnapshot(options.source))
             self._begin(source, locked)
-            planned = self._each(partial(plan_table, source), locked)
+            blocks = self._read_blocks(source, target, locked)
+            planned = self._each(partial(plan_table, source, blocks), locked)
             prover = Prover(target, options.proving)
             planned = _with_parts(prover, planned)
             tuning = self._tune(source, target, planned)
@@ -276,7 +296,10 @@ class _Group:
                 source.release()
 
             commit = Commit(source, target, options.max_delete_fraction, prover)
-            committed, diverged = self._commit(source, target, staged, commit, release_source)
+            moved = [one for one in planned if one.plan.advance]
+            committed, diverged = self._commit(
+                source, target, staged, moved, commit, release_source
+            )
         return _reports(planned, committed), diverged
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
@@ -302,6 +325,20 @@ class _Group:
         with translate_errors("source", _names(names)):
             source.begin(names)
         self._on_standby = source.snapshot.insert_lsn is None
+
+    def _read_blocks(
+        self, source: SourceSnapshot, target: psycopg.Connection, locked: Sequence[LockedTable]
+    ) -> BlockReading:
+        """Find the changed blocks of the tables that are read by them."""
+        candidates = [
+            candidate(one, source.tables[one.request.source])
+            for one in locked
+            if one.request.source in source.tables
+        ]
+        with translate_errors("target", "the history of the source"):
+            known = history.read(target, source.snapshot.identity)
+        with translate_errors("source", _names(one.request.source for one in locked)):
+            return read_blocks(source, known, candidates, self._options.blocks)
 
     def _tune(
         self, source: SourceSnapshot, target: psycopg.Connection, planned: Sequence[PlannedTable]
@@ -340,6 +377,7 @@ class _Group:
         source: SourceSnapshot,
         target: psycopg.Connection,
         staged: Sequence[StagedTable],
+        moved: Sequence[PlannedTable],
         commit: Commit,
         release_source: Callable[[], None],
     ) -> tuple[dict[str, SyncReport], dict[str, str]]:
@@ -349,13 +387,16 @@ class _Group:
         snapshot is open, the source keeps old row versions and lets no table be altered.
         """
         atomic = self._options.atomic
-        if not staged or (atomic and self.errors):
+        if not (staged or moved) or (atomic and self.errors):
             return {}, {}
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
-        if atomic:
-            return self._commit_together(target, commit, staged, release_source)
-        return self._commit_each(target, commit, staged, release_source)
+        with translate_errors("target", _names(one.target for one in moved)):
+            commit.keep_history()
+            reports = commit.advance(moved)
+        commit_all = self._commit_together if atomic else self._commit_each
+        committed, diverged = commit_all(target, commit, staged, release_source)
+        return reports | committed, diverged
 
     def _commit_each(
         self,
@@ -413,10 +454,10 @@ def _reports(
     reports: dict[str, SyncReport] = {}
     for one in planned:
         name = str(one.target)
-        if one.idle:
-            reports[name] = one.report
-        elif name in committed:
+        if name in committed:
             reports[name] = committed[name]
+        elif one.idle:
+            reports[name] = one.report
     for name, report in reports.items():
         log.info(
             "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,

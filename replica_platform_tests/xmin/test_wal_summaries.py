@@ -227,14 +227,13 @@ def test_the_history_is_kept_per_source_and_pruned(target: str) -> None:
     one, other = Identity("1", 1, 5), Identity("1", 2, 5)
     with psycopg.connect(target, autocommit=True) as connection:
         watermark.prepare(connection)
-        history.prepare(connection)
         assert history.read(connection, one) == History([])
         for w, table in ((15, "old"), (30, "new")):
             connection.execute(
                 "insert into replica_platform.mark (target_table, source_table, mode, w, next, "
                 "snapshot, delivered, complete, identity, fingerprint, leaves, target_oid, deletes)"
                 " values (%s, 'a', 'scan', %s, %s, '', '{}', true, "
-                '\'{"system": "1", "timeline": 1, "database": 5}\', \'{}\', \'{}\', 1, \'auto\')',
+                "'{\"system\": \"1\", \"timeline\": 1, \"database\": 5}', '{}', '{}', 1, 'auto')",
                 [table, w, w],
             )
         points = [StartPoint(lsn, lsn // 10) for lsn in range(100, 500, 10)]

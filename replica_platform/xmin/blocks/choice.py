@@ -4,13 +4,15 @@ One reading of the summaries serves all tables of a sync. Pure but for that read
 keep a table from being read by its watermark is `decide`'s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import psycopg
 
 from replica_platform.core.postgres import one_row
-from replica_platform.xmin.blocks.summaries import LeafBlocks
+from replica_platform.core.reports import format_age
+from replica_platform.xmin.blocks.summaries import ChangedBlocks, LeafBlocks
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.start_point import StartPoint
 from replica_platform.xmin.target.history import History
@@ -20,6 +22,8 @@ from replica_platform.xmin.target.watermark import Watermark
 LEAST_BLOCKS = 16_384
 # Seconds a block, in a scan (2,000,000 rows in 18,692 blocks: 0.25 s) and one by one (30 µs each).
 SCANNED_BLOCK_S, LISTED_BLOCK_S = 14e-6, 40e-6
+# More are not listed in memory.
+MOST_LISTED = 1_000_000
 # Seconds until a summary is there after a checkpoint was asked for.
 SUMMARY_S = 0.1
 
@@ -52,16 +56,25 @@ class TableBlocks:
     """The blocks of a table that changed since its watermark.
 
     Attributes:
-        leaves: The changed blocks by leaf, of the leaves that the watermark knows.
+        leaves: The changed blocks by leaf, where there are any.
+        whole: The oids of the leaves that are new or have another file; all their rows are read.
+        gone: The oids of the leaves that the table no longer has.
         count: How many blocks are to be read, those of new leaves included.
         total: How many blocks the table has.
         reading: What it took to learn it: a sentence on waiting and checkpoints, or empty.
     """
 
     leaves: Mapping[int, LeafBlocks] = field(default_factory=dict)
+    whole: frozenset[int] = frozenset()
+    gone: frozenset[int] = frozenset()
     count: int = 0
     total: int = 0
     reading: str = ""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing of the table was written since."""
+        return not (self.leaves or self.whole or self.gone)
 
     @property
     def words(self) -> str:
@@ -93,33 +106,27 @@ def table_obstacle(table: SourceTable) -> str:
     unlogged = [str(leaf.name) for leaf in table.leaves if leaf.persistence != "p"]
     if unlogged:
         return (
-            f"{', '.join(unlogged)} is unlogged, so that its changes are not in the WAL; run on the "
-            f"source: ALTER TABLE {unlogged[0]} SET LOGGED;."
+            f"{', '.join(unlogged)} is unlogged, so that the WAL has no changes of it; run on the "
+            f"source: ALTER TABLE {unlogged[0]} SET LOGGED;"
         )
     return ""
 
 
-def watermark_obstacle(table: SourceTable, watermark: Watermark, deletes: str) -> str:
-    """Return why a table's watermark does not serve; the cure is a sync of another mode."""
-    emptied = [
-        str(leaf.name)
-        for leaf in table.leaves
-        if watermark.leaves.get(str(leaf.oid), leaf.filenode) != leaf.filenode
-    ]
-    if emptied:
-        return f"{', '.join(emptied)} has another file than at the last sync (TRUNCATE does that)."
+def watermark_obstacle(watermark: Watermark, deletes: str, count_every_s: float) -> str:
+    """Return why a table's watermark does not serve this time; a scan cures it."""
     if watermark.deletes == "never" and deletes != "never":
-        return "The last sync kept rows that the source had deleted."
+        return "the last sync kept rows that the source had deleted."
+    counted = watermark.counted_at
+    age_s = (datetime.now(UTC) - counted).total_seconds() if counted else None
+    if age_s is None or age_s > count_every_s:
+        when = format_age(age_s) + " ago" if age_s is not None else "never"
+        return f"the rows of both sides were last counted {when}, and a scan counts them."
     return ""
 
 
 def locations_known(table: SourceTable, watermark: Watermark) -> bool:
-    """Return whether the target has the location of each row, in the leaves' present files."""
-    return all(
-        watermark.locations.get(str(leaf.oid)) == leaf.filenode
-        for leaf in table.leaves
-        if str(leaf.oid) in watermark.leaves
-    ) and set(watermark.leaves) == set(watermark.locations)
+    """Return whether the target has the location of each row, as of the watermark."""
+    return bool(watermark.leaves) and watermark.locations == watermark.leaves
 
 
 def starting_point(history: History, watermark: Watermark) -> StartPoint | str:
@@ -141,34 +148,54 @@ def blocks_s(count: int) -> float:
     return SUMMARY_S + count * LISTED_BLOCK_S
 
 
+def new_leaves(table: SourceTable, watermark: Watermark) -> frozenset[int]:
+    """Return the oids of the leaves that the watermark does not know in their present file."""
+    known = watermark.leaves
+    return frozenset(leaf.oid for leaf in table.leaves if known.get(str(leaf.oid)) != leaf.filenode)
+
+
+def gone_leaves(table: SourceTable, watermark: Watermark) -> frozenset[int]:
+    """Return the oids of the leaves that the table no longer has."""
+    return frozenset(int(oid) for oid in watermark.leaves.keys() - table.filenodes.keys())
+
+
+def changed_leaves(
+    table: SourceTable, watermark: Watermark, found: ChangedBlocks, since: int
+) -> dict[int, LeafBlocks]:
+    """Return the changed blocks of the leaves that are not read whole.
+
+    Raises:
+        NoSummaries: The summaries do not tell.
+    """
+    whole = new_leaves(table, watermark)
+    listed = {leaf.oid: found.of(leaf, since) for leaf in table.leaves if leaf.oid not in whole}
+    return {oid: blocks for oid, blocks in listed.items() if blocks}
+
+
 def table_blocks(
     table: SourceTable, watermark: Watermark, changed: Mapping[int, LeafBlocks], reading: str
 ) -> TableBlocks:
     """Count the blocks that a sync would read."""
-    count = 0
-    for leaf in table.leaves:
-        if str(leaf.oid) not in watermark.leaves:
-            count += leaf.blocks
-        elif leaf.oid in changed:
-            count += len(changed[leaf.oid].listed(leaf.blocks))
-    return TableBlocks(changed, count, table.blocks, reading)
+    whole = new_leaves(table, watermark)
+    count = sum(leaf.blocks for leaf in table.leaves if leaf.oid in whole)
+    count += sum(
+        len(changed[leaf.oid].listed(leaf.blocks)) for leaf in table.leaves if leaf.oid in changed
+    )
+    gone = gone_leaves(table, watermark)
+    return TableBlocks(changed, whole, gone, count, table.blocks, reading)
 
 
-def too_many(table: SourceTable, blocks: TableBlocks) -> str:
-    """Return why a scan costs less; empty where it does not."""
+def too_many(table: SourceTable, blocks: TableBlocks, *, forced: bool) -> str:
+    """Return why a scan costs less; empty where it does not.
+
+    Args:
+        table: The table.
+        blocks: Its changed blocks.
+        forced: Whether the mode was asked for, so that only memory is a limit.
+    """
     by_blocks, by_scan = blocks_s(blocks.count), scan_s(table)
-    if by_blocks < by_scan:
+    if by_blocks < by_scan or (forced and blocks.count <= MOST_LISTED):
         return ""
     return (
-        f"{blocks.words} changed: about {by_blocks:.1f} s by blocks and {by_scan:.1f} s by a scan."
+        f"{blocks.words} changed, about {by_blocks:.1f} s by blocks and {by_scan:.1f} s by a scan."
     )
-
-
-def new_leaves(table: SourceTable, watermark: Watermark) -> frozenset[int]:
-    """Return the oids of the leaves that the watermark does not know."""
-    return frozenset(leaf.oid for leaf in table.leaves if str(leaf.oid) not in watermark.leaves)
-
-
-def gone_leaves(table: SourceTable, watermark: Watermark) -> Sequence[int]:
-    """Return the oids of the leaves that the table no longer has."""
-    return sorted(int(oid) for oid in watermark.leaves.keys() - table.filenodes.keys())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from replica_platform.xmin.blocks.choice import TableBlocks
 from replica_platform.xmin.copy.changes import ChangedRows
 from replica_platform.xmin.copy.ranges import Selection, only
 from replica_platform.xmin.names import columns_sql
@@ -41,16 +42,10 @@ class BlockList:
     Attributes:
         leaf: The leaf.
         blocks: Their numbers.
-        whole: Whether all their rows are to be read, not the changed ones only.
     """
 
     leaf: Leaf
     blocks: Sequence[int]
-    whole: bool = False
-
-    def changed(self, changes: ChangedRows) -> sql.Composable:
-        """Return the condition on the rows to read."""
-        return sql.SQL("true") if self.whole else changes.condition
 
 
 @dataclass(frozen=True)
@@ -70,10 +65,30 @@ class BlockCount:
     changed: int
 
 
-def block_lists(leaf: Leaf, blocks: Sequence[int], *, whole: bool = False) -> Iterator[BlockList]:
-    """Cut the blocks of a leaf into lists of a size for one statement."""
+def listed_blocks(table: SourceTable, blocks: TableBlocks) -> list[BlockList]:
+    """Cut the changed blocks into lists of a size for one statement."""
+    return [
+        one
+        for leaf in table.leaves
+        if leaf.oid in blocks.leaves
+        for one in _lists(leaf, blocks.leaves[leaf.oid].listed(leaf.blocks))
+    ]
+
+
+def changed_lists(listed: Sequence[BlockList], counts: Sequence[BlockCount]) -> Iterator[BlockList]:
+    """Return the blocks that hold changed rows."""
+    leaves = {one.leaf.oid: one.leaf for one in listed}
+    found: dict[int, list[int]] = {}
+    for one in counts:
+        if one.changed:
+            found.setdefault(one.leaf, []).append(one.block)
+    for oid, blocks in found.items():
+        yield from _lists(leaves[oid], sorted(blocks))
+
+
+def _lists(leaf: Leaf, blocks: Sequence[int]) -> Iterator[BlockList]:
     for start in range(0, len(blocks), MOST_BLOCKS):
-        yield BlockList(leaf, blocks[start : start + MOST_BLOCKS], whole)
+        yield BlockList(leaf, blocks[start : start + MOST_BLOCKS])
 
 
 def count_blocks(
@@ -82,7 +97,7 @@ def count_blocks(
     """Count the live and the changed rows of each block."""
     query = sql.SQL(_COUNT).format(
         blocks=sql.Literal(list(listed.blocks)),
-        changed=listed.changed(changes),
+        changed=changes.condition,
         leaf=only(listed.leaf),
     )
     return [BlockCount(listed.leaf.oid, *row) for row in source.execute(query)]
@@ -95,7 +110,7 @@ def rows_of(table: SourceTable, listed: BlockList, changes: ChangedRows) -> Sele
         blocks=sql.Literal(list(listed.blocks)),
         columns=columns + sql.SQL("xmin, ctid"),
         leaf=only(listed.leaf),
-        changed=listed.changed(changes),
+        changed=changes.condition,
     )
     return Selection(item, sql.SQL("true"), listed.leaf.oid)
 

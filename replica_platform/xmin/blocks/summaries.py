@@ -19,8 +19,8 @@ select start_lsn::text, end_lsn::text from pg_available_wal_summaries()
 where tli = %s and end_lsn > %s::pg_lsn and start_lsn < %s::pg_lsn order by start_lsn, end_lsn
 """
 _CONTENTS = """
--- By database and tablespace too: a file's number alone is ambiguous. File 0 stands for all files of
--- the database, which was moved to another tablespace.
+-- By database and tablespace too: a file's number alone is ambiguous. File 0 stands for all files
+-- of the database, which was created or moved to another tablespace.
 with leaves as (
     select c.oid, pg_relation_filenode(c.oid) as filenode,
            coalesce(nullif(c.reltablespace, 0), d.dattablespace) as space, d.oid as database

@@ -38,9 +38,23 @@ class Waited:
     checkpoint: bool = False
     seconds: float = 0.0
 
+    @property
+    def words(self) -> str:
+        """What the report says of it; empty where there is nothing to say."""
+        if not self.checkpoint and self.seconds < SLOWEST_POLL_S:
+            return ""
+        asked = "1 checkpoint was asked for" if self.checkpoint else "No checkpoint was asked for"
+        return f"{asked}, and {self.seconds:.2f} s were waited for the WAL summary"
+
 
 def wait_for_summaries(
-    source: psycopg.Connection, dsn: str, timeline: int, lsn: int, *, checkpoint: bool, most_s: float
+    source: psycopg.Connection,
+    dsn: str,
+    timeline: int,
+    lsn: int,
+    *,
+    checkpoint: bool,
+    most_s: float,
 ) -> Waited:
     """Wait until a summary reaches a position.
 

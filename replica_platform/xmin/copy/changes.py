@@ -117,5 +117,5 @@ def changed_selections(scanned: Sequence[ScannedRange], changes: ChangedRows) ->
             selections.append(rows_in(one.range, sql.SQL("true") if whole else changes.condition))
     for leaf, tids in listed.items():
         where = sql.SQL("ctid = any({}::tid[])").format(sql.Literal(tids))
-        selections.append(Selection(only(leaf), where))
+        selections.append(Selection(only(leaf), where, leaf.oid))
     return selections

@@ -30,6 +30,8 @@ from replica_platform.xmin.source.timestamp import next_start
 FLUSH_TIMEOUT_S = 30
 FORCE_FLUSH_AFTER_S = 0.3
 LOW32 = 4294967295
+# age() is a signed 32-bit distance; the margin is what may pass during a read.
+FARTHEST = 2**31 - 10_000_000
 LOCKABLE_KINDS = "rpv"  # tables, partitioned tables, views
 
 

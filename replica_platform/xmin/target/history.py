@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from replica_platform.core.postgres import one_value
 from replica_platform.xmin.source.snapshot import Identity
 from replica_platform.xmin.source.start_point import StartPoint, format_lsn, parse_lsn
 from replica_platform.xmin.target.schemas import SCHEMA
@@ -20,12 +19,6 @@ from replica_platform.xmin.target.schemas import SCHEMA
 MOST_POINTS = 1_000
 
 _TABLE = f"{SCHEMA}.start_point"
-_SETUP = f"""
-create table if not exists {_TABLE} (
-    system text, timeline int, lsn pg_lsn, next_xid bigint not null,
-    primary key (system, timeline, lsn)
-)
-"""
 _READ = f"""
 select p.lsn::text, p.next_xid from {_TABLE} p where (system, timeline) = (%s, %s) order by p.lsn
 """
@@ -51,7 +44,7 @@ and lsn not in (select lsn from kept)
 """
 # A server that was restored from a backup, or promoted, does not come back to its old timeline.
 _FORGET_OTHERS = f"""
-delete from {_TABLE} h where not exists (
+delete from {_TABLE} h where (system, timeline) <> (%(system)s, %(timeline)s) and not exists (
     select from {SCHEMA}.mark m
     where m.identity->>'system' = h.system and (m.identity->>'timeline')::int = h.timeline)
 """
@@ -75,17 +68,26 @@ class History:
         return History((*self.points, point))
 
 
-def prepare(target: psycopg.Connection) -> None:
-    """Create the table of the history when it is absent; an older version did not have it."""
-    target.execute(sql.SQL(_SETUP))
-
-
 def read(target: psycopg.Connection, source: Identity) -> History:
     """Return the history of a source; empty where nothing is known of it."""
-    if one_value(target.execute("select to_regclass(%s) is null", [_TABLE])):
-        return History()
     rows = target.execute(sql.SQL(_READ), [source.system, source.timeline])
     return History([StartPoint(parse_lsn(lsn), next_xid) for lsn, next_xid in rows])
+
+
+def keep(target: psycopg.Connection, source: Identity, point: StartPoint, w: int) -> None:
+    """Store a point, in the transaction of a watermark of `w`, and delete what no sync needs.
+
+    The source must have flushed its WAL up to the point: after a crash the xids and positions of
+    what was not flushed are given out again.
+
+    Args:
+        target: A session on the target.
+        source: The history that the point belongs to.
+        point: The start point of the sync.
+        w: W of the sync.
+    """
+    write(target, source, [point])
+    prune(target, source, w)
 
 
 def write(target: psycopg.Connection, source: Identity, points: Iterable[StartPoint]) -> None:
@@ -109,4 +111,4 @@ def prune(target: psycopg.Connection, source: Identity, w: int) -> None:
         "most": MOST_POINTS,
     }
     target.execute(sql.SQL(_PRUNE), values)
-    target.execute(sql.SQL(_FORGET_OTHERS))
+    target.execute(sql.SQL(_FORGET_OTHERS), values)

@@ -21,6 +21,10 @@ XMIN, CTID = "source_xmin", "source_ctid"
 ALTER_WAIT_S, ALTER_PAUSE_S = 0.5, 1.0
 # The columns that the sync adds to each target table.
 SYNC_COLUMNS = {XMIN: "bigint", CTID: "tid"}
+LEAF, BLOCK = "source_leaf", "source_block"
+# A row's location in the source, for reading by blocks; the tid alone is one of many leaves'.
+LOCATION_COLUMNS = {LEAF: "oid", BLOCK: "bigint"}
+ALL_SYNC_COLUMNS = {**SYNC_COLUMNS, **LOCATION_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,18 @@ def _sync_table(kind: str, target: TableName) -> TableName:
     return TableName(SCHEMA, f"{kind}_{digest}")
 
 
+def sync_columns(*, locations: bool) -> dict[str, str]:
+    """Return the columns of the sync that a table gets, with or without the rows' locations."""
+    return ALL_SYNC_COLUMNS if locations else SYNC_COLUMNS
+
+
 def create_staging(
-    target: psycopg.Connection, name: TableName, table: SourceTable, *, logged: bool = False
+    target: psycopg.Connection,
+    name: TableName,
+    table: SourceTable,
+    *,
+    locations: bool = False,
+    logged: bool = False,
 ) -> None:
     """Create an empty table with the columns of the source and of the sync.
 
@@ -132,19 +146,20 @@ def create_staging(
         target: A session on the target.
         name: The table, which is dropped first where it is left over.
         table: The source table.
+        locations: Whether it has the columns of the rows' locations.
         logged: Whether it survives a crash. A table that becomes the target table is logged from
             the start: to rewrite it later takes longer than to log it, and twice the disk space.
 
     Raises:
         CannotSync: The source has a column with the name of one of the sync's.
     """
-    clash = set(SYNC_COLUMNS) & set(table.names)
+    clash = set(ALL_SYNC_COLUMNS) & set(table.names)
     if clash:
         raise CannotSync(
             f"{table.name} has a column {min(clash)}, a name that the sync needs for its own; "
             "rename it in the source or sync a view without it."
         )
-    kinds = {**table.types, **SYNC_COLUMNS}
+    kinds = {**table.types, **sync_columns(locations=locations)}
     columns = sql.SQL(", ").join(column_definition(*column) for column in kinds.items())
     drop(target, name)
     target.execute(
@@ -164,13 +179,16 @@ def count_rows(target: psycopg.Connection, name: TableName) -> int:
     return int(one_value(target.execute(sql.SQL("select count(*) from {}").format(name.sql))))
 
 
-def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> int:
+def adopt(
+    target: psycopg.Connection, name: TableName, key: tuple[str, ...], *, locations: bool = False
+) -> int:
     """Turn the loaded table into the target table: keyed and indexed. Return its oid.
 
     Args:
         target: A session on the target.
         name: The target table.
         key: Its key columns; empty for none.
+        locations: Whether it has the columns of the rows' locations.
     """
     run = target.execute
     run("select set_config('maintenance_work_mem', '256MB', true)")
@@ -182,6 +200,8 @@ def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> 
     if key:
         run(sql.SQL("alter table {} add primary key ({})").format(name.sql, columns_sql(key)))
     run(create_index(name, (XMIN,)))
+    if locations:
+        run(create_index(name, (LEAF, BLOCK)))
     run(sql.SQL("analyze {}").format(name.sql))
     return int(one_value(run("select %s::regclass::oid", [name.sql.as_string()])))
 
