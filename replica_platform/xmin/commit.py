@@ -335,7 +335,9 @@ class Commit:
 
     def _rows_before(self, planned: PlannedTable) -> int:
         watermark = planned.locked.watermark
-        if watermark is not None and watermark.rows is not None:
+        # By blocks the rows are counted on a schedule only; then the watermark is not believed.
+        counts = planned.plan.mode == "scan" and planned.locations
+        if watermark is not None and watermark.rows is not None and not counts:
             return watermark.rows
         return count_rows(self._target, planned.target)
 
