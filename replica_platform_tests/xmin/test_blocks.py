@@ -8,6 +8,7 @@ import pytest
 from replica_platform.xmin import SyncReport, sync, validate
 from replica_platform.xmin.blocks import choice, reading
 from replica_platform.xmin.blocks.reading import BlockOptions
+from replica_platform.xmin.target.history import History
 from replica_platform_tests.xmin.helpers import execute, rows
 
 TABLE = "create table t (id int primary key, v text)"
@@ -101,6 +102,21 @@ def test_a_transaction_that_ran_during_a_sync_is_delivered_after_it(
         late.commit()
     report = synced(source, target)
     assert (report.rows_updated, report.rows_deleted) == (1, 1)
+
+
+def test_without_the_history_a_late_transaction_is_lost(
+    filled: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: a sync that starts where the last one did misses what was written before."""
+    source, target = filled
+    with psycopg.connect(source) as late:
+        late.execute("update t set v = 'late' where id = 500")
+        execute(source, "update t set v = 'soon' where id = 40", "checkpoint")
+        assert synced(source, target).rows_updated == 1
+        late.commit()
+    monkeypatch.setattr(History, "before", lambda history, w: max(history.points, default=None))
+    assert by_blocks(source, target).mode in ("none", "blocks")
+    assert rows(target, "select v <> 'late' from t where id = 500") == [(True,)]
 
 
 def test_a_transaction_older_than_the_first_sync(source: str, target: str) -> None:

@@ -4,6 +4,7 @@ The control takes the source's next xid as W, as many tools do, and must be foun
 """
 
 import os
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -23,7 +24,6 @@ from replica_platform.xmin import TableSpec, sync_group, validate
 from replica_platform_tests.xmin.helpers import execute, rows
 
 TABLES = ("plain", "parted")
-SPECS = [TableSpec(table) for table in TABLES]
 LEAVES = {"leaf0": (0, 4), "leaf1": (4, 8)}
 MOST_COLUMNS = 4
 TORTURE = "REPLICA_TORTURE" in os.environ
@@ -40,8 +40,10 @@ class Schedule(RuleBasedStateMachine):
 
     source: str
     target: str
+    mode = "auto"
     syncs = 0
     steps = 0
+    modes: Counter[str] = Counter()
 
     @initialize()
     def begin(self) -> None:
@@ -162,8 +164,10 @@ class Schedule(RuleBasedStateMachine):
     def sync(self) -> None:
         """Sync; what was committed has arrived, and neither side sees what is open."""
         type(self).syncs += 1
-        group = sync_group(self.source, self.target, SPECS)
+        specs = [TableSpec(table, mode=self.mode) for table in TABLES]
+        group = sync_group(self.source, self.target, specs)
         assert group.ok, group.failures
+        type(self).modes.update(report.mode for report in group.reports.values())
         for table in TABLES:
             columns = ", ".join(name for name, _ in group.reports[f"public.{table}"].columns)
             query = f"select {columns} from {table} order by id"
@@ -187,6 +191,22 @@ class Schedule(RuleBasedStateMachine):
             self.slow.close()
 
 
+class BlockSchedule(Schedule):
+    """The same by blocks; the target knows where each row lies in the source."""
+
+    mode = "blocks"
+
+    def after_sync(self) -> None:
+        for table in TABLES:
+            there = "id, tableoid::bigint, (ctid::text::point)[0]::bigint, ctid::text, xmin::text"
+            here = (
+                "id, source_leaf::bigint, source_block, source_ctid::text, "
+                "(source_xmin & 4294967295)::text"
+            )
+            located = rows(self.source, f"select {there} from {table} order by id")
+            assert rows(self.target, f"select {here} from {table} order by id") == located, table
+
+
 class NaiveSchedule(Schedule):
     """The control: W is the next xid, whatever still runs below it."""
 
@@ -197,6 +217,7 @@ class NaiveSchedule(Schedule):
 def run(machine: type[Schedule], source: str, target: str, examples: int, *phases: Phase) -> None:
     """Run schedules: the same ones each time, in the long form other ones."""
     machine.source, machine.target, machine.syncs, machine.steps = source, target, 0, 0
+    machine.modes = Counter()
     chosen = settings(
         max_examples=examples,
         stateful_step_count=30,
@@ -209,12 +230,22 @@ def run(machine: type[Schedule], source: str, target: str, examples: int, *phase
         print_blob=True,
     )
     run_state_machine_as_test(machine, settings=chosen)
-    print(f"\n{examples} schedules, {machine.steps} changes, {machine.syncs} syncs compared")
+    print(
+        f"\n{examples} schedules, {machine.steps} changes, {machine.syncs} syncs compared, tables "
+        f"by mode {dict(machine.modes)}"
+    )
 
 
 @pytest.mark.timeout(1800)
 def test_every_sync_is_right(source: str, target: str, torture: bool) -> None:
     run(Schedule, source, target, 400 if torture else 30)
+
+
+@pytest.mark.timeout(1800)
+def test_every_sync_by_blocks_is_right(source: str, target: str, torture: bool) -> None:
+    execute(source, "checkpoint")  # before it the database was created
+    run(BlockSchedule, source, target, 400 if torture else 20)
+    assert BlockSchedule.modes["blocks"] > BlockSchedule.modes["scan"]
 
 
 @pytest.mark.timeout(600)

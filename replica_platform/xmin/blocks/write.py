@@ -185,6 +185,6 @@ def _sentence(differing: Sequence[Difference]) -> str:
     one = differing[0]
     return (
         f"{len(differing):,} changed blocks hold another number of rows than in the source "
-        f"({one.surplus:+} in block {one.block} of leaf {one.leaf}), though the watermark says that "
-        "all were delivered; somebody has written to the target."
+        f"({one.surplus:+} in block {one.block} of leaf {one.leaf}), though the watermark says "
+        "that all were delivered; somebody has written to the target."
     )
