@@ -6,7 +6,7 @@ The control takes the source's next xid as W, as many tools do, and must be foun
 import os
 from collections import Counter
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
@@ -43,7 +43,7 @@ class Schedule(RuleBasedStateMachine):
     mode = "auto"
     syncs = 0
     steps = 0
-    modes: Counter[str] = Counter()
+    modes: ClassVar[Counter[str]] = Counter()
 
     @initialize()
     def begin(self) -> None:
