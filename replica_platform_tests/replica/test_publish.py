@@ -31,8 +31,8 @@ from replica_platform.replica.errors import (
     MasterOpenHere,
     WrongLineage,
 )
+from replica_platform.replica.probe.process import Probe
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.probe_process import Probe
 from replica_platform_tests.replica.conftest import damage
 
 
