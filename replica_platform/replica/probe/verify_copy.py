@@ -56,15 +56,12 @@ def verify_copy(
             probed = pool.submit(probe.read_tables, path, catalog, tables)
             synced.result()
             step("verify")
-            if digested.result().digests != scan.digests:
-                raise CandidateDamaged(
-                    f"The copy at {path} differs from the master it was made from; it was deleted "
-                    "and readers keep their generation. Publish again; if the problem remains, "
-                    "check the disk."
-                )
+            _assert_equal(path, digested.result(), scan)
             try:
                 return probed.result()
             except ProbeFailed as error:
+                if written is not None:  # a block that was not compared may be the cause
+                    _assert_equal(path, blocks.scan_file(path), scan)
                 raise MasterDamaged(
                     f"The master cannot be read to the end ({error}); nothing was published and "
                     "readers keep their generation. Repair or restore the master, and publish "
@@ -73,3 +70,11 @@ def verify_copy(
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def _assert_equal(path: Path, found: blocks.Scan, source: blocks.Scan) -> None:
+    if found.digests != source.digests:
+        raise CandidateDamaged(
+            f"The copy at {path} differs from the master it was made from; it was deleted and "
+            "readers keep their generation. Publish again; if the problem remains, check the disk."
+        )
