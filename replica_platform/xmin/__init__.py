@@ -35,6 +35,7 @@ from replica_platform.xmin.errors import (
     TargetTaken,
     TooManyDeletes,
 )
+from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
 from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.integrity.validate import Integrity, validate
 from replica_platform.xmin.reports import (
@@ -46,7 +47,6 @@ from replica_platform.xmin.reports import (
 )
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
-from replica_platform.xmin.upsert import MergeReport, merge_frame, read_rows
 
 verify = validate
 # Names of earlier versions.

@@ -1,13 +1,14 @@
-"""The writing half of a sync: staged rows, deletes and the watermark, in one transaction a table.
+"""The writing half of a sync: staged rows, deletes and the watermark of one table.
 
 What is committed together is decided here, one method for each `WriteMethod`. The statements are
 those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import TypeVar, cast
 
 import psycopg
 from psycopg import sql
@@ -15,6 +16,7 @@ from psycopg import sql
 from replica_platform.xmin import resume
 from replica_platform.xmin.blocks.choice import TableBlocks
 from replica_platform.xmin.blocks.write import BlockWrite, WrongCount, copy_live
+from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
@@ -28,7 +30,6 @@ from replica_platform.xmin.target import history, write
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
-from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
     TargetTable,
     adopt,
@@ -67,6 +68,19 @@ class Committed:
     proof: ContentProof | None = None
 
 
+_Steps = Generator[None, None, tuple[WrittenRows, int]]
+Result = TypeVar("Result")
+
+
+def run_all(steps: Generator[None, None, Result]) -> Result:
+    """Run the steps that are left, and return the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(Result, end.value)
+
+
 class Commit:
     """Writes staged tables; called in a transaction on the target."""
 
@@ -82,24 +96,40 @@ class Commit:
         self._max_delete_fraction = max_delete_fraction
         self._prover = prover
 
-    def __call__(self, staged: StagedTable) -> SyncReport:
-        """Write the staged rows, the deletes and the watermark of one table.
+    def steps(
+        self, staged: StagedTable, *, linked: bool = False
+    ) -> Generator[None, None, SyncReport]:
+        """Write the staged rows; then the deletes and the watermark of one table.
+
+        Args:
+            staged: The table.
+            linked: Whether foreign keys join it to others of the same transaction: a row that one
+                of them may refer to is then deleted in the second step.
+
+        Yields:
+            After the first step.
+
+        Returns:
+            The report.
 
         Raises:
             Diverged: The target does not hold what its watermark or its ledger says.
             TooManyDeletes: More rows would be deleted than is allowed.
+            CannotSync: A trigger kept rows from being written as they are.
         """
         planned, staging = staged.planned, staging_name(staged.target)
         found = planned.locked.found
         if planned.plan.mode == "none" and found is not None:
+            yield
             return self._prove_unchanged(staged, found)
         rows_read = self._staged_rows(staged)
         delivered = self._delivered(staged)
         if found is None:
             rows_read += count_rows(self._target, load_name(staged.target))
             committed = self._first_copy(staged)
+            yield
         else:
-            committed = self._into_existing(staged, found)
+            committed = yield from self._into_existing(staged, found, linked)
         if staged.has_rows:
             drop(self._target, staging)
         committed = self._prove(staged, committed)
@@ -223,7 +253,6 @@ class Commit:
             Diverged: An interrupted copy that was continued holds a key twice.
         """
         planned, target = staged.planned, staged.target
-        create_schema(self._target, target.schema)
         try:
             with planned.request.times.step("adopt"):
                 oid = adopt(self._target, target, planned.key, locations=planned.locations)
@@ -236,10 +265,12 @@ class Commit:
         resume.clear(self._target, target)
         rows = count_rows(self._target, target)
         if staged.scanned is not None:
-            _, rows = self._merge(staged, inspect(self._target, [target])[target])
+            _, rows = run_all(self._merge(staged, inspect(self._target, [target])[target], False))
         return Committed(oid, WrittenRows(inserted=rows), rows)
 
-    def _into_existing(self, staged: StagedTable, found: TargetTable) -> Committed:
+    def _into_existing(
+        self, staged: StagedTable, found: TargetTable, linked: bool
+    ) -> Generator[None, None, Committed]:
         """Change the target's definition, then write the rows by the staged method."""
         for change in staged.planned.changes:
             if change.statement is not None:
@@ -251,14 +282,17 @@ class Commit:
             WriteMethod.REPAIR: self._repair,
             WriteMethod.MULTISET: self._replace_multiset,
         }
-        return Committed(found.oid, *methods[staged.method](staged, found))
+        written, rows = yield from methods[staged.method](staged, found, linked)
+        if found.row_triggers:
+            _check_triggers(self._target, staged, found)
+        return Committed(found.oid, written, rows)
 
-    def _merge(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _merge(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Merge the staged rows by key, delete what the source lacks, and check the counts."""
         planned = staged.planned
         written, deleted = WrittenRows(), 0
         rows = self._rows_before(planned)
-        deletes_first = found.has_constraints_beside(planned.key)
+        deletes_first = self._deletes_first(staged, found, linked)
         if deletes_first:
             deleted = self._delete_before_merge(staged, found, rows)
         if staged.has_rows:
@@ -268,6 +302,7 @@ class Commit:
             with planned.request.times.step("merge"):
                 written = write.merge(self._target, _write_spec(staged, found), equality)
         rows += written.inserted
+        yield
         if not deletes_first:
             with planned.request.times.step("deletes"):
                 deleted = self._delete(staged, rows)
@@ -275,9 +310,10 @@ class Commit:
             _check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
 
-    def _merge_blocks(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _merge_blocks(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Write the changed rows, and delete block by block what the source no longer holds."""
         planned = staged.planned
+        deletes = planned.request.spec.deletes
         rows = self._rows_before(planned)
         blocks = BlockWrite(
             self._target,
@@ -285,23 +321,38 @@ class Commit:
             staged.counts,
             planned.table,
             planned.plan.blocks or TableBlocks(),
-            has_rows=staged.has_rows,
-            keeps_deleted=planned.request.spec.deletes == "never",
+            staged.has_rows,
         )
+        live = partial(copy_live, self._source, self._target, planned.table)
+        deletes_first = not planned.key or self._deletes_first(staged, found, linked)
+        step = planned.request.times.step
         try:
-            with planned.request.times.step("merge"):
-                written = blocks.write(
-                    partial(copy_live, self._source, self._target, planned.table),
-                    deletes_first=found.has_constraints_beside(planned.key),
-                )
+            if deletes_first and deletes != "never":
+                with step("merge"):
+                    written = blocks.delete_and_write(live)
+                yield
+            else:
+                with step("merge"):
+                    written = blocks.write()
+                yield
+                with step("deletes"):
+                    deleted = blocks.delete(live, keep=deletes == "never")
+                written = replace(written, deleted=deleted)
         except WrongCount as wrong:
             raise Diverged(str(wrong)) from wrong
-        if planned.request.spec.deletes == "keys":
+        if deletes == "keys":
             deleted = self._delete(staged, rows + written.inserted - written.deleted)
             written = replace(written, deleted=written.deleted + deleted)
+        # Without a key a changed row is a deleted and an inserted one.
         lost = written.deleted if planned.key else max(0, written.deleted - written.inserted)
         self._check_deletes(planned, lost, rows)
         return written, rows + written.inserted - written.deleted
+
+    def _deletes_first(self, staged: StagedTable, found: TargetTable, linked: bool) -> bool:
+        """Return whether a new row may need the unique value of a deleted one."""
+        return found.has_constraints_beside(staged.planned.key) and not (
+            linked and found.referred_to
+        )
 
     def _delete_before_merge(self, staged: StagedTable, found: TargetTable, rows: int) -> int:
         """Delete first, where a new row may need the unique value of a deleted one."""
@@ -310,25 +361,36 @@ class Commit:
         with staged.planned.request.times.step("deletes"):
             return self._delete(staged, rows)
 
-    def _replace(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _replace(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Make the staged rows the content of the table, or of the scope of a repair."""
         rows = count_rows(self._target, staged.target)  # the watermark's count is not believed
-        with staged.planned.request.times.step("replace"):
-            written = write.replace_by_key(self._target, _write_spec(staged, found))
+        step = staged.planned.request.times.step
+        spec, deletes_last = _write_spec(staged, found), linked and found.referred_to
+        with step("replace"):
+            if deletes_last:
+                written = write.merge(self._target, spec, Equality.XMIN_AND_CONTENT)
+            else:
+                written = write.replace_by_key(self._target, spec)
+        yield
+        if deletes_last:
+            with step("replace"):
+                written = replace(written, deleted=write.delete_unstaged(self._target, spec))
         self._check_deletes(staged.planned, written.deleted, rows)
         return written, rows + written.inserted - written.deleted
 
-    def _repair(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _repair(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Replace the rows of the key ranges that differ, where there are any."""
         if staged.has_rows:
-            return self._replace(staged, found)
+            return (yield from self._replace(staged, found, linked))
+        yield
         return WrittenRows(), count_rows(self._target, staged.target)
 
-    def _replace_multiset(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _replace_multiset(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Make the staged rows the content of a table without a key."""
         rows = count_rows(self._target, staged.target)
         with staged.planned.request.times.step("replace"):
             written = write.replace_multiset(self._target, _write_spec(staged, found))
+        yield
         # Without a key a changed row is a deleted and an inserted one.
         self._check_deletes(staged.planned, max(0, written.deleted - written.inserted), rows)
         return written, rows + written.inserted - written.deleted
@@ -422,6 +484,28 @@ def _counted_at(planned: PlannedTable) -> datetime | None:
     return datetime.now(UTC)
 
 
+def _check_triggers(target: psycopg.Connection, staged: StagedTable, found: TargetTable) -> None:
+    """Check that the user's triggers have let every row through as it is.
+
+    Deletes that a trigger suppresses after a scan show in the counts; the repair comes here.
+
+    Raises:
+        CannotSync: They have not.
+    """
+    if staged.method is WriteMethod.BLOCKS and not staged.planned.key:
+        return  # the counts of the changed blocks were compared
+    merged = (WriteMethod.MERGE, WriteMethod.BLOCKS)
+    spec, replaced = _write_spec(staged, found), staged.method not in merged
+    if staged.has_rows and write.differs_from_staged(target, spec, replaced=replaced):
+        names = [sql.Identifier(name).as_string() for name in found.row_triggers]
+        disable = ", ".join(f"DISABLE TRIGGER {name}" for name in names)
+        raise CannotSync(
+            f"{staged.target} is not what the source is after it was written; its triggers "
+            f"({', '.join(names)}) suppress or change rows. Nothing was changed. Run in the "
+            f"target: ALTER TABLE {staged.target.sql.as_string()} {disable};"
+        )
+
+
 def _proof_notes(proof: ContentProof | None) -> tuple[str, ...]:
     """Return what the report says of a proof: nothing, where all was equal."""
     return (proof.sentence,) if proof and proof.differing else ()
@@ -432,9 +516,7 @@ def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
     columns = writable_columns(planned.table, found, locations=planned.locations)
     # Not where the delete would take more than the insert brings back.
     kept = set(found.columns) - found.generated - set(columns)
-    delete_changed = (
-        found.has_constraints_beside(planned.key) and not found.referred_to and not kept
-    )
+    delete_changed = found.has_constraints_beside(planned.key) and not found.acted_upon and not kept
     return WriteSpec(
         staged.target,
         staging_name(staged.target),

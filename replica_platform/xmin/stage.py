@@ -45,6 +45,7 @@ from replica_platform.xmin.reports import WriteMethod
 from replica_platform.xmin.resume import InterruptedCopy
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import types
+from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
     create_staging,
     load_name,
@@ -115,10 +116,10 @@ class Stage:
 
     def __call__(self, planned: PlannedTable) -> StagedTable:
         """Read what the plan needs."""
-        if planned.plan.mode == "none":
-            return StagedTable(planned, WriteMethod.NOTHING)
         with translate_errors("target", planned.target):
             self._create_types(planned)
+            if planned.plan.mode == "none":
+                return StagedTable(planned, WriteMethod.NOTHING)
             if planned.plan.blocks is not None and planned.plan.changed is not None:
                 return self._changed_blocks(planned, planned.plan.blocks, planned.plan.changed)
             if planned.plan.changed is not None:
@@ -133,6 +134,7 @@ class Stage:
         with translate_errors("source", planned.request.source):
             needed = types.types_of(self._source.connection, planned.table)
         types.keep_in_step(self._target, needed)
+        types.make_operators_visible(self._target, needed)
 
     def _changed_rows(self, planned: PlannedTable, changed: ChangedRows) -> StagedTable:
         """Scan the table, and copy the rows that the watermark does not cover."""
@@ -211,6 +213,8 @@ class Stage:
 
     def _first_copy(self, planned: PlannedTable) -> StagedTable:
         """Load every row into what becomes the target table."""
+        # Before anything is read, and by itself: another sync may create the same schema.
+        create_schema(self._target, planned.target.schema)
         load = load_name(planned.target)
         if not planned.table.has_xmin:
             rows = self._rows(planned, _ALL_ROWS)

@@ -17,7 +17,8 @@ import psycopg
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Progress
 from replica_platform.xmin.blocks.reading import BlockOptions, BlockReading, read_blocks
-from replica_platform.xmin.commit import Commit, Diverged
+from replica_platform.xmin.commit import Commit
+from replica_platform.xmin.commit_group import GroupCommit, Outcome
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
 from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
 from replica_platform.xmin.copy.workers import Workers
@@ -38,10 +39,12 @@ from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
 from replica_platform.xmin.target import history
 from replica_platform.xmin.target import watermark as watermarks
+from replica_platform.xmin.target.foreign_keys import ForeignKeys, read_foreign_keys
 
 log = logging.getLogger(__name__)
 
 TURNS = 4
+_JOINED = "A table that a foreign key joins to it has to be synced again."
 
 
 @dataclass(frozen=True)
@@ -212,10 +215,6 @@ Before = TypeVar("Before", bound=_OneTable)
 After = TypeVar("After")
 
 
-class _RolledBack(Exception):
-    """A table of an atomic group failed: the transaction of all of them is rolled back."""
-
-
 class _Group:
     """One group of tables; each turn is over one set of connections and one snapshot.
 
@@ -261,7 +260,7 @@ class _Group:
         """
         if last:
             self.errors |= {
-                name: TargetInterrupted(f"{why} Run the same sync again.")
+                name: TargetInterrupted(f"{why or _JOINED} Run the same sync again.")
                 for name, why in diverged.items()
             }
             return set()
@@ -279,7 +278,7 @@ class _Group:
         requests = self._requests(specs, doubts)
         with ExitStack() as stack:
             target = stack.enter_context(open_target(options.target))
-            locked = self._lock(target, requests)
+            locked, foreign_keys = self._lock(target, requests)
             source = stack.enter_context(SourceSnapshot(options.source))
             self._begin(source, locked)
             blocks = self._read_blocks(source, target, locked)
@@ -297,10 +296,9 @@ class _Group:
 
             commit = Commit(source, target, options.max_delete_fraction, prover)
             moved = [one for one in planned if one.plan.advance]
-            committed, diverged = self._commit(
-                source, target, staged, moved, commit, release_source
-            )
-        return _reports(planned, committed), diverged
+            group = GroupCommit(target, commit, foreign_keys, release_source)
+            outcome = self._commit(source, staged, moved, group)
+        return _reports(planned, outcome.reports), outcome.diverged
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []
@@ -313,12 +311,17 @@ class _Group:
 
     def _lock(
         self, target: psycopg.Connection, requests: Sequence[SyncRequest]
-    ) -> list[LockedTable]:
+    ) -> tuple[list[LockedTable], ForeignKeys]:
+        """Lock the target tables; refuse those that no order of writing satisfies."""
         with translate_errors("target", _names(request.target for request in requests)):
             watermarks.prepare(target)
             locked, busy = lock_tables(target, requests)
-        self.errors |= busy
-        return locked
+            foreign_keys = read_foreign_keys(
+                target, {one.target: one.found.oid for one in locked if one.found}
+            )
+        refused = foreign_keys.circular()
+        self.errors |= busy | {str(name): error for name, error in refused.items()}
+        return [one for one in locked if one.target not in refused], foreign_keys
 
     def _begin(self, source: SourceSnapshot, locked: Sequence[LockedTable]) -> None:
         names = [one.request.source for one in locked]
@@ -375,76 +378,23 @@ class _Group:
     def _commit(
         self,
         source: SourceSnapshot,
-        target: psycopg.Connection,
         staged: Sequence[StagedTable],
         moved: Sequence[PlannedTable],
-        commit: Commit,
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Pass the barrier, then commit; return the reports, and why targets have diverged.
-
-        Tables that may need the source go first. It is released before the others: while its
-        snapshot is open, the source keeps old row versions and lets no table be altered.
-        """
-        atomic = self._options.atomic
-        if not (staged or moved) or (atomic and self.errors):
-            return {}, {}
+        commit: GroupCommit,
+    ) -> Outcome:
+        """Pass the barrier, then commit; `moved` are tables of which no block changed."""
+        if not (staged or moved) or (self._options.atomic and self.errors):
+            return Outcome()
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
         with translate_errors("target", _names(one.target for one in moved)):
-            commit.keep_history()
             reports = commit.advance(moved)
-        commit_all = self._commit_together if atomic else self._commit_each
-        committed, diverged = commit_all(target, commit, staged, release_source)
-        return reports | committed, diverged
-
-    def _commit_each(
-        self,
-        target: psycopg.Connection,
-        commit: Commit,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Commit each table with its watermark."""
-        reports: dict[str, SyncReport] = {}
-        diverged: dict[str, str] = {}
-        for one in sorted(staged, key=lambda one: not one.reads_source):
-            if not one.reads_source:
-                release_source()
-            name = str(one.target)
-            with self._recording(name):
-                try:
-                    with translate_errors("target", name), target.transaction():
-                        report = commit(one)
-                except Diverged as finding:
-                    diverged[name] = str(finding)
-                else:  # only now the transaction has been committed
-                    reports[name] = report
-        return reports, diverged
-
-    def _commit_together(
-        self,
-        target: psycopg.Connection,
-        commit: Commit,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Commit all tables in one transaction, or none."""
-        diverged: dict[str, str] = {}
-        try:
-            with (
-                translate_errors("target", _names(one.target for one in staged)),
-                target.transaction(),
-            ):
-                reports, diverged = self._commit_each(target, commit, staged, release_source)
-                if self.errors or diverged:
-                    raise _RolledBack
-        except _RolledBack:
-            return {}, diverged
-        except PlatformError as error:  # the common transaction failed, and with it every table
-            self.errors |= {str(one.target): error for one in staged}
-            return {}, {}
-        return reports, diverged
+        outcome = commit.together(staged) if self._options.atomic else commit.each(staged)
+        outcome.reports = reports | outcome.reports
+        for name, error in outcome.errors.items():
+            log.warning("sync of %s failed: %s", name, error)
+        self.errors |= outcome.errors
+        return outcome
 
 
 def _reports(

@@ -48,7 +48,6 @@ class BlockWrite:
         table: The source table.
         blocks: The changed blocks.
         has_rows: Whether rows are staged.
-        keeps_deleted: Whether rows that the source deleted are kept.
     """
 
     target: psycopg.Connection
@@ -57,38 +56,41 @@ class BlockWrite:
     table: SourceTable
     blocks: TableBlocks
     has_rows: bool
-    keeps_deleted: bool
 
-    def write(self, copy_live: CopyLive, *, deletes_first: bool) -> WrittenRows:
-        """Write the rows and delete others; return how many.
+    def write(self) -> WrittenRows:
+        """Write the changed rows; `delete` comes next."""
+        return self._insert()
+
+    def delete(self, copy_live: CopyLive, *, keep: bool = False) -> int:
+        """Delete what is left over in the changed blocks, once `write` has moved the other rows.
 
         Args:
             copy_live: Copies where the live rows of some blocks lie into a table.
-            deletes_first: Whether a new row may need the unique value of a deleted one.
+            keep: Whether deleted rows are kept, and only the number of the others is checked.
 
         Raises:
             WrongCount: The target does not hold what its watermark says.
         """
-        if self.spec.key and (self.keeps_deleted or not deletes_first):
-            return self._merge_first(copy_live)
-        return self._delete_first(copy_live)
-
-    def _merge_first(self, copy_live: CopyLive) -> WrittenRows:
-        """Merge by key; a row that its block holds no longer is left over then."""
-        written = self._insert()
         deletes = self._deletes(without_changed=False)
         differing = deletes.differences()
         _refuse_missing(differing)
         deleted = 0
-        if not self.keeps_deleted:
+        if not keep:
             deleted = self._delete_surplus(deletes, differing, copy_live, ALL)
             _refuse_left_over(differing, deleted)
             deleted += deletes.delete_leaves(self._leaves, self._not_staged)
         deletes.end()
-        return replace(written, deleted=deleted)
+        return deleted
 
-    def _delete_first(self, copy_live: CopyLive) -> WrittenRows:
-        """Delete what changed blocks no longer hold; then write the changed rows."""
+    def delete_and_write(self, copy_live: CopyLive) -> WrittenRows:
+        """Delete first, where there is no key, or a new row may need a deleted one's value.
+
+        Args:
+            copy_live: Copies where the live rows of some blocks lie into a table.
+
+        Raises:
+            WrongCount: The target does not hold what its watermark says.
+        """
         deletes = self._deletes(without_changed=True)
         differing = deletes.differences()
         deleted = self._delete_surplus(deletes, differing, copy_live, self._not_staged)

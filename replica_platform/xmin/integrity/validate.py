@@ -31,6 +31,7 @@ from replica_platform.xmin.target.proof import (
     write_proof,
 )
 from replica_platform.xmin.target.tables import TargetTable, inspect
+from replica_platform.xmin.target.types import make_operators_visible, types_of
 from replica_platform.xmin.target.watermark import Watermark
 
 MOST_NAMED = 100
@@ -210,6 +211,8 @@ def validate(
             check_owner(
                 session.connection, session.snapshot.identity, described, target_name, watermark
             )
+            needed = types_of(session.connection, described)
+        make_operators_visible(connection, needed)
         both = BothSides(
             session, described, connection, target_name, found, key or described.key, watermark,
             content,
