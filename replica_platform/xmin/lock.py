@@ -98,6 +98,8 @@ def lock_tables(
 
 
 def _lock(target: psycopg.Connection, requests: Sequence[SyncRequest]) -> dict[str, PlatformError]:
+    if watermarks.lock_all(target, [request.target for request in requests]):
+        return {}
     busy: dict[str, PlatformError] = {}
     until = time.monotonic() + LOCK_TIMEOUT_S
     # In one order, so that two groups never wait for each other.

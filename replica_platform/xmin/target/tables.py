@@ -93,13 +93,17 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
           and i.indpred is null and i.indexprs is null),
        (select count(*) from pg_index i
         where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)),
-       exists (select from pg_constraint k where k.confrelid = c.oid),
-       exists (select from pg_constraint k where k.confrelid = c.oid and k.confdeltype <> 'a'),
+       -- pg_constraint has no index on confrelid: one hash of it serves all tables.
+       c.oid in (select k.confrelid from pg_constraint k where k.contype = 'f'),
+       c.oid in (select k.confrelid from pg_constraint k
+                 where k.contype = 'f' and k.confdeltype <> 'a'),
        -- Bits of tgtype: for each row, before. Those of replicas do not run in a sync.
+       case when c.relhastriggers or c.relkind = 'p' then
        array(select distinct g.tgname::text
              from pg_trigger g
              where g.tgrelid in (select c.oid union all select relid from pg_partition_tree(c.oid))
                and not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 3 = 3 order by 1)
+       else '{}' end
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name

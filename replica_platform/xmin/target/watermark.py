@@ -5,7 +5,7 @@ The SQL table is called `mark`.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any
@@ -136,6 +136,21 @@ def lock(target: psycopg.Connection, table: TableName) -> bool:
     """Lock a target table until the session ends; return False where another session has it."""
     query = "select pg_try_advisory_lock(%s, hashtext(%s))"
     return bool(one_value(target.execute(query, [LOCK_SPACE, str(table)])))
+
+
+def lock_all(target: psycopg.Connection, tables: Sequence[TableName]) -> bool:
+    """Lock target tables as `lock` does, in one statement; lock none where not all are free."""
+    names = [str(table) for table in tables]
+    query = (
+        "select array_agg(name) filter (where pg_try_advisory_lock(%s, hashtext(name)))"
+        " from unnest(%s::text[]) name"
+    )
+    locked = one_value(target.execute(query, [LOCK_SPACE, names])) or []
+    if len(locked) == len(names):
+        return True
+    unlock = "select pg_advisory_unlock(%s, hashtext(name)) from unnest(%s::text[]) name"
+    target.execute(unlock, [LOCK_SPACE, locked])
+    return False
 
 
 def read(target: psycopg.Connection, tables: Iterable[TableName]) -> dict[TableName, Watermark]:
