@@ -37,7 +37,7 @@ FOLDERS = {
     ],
     "xmin": [
         *("errors", "names", "reports", "session", "source", "target", "copy", "blocks"),
-        *("integrity", ""),
+        *("integrity", "", "continuous"),
     ],
     "outbox": [
         *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side

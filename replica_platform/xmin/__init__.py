@@ -1,8 +1,8 @@
 """Incremental copy from Postgres to Postgres: every committed change arrives, once.
 
-`sync` brings one table in step and `sync_group` many at one snapshot; `status` tells when each was
-synced, `forget` removes the watermark of a table that no longer is. `verify` (or `validate`) proves
-a table equal, `tune` shows how the machine is used.
+`sync` brings one table in step and `sync_group` many at one snapshot; `watch` does so again and
+again. `status` tells when each was synced, `forget` removes the watermark of a table that no longer
+is. `verify` (or `validate`) proves a table equal, `tune` shows how the machine is used.
 `merge_frame` writes a data frame by key and `read_rows` reads a table. There is no separate repair:
 a sync that finds its target wrong repairs it, and `mode="full"` always reads everything.
 
@@ -17,10 +17,13 @@ Nothing here knows Dagster or the platform's settings. The modules in the order 
 - `upsert`: data frames.
 
 and the folders, from the bottom up: `source` (catalog and snapshot), `target` (tables and
-watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair and proof).
+watermarks), `copy` (ranges, workers and streams), `blocks` (changed blocks by WAL summaries),
+`integrity` (deletes, repair and proof), and above all `continuous` (a group watched).
 """
 
 from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.blocks.reading import BlockOptions
+from replica_platform.xmin.continuous.loop import WatchReport, watch
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -56,6 +59,7 @@ standings = status
 __all__ = [
     "BadDsn",
     "BadTableName",
+    "BlockOptions",
     "CannotConnect",
     "CannotSync",
     "ContentProof",
@@ -77,6 +81,7 @@ __all__ = [
     "TargetTaken",
     "TooManyDeletes",
     "Tuning",
+    "WatchReport",
     "WriteMethod",
     "forget",
     "merge_frame",
@@ -88,4 +93,5 @@ __all__ = [
     "tune",
     "validate",
     "verify",
+    "watch",
 ]

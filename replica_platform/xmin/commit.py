@@ -152,6 +152,8 @@ class Commit:
             seconds=planned.request.times.total,
             seconds_by_step=planned.request.times.by_step,
             proof=committed.proof,
+            blocks_read=planned.plan.blocks.count if planned.plan.blocks else 0,
+            blocks=planned.table.blocks if planned.plan.blocks else 0,
         )
 
     def _prove_unchanged(self, staged: StagedTable, found: TargetTable) -> SyncReport:

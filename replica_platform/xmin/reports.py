@@ -125,6 +125,8 @@ class SyncReport(DoneReport):
         notes: Further findings: columns added or kept, the transaction that holds W back.
         seconds_by_step: How long each step took.
         proof: The part of the content that was proven; None where none was due.
+        blocks_read: By blocks: how many heap blocks were read.
+        blocks: By blocks: how many heap blocks the table has.
     """
 
     table: str
@@ -145,6 +147,8 @@ class SyncReport(DoneReport):
     notes: tuple[str, ...] = ()
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
     proof: ContentProof | None = None
+    blocks_read: int = 0
+    blocks: int = 0
 
     @property
     def changed(self) -> bool:
@@ -172,12 +176,16 @@ class GroupReport(ReportFields):
             two source tables may have one name.
         seconds: How long the sync took.
         atomic: Whether all tables were committed together or not at all.
+        checkpoints: How many checkpoints were asked for on the source, for WAL summaries.
+        summary_wait_s: How long was waited for WAL summaries.
     """
 
     reports: Mapping[str, SyncReport]
     failures: Mapping[str, str]
     seconds: float
     atomic: bool = False
+    checkpoints: int = 0
+    summary_wait_s: float = 0.0
 
     @property
     def ok(self) -> bool:

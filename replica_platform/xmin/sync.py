@@ -34,7 +34,7 @@ from replica_platform.xmin.lock import LockedTable, SyncRequest, lock_tables
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import PlannedTable, candidate, plan_table
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
-from replica_platform.xmin.session import open_target
+from replica_platform.xmin.session import end_session, open_target
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
 from replica_platform.xmin.target import history
@@ -226,6 +226,8 @@ class _Group:
         self._options = options
         self._tables = tables
         self._on_standby = False
+        self._checkpoints = 0
+        self._summary_wait_s = 0.0
         self.errors: dict[str, PlatformError] = _same_targets(tables)
 
     def sync(self) -> GroupReport:
@@ -250,7 +252,14 @@ class _Group:
     def _report(self, reports: dict[str, SyncReport], seconds: float) -> GroupReport:
         atomic = self._options.atomic
         failures = {name: str(error) for name, error in self.errors.items()}
-        return GroupReport({} if atomic and failures else reports, failures, seconds, atomic)
+        return GroupReport(
+            {} if atomic and failures else reports,
+            failures,
+            seconds,
+            atomic,
+            self._checkpoints,
+            self._summary_wait_s,
+        )
 
     def _again(self, diverged: dict[str, str], *, last: bool) -> set[str]:
         """Return the target tables to sync again, at a new snapshot.
@@ -277,11 +286,14 @@ class _Group:
         options = self._options
         requests = self._requests(specs, doubts)
         with ExitStack() as stack:
-            target = stack.enter_context(open_target(options.target))
+            target = open_target(options.target)
+            stack.callback(end_session, target)
             locked, foreign_keys = self._lock(target, requests)
             source = stack.enter_context(SourceSnapshot(options.source))
             self._begin(source, locked)
             blocks = self._read_blocks(source, target, locked)
+            self._checkpoints += blocks.waited.checkpoint
+            self._summary_wait_s += blocks.waited.seconds
             planned = self._each(partial(plan_table, source, blocks), locked)
             prover = Prover(target, options.proving)
             planned = _with_parts(prover, planned)
