@@ -62,8 +62,9 @@ class GroupCommit:
 
         Both are true whatever becomes of the others; the source must have flushed its WAL.
         """
-        self._commit.keep_history()
-        return self._commit.advance(unchanged)
+        with self._target.transaction():
+            self._commit.keep_history()
+            return self._commit.advance(unchanged)
 
     def each(self, staged: Sequence[StagedTable]) -> Outcome:
         """Commit each table with its watermark; those joined by foreign keys together."""
