@@ -4,6 +4,7 @@ Objects are created once and never overwritten: caches read garbage from one tha
 a series of objects, each created only if it does not exist yet.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,7 +43,10 @@ class Objects:
         self.where = str(where)
         with translate_errors(self.where):
             if "://" in self.where:
-                client = {"timeout": REQUEST_TIMEOUT, **config.pop("client_options", {})}
+                # Given any options, obstore reads this one no longer from the environment.
+                allow_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+                client = {"timeout": REQUEST_TIMEOUT, "allow_http": allow_http}
+                client |= config.pop("client_options", {})
                 options = {"retry_config": RETRIES, "client_options": client, **config}
                 self._store: Any = from_url(self.where, **options)
             else:
@@ -123,6 +127,11 @@ class Objects:
 
         with translate_errors(self.where), suppress(FileNotFoundError):
             obstore.rename(self._store, name, to)
+
+    def make_durable(self) -> None:
+        """Bring the objects of a folder to the disk; those of a bucket are when it answers."""
+        if "://" not in self.where:
+            os.sync()  # one request for all of them
 
     def names(self, prefix: str) -> dict[str, datetime]:
         """Return when each object below `prefix` was created, by its name.

@@ -1,7 +1,7 @@
 """Run a function in a forked process that kills itself (-9) just before its n-th step.
 
 A step is visible on the disk or to another process: a file written, synced, renamed, linked,
-deleted, its mode changed, a child started.
+deleted, its mode changed, a child started, an object of a block store made, renamed or removed.
 """
 
 import os
@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from replica_platform.blocks.objects import Objects
 
 STEPS = [
     (os, "fsync"),
@@ -20,6 +22,9 @@ STEPS = [
     (Path, "write_bytes"),
     (subprocess, "Popen"),
     (os, "link"),
+    (Objects, "create"),
+    (Objects, "rename"),
+    (Objects, "remove"),
 ]
 
 
