@@ -7,9 +7,9 @@ from pathlib import Path
 
 from replica_platform.core import locks
 from replica_platform.core.reports import ReportFields
-from replica_platform.replica.copy.file_format import HEADER_BYTES, NotDuckDB
+from replica_platform.replica.copy.file_format import HEADER_BYTES, Encrypted, NotDuckDB
 from replica_platform.replica.lineage import has_same_content, lineage_of
-from replica_platform.replica.master import Master
+from replica_platform.replica.master import Master, encrypted
 from replica_platform.replica.store.integrity import find_damage
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, age_s
@@ -205,6 +205,8 @@ def _inspect_master(
         return False, None
     try:
         return _compare(master, layout, current)
+    except Encrypted:
+        return None, str(encrypted(master))
     except NotDuckDB as error:
         return None, f"The master {master} is damaged: {error}; restore it from a backup."
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from replica_platform.replica import Master, Publication, publish, scrub, verify
-from replica_platform.replica.copy import free_list
+from replica_platform.replica import BlockStore, Master, Publication, publish, scrub, verify
+from replica_platform.replica.copy import blocks, free_list
 from replica_platform.replica.copy.blocks import block_range
 from replica_platform.replica.copy.free_list import FreeListUnreadable, read_block_use
 from replica_platform.replica.probe import verify_copy
@@ -365,3 +365,35 @@ def test_the_state_of_former_versions_is_read(
 
     inode = layout.data(current).stat().st_ino
     assert ScrubState.load(layout).round_of(current, inode).next_block == 7
+
+
+def test_a_pull_reads_and_fetches_only_what_it_lacks(
+    master: Master, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a rotten spare fails no pull."""
+    here = tmp_path / "here"
+    block_store = BlockStore(tmp_path / "blocks")
+    read = []
+    scan = blocks.scan
+
+    def counting(*arguments: object, **keywords: object) -> blocks.Scan:
+        found = scan(*arguments, **keywords)  # type: ignore[arg-type]
+        read.append(found.read)
+        return found
+
+    for _ in range(4):
+        append(master)
+        publish(master.path, store, keep=1, min_age_s=0)
+        block_store.push(store)
+        monkeypatch.setattr(blocks, "scan", counting)
+        read.clear()
+        pulled = block_store.pull(here, keep=1, min_age_s=0)
+        monkeypatch.setattr(blocks, "scan", scan)
+        assert pulled.file.read_bytes() == master.path.read_bytes()
+    assert 0 < sum(read) < len(pulled.manifest.block_digests)
+    rot_spare(here, 4)
+    append(master)
+    publish(master.path, store, keep=1, min_age_s=0)
+    block_store.push(store)
+    pulled = block_store.pull(here, keep=1, min_age_s=0)
+    assert pulled.file.read_bytes() == master.path.read_bytes()

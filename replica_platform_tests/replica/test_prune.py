@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from replica_platform.replica import BlockStore, Master, Publication, publish
-from replica_platform.replica.remote import block_store as module
+from replica_platform.replica.remote import prune as module
+from replica_platform.replica.remote.stored_blocks import StoredBlocks
 
 COUNT = "select count(*) from bars"
 
@@ -48,15 +49,15 @@ def in_between(
     block_store: BlockStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]
 ) -> None:
     """Act once, after the next push has looked at what is there and before it sends anything."""
-    send = BlockStore._send
+    send = StoredBlocks.send
     done = []
 
-    def acting(self: BlockStore, *arguments: object, **options: object) -> int:
+    def acting(self: StoredBlocks, *arguments: object, **options: object) -> tuple[int, int]:
         if not done:
             done.append(act())
         return send(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(BlockStore, "_send", acting)
+    monkeypatch.setattr(StoredBlocks, "send", acting)
 
 
 DAYS = timedelta(days=2)

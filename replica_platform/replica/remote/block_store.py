@@ -11,131 +11,32 @@ folder and every S3 support. Pulling, rolling back and repair are one operation:
 and fetch the blocks that are missing.
 """
 
-import json
-import os
-import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from replica_platform.core.reports import DoneReport, Progress, ReportFields, format_bytes
-from replica_platform.replica.copy.blocks import block_range, digest
-from replica_platform.replica.errors import (
-    BlockMissing,
-    BlockStoreDamaged,
-    NothingPublished,
-    PointerMoved,
-)
+from replica_platform.core.reports import Progress
+from replica_platform.replica.errors import BlockStoreDamaged, NothingPublished
 from replica_platform.replica.remote.assemble import assemble
+from replica_platform.replica.remote.index import Index
 from replica_platform.replica.remote.objects import Objects
+from replica_platform.replica.remote.prune import prune
+from replica_platform.replica.remote.reports import (
+    PRUNE_AGE,
+    BlockStoreVerification,
+    Pruned,
+    Pushed,
+)
+from replica_platform.replica.remote.stored_blocks import StoredBlocks, numbered
 from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.candidate import Publication
 from replica_platform.replica.store.integrity import Unusable, find_damage
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, generation_in, now
+from replica_platform.replica.store.manifest import Manifest, generation_in, now
 from replica_platform.replica.store.ownership import assert_same_purpose
 from replica_platform.replica.store.retention import Retention
-
-COMPRESSION_LEVEL = 3
-# Each waits for the network most of the time.
-CONNECTIONS = 8
-# A block that no manifest names may belong to a push that is still running.
-PRUNE_AGE = timedelta(days=1)
-UNUSED_SINCE = "%Y%m%dT%H%M%SZ"
-
-
-@dataclass(frozen=True)
-class Pushed(DoneReport):
-    """What a push sent.
-
-    Attributes:
-        generation: The generation.
-        block_count: How many blocks it has.
-        blocks_sent: How many of them were sent.
-        bytes: The size of its file.
-        bytes_sent: How many bytes were sent, compressed.
-        seconds: How long it took.
-    """
-
-    generation: int
-    block_count: int
-    blocks_sent: int
-    bytes: int
-    bytes_sent: int
-    seconds: float
-
-    @property
-    def sentence(self) -> str:
-        """What was sent."""
-        return (
-            f"Generation {self.generation} is in the block store: {self.blocks_sent:,} of "
-            f"{self.block_count:,} blocks sent, {format_bytes(self.bytes_sent)}."
-        )
-
-
-@dataclass(frozen=True)
-class BlockStoreVerification(ReportFields):
-    """Whether every block of a generation can be fetched undamaged.
-
-    Attributes:
-        generation: The generation.
-        block_count: How many different blocks it has.
-        ok: Whether all of them are right.
-        missing: How many are missing.
-        damaged: How many are damaged.
-    """
-
-    generation: int
-    block_count: int
-    ok: bool
-    missing: int
-    damaged: int
-
-    @property
-    def sentence(self) -> str:
-        """What is wrong and what to do next, or that all is well."""
-        if self.ok:
-            return f"Every block of generation {self.generation} in the block store is intact."
-        return (
-            f"{self.missing} blocks of generation {self.generation} are missing from the block "
-            f"store and {self.damaged} are damaged; push it again with resend."
-        )
-
-
-@dataclass(frozen=True)
-class Pruned(ReportFields):
-    """What a prune did.
-
-    Attributes:
-        generations: The generations that were removed.
-        marked: How many blocks no manifest names any more; a later prune removes them.
-        restored: How many marked blocks were needed again.
-        removed: How many blocks were removed.
-    """
-
-    generations: list[int]
-    marked: int
-    restored: int
-    removed: int
-
-    @property
-    def ok(self) -> bool:
-        """True: a prune that fails raises an error."""
-        return True
-
-    @property
-    def sentence(self) -> str:
-        """What was removed, and what a later prune removes."""
-        restored = f", {self.restored:,} restored" if self.restored else ""
-        return (
-            f"{len(self.generations)} generations and {self.removed:,} blocks were removed"
-            f"{restored}; {self.marked:,} more are unused and are removed by a prune in "
-            f"{PRUNE_AGE.total_seconds() / 3600:g} hours or later."
-        )
 
 
 class BlockStore:
@@ -148,6 +49,8 @@ class BlockStore:
 
     def __init__(self, where: str | Path, **config: Any) -> None:
         self.objects = Objects(where, **config)
+        self.index = Index(self.objects)
+        self.blocks = StoredBlocks(self.objects)
 
     def push(
         self,
@@ -158,6 +61,9 @@ class BlockStore:
         progress: Progress | None = None,
     ) -> Pushed:
         """Send a generation: the blocks that are missing, its manifest, then the pointer.
+
+        Generations of an earlier definition of the purpose are withdrawn; `prune` removes their
+        blocks.
 
         Args:
             store: The local store.
@@ -179,39 +85,34 @@ class BlockStore:
         layout = Layout(store)
         # The seal is that of this machine's file.
         manifest = replace(_undamaged(layout, generation), seal=None)
-        number, current = self._last_pointer()
+        number, current = self.index.last_pointer()
         if current is not None:
             assert_same_purpose(self.objects.where, current.purpose, manifest.purpose)
-        relied_on = {} if resend else self._read_manifests()
-        present = {one for digests in relied_on.values() for one in digests}
-        missing: dict[str, int] = {}
-        for block, block_digest in enumerate(manifest.block_digests):
-            if block_digest not in present:
-                missing.setdefault(block_digest, block)
+        relied_on = {} if resend else self.index.read_all()
+        present = {one for other in relied_on.values() for one in other.block_digests}
+        wanted = numbered(manifest)
+        missing = {one: block for one, block in wanted.items() if one not in present}
         try:
             lease = Lease.take(layout, manifest)
         except Unusable as error:
             raise NothingPublished(f"{error}; push the current generation instead.") from error
         path = layout.data(manifest)
         try:
-            blocks_sent, bytes_sent = self._send(path, manifest, missing, resend, progress)
-            self.objects.create(f"manifests/{_stem(manifest)}.json", manifest.to_json())
+            blocks_sent, bytes_sent = self.blocks.send(path, manifest, missing, resend, progress)
+            self.index.add(manifest)
             # A prune that begins from here on keeps the blocks of the manifest. One in between may
             # have removed blocks that were not sent because they were there.
             late = time.monotonic() - started > PRUNE_AGE.total_seconds() / 2
-            if late or not set(relied_on) <= set(self._manifests()):
-                there = {_digest_of(name) for name in self._block_names()}
-                lost = {
-                    block_digest: block
-                    for block, block_digest in enumerate(manifest.block_digests)
-                    if block_digest not in there
-                }
-                again, bytes_again = self._send(path, manifest, lost, resend, progress)
+            if late or not set(relied_on) <= set(self.index.names()):
+                there = self.blocks.digests()
+                lost = {one: block for one, block in wanted.items() if one not in there}
+                again, bytes_again = self.blocks.send(path, manifest, lost, resend, progress)
                 blocks_sent, bytes_sent = blocks_sent + again, bytes_sent + bytes_again
         finally:
             lease.release()
         if current is None or current.to_json() != manifest.to_json():
-            self._move_pointer(number, manifest)
+            self.index.move_pointer(number, manifest)
+        withdrawn = self.index.withdraw_earlier_definitions(manifest)
         return Pushed(
             generation=manifest.generation,
             block_count=len(manifest.block_digests),
@@ -219,12 +120,13 @@ class BlockStore:
             bytes=manifest.bytes,
             bytes_sent=bytes_sent,
             seconds=time.monotonic() - started,
+            withdrawn=withdrawn,
         )
 
     def pull(
         self,
         store: Path | str,
-        generation: int | None = None,
+        generation: int | datetime | None = None,
         *,
         keep: int = 3,
         min_age_s: float = 60.0,
@@ -237,7 +139,8 @@ class BlockStore:
 
         Args:
             store: The local store's folder; made if absent.
-            generation: Its number; by default the one that the pointer names.
+            generation: Its number, or a time, for the last one published by then; by default the
+                one that the pointer names.
             keep: How many generations stay.
             min_age_s: How long, in seconds, each stays at least.
             progress: Told the blocks that are fetched.
@@ -253,7 +156,7 @@ class BlockStore:
         """
         candidate = assemble(
             Layout(store),
-            self._manifest(generation),
+            self.index.find(generation),
             self.block,
             Retention(keep, min_age_s),
             progress,
@@ -270,7 +173,7 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: The pointer is damaged.
         """
-        return self._last_pointer()[1]
+        return self.index.last_pointer()[1]
 
     def generations(self) -> list[int]:
         """Return the generations that can be pulled, newest first.
@@ -281,7 +184,7 @@ class BlockStore:
         Raises:
             BlockStoreUnavailable: A request failed.
         """
-        return [generation_in(name) or 0 for name in self._manifests()]
+        return [generation_in(name) or 0 for name in self.index.names()]
 
     def point(self, generation: int) -> Manifest:
         """Make a generation, older or newer, the one that others pull.
@@ -298,9 +201,9 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: Its manifest is damaged.
         """
-        number, _ = self._last_pointer()
-        manifest = replace(self._manifest(generation), confirmed_at=now())
-        self._move_pointer(number, manifest)
+        number, _ = self.index.last_pointer()
+        manifest = replace(self.index.find(generation), confirmed_at=now())
+        self.index.move_pointer(number, manifest)
         return manifest
 
     def block(self, block_digest: str, size: int) -> bytes:
@@ -318,24 +221,7 @@ class BlockStore:
             BlockStoreDamaged: It is damaged.
             BlockStoreUnavailable: The request failed.
         """
-        import zstandard
-
-        packed = self.objects.read(_object_name(block_digest)) or self._read_unused(block_digest)
-        if packed is None:
-            raise BlockMissing(
-                f"The block {block_digest} is missing from {self.objects.where}; push the "
-                "generation again with resend, or pull another one."
-            )
-        try:
-            content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
-        except zstandard.ZstdError:
-            content = b""
-        if digest(content) != block_digest:
-            raise BlockStoreDamaged(
-                f"The block {block_digest} in {self.objects.where} is damaged; push the generation "
-                "again with resend, or pull another one."
-            )
-        return content
+        return self.blocks.read(block_digest, size)
 
     def verify(self, generation: int | None = None) -> BlockStoreVerification:
         """Fetch every block of a generation and compare it with its digest.
@@ -351,26 +237,10 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: Its manifest is damaged.
         """
-        manifest = self._manifest(generation)
-        sizes = {
-            block_digest: block_range(block, manifest.bytes)[1]
-            for block, block_digest in enumerate(manifest.block_digests)
-        }
-
-        def inspect(item: tuple[str, int]) -> str | None:
-            try:
-                self.block(*item)
-            except BlockMissing:
-                return "missing"
-            except BlockStoreDamaged:
-                return "damaged"
-            return None
-
-        with ThreadPoolExecutor(CONNECTIONS, "verify") as pool:
-            found = list(pool.map(inspect, sizes.items()))
-        missing, damaged = found.count("missing"), found.count("damaged")
+        manifest = self.index.find(generation)
+        count, missing, damaged = self.blocks.verify(manifest)
         return BlockStoreVerification(
-            manifest.generation, len(sizes), missing + damaged == 0, missing, damaged
+            manifest.generation, count, missing + damaged == 0, missing, damaged
         )
 
     def prune(self, keep: int) -> Pruned:
@@ -391,163 +261,7 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: A manifest is damaged.
         """
-        number, current = self._last_pointer()
-        names = self._manifests()
-        old = [
-            name for name in names[keep:] if current is None or Path(name).stem != _stem(current)
-        ]
-        pointers = sorted(self.objects.names("pointers"))
-        self.objects.remove(old + pointers[:-1] if number else old)
-        needed = self._needed()
-        moment = now()
-        marked = [
-            name
-            for name, created in self.objects.names("blocks").items()
-            if _digest_of(name) not in needed and created < moment - PRUNE_AGE
-        ]
-        for name in marked:
-            self.objects.rename(name, f"unused/{moment:{UNUSED_SINCE}}/{Path(name).name}")
-        # Read again: a push may have ended since.
-        needed = self._needed()
-        unused = list(self.objects.names("unused"))
-        restored = [name for name in unused if _digest_of(name) in needed]
-        for name in restored:
-            self.objects.rename(name, _object_name(_digest_of(name)))
-        removed = [
-            name
-            for name in unused
-            if _digest_of(name) not in needed and _unused_since(name) <= moment - PRUNE_AGE
-        ]
-        self.objects.remove(removed)
-        return Pruned(
-            generations=sorted(generation_in(name) or 0 for name in old),
-            marked=len(unused) - len(restored) - len(removed),
-            restored=len(restored),
-            removed=len(removed),
-        )
-
-    def _send(
-        self,
-        path: Path,
-        manifest: Manifest,
-        missing: dict[str, int],
-        resend: bool,
-        progress: Progress | None,
-    ) -> tuple[int, int]:
-        """Send blocks, by digest and number; return how many blocks and bytes were sent.
-
-        A block that an interrupted push has sent is not sent again.
-        """
-        import zstandard
-
-        put = self.objects.replace if resend else self.objects.create
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-        def send(item: tuple[str, int]) -> int:
-            block_digest, block = item
-            name = _object_name(block_digest)
-            if not resend and self.objects.exists(name):
-                return 0
-            start, size = block_range(block, manifest.bytes)
-            content = os.pread(fd, size, start)
-            if digest(content) != block_digest:
-                raise BlockStoreDamaged(
-                    f"Block {block} of {path.name} is not what was published, so it was not sent; "
-                    "repair the generation here, and push again."
-                )
-            packed = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(content)
-            put(name, packed)
-            return len(packed)
-
-        blocks_sent = bytes_sent = 0
-        try:
-            with ThreadPoolExecutor(CONNECTIONS, "push") as pool:
-                for done, size in enumerate(pool.map(send, missing.items())):
-                    bytes_sent += size
-                    blocks_sent += size > 0
-                    if progress:
-                        progress(done + 1, len(missing), "blocks")
-        finally:
-            os.close(fd)
-        return blocks_sent, bytes_sent
-
-    def _needed(self) -> set[str]:
-        """Return the digests of all blocks that a manifest names."""
-        return {digest for digests in self._read_manifests().values() for digest in digests}
-
-    def _read_manifests(self) -> dict[str, list[str]]:
-        """Return the blocks of each manifest: they exist, because a manifest is sent last."""
-        found: dict[str, list[str]] = {}
-        for name in self._manifests():
-            raw = self.objects.read(name)
-            if raw is not None:
-                found[name] = self._parsed(name, raw).block_digests
-        return found
-
-    def _block_names(self) -> list[str]:
-        """Return the names of all blocks, also of those that are marked as unused."""
-        return [name for folder in ("blocks", "unused") for name in self.objects.names(folder)]
-
-    def _read_unused(self, block_digest: str) -> bytes | None:
-        """Return a block that a prune marked while a push counted on it."""
-        for name in self.objects.names("unused"):
-            if _digest_of(name) == block_digest:
-                # It may have been restored since it was listed.
-                return self.objects.read(name) or self.objects.read(_object_name(block_digest))
-        return None
-
-    def _manifests(self) -> list[str]:
-        """Return the names of the manifests, newest generation first."""
-        names = [name for name in self.objects.names("manifests") if generation_in(name)]
-        return sorted(names, key=lambda name: (generation_in(name), name), reverse=True)
-
-    def _manifest(self, generation: int | None) -> Manifest:
-        if generation is None:
-            current = self.current()
-            if current is None:
-                raise NothingPublished(
-                    f"Nothing was pushed to {self.objects.where} yet; push a generation first."
-                )
-            return current
-        for name in self._manifests():
-            raw = self.objects.read(name) if generation_in(name) == generation else None
-            if raw is not None:
-                return self._parsed(name, raw)
-        raise NothingPublished(
-            f"Generation {generation} is not kept in {self.objects.where}; "
-            f"there are {', '.join(map(str, self.generations())) or 'none'}."
-        )
-
-    def _last_pointer(self) -> tuple[int, Manifest | None]:
-        """Return the pointer's number and manifest; 0 and None before the first push."""
-        names = sorted(self.objects.names("pointers"))
-        if not names:
-            return 0, None
-        raw = self.objects.read(names[-1])
-        if raw is None:  # pruned since it was listed: there is a newer one
-            return self._last_pointer()
-        return int(Path(names[-1]).stem), self._parsed(names[-1], _manifest_in(raw))
-
-    def _move_pointer(self, number: int, manifest: Manifest) -> None:
-        name = f"pointers/{number + 1:08d}.json"
-        # Names this attempt: where its acknowledgement was lost, a retry finds the object there.
-        attempt = secrets.token_hex(8)
-        content = json.dumps({"attempt": attempt, "manifest": manifest.to_json().decode()})
-        if not self.objects.create(name, content.encode()) and (
-            self.objects.read(name) != content.encode()
-        ):
-            raise PointerMoved(
-                f"Another process moved the pointer of {self.objects.where} at the same time; the "
-                "blocks are there and nothing is lost. See what is current, and push again."
-            )
-
-    def _parsed(self, name: str, raw: bytes) -> Manifest:
-        try:
-            return Manifest.from_json(raw)
-        except NotAManifest as error:
-            raise BlockStoreDamaged(
-                f"{name} in {self.objects.where} is damaged ({error}); remove it, and push again."
-            ) from error
+        return prune(self.objects, self.index, keep)
 
 
 def _undamaged(layout: Layout, generation: int | None) -> Manifest:
@@ -558,28 +272,3 @@ def _undamaged(layout: Layout, generation: int | None) -> Manifest:
             "repair it, and push again."
         )
     return manifest
-
-
-def _manifest_in(raw: bytes) -> bytes:
-    """Return the manifest that a pointer contains; former versions wrote nothing else."""
-    with suppress(ValueError, TypeError):
-        fields = json.loads(raw)
-        if "attempt" in fields:
-            return str(fields["manifest"]).encode()
-    return raw
-
-
-def _digest_of(name: str) -> str:
-    return Path(name).stem
-
-
-def _unused_since(name: str) -> datetime:
-    return datetime.strptime(Path(name).parent.name, UNUSED_SINCE).replace(tzinfo=UTC)
-
-
-def _stem(manifest: Manifest) -> str:
-    return Path(manifest.file).stem
-
-
-def _object_name(block_digest: str) -> str:
-    return f"blocks/{block_digest[:2]}/{block_digest}.zst"
