@@ -15,7 +15,7 @@ from replica_platform.replica import BlockStore, Master, Publication, publish, s
 from replica_platform.replica.copy import blocks, free_list
 from replica_platform.replica.copy.blocks import block_range
 from replica_platform.replica.copy.free_list import FreeListUnreadable, read_block_use
-from replica_platform.replica.probe import verify_copy
+from replica_platform.replica.probe import program
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.spare import find_spare
 from replica_platform_tests.replica.conftest import damage
@@ -306,7 +306,7 @@ def test_rot_in_what_publications_do_not_read_is_found_by_the_scrub_of_the_file(
 ) -> None:
     """A new generation twice a day, patched into one of the same two files on the disk."""
     # As with a larger file, of which only the first rows are read.
-    monkeypatch.setattr(verify_copy, "READ_TO_THE_END_BYTES", 0)
+    monkeypatch.setattr(program, "READ_TO_THE_END_BYTES", 0)
     with master.write() as connection:
         connection.execute("create table old as select hash(range)::varchar s from range(500000)")
     digests = []
