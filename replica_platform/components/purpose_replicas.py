@@ -160,7 +160,7 @@ def _scrub_check(purpose: Purpose) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=_key(purpose),
         name="kept_bytes_are_intact",
-        description="Every byte of the kept generations is read within a week, and damage repaired.",
+        description="Every byte of the kept generations is read within a week; damage is repaired.",
     )
     def kept_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
         return scrub_result(store, _key(purpose))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, BlockStoreUnavailable
 from replica_platform.replica import (
     BlockStore,
     Master,
@@ -23,14 +24,7 @@ from replica_platform.replica import (
     status,
     verify,
 )
-from replica_platform.replica.errors import (
-    BlockMissing,
-    BlockStoreDamaged,
-    BlockStoreUnavailable,
-    GenerationDamaged,
-    NothingPublished,
-    PointerMoved,
-)
+from replica_platform.replica.errors import GenerationDamaged, NothingPublished, PointerMoved
 from replica_platform.replica.store.layout import Layout
 from replica_platform_tests.replica.conftest import damage
 
@@ -274,7 +268,7 @@ def test_pruning_keeps_what_can_be_pulled(
     other_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from replica_platform.replica.remote import prune as module
+    from replica_platform.blocks import pool as module
 
     block_store = BlockStore(tmp_path / "blocks")
     for day in (3, 4, 5):

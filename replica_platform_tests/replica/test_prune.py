@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from replica_platform.blocks.pool import BlockPool, Sent
 from replica_platform.replica import BlockStore, Master, Publication, publish
-from replica_platform.replica.remote import prune as module
-from replica_platform.replica.remote.stored_blocks import StoredBlocks
+from replica_platform.replica.remote import block_store as module
 
 COUNT = "select count(*) from bars"
 
@@ -49,15 +49,15 @@ def in_between(
     block_store: BlockStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]
 ) -> None:
     """Act once, after the next push has looked at what is there and before it sends anything."""
-    send = StoredBlocks.send
+    send = BlockPool.send
     done = []
 
-    def acting(self: StoredBlocks, *arguments: object, **options: object) -> tuple[int, int]:
+    def acting(self: BlockPool, *arguments: object, **options: object) -> Sent:
         if not done:
             done.append(act())
         return send(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(StoredBlocks, "send", acting)
+    monkeypatch.setattr(BlockPool, "send", acting)
 
 
 DAYS = timedelta(days=2)

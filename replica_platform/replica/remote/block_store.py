@@ -11,25 +11,22 @@ folder and every S3 support. Pulling, rolling back and repair are one operation:
 and fetch the blocks that are missing.
 """
 
+import os
 import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from replica_platform.blocks.errors import BlockStoreDamaged
+from replica_platform.blocks.objects import Objects
+from replica_platform.blocks.pool import PRUNE_AGE, BlockPool, Sent, all_digests
 from replica_platform.core.reports import Progress
-from replica_platform.replica.errors import BlockStoreDamaged, NothingPublished
+from replica_platform.replica.copy.blocks import block_range, digest
+from replica_platform.replica.errors import NothingPublished
 from replica_platform.replica.remote.assemble import assemble
-from replica_platform.replica.remote.index import Index
-from replica_platform.replica.remote.objects import Objects
-from replica_platform.replica.remote.prune import prune
-from replica_platform.replica.remote.reports import (
-    PRUNE_AGE,
-    BlockStoreVerification,
-    Pruned,
-    Pushed,
-)
-from replica_platform.replica.remote.stored_blocks import StoredBlocks, numbered
+from replica_platform.replica.remote.index import Index, stem
+from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
 from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.candidate import Publication
 from replica_platform.replica.store.integrity import Unusable, find_damage
@@ -37,6 +34,8 @@ from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, generation_in, now
 from replica_platform.replica.store.ownership import assert_same_purpose
 from replica_platform.replica.store.retention import Retention
+
+ADVICE = "push the generation again with resend, or pull another one"
 
 
 class BlockStore:
@@ -50,7 +49,7 @@ class BlockStore:
     def __init__(self, where: str | Path, **config: Any) -> None:
         self.objects = Objects(where, **config)
         self.index = Index(self.objects)
-        self.blocks = StoredBlocks(self.objects)
+        self._blocks = BlockPool(self.objects, digest, ADVICE)
 
     def push(
         self,
@@ -89,25 +88,25 @@ class BlockStore:
         if current is not None:
             assert_same_purpose(self.objects.where, current.purpose, manifest.purpose)
         relied_on = {} if resend else self.index.read_all()
-        present = {one for other in relied_on.values() for one in other.block_digests}
-        wanted = numbered(manifest)
-        missing = {one: block for one, block in wanted.items() if one not in present}
+        present = all_digests(one.block_digests for one in relied_on.values())
+        numbers = _numbers(manifest)
+        missing = {one: block for one, block in numbers.items() if one not in present}
         try:
             lease = Lease.take(layout, manifest)
         except Unusable as error:
             raise NothingPublished(f"{error}; push the current generation instead.") from error
         path = layout.data(manifest)
         try:
-            blocks_sent, bytes_sent = self.blocks.send(path, manifest, missing, resend, progress)
+            sent = self._send(path, manifest, missing, resend, progress)
             self.index.add(manifest)
             # A prune that begins from here on keeps the blocks of the manifest. One in between may
             # have removed blocks that were not sent because they were there.
             late = time.monotonic() - started > PRUNE_AGE.total_seconds() / 2
             if late or not set(relied_on) <= set(self.index.names()):
-                there = self.blocks.digests()
-                lost = {one: block for one, block in wanted.items() if one not in there}
-                again, bytes_again = self.blocks.send(path, manifest, lost, resend, progress)
-                blocks_sent, bytes_sent = blocks_sent + again, bytes_sent + bytes_again
+                there = self._blocks.present()
+                lost = {one: block for one, block in numbers.items() if one not in there}
+                again = self._send(path, manifest, lost, resend, progress)
+                sent = Sent(sent.blocks + again.blocks, sent.bytes + again.bytes)
         finally:
             lease.release()
         if current is None or current.to_json() != manifest.to_json():
@@ -116,9 +115,9 @@ class BlockStore:
         return Pushed(
             generation=manifest.generation,
             block_count=len(manifest.block_digests),
-            blocks_sent=blocks_sent,
+            blocks_sent=sent.blocks,
             bytes=manifest.bytes,
-            bytes_sent=bytes_sent,
+            bytes_sent=sent.bytes,
             seconds=time.monotonic() - started,
             withdrawn=withdrawn,
         )
@@ -221,7 +220,7 @@ class BlockStore:
             BlockStoreDamaged: It is damaged.
             BlockStoreUnavailable: The request failed.
         """
-        return self.blocks.read(block_digest, size)
+        return self._blocks.read(block_digest, size)
 
     def verify(self, generation: int | None = None) -> BlockStoreVerification:
         """Fetch every block of a generation and compare it with its digest.
@@ -238,9 +237,14 @@ class BlockStore:
             BlockStoreDamaged: Its manifest is damaged.
         """
         manifest = self.index.find(generation)
-        count, missing, damaged = self.blocks.verify(manifest)
+        sizes = {
+            block_digest: block_range(block, manifest.bytes)[1]
+            for block_digest, block in _numbers(manifest).items()
+        }
+        found = self._blocks.verify(sizes)
+        ok = found.missing + found.damaged == 0
         return BlockStoreVerification(
-            manifest.generation, count, missing + damaged == 0, missing, damaged
+            manifest.generation, len(sizes), ok, found.missing, found.damaged
         )
 
     def prune(self, keep: int) -> Pruned:
@@ -261,7 +265,59 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: A manifest is damaged.
         """
-        return prune(self.objects, self.index, keep)
+        number, current = self.index.last_pointer()
+        old = [
+            name
+            for name in self.index.names()[keep:]
+            if current is None or Path(name).stem != stem(current)
+        ]
+        pointers = sorted(self.objects.names("pointers"))
+        self.objects.remove(old + pointers[:-1] if number else old)
+        moment = now()
+        self._blocks.mark_unused(self.index.needed(), moment)
+        # Read again: a push may have ended since.
+        swept = self._blocks.sweep(self.index.needed(), moment)
+        return Pruned(
+            generations=sorted(generation_in(name) or 0 for name in old),
+            marked=swept.marked,
+            restored=swept.restored,
+            removed=swept.removed,
+        )
+
+    def _send(
+        self,
+        path: Path,
+        manifest: Manifest,
+        missing: dict[str, int],
+        resend: bool,
+        progress: Progress | None,
+    ) -> Sent:
+        """Send blocks of a generation's file, by digest and number."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+        def content_of(block_digest: str) -> bytes:
+            block = missing[block_digest]
+            start, size = block_range(block, manifest.bytes)
+            content = os.pread(fd, size, start)
+            if digest(content) != block_digest:
+                raise BlockStoreDamaged(
+                    f"Block {block} of {path.name} is not what was published, so it was not sent; "
+                    "repair the generation here, and push again."
+                )
+            return content
+
+        try:
+            return self._blocks.send(missing, content_of, resend=resend, progress=progress)
+        finally:
+            os.close(fd)
+
+
+def _numbers(manifest: Manifest) -> dict[str, int]:
+    """Return the number of the first block with each digest."""
+    numbers: dict[str, int] = {}
+    for block, block_digest in enumerate(manifest.block_digests):
+        numbers.setdefault(block_digest, block)
+    return numbers
 
 
 def _undamaged(layout: Layout, generation: int | None) -> Manifest:

@@ -1,4 +1,4 @@
-"""Which generations a block store has, and which is current; their blocks are in `stored_blocks`.
+"""Which generations a block store has, and which is current; the blocks are those of `blocks.pool`.
 
 The pointer moves by creating the next object only if it does not exist: a compare-and-swap that a
 folder and every S3 support.
@@ -10,8 +10,10 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from replica_platform.replica.errors import BlockStoreDamaged, NothingPublished, PointerMoved
-from replica_platform.replica.remote.objects import Objects
+from replica_platform.blocks.errors import BlockStoreDamaged
+from replica_platform.blocks.objects import Objects
+from replica_platform.blocks.pool import all_digests
+from replica_platform.replica.errors import NothingPublished, PointerMoved
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, generation_in
 
 
@@ -37,8 +39,7 @@ class Index:
 
     def needed(self) -> set[str]:
         """Return the digests of all blocks that a manifest names."""
-        manifests = self.read_all().values()
-        return {one for manifest in manifests for one in manifest.block_digests}
+        return all_digests(manifest.block_digests for manifest in self.read_all().values())
 
     def add(self, manifest: Manifest) -> None:
         """Create a generation's manifest, once its blocks are there."""

@@ -1,12 +1,9 @@
 """What a push, a verification and a prune of a block store did."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 
+from replica_platform.blocks.pool import PRUNE_AGE
 from replica_platform.core.reports import DoneReport, ReportFields, format_bytes
-
-# A block that no manifest names may belong to a push that is still running.
-PRUNE_AGE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
