@@ -71,12 +71,28 @@ class Table:
 
 def list_columns(connection: duckdb.DuckDBPyConnection) -> Columns:
     """Return schema, table, name and type of every column of the tables, in their order."""
-    return connection.execute(
+    return _columns_of(connection, set(_sizes(connection)))
+
+
+def _columns_of(connection: duckdb.DuckDBPyConnection, tables: set[tuple[str, str]]) -> Columns:
+    # Views have columns too. A join with the tables takes longer than reading all.
+    columns = connection.execute(
         "select schema_name, table_name, column_name, data_type from duckdb_columns() "
         "where not internal and database_name = current_database() "
-        "and (schema_name, table_name) in (select (schema_name, table_name) from duckdb_tables()) "
         "order by schema_name, table_name, column_index"
     ).fetchall()
+    return [column for column in columns if column[:2] in tables]
+
+
+def _sizes(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], int]:
+    """Return about how many rows each table has, by schema and name."""
+    return {
+        (schema, table): size
+        for schema, table, size in connection.execute(
+            "select schema_name, table_name, estimated_size from duckdb_tables() "
+            "where not internal and database_name = current_database()"
+        ).fetchall()
+    }
 
 
 def read_tables(
@@ -91,14 +107,8 @@ def read_tables(
         duckdb.Error: The file is damaged.
     """
     tables: dict[str, Table] = {}
-    sizes = {
-        (schema, table): size
-        for schema, table, size in connection.execute(
-            "select schema_name, table_name, estimated_size from duckdb_tables() "
-            "where not internal and database_name = current_database()"
-        ).fetchall()
-    }
-    for schema, name, column, kind in list_columns(connection):
+    sizes = _sizes(connection)
+    for schema, name, column, kind in _columns_of(connection, set(sizes)):
         source = f"{_quoted(schema)}.{_quoted(name)}"
         table = Table(source, sizes.get((schema, name), 0))
         key = name if schema == "main" else f"{schema}.{name}"
@@ -108,7 +118,10 @@ def read_tables(
     counted = _count_rows(connection, list(tables.values()))
     others = [] if "*" in scan else [table for name, table in tables.items() if name not in scan]
     largest = sorted(others, key=lambda table: table.size, reverse=True)[:FIRST_ROWS_OF_TABLES]
+    # Several threads would read more than these rows.
+    connection.execute("set threads = 1")
     _read(connection, largest, f" limit {FIRST_ROWS}")
+    connection.execute("reset threads")
     if lower:
         _lower_priority(NICENESS_TO_THE_END - NICENESS)
     _read(connection, [one for name, one in tables.items() if "*" in scan or name in scan])

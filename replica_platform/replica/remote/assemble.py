@@ -69,8 +69,9 @@ def assemble(
             and current.file == manifest.file
             and not find_damage(layout.data(current), current)
         ):
-            # The bytes are the same; only the time of confirmation may be new.
-            manifest = replace(manifest, seal=current.seal, read_at=current.read_at)
+            # The bytes are the same; only the time of confirmation may be new, and the seal.
+            seal = Seal.of(layout.data(current))
+            manifest = replace(manifest, seal=seal, read_at=current.read_at)
             how, fetched = "unchanged", 0
         else:
             target = building_path(layout)
