@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin import resume
+from replica_platform.xmin.first_copy import ledger
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
@@ -80,8 +80,11 @@ class Commit:
         delivered = self._delivered(staged)
         found = planned.locked.found
         if found is None:
-            rows_read += count_rows(self._target, load_name(staged.target))
-            committed = self._first_copy(staged)
+            loaded = staged.rows_loaded
+            if loaded is None:
+                loaded = count_rows(self._target, load_name(staged.target))
+            rows_read += loaded
+            committed = self._first_copy(staged, loaded)
         else:
             committed = self._into_existing(staged, found)
         if staged.has_rows:
@@ -114,7 +117,7 @@ class Commit:
             self._target.execute(sql.SQL("analyze {}").format(staging.sql))
         return rows
 
-    def _first_copy(self, staged: StagedTable) -> Committed:
+    def _first_copy(self, staged: StagedTable, rows: int) -> Committed:
         """Adopt the loaded table; then merge what an interrupted copy had missed.
 
         Raises:
@@ -131,10 +134,9 @@ class Commit:
             raise Diverged(
                 "The interrupted copy holds a key twice, so it is not continued: all rows are read."
             ) from error
-        resume.clear(self._target, target)
-        rows = count_rows(self._target, target)
+        ledger.clear(self._target, target)
         if staged.scanned is not None:
-            _, rows = self._merge(staged, inspect(self._target, [target])[target])
+            _, rows = self._merge(staged, inspect(self._target, [target])[target], rows)
         return Committed(oid, WrittenRows(inserted=rows), rows)
 
     def _into_existing(self, staged: StagedTable, found: TargetTable) -> Committed:
@@ -150,11 +152,19 @@ class Commit:
         }
         return Committed(found.oid, *methods[staged.method](staged, found))
 
-    def _merge(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
-        """Merge the staged rows by key, delete what the source lacks, and check the counts."""
+    def _merge(
+        self, staged: StagedTable, found: TargetTable, rows: int | None = None
+    ) -> tuple[WrittenRows, int]:
+        """Merge the staged rows by key, delete what the source lacks, and check the counts.
+
+        Args:
+            staged: The staged rows.
+            found: The target table.
+            rows: How many rows it has, where that is known.
+        """
         planned = staged.planned
         written, deleted = WrittenRows(), 0
-        rows = self._rows_before(planned)
+        rows = self._rows_before(planned) if rows is None else rows
         deletes_first = found.has_constraints_beside(planned.key)
         if deletes_first:
             deleted = self._delete_before_merge(staged, found, rows)

@@ -9,8 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from replica_platform.core.reports import DoneReport, ReportFields
+from replica_platform.core.reports import DoneReport, Progress, ReportFields
+from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.names import TableName, parse_schema
+
+# The source keeps all row versions for as long; a slice spends well under a second on starting.
+MAX_SNAPSHOT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,42 @@ class TableSpec:
         """
         source = TableName.parse(self.table)
         return TableName(parse_schema(self.into) if self.into else source.schema, source.table)
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """How a group is synced.
+
+    Attributes:
+        source: The DSN of the source.
+        target: The DSN of the target.
+        atomic: Whether all tables are committed together or not at all.
+        workers: How many pairs of connections copy side by side; None chooses.
+        batch_bytes: How many bytes of heap a range holds; None chooses.
+        max_delete_fraction: The largest fraction of a table that may be deleted.
+        take_over: Whether targets may be taken from other source tables.
+        progress: Told the bytes done and expected of each table.
+        max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds.
+    """
+
+    source: str
+    target: str
+    atomic: bool
+    workers: int | None
+    batch_bytes: int | None
+    max_delete_fraction: float
+    take_over: bool
+    progress: Progress | None
+    max_snapshot_s: float = MAX_SNAPSHOT_S
+
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            CannotSync: A limit is not above zero.
+        """
+        if not self.max_snapshot_s > 0:
+            raise CannotSync(f"max_snapshot_s is above 0 seconds, not {self.max_snapshot_s}.")
 
 
 class WriteMethod(StrEnum):
@@ -89,6 +129,8 @@ class SyncReport(DoneReport):
         columns: The data columns, each with its type.
         notes: Further findings: columns added or kept, the transaction that holds W back.
         seconds_by_step: How long each step took.
+        snapshots: How many snapshots of the source were taken, for all tables of the group.
+        snapshot_s: Seconds that the longest one was held, and with it the source's horizon.
     """
 
     table: str
@@ -108,6 +150,8 @@ class SyncReport(DoneReport):
     columns: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
+    snapshots: int = 1
+    snapshot_s: float = 0.0
 
     @property
     def changed(self) -> bool:

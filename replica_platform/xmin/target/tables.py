@@ -6,6 +6,7 @@ The columns of a table that is there already are `columns`'; rows are `write`'s.
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -164,26 +165,67 @@ def count_rows(target: psycopg.Connection, name: TableName) -> int:
     return int(one_value(target.execute(sql.SQL("select count(*) from {}").format(name.sql))))
 
 
+def add_keys(target: psycopg.Connection, loaded: TableName, key: tuple[str, ...]) -> None:
+    """Give a loaded table its key and its index, where it has none; call it in a transaction.
+
+    Args:
+        target: A session on the target.
+        loaded: The table.
+        key: Its key columns; empty for none.
+    """
+    found = target.execute(_HAS_INDEX, [loaded.sql.as_string()])
+    if one_value(found):
+        return
+    target.execute("select set_config('maintenance_work_mem', '256MB', true)")
+    if key:
+        target.execute(
+            sql.SQL("alter table {} add constraint {} primary key ({})").format(
+                loaded.sql, sql.Identifier(f"{loaded.table}_pkey"), columns_sql(key)
+            )
+        )
+    target.execute(create_index(loaded, (XMIN,)))
+    target.execute(sql.SQL("analyze {}").format(loaded.sql))
+
+
+_HAS_INDEX = "select exists (select from pg_index where indrelid = %s::regclass)"
+_INDEXES = """
+select c.relname, i.indisprimary from pg_index i join pg_class c on c.oid = i.indexrelid
+where i.indrelid = %s::regclass
+"""
+
+
 def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> int:
     """Turn the loaded table into the target table: keyed and indexed. Return its oid.
 
     Args:
-        target: A session on the target.
+        target: A session on the target, in a transaction.
         name: The target table.
         key: Its key columns; empty for none.
     """
     run = target.execute
-    run("select set_config('maintenance_work_mem', '256MB', true)")
     loaded = load_name(name)
+    add_keys(target, loaded, key)
     moved = TableName(name.schema, loaded.table)
     run(sql.SQL("alter table {} reset (autovacuum_enabled)").format(loaded.sql))
     run(sql.SQL("alter table {} set schema {}").format(loaded.sql, sql.Identifier(name.schema)))
     run(sql.SQL("alter table {} rename to {}").format(moved.sql, sql.Identifier(name.table)))
-    if key:
-        run(sql.SQL("alter table {} add primary key ({})").format(name.sql, columns_sql(key)))
-    run(create_index(name, (XMIN,)))
-    run(sql.SQL("analyze {}").format(name.sql))
+    for index, primary in run(_INDEXES, [name.sql.as_string()]).fetchall():
+        suffix = "_pkey" if primary else f"_{XMIN}_idx"
+        _rename_index(target, TableName(name.schema, index), _trimmed(name.table, suffix))
     return int(one_value(run("select %s::regclass::oid", [name.sql.as_string()])))
+
+
+def _rename_index(target: psycopg.Connection, index: TableName, name: str) -> None:
+    """Rename an index; where the name is taken, it keeps the unique one that it has."""
+    with suppress(psycopg.errors.DuplicateTable), target.transaction():
+        target.execute(
+            sql.SQL("alter index {} rename to {}").format(index.sql, sql.Identifier(name))
+        )
+
+
+def _trimmed(table: str, suffix: str) -> str:
+    """Return a name of at most 63 bytes, the most that Postgres keeps."""
+    return table.encode()[: 63 - len(suffix)].decode(errors="ignore") + suffix
 
 
 def alter(target: psycopg.Connection, statement: sql.SQL | sql.Composed) -> None:
