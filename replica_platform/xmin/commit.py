@@ -4,21 +4,29 @@ What is committed together is decided here, one method for each `WriteMethod`. T
 those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import psycopg
 from psycopg import sql
 
+from replica_platform.xmin.copy.buckets import BucketCounts
 from replica_platform.xmin.first_copy import ledger
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
+from replica_platform.xmin.integrity.located_deletes import (
+    counts_at,
+    delete_located,
+    suspicious_runs,
+)
 from replica_platform.xmin.plan import PlannedTable
 from replica_platform.xmin.reports import SyncReport, WriteMethod
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target import write
+from replica_platform.xmin.target.block_counts import write_counts
 from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.schemas import create_schema
@@ -90,6 +98,7 @@ class Commit:
         if staged.has_rows:
             drop(self._target, staging)
         watermarks.write(self._target, self._watermark(planned, committed, delivered))
+        self._write_counts(staged)
         written, notes = committed.written, planned.report.notes
         return replace(
             planned.report,
@@ -166,28 +175,36 @@ class Commit:
         written, deleted = WrittenRows(), 0
         rows = self._rows_before(planned) if rows is None else rows
         deletes_first = found.has_constraints_beside(planned.key)
+        before = self._counts_before(staged)
         if deletes_first:
-            deleted = self._delete_before_merge(staged, found, rows)
+            deleted = self._delete_before_merge(staged, found, rows, before)
         if staged.has_rows:
             # A new leaf may hold a key under the xmin that another leaf had it under.
             by_xmin = staged.scanned is not None and not staged.scanned.new_leaves
             equality = Equality.XMIN if by_xmin else Equality.XMIN_AND_CONTENT
             with planned.request.times.step("merge"):
-                written = write.merge(self._target, _write_spec(staged, found), equality)
+                written = write.merge(
+                    self._target,
+                    _write_spec(staged, found),
+                    equality,
+                    before.blocks if before else None,
+                )
         rows += written.inserted
         if not deletes_first:
             with planned.request.times.step("deletes"):
-                deleted = self._delete(staged, rows)
+                deleted = self._delete(staged, rows, before, written.left)
         if staged.scanned is not None:
             _check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
 
-    def _delete_before_merge(self, staged: StagedTable, found: TargetTable, rows: int) -> int:
+    def _delete_before_merge(
+        self, staged: StagedTable, found: TargetTable, rows: int, before: BucketCounts | None
+    ) -> int:
         """Delete first, where a new row may need the unique value of a deleted one."""
         if staged.has_rows:
             rows += write.count_new_keys(self._target, _write_spec(staged, found))
         with staged.planned.request.times.step("deletes"):
-            return self._delete(staged, rows)
+            return self._delete(staged, rows, before, {})
 
     def _replace(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
         """Make the staged rows the content of the table, or of the scope of a repair."""
@@ -218,21 +235,63 @@ class Commit:
             return watermark.rows
         return count_rows(self._target, planned.target)
 
-    def _delete(self, staged: StagedTable, rows: int) -> int:
-        """Delete what the source lacks; in `auto` only where the counts say that rows are gone."""
+    def _delete(
+        self,
+        staged: StagedTable,
+        rows: int,
+        before: BucketCounts | None,
+        left: Mapping[int, int],
+    ) -> int:
+        """Delete what the source lacks; in `auto` only where the counts say that rows are gone.
+
+        Args:
+            staged: The table.
+            rows: How many rows the target has, or will have once the staged ones are merged.
+            before: Where the rows lay at the last scan.
+            left: Where the updated rows lay.
+        """
         planned = staged.planned
         deletes = planned.request.spec.deletes
         if deletes == "never" or (deletes == "auto" and staged.source_rows == rows):
             return 0
-        deleted = delete_absent_keys(
-            self._source.connection,
-            planned.table,
-            self._target,
-            planned.target,
-            KeyHashes(planned.table, planned.key, rows, planned.casts),
-        )
+        deleted = 0
+        if deletes == "auto" and before is not None and staged.scan is not None:
+            lost = before - staged.scan.kept - BucketCounts(before.blocks, left)
+            deleted = delete_located(
+                self._source.connection,
+                planned.table,
+                self._target,
+                planned.target,
+                planned.key,
+                suspicious_runs(lost),
+            )
+        if deletes == "keys" or rows - deleted != staged.source_rows:
+            deleted += delete_absent_keys(
+                self._source.connection,
+                planned.table,
+                self._target,
+                planned.target,
+                KeyHashes(planned.table, planned.key, rows, planned.casts),
+            )
         self._check_deletes(planned, deleted, rows)
         return deleted
+
+    def _counts_before(self, staged: StagedTable) -> BucketCounts | None:
+        """Return where the rows of the target lay when they were read; None where unknown."""
+        planned, watermark = staged.planned, staged.planned.locked.watermark
+        if staged.scan is None or set(planned.key) & planned.casts.keys():
+            return None
+        if watermark is None:
+            return staged.loaded
+        return counts_at(self._target, planned.target, watermark.snapshot)
+
+    def _write_counts(self, staged: StagedTable) -> None:
+        """Store where the rows lay, beside the watermark."""
+        if staged.scan is None:
+            return
+        live = staged.scan.live
+        counts = [live.rows.get(number, 0) for number in range(max(live.rows, default=-1) + 1)]
+        write_counts(self._target, staged.target, self._source.snapshot.text, live.blocks, counts)
 
     def _check_deletes(self, planned: PlannedTable, deleted: int, rows: int) -> None:
         if planned.taken_over:

@@ -10,10 +10,12 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.core.reports import Progress
+from replica_platform.xmin.copy.buckets import BucketCounts, bucket_blocks, kept_rows, live_rows
 from replica_platform.xmin.copy.changes import (
     ChangedRows,
-    ScannedRange,
+    ScannedBucket,
     changed_selections,
+    most_tids_per_bucket,
     scan_range,
 )
 from replica_platform.xmin.copy.ranges import (
@@ -45,6 +47,23 @@ ALL_ROWS = sql.SQL("true")
 
 
 @dataclass(frozen=True)
+class Scan:
+    """What a scan of a whole table found.
+
+    Attributes:
+        rows: Its live rows.
+        selections: What to copy of the changed ones.
+        live: The live rows by bucket.
+        kept: Those of them that the watermark covers.
+    """
+
+    rows: int
+    selections: list[Selection]
+    live: BucketCounts
+    kept: BucketCounts
+
+
+@dataclass(frozen=True)
 class StagedTable:
     """A planned table whose rows wait in the target to be committed.
 
@@ -54,6 +73,8 @@ class StagedTable:
         has_rows: Whether rows wait in the staging table; those of a first copy are in another one.
         scanned: The rows that were read by xmin: of a scan, or to complete an interrupted copy.
         source_rows: The source's live rows, where a scan has counted them.
+        scan: The whole result of that scan.
+        loaded: Of a first copy that has been scanned: where its rows lay when they were loaded.
         scope: Of a repair: the condition on the keys that were read.
         bytes: Bytes of COPY that came from the source.
         rows_loaded: Of a first copy: the rows in the table that becomes the target table; None
@@ -66,6 +87,8 @@ class StagedTable:
     has_rows: bool = False
     scanned: ChangedRows | None = None
     source_rows: int | None = None
+    scan: Scan | None = None
+    loaded: BucketCounts | None = None
     scope: sql.Composable = field(default_factory=lambda: ALL_ROWS)
     bytes: int = 0
     rows_loaded: int | None = None
@@ -128,14 +151,15 @@ class Stage:
 
     def _changed_rows(self, planned: PlannedTable, changed: ChangedRows) -> StagedTable:
         """Scan the table, and copy the rows that the watermark does not cover."""
-        source_rows, selections = self.scan(planned, changed)
-        size = self.copy_changed(planned, selections)
+        scan = self.scan(planned, changed)
+        size = self.copy_changed(planned, scan.selections)
         return StagedTable(
             planned,
             WriteMethod.MERGE,
-            has_rows=bool(selections),
+            has_rows=bool(scan.selections),
             scanned=changed,
-            source_rows=source_rows,
+            source_rows=scan.rows,
+            scan=scan,
             bytes=size,
         )
 
@@ -185,17 +209,25 @@ class Stage:
             planned, WriteMethod.FIRST_COPY, bytes=copied.bytes, rows_loaded=copied.rows
         )
 
-    def scan(self, planned: PlannedTable, changed: ChangedRows) -> tuple[int, list[Selection]]:
-        """Return the number of live rows, and what to copy of the changed ones."""
-        pieces = self.ranges(planned)
+    def scan(self, planned: PlannedTable, changed: ChangedRows) -> Scan:
+        """Count the live rows, and find what to copy of the changed ones."""
+        blocks = bucket_blocks(planned.table)
+        leaves = planned.table.leaves
+        pieces = ranges(leaves, self.batch_blocks, self.workers.count, blocks)
+        most_tids = most_tids_per_bucket(sum(leaf.blocks // blocks + 1 for leaf in leaves))
 
-        def scan(source: psycopg.Connection, one: Range) -> ScannedRange:
+        def scan(source: psycopg.Connection, one: Range) -> list[ScannedBucket]:
             with translate_errors("source", planned.request.source), source.transaction():
-                return scan_range(source, one, changed, len(pieces))
+                return scan_range(source, one, changed, blocks, most_tids)
 
         with planned.request.times.step("scan"):
-            scanned = self.workers.read(scan, pieces)
-        return sum(one.rows for one in scanned), changed_selections(scanned, changed)
+            scanned = [one for piece in self.workers.read(scan, pieces) for one in piece]
+        return Scan(
+            sum(one.rows for one in scanned),
+            changed_selections(scanned, changed),
+            live_rows(scanned, blocks),
+            kept_rows(scanned, blocks),
+        )
 
     def ranges(self, planned: PlannedTable) -> list[Range]:
         """Cut the table's leaves into ranges."""

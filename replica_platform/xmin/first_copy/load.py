@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from replica_platform.xmin.copy.buckets import BucketCounts, bucket_blocks
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES, Range, rows_in
 from replica_platform.xmin.copy.workers import Pair
 from replica_platform.xmin.errors import CannotSync, SourceInterrupted, translate_errors
@@ -18,7 +19,12 @@ from replica_platform.xmin.first_copy.ledger import InterruptedCopy
 from replica_platform.xmin.plan import PlannedTable
 from replica_platform.xmin.reports import WriteMethod
 from replica_platform.xmin.stage import ALL_ROWS, Stage, StagedTable
-from replica_platform.xmin.target.tables import add_keys, create_staging, load_name
+from replica_platform.xmin.target.tables import (
+    add_keys,
+    count_by_bucket,
+    create_staging,
+    load_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +53,7 @@ class _Load:
         keyed: Whether the table has its key and indexes.
         bytes: Bytes of COPY.
         rows: Rows that have arrived; None where they have to be counted.
+        loaded: Where its rows lay, by bucket, once it is keyed.
         notes: What the report says of the load.
     """
 
@@ -57,6 +64,7 @@ class _Load:
     keyed: bool = False
     bytes: int = 0
     rows: int | None = 0
+    loaded: BucketCounts | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -133,7 +141,12 @@ class FirstCopies:
                     translate_errors("target", planned.target),
                     self._target.transaction(),
                 ):
-                    add_keys(self._target, load_name(planned.target), planned.key)
+                    loaded, blocks = load_name(planned.target), bucket_blocks(planned.table)
+                    add_keys(self._target, loaded, planned.key)
+                    if load.continued:
+                        load.loaded = BucketCounts(
+                            blocks, count_by_bucket(self._target, loaded, blocks)
+                        )
             except CannotSync as error:  # a key that is held twice; the commit finds it again
                 log.info("%s", error)
             load.keyed = True
@@ -152,14 +165,16 @@ class FirstCopies:
                     planned, WriteMethod.FIRST_COPY, bytes=load.bytes, rows_loaded=load.rows
                 )
             newer = load.continued.newer
-            source_rows, selections = stage.scan(planned, newer)
-            size = load.bytes + stage.copy_changed(planned, selections)
+            scan = stage.scan(planned, newer)
+            size = load.bytes + stage.copy_changed(planned, scan.selections)
         return StagedTable(
             planned,
             WriteMethod.FIRST_COPY,
-            has_rows=bool(selections),
+            has_rows=bool(scan.selections),
             scanned=newer,
-            source_rows=source_rows,
+            source_rows=scan.rows,
+            scan=scan,
+            loaded=load.loaded,
             bytes=size,
             rows_loaded=load.rows,
             notes=load.notes,

@@ -16,7 +16,8 @@ from replica_platform.xmin.target.tables import (
     XMIN,
     TargetTable,
     column_definition,
-    create_index,
+    create_unique_index,
+    create_xmin_index,
 )
 from replica_platform.xmin.target.widening import widens
 
@@ -65,9 +66,9 @@ def column_changes(
         *_kept(found, table),
     ]
     if XMIN not in found.columns:
-        changes.append(Change(create_index(name, (XMIN,))))
+        changes.append(Change(create_xmin_index(name)))
     if key and frozenset(key) not in found.unique_keys:
-        changes.append(Change(create_index(name, key, unique=True)))
+        changes.append(Change(create_unique_index(name, key)))
     return tuple(changes)
 
 
