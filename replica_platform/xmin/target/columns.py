@@ -64,6 +64,7 @@ def column_changes(
         *_additions(name, found, table, {column.name: column.missing for column in added}),
         *(_type_change(name, column, kind) for column, kind in widened.items()),
         *_kept(found, table),
+        *_btrees(name, found),
     ]
     if XMIN not in found.columns:
         changes.append(Change(create_xmin_index(name)))
@@ -146,6 +147,19 @@ def _type_change(name: TableName, column: str, kind: str) -> Change:
         name.sql, sql.Identifier(column), sql.SQL(kind)
     )
     return Change(alter, f"column {column} was widened to {kind}")
+
+
+def _btrees(name: TableName, found: TargetTable) -> list[Change]:
+    """Name the indexes of earlier versions; a person may use them, so they are not dropped here."""
+    return [
+        Change(
+            None,
+            f"the btree {index} keeps updates from being HOT; replace it: "
+            f"{create_xmin_index(name, concurrently=True).as_string()}; "
+            f"DROP INDEX CONCURRENTLY {index};",
+        )
+        for index in found.xmin_btrees
+    ]
 
 
 def _kept(found: TargetTable, table: SourceTable) -> list[Change]:

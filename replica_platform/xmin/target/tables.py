@@ -50,6 +50,7 @@ class TargetTable:
         unique_keys: The columns of each of its unique indexes.
         exclusive: How many indexes keep two rows from having one value, of any kind.
         referred_to: Whether a foreign key of a table refers to it.
+        xmin_btrees: Its btrees on `source_xmin` alone, which earlier versions created.
     """
 
     oid: int
@@ -58,6 +59,7 @@ class TargetTable:
     unique_keys: tuple[frozenset[str], ...]
     exclusive: int
     referred_to: bool
+    xmin_btrees: tuple[str, ...] = ()
 
     @property
     def generated(self) -> frozenset[str]:
@@ -85,7 +87,12 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
           and i.indpred is null and i.indexprs is null),
        (select count(*) from pg_index i
         where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)),
-       exists (select from pg_constraint k where k.confrelid = c.oid)
+       exists (select from pg_constraint k where k.confrelid = c.oid),
+       array(select format('%%I.%%I', n.nspname, x.relname) from pg_index i
+             join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
+             join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+             where i.indrelid = c.oid and i.indnatts = 1 and m.amname = 'btree'
+               and a.attname = 'source_xmin' and i.indpred is null)
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -102,10 +109,12 @@ def inspect(target: psycopg.Connection, names: Iterable[TableName]) -> dict[Tabl
         rows = target.execute(
             _INSPECT, [[name.schema for name in wanted], [name.table for name in wanted]]
         ).fetchall()
-    for oid, schema, table, kind, columns, keys, *other in rows:
+    for oid, schema, table, kind, columns, keys, exclusive, referred_to, btrees in rows:
         described = {name: TargetColumn(*column) for name, *column in columns or []}
         unique = tuple(frozenset(key) for key in keys or [])
-        found[TableName(schema, table)] = TargetTable(oid, kind, described, unique, *other)
+        found[TableName(schema, table)] = TargetTable(
+            oid, kind, described, unique, exclusive, referred_to, tuple(btrees)
+        )
     return found
 
 
@@ -273,14 +282,17 @@ def create_unique_index(name: TableName, columns: Sequence[str]) -> sql.Composed
     return sql.SQL("create unique index on {} ({})").format(name.sql, columns_sql(columns))
 
 
-def create_xmin_index(name: TableName) -> sql.Composed:
+def create_xmin_index(name: TableName, *, concurrently: bool = False) -> sql.Composed:
     """Return the statement that creates the index on `source_xmin`.
 
     A btree there would make every update of a row write to all indexes of the table. BRIN does not,
     from version 16 on (of 49,400 updates 0 were HOT with a btree, 19,700 with BRIN and 20,500
     without an index), and is built in a third of the time.
     """
-    return sql.SQL("create index on {} using brin ({})").format(name.sql, columns_sql((XMIN,)))
+    how = sql.SQL("concurrently" if concurrently else "")
+    return sql.SQL("create index {} on {} using brin ({})").format(
+        how, name.sql, columns_sql((XMIN,))
+    )
 
 
 def column_definition(name: str, kind: str) -> sql.Composed:
