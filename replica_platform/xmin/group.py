@@ -16,7 +16,9 @@ from typing import Protocol, TypeVar
 import psycopg
 
 from replica_platform.core.errors import PlatformError
-from replica_platform.xmin.commit import Commit, Diverged
+from replica_platform.core.reports import Progress
+from replica_platform.xmin.commit import Commit
+from replica_platform.xmin.commit_group import GroupCommit, Outcome
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
 from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
 from replica_platform.xmin.copy.workers import Workers
@@ -27,18 +29,60 @@ from replica_platform.xmin.errors import (
     translate_errors,
 )
 from replica_platform.xmin.first_copy.load import FirstCopies, fitting_batch_bytes
+from replica_platform.xmin.integrity.parts import Proving
+from replica_platform.xmin.integrity.prover import Prover
 from replica_platform.xmin.lock import LockedTable, SyncRequest, lock_tables
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import PlannedTable, plan_table
-from replica_platform.xmin.reports import GroupReport, SyncOptions, SyncReport, TableSpec
+from replica_platform.xmin.reports import MAX_SNAPSHOT_S, GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import open_target
-from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.source.snapshot import HeldSnapshots, SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
 from replica_platform.xmin.target import watermark as watermarks
+from replica_platform.xmin.target.foreign_keys import ForeignKeys, read_foreign_keys
 
 log = logging.getLogger(__name__)
 
 TURNS = 4
+_JOINED = "A table that a foreign key joins to it has to be synced again."
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """How a group is synced.
+
+    Attributes:
+        source: The DSN of the source.
+        target: The DSN of the target.
+        atomic: Whether all tables are committed together or not at all.
+        workers: How many pairs of connections copy side by side; None chooses.
+        batch_bytes: How many bytes of heap a range holds; None chooses.
+        max_delete_fraction: The largest fraction of a table that may be deleted.
+        take_over: Whether targets may be taken from other source tables.
+        proving: How much of the content is proven; None proves nothing.
+        progress: Told the bytes done and expected of each table.
+        max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds.
+    """
+
+    source: str
+    target: str
+    atomic: bool
+    workers: int | None
+    batch_bytes: int | None
+    max_delete_fraction: float
+    take_over: bool
+    proving: Proving | None
+    progress: Progress | None
+    max_snapshot_s: float = MAX_SNAPSHOT_S
+
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            CannotSync: A limit is not above zero.
+        """
+        if not self.max_snapshot_s > 0:
+            raise CannotSync(f"max_snapshot_s is above 0 seconds, not {self.max_snapshot_s}.")
 
 
 class _OneTable(Protocol):
@@ -59,32 +103,6 @@ class _Now:
     tuning: Tuning
     workers: Workers
     stage: Stage
-
-
-@dataclass
-class _Held:
-    """How long snapshots of the source were held.
-
-    Attributes:
-        count: How many there were.
-        longest_s: Seconds of the longest one.
-    """
-
-    count: int = 0
-    longest_s: float = 0.0
-
-    @contextmanager
-    def noting(self, source: SourceSnapshot) -> Iterator[None]:
-        """Take note of one snapshot."""
-        try:
-            yield
-        finally:
-            self.count += 1
-            self.longest_s = max(self.longest_s, source.held_s, source.age_s)
-
-
-class _RolledBack(Exception):
-    """A table of an atomic group failed: the transaction of all of them is rolled back."""
 
 
 class Group:
@@ -132,7 +150,7 @@ class Group:
         """
         if last:
             self.errors |= {
-                name: TargetInterrupted(f"{why} Run the same sync again.")
+                name: TargetInterrupted(f"{why or _JOINED} Run the same sync again.")
                 for name, why in diverged.items()
             }
             return set()
@@ -149,31 +167,36 @@ class Group:
         options = self._options
         requests = self._requests(specs, doubts)
         with open_target(options.target) as target:
-            locked = self._lock(target, requests)
+            locked, foreign_keys = self._lock(target, requests)
+            prover = Prover(target, options.proving)
             copies = FirstCopies(target, options.max_snapshot_s)
-            held = _Held()
+            held = HeldSnapshots()
             tuning = None
             while True:
-                with self._snapshot(target, locked, tuning) as now, held.noting(now.source):
+                with self._snapshot(target, locked, prover, tuning) as now, held.noting(now.source):
                     tuning = now.tuning
                     if self._load(copies, now):
-                        committed, diverged = self._finish(copies, target, now)
+                        outcome = self._finish(copies, target, now, prover, foreign_keys)
                         break
                 copies.add_keys()
                 # A table that failed stays out of the slices that follow.
                 locked = [one for one in locked if str(one.target) not in self.errors]
-        return _reports(now.planned, committed, held), diverged
+        return _reports(now.planned, outcome.reports, held), outcome.diverged
 
     @contextmanager
     def _snapshot(
-        self, target: psycopg.Connection, locked: Sequence[LockedTable], tuning: Tuning | None
+        self,
+        target: psycopg.Connection,
+        locked: Sequence[LockedTable],
+        prover: Prover,
+        tuning: Tuning | None,
     ) -> Iterator["_Now"]:
         """Take a snapshot of the source, and plan the tables as it sees them."""
         options = self._options
         with ExitStack() as stack:
             source = stack.enter_context(SourceSnapshot(options.source))
             self._begin(source, locked)
-            planned = self._each(partial(plan_table, source), locked)
+            planned = _with_parts(prover, self._each(partial(plan_table, source), locked))
             tuning = tuning or self._tune(source, target, planned)
             workers = stack.enter_context(Workers(source, options.target, target, tuning.workers))
             stage = Stage(source, target, workers, tuning.batch_bytes, options.progress)
@@ -187,27 +210,30 @@ class Group:
         return all(complete) and copies.may_end(now.stage)
 
     def _finish(
-        self, copies: FirstCopies, target: psycopg.Connection, now: "_Now"
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Stage what is not loaded, and commit all; return what `_commit` does."""
+        self,
+        copies: FirstCopies,
+        target: psycopg.Connection,
+        now: "_Now",
+        prover: Prover,
+        foreign_keys: ForeignKeys,
+    ) -> Outcome:
+        """Stage what is not loaded, and commit all."""
         if self._options.atomic and self.errors:
-            return {}, {}
+            return Outcome()
 
         def stage(one: PlannedTable) -> StagedTable:
             return copies.staged(now.stage, one) if one.is_loaded else now.stage(one)
-
-        todo = [
-            one
-            for one in now.planned
-            if one.plan.mode != "none" and str(one.target) not in self.errors
-        ]
-        staged = self._each(stage, todo)
 
         def release_source() -> None:
             now.workers.release()
             now.source.release()
 
-        return self._commit(now.source, target, staged, release_source)
+        todo = [one for one in now.planned if not one.idle and str(one.target) not in self.errors]
+        staged = self._each(stage, todo)
+        commit = Commit(now.source, target, self._options.max_delete_fraction, prover)
+        return self._commit(
+            now.source, staged, GroupCommit(target, commit, foreign_keys, release_source)
+        )
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []
@@ -220,12 +246,17 @@ class Group:
 
     def _lock(
         self, target: psycopg.Connection, requests: Sequence[SyncRequest]
-    ) -> list[LockedTable]:
+    ) -> tuple[list[LockedTable], ForeignKeys]:
+        """Lock the target tables; refuse those that no order of writing satisfies."""
         with translate_errors("target", _names(request.target for request in requests)):
             watermarks.prepare(target)
             locked, busy = lock_tables(target, requests)
-        self.errors |= busy
-        return locked
+            foreign_keys = read_foreign_keys(
+                target, {one.target: one.found.oid for one in locked if one.found}
+            )
+        refused = foreign_keys.circular()
+        self.errors |= busy | {str(name): error for name, error in refused.items()}
+        return [one for one in locked if one.target not in refused], foreign_keys
 
     def _begin(self, source: SourceSnapshot, locked: Sequence[LockedTable]) -> None:
         names = [one.request.source for one in locked]
@@ -269,84 +300,28 @@ class Group:
             log.warning("sync of %s failed: %s", name, error)
 
     def _commit(
-        self,
-        source: SourceSnapshot,
-        target: psycopg.Connection,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Pass the barrier, then commit; return the reports, and why targets have diverged.
-
-        Tables that may need the source go first. It is released before the others: while its
-        snapshot is open, the source keeps old row versions and lets no table be altered.
-        """
-        atomic = self._options.atomic
-        if not staged or (atomic and self.errors):
-            return {}, {}
+        self, source: SourceSnapshot, staged: Sequence[StagedTable], commit: GroupCommit
+    ) -> Outcome:
+        """Pass the barrier, then commit."""
+        if not staged or (self._options.atomic and self.errors):
+            return Outcome()
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
-        commit = Commit(source, target, self._options.max_delete_fraction)
-        if atomic:
-            return self._commit_together(target, commit, staged, release_source)
-        return self._commit_each(target, commit, staged, release_source)
-
-    def _commit_each(
-        self,
-        target: psycopg.Connection,
-        commit: Commit,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Commit each table with its watermark."""
-        reports: dict[str, SyncReport] = {}
-        diverged: dict[str, str] = {}
-        for one in sorted(staged, key=lambda one: not one.reads_source):
-            if not one.reads_source:
-                release_source()
-            name = str(one.target)
-            with self._recording(name):
-                try:
-                    with translate_errors("target", name), target.transaction():
-                        report = commit(one)
-                except Diverged as finding:
-                    diverged[name] = str(finding)
-                else:  # only now the transaction has been committed
-                    reports[name] = report
-        return reports, diverged
-
-    def _commit_together(
-        self,
-        target: psycopg.Connection,
-        commit: Commit,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Commit all tables in one transaction, or none."""
-        diverged: dict[str, str] = {}
-        try:
-            with (
-                translate_errors("target", _names(one.target for one in staged)),
-                target.transaction(),
-            ):
-                reports, diverged = self._commit_each(target, commit, staged, release_source)
-                if self.errors or diverged:
-                    raise _RolledBack
-        except _RolledBack:
-            return {}, diverged
-        except PlatformError as error:  # the common transaction failed, and with it every table
-            self.errors |= {str(one.target): error for one in staged}
-            return {}, {}
-        return reports, diverged
+        outcome = commit.together(staged) if self._options.atomic else commit.each(staged)
+        for name, error in outcome.errors.items():
+            log.warning("sync of %s failed: %s", name, error)
+        self.errors |= outcome.errors
+        return outcome
 
 
 def _reports(
-    planned: Sequence[PlannedTable], committed: dict[str, SyncReport], held: _Held
+    planned: Sequence[PlannedTable], committed: dict[str, SyncReport], held: HeldSnapshots
 ) -> dict[str, SyncReport]:
     """Return the reports of the tables that were committed and of those that are unchanged."""
     reports: dict[str, SyncReport] = {}
     for one in planned:
         name = str(one.target)
-        if one.plan.mode == "none":
+        if one.idle:
             reports[name] = one.report
         elif name in committed:
             reports[name] = committed[name]
@@ -358,6 +333,26 @@ def _reports(
             report.seconds,
         )  # fmt: skip
     return reports
+
+
+def _with_parts(prover: Prover, planned: Sequence[PlannedTable]) -> list[PlannedTable]:
+    """Return the tables with the parts of their content that are to be proven now."""
+    provable = {
+        one.target: (one.locked.found.oid, one.table)
+        for one in planned
+        if one.locked.found and one.plan.mode != "full" and one.key and one.table.has_xmin
+    }
+    due = prover.due(provable)
+    if prover.proves:
+        planned = [_saying_what_is_not_proven(one) for one in planned]
+    return [replace(one, part=due.get(one.target)) for one in planned]
+
+
+def _saying_what_is_not_proven(one: PlannedTable) -> PlannedTable:
+    if one.plan.mode == "full" or one.table.has_xmin:
+        return one
+    note = "Its content is not proven by parts, since it is no heap table; use validate --content."
+    return replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
 
 
 def _target(spec: TableSpec) -> str:

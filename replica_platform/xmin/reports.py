@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from replica_platform.core.reports import DoneReport, Progress, ReportFields
-from replica_platform.xmin.errors import CannotSync
+from replica_platform.core.reports import DoneReport, ReportFields
 from replica_platform.xmin.names import TableName, parse_schema
 
 # The source keeps all row versions for as long; a slice spends well under a second on starting.
@@ -50,42 +49,6 @@ class TableSpec:
         return TableName(parse_schema(self.into) if self.into else source.schema, source.table)
 
 
-@dataclass(frozen=True)
-class SyncOptions:
-    """How a group is synced.
-
-    Attributes:
-        source: The DSN of the source.
-        target: The DSN of the target.
-        atomic: Whether all tables are committed together or not at all.
-        workers: How many pairs of connections copy side by side; None chooses.
-        batch_bytes: How many bytes of heap a range holds; None chooses.
-        max_delete_fraction: The largest fraction of a table that may be deleted.
-        take_over: Whether targets may be taken from other source tables.
-        progress: Told the bytes done and expected of each table.
-        max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds.
-    """
-
-    source: str
-    target: str
-    atomic: bool
-    workers: int | None
-    batch_bytes: int | None
-    max_delete_fraction: float
-    take_over: bool
-    progress: Progress | None
-    max_snapshot_s: float = MAX_SNAPSHOT_S
-
-    def __post_init__(self) -> None:
-        """Check the limits.
-
-        Raises:
-            CannotSync: A limit is not above zero.
-        """
-        if not self.max_snapshot_s > 0:
-            raise CannotSync(f"max_snapshot_s is above 0 seconds, not {self.max_snapshot_s}.")
-
-
 class WriteMethod(StrEnum):
     """How the rows that were read get into the target table.
 
@@ -105,6 +68,38 @@ class WriteMethod(StrEnum):
     REPLACE = "replace"
     REPAIR = "repair"
     MULTISET = "multiset"
+
+
+@dataclass(frozen=True)
+class ContentProof(DoneReport):
+    """The part of a table's content that one sync has proven.
+
+    Attributes:
+        rows: How many rows were compared by all their columns.
+        differing: How many of them differed in the target, or were absent there.
+        repaired: How many rows were written to repair that.
+        bytes: Bytes of the source's heap that were read.
+        seconds: How long it took.
+        whole: Whether the part ended a round: every row was proven since the round began.
+    """
+
+    rows: int
+    differing: int
+    repaired: int
+    bytes: int
+    seconds: float
+    whole: bool
+
+    @property
+    def sentence(self) -> str:
+        """What was compared, and what differed."""
+        compared = f"The content of {self.rows:,} rows was compared in {self.seconds:.1f} s"
+        if not self.differing:
+            return f"{compared}: equal."
+        return (
+            f"{compared}: {self.differing:,} differed, though nothing had changed them in the "
+            f"source; {self.repaired:,} were repaired. Another program writes to the target."
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +126,7 @@ class SyncReport(DoneReport):
         seconds_by_step: How long each step took.
         snapshots: How many snapshots of the source were taken, for all tables of the group.
         snapshot_s: Seconds that the longest one was held, and with it the source's horizon.
+        proof: The part of the content that was proven; None where none was due.
     """
 
     table: str
@@ -152,6 +148,7 @@ class SyncReport(DoneReport):
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
     snapshots: int = 1
     snapshot_s: float = 0.0
+    proof: ContentProof | None = None
 
     @property
     def changed(self) -> bool:
@@ -161,7 +158,7 @@ class SyncReport(DoneReport):
     @property
     def sentence(self) -> str:
         """What was done."""
-        if self.mode == "none":
+        if self.mode == "none" and not self.changed:
             return f"{self.target_table} is unchanged: {self.why}"
         return (
             f"{self.target_table}: {self.rows_inserted:,} rows inserted, {self.rows_updated:,} "

@@ -36,6 +36,7 @@ from replica_platform.xmin.plan import PlannedTable
 from replica_platform.xmin.reports import WriteMethod
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import types
+from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
     SYNC_COLUMNS,
     create_staging,
@@ -96,7 +97,9 @@ class StagedTable:
 
     @property
     def reads_source(self) -> bool:
-        """Whether the commit may have to compare keys with the source."""
+        """Whether the commit may have to compare keys or content with the source."""
+        if self.planned.part is not None:
+            return True
         if self.planned.request.spec.deletes == "never":
             return False
         return self.method is WriteMethod.MERGE or self.scanned is not None
@@ -135,6 +138,8 @@ class Stage:
         """Read what the plan needs."""
         with translate_errors("target", planned.target):
             self.create_types(planned)
+            if planned.plan.mode == "none":
+                return StagedTable(planned, WriteMethod.NOTHING)
             if planned.plan.changed is not None:
                 return self._changed_rows(planned, planned.plan.changed)
             if planned.plan.compare_first:
@@ -148,6 +153,14 @@ class Stage:
         with translate_errors("source", planned.request.source):
             needed = types.types_of(self.source.connection, planned.table)
         types.keep_in_step(self.target, needed)
+        types.make_operators_visible(self.target, needed)
+
+    def create_schema(self, planned: PlannedTable) -> None:
+        """Create the schema of the target table, where it is absent.
+
+        Before anything is read, and by itself: another sync may create the same schema.
+        """
+        create_schema(self.target, planned.target.schema)
 
     def _changed_rows(self, planned: PlannedTable, changed: ChangedRows) -> StagedTable:
         """Scan the table, and copy the rows that the watermark does not cover."""
@@ -203,6 +216,7 @@ class Stage:
 
     def _loaded_once(self, planned: PlannedTable) -> StagedTable:
         """Load a table without xmin into what becomes the target table."""
+        self.create_schema(planned)
         rows = self._rows(planned, ALL_ROWS)
         copied = self._copy(planned, load_name(planned.target), rows, logged=True)
         return StagedTable(

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from replica_platform.core.reports import Progress
-from replica_platform.xmin.group import Group
+from replica_platform.xmin.group import Group, SyncOptions
+from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.reports import (
     MAX_SNAPSHOT_S,
     GroupReport,
-    SyncOptions,
     SyncReport,
     TableSpec,
 )
@@ -28,6 +28,7 @@ def sync(
     key: Sequence[str] | None = None,
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
+    prove: Proving | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
 ) -> SyncReport:
@@ -48,6 +49,7 @@ def sync(
         key: The key columns, where the source has no key (views).
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether the target may be taken from another source table.
+        prove: How much of the content this sync compares and repairs; None compares nothing.
         progress: Told the bytes done and expected.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; a larger
             table is copied in slices.
@@ -66,8 +68,8 @@ def sync(
         table, into, mode, timestamp_column, deletes, tuple(key) if key else None, timestamp_zone
     )
     options = SyncOptions(
-        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, progress,
-        max_snapshot_s,
+        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, prove,
+        progress, max_snapshot_s,
     )  # fmt: skip
     group = Group(options, [spec])
     report = group.sync()
@@ -86,6 +88,7 @@ def sync_group(
     batch_bytes: int | None = None,
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
+    prove: Proving | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
 ) -> GroupReport:
@@ -103,6 +106,8 @@ def sync_group(
         batch_bytes: How many bytes of heap a range holds; None chooses.
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether targets may be taken from other source tables.
+        prove: How much of the content of each table this sync compares and repairs; None compares
+            nothing.
         progress: Told the bytes done and expected of each table.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; larger
             tables are copied in slices, and all are completed at one snapshot.
@@ -117,7 +122,7 @@ def sync_group(
         NotFlushed: The source did not flush its WAL in time.
     """
     options = SyncOptions(
-        source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, progress,
-        max_snapshot_s,
+        source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, prove,
+        progress, max_snapshot_s,
     )  # fmt: skip
     return Group(options, tables).sync()

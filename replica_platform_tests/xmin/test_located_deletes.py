@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from replica_platform.app.embedded import Server
-from replica_platform.xmin import SyncReport, commit, sync, validate
+from replica_platform.xmin import SyncReport, sync, validate
 from replica_platform.xmin.copy.buckets import BucketCounts
 from replica_platform.xmin.integrity.located_deletes import suspicious_runs
+from replica_platform.xmin.writing import deletes
 from replica_platform_tests.xmin.helpers import execute, rows
 
 ROWS = 20_000
@@ -22,13 +23,13 @@ class Compared:
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Count the calls, and let them through."""
-        compare = commit.delete_absent_keys
+        compare = deletes.delete_absent_keys
 
         def counting(*arguments: Any) -> int:
             self.times += 1
             return compare(*arguments)
 
-        monkeypatch.setattr(commit, "delete_absent_keys", counting)
+        monkeypatch.setattr(deletes, "delete_absent_keys", counting)
 
 
 @pytest.fixture

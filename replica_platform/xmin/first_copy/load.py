@@ -98,6 +98,7 @@ class FirstCopies:
         load.planned = planned
         with translate_errors("target", planned.target):
             stage.create_types(planned)
+            stage.create_schema(planned)
             # After a crash of the source, a row whose delete was seen here may live again, below W.
             with translate_errors("source", planned.request.source):
                 stage.source.wait_until_flushed()

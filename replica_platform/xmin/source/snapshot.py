@@ -5,8 +5,8 @@ snapshots, so they either end before it or wait until the read is over.
 """
 
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -274,6 +274,28 @@ class SourceSnapshot:
             else:  # costs an xid: only a commit flushes
                 other.execute("set synchronous_commit = local")
                 other.execute("select pg_logical_emit_message(true, 'replica_platform', '')")
+
+
+@dataclass
+class HeldSnapshots:
+    """How long the snapshots of one sync were held.
+
+    Attributes:
+        count: How many there were.
+        longest_s: Seconds of the longest one.
+    """
+
+    count: int = 0
+    longest_s: float = 0.0
+
+    @contextmanager
+    def noting(self, source: SourceSnapshot) -> Iterator[None]:
+        """Take note of one snapshot."""
+        try:
+            yield
+        finally:
+            self.count += 1
+            self.longest_s = max(self.longest_s, source.held_s, source.age_s)
 
 
 def open_reader(dsn: str, snapshot: Snapshot) -> psycopg.Connection:

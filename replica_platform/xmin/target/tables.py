@@ -49,7 +49,10 @@ class TargetTable:
         columns: Its columns by name.
         unique_keys: The columns of each of its unique indexes.
         exclusive: How many indexes keep two rows from having one value, of any kind.
-        referred_to: Whether a foreign key of a table refers to it.
+        referred_to: Whether a foreign key refers to it.
+        acted_upon: Whether a foreign key refers to it that forbids to delete a row and insert it
+            again in one statement, or that then changes others.
+        row_triggers: The user's triggers that see each row before it is written.
         xmin_btrees: Its btrees on `source_xmin` alone, which earlier versions created.
     """
 
@@ -59,6 +62,8 @@ class TargetTable:
     unique_keys: tuple[frozenset[str], ...]
     exclusive: int
     referred_to: bool
+    acted_upon: bool
+    row_triggers: tuple[str, ...]
     xmin_btrees: tuple[str, ...] = ()
 
     @property
@@ -88,6 +93,13 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
        (select count(*) from pg_index i
         where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)),
        exists (select from pg_constraint k where k.confrelid = c.oid),
+       exists (select from pg_constraint k where k.confrelid = c.oid and k.confdeltype <> 'a'),
+       -- Bits of tgtype: for each row, before. Those of replicas do not run in a sync.
+       array(select distinct g.tgname::text
+             from pg_trigger g
+             where g.tgrelid in (select c.oid union all select relid from pg_partition_tree(c.oid))
+               and not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 3 = 3
+             order by 1),
        array(select format('%%I.%%I', n.nspname, x.relname) from pg_index i
              join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
              join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
@@ -109,11 +121,11 @@ def inspect(target: psycopg.Connection, names: Iterable[TableName]) -> dict[Tabl
         rows = target.execute(
             _INSPECT, [[name.schema for name in wanted], [name.table for name in wanted]]
         ).fetchall()
-    for oid, schema, table, kind, columns, keys, exclusive, referred_to, btrees in rows:
+    for oid, schema, table, kind, columns, keys, exclusive, referred, acted, *names in rows:
         described = {name: TargetColumn(*column) for name, *column in columns or []}
         unique = tuple(frozenset(key) for key in keys or [])
         found[TableName(schema, table)] = TargetTable(
-            oid, kind, described, unique, exclusive, referred_to, tuple(btrees)
+            oid, kind, described, unique, exclusive, referred, acted, *map(tuple, names)
         )
     return found
 
