@@ -79,6 +79,11 @@ class PlannedTable:
         """The target table's name."""
         return self.locked.target
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the table is a heap that the target lacks, so that its ranges are loaded."""
+        return self.locked.found is None and self.table.has_xmin
+
 
 def plan_table(source: SourceSnapshot, blocks: BlockReading, locked: LockedTable) -> PlannedTable:
     """Plan one table.

@@ -17,10 +17,10 @@ import pytest
 from psycopg import sql
 
 from replica_platform.xmin import TableSpec, sync_group, validate
+from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.snapshot import SourceSnapshot, open_reader
-from replica_platform.xmin.target.history import History
 from replica_platform_tests.faults.xmin_writers import SETUP, TABLES, Writers
 from replica_platform_tests.xmin.helpers import execute
 

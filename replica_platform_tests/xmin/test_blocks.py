@@ -7,8 +7,8 @@ import pytest
 
 from replica_platform.xmin import SyncReport, sync, validate
 from replica_platform.xmin.blocks import choice, reading
+from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.blocks.reading import BlockOptions
-from replica_platform.xmin.target.history import History
 from replica_platform_tests.xmin.helpers import execute, rows
 
 TABLE = "create table t (id int primary key, v text)"

@@ -8,7 +8,9 @@ import psycopg
 import pytest
 
 from replica_platform.app.embedded import Server, running
+from replica_platform.xmin.blocks import history
 from replica_platform.xmin.blocks.choice import capability
+from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.blocks.summaries import LeafBlocks, NoSummaries, read_changes
 from replica_platform.xmin.blocks.waiting import wait_for_summaries
 from replica_platform.xmin.names import TableName
@@ -19,8 +21,7 @@ from replica_platform.xmin.source.start_point import (
     parse_lsn,
     read_start_point,
 )
-from replica_platform.xmin.target import history, watermark
-from replica_platform.xmin.target.history import History
+from replica_platform.xmin.target import watermark
 from replica_platform_tests.xmin.helpers import execute, rows
 
 ROWS = "insert into t select i, repeat('x', 400) from generate_series(1, 2000) i"

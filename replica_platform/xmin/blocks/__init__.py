@@ -3,6 +3,7 @@
 Why no row is missed and why deletes are exact is said in `docs/blocks.md`. In the order of the
 story:
 
+- `history`: the start points of each source, kept in the target.
 - `summaries`: which blocks of which leaves changed between two WAL positions.
 - `waiting`: have the source summarize its WAL up to a position, within a limit.
 - `choice`: which tables can be read by blocks, whether it pays, and what would cure an obstacle.

@@ -12,10 +12,10 @@ import psycopg
 
 from replica_platform.core.postgres import one_row
 from replica_platform.core.reports import format_age
+from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.blocks.summaries import ChangedBlocks, LeafBlocks
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.start_point import StartPoint
-from replica_platform.xmin.target.history import History
 from replica_platform.xmin.target.watermark import Watermark
 
 # Where `auto` begins to think of it: 128 MiB are scanned in the time that a summary takes.

@@ -17,11 +17,11 @@ from replica_platform.xmin.blocks.choice import (
     too_many,
     watermark_obstacle,
 )
+from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.blocks.summaries import ChangedBlocks, NoSummaries, read_changes
 from replica_platform.xmin.blocks.waiting import Waited, wait_for_summaries
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.snapshot import FARTHEST, SourceSnapshot
-from replica_platform.xmin.target.history import History
 from replica_platform.xmin.target.watermark import Watermark
 
 MODES = ("auto", "blocks")

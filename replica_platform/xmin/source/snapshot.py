@@ -5,8 +5,8 @@ snapshots, so they either end before it or wait until the read is over.
 """
 
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -128,6 +128,7 @@ class SourceSnapshot:
         running_since: A time before the start of any transaction that the snapshot does not see,
             for reading by timestamp.
         start_point: Where the WAL of transactions begins that are newer than this sync.
+        held_s: Seconds that the snapshot was held, once it is released.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -138,6 +139,8 @@ class SourceSnapshot:
         self.snapshot: Snapshot
         self.running_since = ""
         self.start_point: StartPoint
+        self.held_s = 0.0
+        self._taken_at: float | None = None
 
     def __enter__(self) -> "SourceSnapshot":
         """Return the session itself."""
@@ -147,13 +150,24 @@ class SourceSnapshot:
         """Close the session."""
         self.close()
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the snapshot was taken; 0 where none is held."""
+        return time.monotonic() - self._taken_at if self._taken_at is not None else 0.0
+
     def release(self) -> None:
         """Release the snapshot and the locks, before anything else is done."""
         end_session(self.connection)
+        self._released()
 
     def close(self) -> None:
         """Close the session, which the server notices soon."""
         close_session(self.connection)
+        self._released()
+
+    def _released(self) -> None:
+        self.held_s = max(self.held_s, self.age_s)
+        self._taken_at = None
 
     def begin(self, names: Iterable[TableName]) -> None:
         """Lock the tables against rewriting, take the snapshot, and describe them as it sees them.
@@ -167,6 +181,7 @@ class SourceSnapshot:
         self.start_point = read_start_point(self.connection)
         self._lock([name for name, (_, kind) in found.items() if kind in LOCKABLE_KINDS])
         oids = {name: oid for name, (oid, _) in found.items() if name not in self.failures}
+        self._taken_at = time.monotonic()
         self.snapshot = self._take()
         described = describe(self.connection, oids.values())
         for name, oid in oids.items():
@@ -268,6 +283,28 @@ class SourceSnapshot:
             else:  # costs an xid: only a commit flushes
                 other.execute("set synchronous_commit = local")
                 other.execute("select pg_logical_emit_message(true, 'replica_platform', '')")
+
+
+@dataclass
+class HeldSnapshots:
+    """How long the snapshots of one sync were held.
+
+    Attributes:
+        count: How many there were.
+        longest_s: Seconds of the longest one.
+    """
+
+    count: int = 0
+    longest_s: float = 0.0
+
+    @contextmanager
+    def noting(self, source: SourceSnapshot) -> Iterator[None]:
+        """Take note of one snapshot."""
+        try:
+            yield
+        finally:
+            self.count += 1
+            self.longest_s = max(self.longest_s, source.held_s, source.age_s)
 
 
 def open_reader(dsn: str, snapshot: Snapshot) -> psycopg.Connection:

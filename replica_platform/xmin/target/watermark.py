@@ -100,6 +100,10 @@ alter table {SCHEMA}.mark
     add column if not exists locations jsonb not null default '{{}}',
     add column if not exists located_at text,
     add column if not exists counted_at timestamptz;
+create table if not exists {SCHEMA}.block_counts (
+    target_table text primary key, snapshot text not null, blocks int not null,
+    counts int[] not null
+);
 create table if not exists {SCHEMA}.start_point (
     system text, timeline int, lsn pg_lsn, next_xid bigint not null,
     primary key (system, timeline, lsn)
@@ -123,7 +127,7 @@ _NAMES = {
 
 
 def prepare(target: psycopg.Connection) -> None:
-    """Create the sync's schema and tables when they are absent, and those of an older version."""
+    """Create the sync's schema and tables when they are absent, or the newest of them."""
     if one_value(target.execute(f"select to_regclass('{SCHEMA}.start_point') is not null")):
         return
     with naming_the_grant(target, f"{SCHEMA!r}"), target.transaction():
