@@ -1,5 +1,6 @@
 """Sync by blocks: only changed blocks are read, deletes are exact, and every obstacle is named."""
 
+import time
 from typing import Any
 
 import psycopg
@@ -354,6 +355,29 @@ def test_where_no_summary_comes_it_is_scanned_and_the_cure_named(
     check(source, target)
     execute(source, "delete from t where id = 2")
     assert synced(source, target).mode == "blocks"
+
+
+def test_a_first_copy_in_slices_stores_locations(source: str, target: str) -> None:
+    execute(source, TABLE, FILLED, "checkpoint")
+    copied = by_blocks(source, target, max_snapshot_s=1e-6, batch_bytes=20 * 8192, workers=1)
+    assert copied.snapshots > 2
+    check(source, target)
+    execute(source, "delete from t where id = 1")
+    assert synced(source, target).rows_deleted == 1
+
+
+def test_an_update_within_its_block_is_a_hot_one_in_the_target(source: str, target: str) -> None:
+    execute(source, TABLE, "insert into t select i, 'a' from generate_series(1, 20) i")
+    by_blocks(source, target)
+    execute(source, "update t set v = 'b' where id <= 10", "checkpoint")
+    by_blocks(source, target)
+    execute(source, "update t set v = 'c' where id <= 10")
+    assert synced(source, target).rows_updated == 10
+    query = "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 't'"
+    end = time.monotonic() + 30
+    while (found := rows(target, query)) != [(20, 20)] and time.monotonic() < end:
+        time.sleep(0.1)
+    assert found == [(20, 20)]
 
 
 def test_auto_keeps_small_tables_with_the_scan(source: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""The history of a source: its start points, kept once per source in the target, beside the watermarks.
+"""The history of a source: its start points, kept in the target once per source.
 
 With it a sync finds the WAL position before which nothing that it has to read was written. A point
 is a fact about the source, whichever tables were synced then, so that losing some of them only

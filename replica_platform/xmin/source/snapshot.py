@@ -63,18 +63,18 @@ class Snapshot:
         w: The oldest xid that may still be running; every older one has ended.
         next: One more than the newest xid that has ended; every xid seen is below it.
         insert_lsn: All that is seen was written below it; None on a standby.
-        lsn: The same, in bytes, on a standby too: how far it had replayed.
         exported: Its name for other sessions.
         identity: The history that its xids belong to.
+        lsn: Like `insert_lsn`, in bytes, and on a standby how far it had replayed.
     """
 
     text: str
     w: int
     next: int
     insert_lsn: str | None
-    lsn: int
     exported: str
     identity: Identity
+    lsn: int = 0
 
     @property
     def quiet(self) -> bool:
@@ -246,7 +246,7 @@ class SourceSnapshot:
         text, w, upper, exported, recovery, system, database, name = one_row(run(_SNAPSHOT))
         timeline, insert, lsn = one_row(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
         identity = Identity(system, timeline, database, name)
-        return Snapshot(text, w, upper, insert, parse_lsn(lsn), exported, identity)
+        return Snapshot(text, w, upper, insert, exported, identity, parse_lsn(lsn))
 
     def wait_until_flushed(self) -> None:
         """Wait until all that the snapshot sees would survive a crash of the source.
