@@ -37,10 +37,10 @@ class TableEntry(_Entry):
     """A table to sync; see `components.xmin_tables.TableEntry`."""
 
     table: str
-    mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
+    mode: Literal["auto", "scan", "blocks", "timestamp", "full"] = "auto"
     timestamp_column: str | None = None
     timestamp_zone: str | None = None
-    deletes: Literal["auto", "keys", "never"] = "auto"
+    deletes: Literal["auto", "keys", "blocks", "never"] = "auto"
     sample: bool = False
 
 
@@ -54,6 +54,8 @@ class XminTables(_Entry):
     prove_within_s: int | None = 86_400
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
+    watch_s: float | None = None
+    checkpoint: bool = True
 
 
 class WorkerOutboxes(_Entry):

@@ -1,6 +1,7 @@
 """Tables synced from the source Postgres to the target Postgres, listed in a `defs.yaml`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import dagster as dg
@@ -12,7 +13,18 @@ from replica_platform.metadata import change, markdown_rows, table_schema
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.xmin import Integrity, Proving, SyncReport, TableSpec, sync_group, validate
+from replica_platform.xmin import (
+    BlockOptions,
+    GroupReport,
+    Integrity,
+    Proving,
+    SyncReport,
+    TableSpec,
+    add_reports,
+    sync_group,
+    validate,
+    watch,
+)
 from replica_platform.xmin.names import TableName
 
 
@@ -21,20 +33,22 @@ class TableEntry(Model, Resolvable):
 
     Attributes:
         table: Its name in the source, `schema.table`.
-        mode: How changes are found: `scan` reads every row's xmin, `timestamp` the rows above the
-            newest timestamp, `full` all rows; `auto` chooses.
+        mode: How changes are found: `scan` reads every row's xmin, `blocks` the blocks that
+            changed, `timestamp` the rows above the newest timestamp, `full` all rows; `auto`
+            chooses.
         timestamp_column: The column that `timestamp` reads by.
         timestamp_zone: The writers' time zone, for a timestamp column that has none.
-        deletes: Whether rows that the source deleted are deleted here: `auto` compares keys when
-            the numbers of rows differ, `keys` always, `never` keeps them.
+        deletes: Whether rows that the source deleted are deleted here: `auto` finds them by
+            changed blocks or, when the numbers of rows differ, by keys, `keys` always compares
+            keys, `never` keeps them.
         sample: Whether the table belongs to the sample.
     """
 
     table: str
-    mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
+    mode: Literal["auto", "scan", "blocks", "timestamp", "full"] = "auto"
     timestamp_column: str | None = None
     timestamp_zone: str | None = None
-    deletes: Literal["auto", "keys", "never"] = "auto"
+    deletes: Literal["auto", "keys", "blocks", "never"] = "auto"
     sample: bool = False
 
 
@@ -53,6 +67,9 @@ class XminTables(Component, Model, Resolvable):
             once, a part at each sync, and repair what differs; null compares nothing.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
+        watch_s: The seconds for which each run goes on syncing, every second, before it reports
+            each table once; null syncs once. Keep it below the schedule's interval.
+        checkpoint: Whether syncs by blocks may ask the source for checkpoints.
     """
 
     tables: Sequence[TableEntry]
@@ -62,6 +79,8 @@ class XminTables(Component, Model, Resolvable):
     prove_within_s: int | None = 86_400
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
+    watch_s: float | None = None
+    checkpoint: bool = True
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external source tables, the synced assets, their checks and the schedule."""
@@ -140,7 +159,8 @@ class XminTables(Component, Model, Resolvable):
             name=f"{self.name}_tables",
             specs=specs,
             can_subset=True,
-            pool=TARGET_POOL,
+            # A run that watches would keep the pool from all others; its tables are locked anyway.
+            pool=None if self.watch_s else TARGET_POOL,
             retry_policy=TRANSIENT,
         )
         def sync(
@@ -151,26 +171,50 @@ class XminTables(Component, Model, Resolvable):
         ) -> Iterator[dg.MaterializeResult]:
             selected = context.selected_asset_keys
             wanted = {str(self._target(by_key[key])): key for key in selected}
+            specs = [self._spec(table) for key, table in by_key.items() if key in selected]
+            options = {
+                "workers": platform.xmin_workers,
+                "batch_bytes": platform.xmin_batch_bytes,
+                "prove": Proving(self.prove_within_s) if self.prove_within_s else None,
+                "blocks": BlockOptions(checkpoint=self.checkpoint),
+            }
             with translate_errors():
-                group = sync_group(
-                    source.dsn,
-                    target.dsn,
-                    [self._spec(table) for key, table in by_key.items() if key in selected],
-                    workers=platform.xmin_workers,
-                    batch_bytes=platform.xmin_batch_bytes,
-                    prove=Proving(self.prove_within_s) if self.prove_within_s else None,
-                )
-            for table, report in group.reports.items():
+                done = self._sync_or_watch(source.dsn, target.dsn, specs, options)
+            for table, report in done.reports.items():
                 context.log.info(f"{table}: {report.mode}. {report.why}")
-                yield dg.MaterializeResult(asset_key=wanted[table], metadata=_sync_metadata(report))
-            if group.failures:
+                metadata = {**_sync_metadata(report), **done.metadata}
+                yield dg.MaterializeResult(asset_key=wanted[table], metadata=metadata)
+            if done.failures:
                 # The others are committed; the schedule repeats those that failed.
                 raise dg.Failure(
-                    "; ".join(f"{table}: {why}" for table, why in group.failures.items()),
+                    "; ".join(f"{table}: {why}" for table, why in done.failures.items()),
                     allow_retries=False,
                 )
 
         return sync
+
+    def _sync_or_watch(
+        self, source: str, target: str, specs: Sequence[TableSpec], options: dict[str, Any]
+    ) -> "_Done":
+        """Sync once, or for `watch_s` seconds with the reports of each table added up."""
+        if not self.watch_s:
+            group = sync_group(source, target, specs, **options)
+            return _Done(group.reports, group.failures, {})
+        reports: dict[str, SyncReport] = {}
+
+        def add(group: GroupReport) -> None:
+            nonlocal reports
+            reports = add_reports(reports, group)
+
+        seen = watch(source, target, specs, for_s=self.watch_s, on_group=add, **options)
+        metadata = {
+            "syncs": seen.syncs,
+            "lag_p50_seconds": seen.lag_p50_s,
+            "lag_p99_seconds": seen.lag_p99_s,
+            "checkpoints": seen.checkpoints,
+        }
+        failures = {**seen.failures, **({"source": seen.waiting_for} if seen.waiting_for else {})}
+        return _Done(reports, failures, metadata)
 
     def _spec(self, table: TableEntry) -> TableSpec:
         return TableSpec(
@@ -244,6 +288,15 @@ class XminTables(Component, Model, Resolvable):
         )
 
 
+@dataclass(frozen=True)
+class _Done:
+    """What one run did: the reports and failures by target table, and what is true of all."""
+
+    reports: Mapping[str, SyncReport]
+    failures: Mapping[str, str]
+    metadata: Mapping[str, Any]
+
+
 def _sync_metadata(report: SyncReport) -> dict[str, Any]:
     moved = report.rows_inserted + report.rows_updated + report.rows_deleted
     return {
@@ -258,6 +311,7 @@ def _sync_metadata(report: SyncReport) -> dict[str, Any]:
         "mode": report.mode,
         "why": report.why,
         "rows_read": report.rows_read,
+        "blocks_read": report.blocks_read,
         "rows_moved": moved,
         "bytes": report.bytes,
         "sync_seconds": report.seconds,

@@ -24,7 +24,7 @@ watermarks), `copy` (ranges, workers and streams), `blocks` (changed blocks by W
 
 from replica_platform.core.postgres import BadDsn, CannotConnect
 from replica_platform.xmin.blocks.reading import BlockOptions
-from replica_platform.xmin.continuous.loop import WatchReport, watch
+from replica_platform.xmin.continuous.loop import WatchReport, add_reports, watch
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -84,6 +84,7 @@ __all__ = [
     "Tuning",
     "WatchReport",
     "WriteMethod",
+    "add_reports",
     "forget",
     "merge_frame",
     "read_rows",

@@ -159,11 +159,14 @@ def test_kills_of_a_watched_group(database: Callable[[str], str], torture: bool)
     command = [
         *(sys.executable, "-m", "replica_platform.cli.main", "sync", *TABLES),
         *("--source", source, "--target", target, "--mode", "blocks", "--watch", "--every", "0.1"),
+        "--json",
     ]
     with Writers(source, count=4) as writers:
         for _ in range(kills):
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-                time.sleep(1.0 + dice.random() * 2)
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+                assert process.stdout
+                process.stdout.readline()  # the first sync of this process has ended
+                time.sleep(dice.random() * 1.5)
                 process.send_signal(signal.SIGKILL)
                 process.wait()
     syncs = rows(target, "select count(*) from replica_platform.mark")
@@ -199,7 +202,7 @@ def _checkpoints(dsn: str) -> Iterator[None]:
 
 
 def _lose_a_summary(server: Server) -> None:
-    files = (server.folder / "pg_wal" / "summaries").glob("*.summary")
+    files = (server.folder / "pg_wal" / "summaries").glob("0*.summary")  # not temp.summary
     newest = sorted(files, key=lambda path: path.name[8:])[-1]
     newest.unlink()
 

@@ -240,6 +240,14 @@ def test_a_unique_value_moves_from_a_deleted_row_to_a_new_one(filled: tuple[str,
     assert (report.rows_inserted, report.rows_updated, report.rows_deleted) == (1, 2, 1)
 
 
+def test_deletes_by_blocks_where_a_scan_reads_them(source: str, target: str) -> None:
+    execute(source, TABLE, FILLED)
+    assert sync(source, target, "t", deletes="blocks").mode == "full"
+    execute(source, "delete from t where id in (1, 2000)")
+    report = sync(source, target, "t", deletes="blocks")
+    assert (report.mode, report.rows_deleted) == ("scan", 2)
+
+
 def test_deleted_rows_are_kept_or_compared_by_key_where_asked(filled: tuple[str, str]) -> None:
     source, target = filled
     execute(source, "delete from t where id = 1")

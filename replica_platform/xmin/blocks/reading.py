@@ -180,8 +180,8 @@ def _wait(
     if not ready:
         return Waited(False)
     most_s = options.most_wait_s
-    if all(one.candidate.mode == "auto" for one in ready):  # no longer than what it would save
-        most_s = min(most_s, sum(scan_s(one.candidate.table) for one in ready))
+    if all(one.candidate.mode == "auto" for one in ready):  # not much longer than a scan takes
+        most_s = min(most_s, max(1.0, sum(scan_s(one.candidate.table) for one in ready)))
     snapshot = source.snapshot
     return wait_for_summaries(
         source.connection,

@@ -8,14 +8,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from replica_platform.core.errors import TransientError
 from replica_platform.core.reports import DoneReport
 from replica_platform.xmin.blocks.reading import BlockOptions
 from replica_platform.xmin.continuous.lag import Lag
 from replica_platform.xmin.integrity.parts import Proving
-from replica_platform.xmin.reports import GroupReport, TableSpec
+from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import keeping_sessions
 from replica_platform.xmin.sync import sync_group
 
@@ -83,6 +83,7 @@ def watch(
     for_s: float | None = None,
     stop: threading.Event | None = None,
     on_sync: Callable[[WatchReport], None] | None = None,
+    on_group: Callable[[GroupReport], None] | None = None,
     blocks: BlockOptions | None = None,
     workers: int | None = None,
     batch_bytes: int | None = None,
@@ -99,6 +100,7 @@ def watch(
         for_s: Seconds after which no other sync begins; None for no end.
         stop: Ends the watch after the sync that is running.
         on_sync: Told the report after each sync, and after each one that was interrupted.
+        on_group: Told the report of each sync that was finished.
         blocks: What a sync by blocks may cost the source.
         workers: How many pairs of connections copy side by side; None chooses.
         batch_bytes: How many bytes of heap a range holds; None chooses.
@@ -135,12 +137,37 @@ def watch(
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
                 counts.synced(began, group)
+                if on_group:
+                    on_group(group)
                 wait_s, pause = every_s - (time.monotonic() - began), FIRST_PAUSE_S
             sessions.turn()
             if on_sync:
                 on_sync(counts.report())
             stop.wait(max(0.0, wait_s))
     return counts.report()
+
+
+def add_reports(before: Mapping[str, SyncReport], group: GroupReport) -> dict[str, SyncReport]:
+    """Return the newest report of each table, with the rows, bytes and seconds of all added up.
+
+    Args:
+        before: The reports so far, by target table.
+        group: What the next sync did.
+    """
+    added = dict(before)
+    for table, report in group.reports.items():
+        was = added.get(table)
+        if was is not None:
+            sums = {name: getattr(was, name) + getattr(report, name) for name in _ADDED}
+            report = replace(report, **sums)
+        added[table] = report
+    return added
+
+
+_ADDED = (
+    *("rows_read", "rows_inserted", "rows_updated", "rows_deleted"),
+    *("bytes", "seconds", "blocks_read"),
+)
 
 
 class _Counts:
