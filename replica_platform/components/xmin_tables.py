@@ -299,12 +299,14 @@ class _Done:
 
 def _sync_metadata(report: SyncReport) -> dict[str, Any]:
     moved = report.rows_inserted + report.rows_updated + report.rows_deleted
+    done = (
+        f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
+        f"{report.rows_deleted:,} deleted"
+    )
+    if report.mode == "blocks":
+        done += f", {report.blocks_read:,} of {report.blocks:,} blocks read"
     return {
-        **change(
-            report.changed,
-            f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
-            f"{report.rows_deleted:,} deleted",
-        ),
+        **change(report.changed, done),
         "dagster/row_count": report.rows,
         "dagster/table_name": report.target_table,
         "dagster/column_schema": table_schema(report.columns),

@@ -243,7 +243,6 @@ def test_every_sync_is_right(source: str, target: str, torture: bool) -> None:
 
 @pytest.mark.timeout(1800)
 def test_every_sync_by_blocks_is_right(source: str, target: str, torture: bool) -> None:
-    execute(source, "checkpoint")  # before it the database was created
     run(BlockSchedule, source, target, 400 if torture else 20)
     assert BlockSchedule.modes["blocks"] > BlockSchedule.modes["scan"]
 

@@ -162,11 +162,7 @@ def gone_leaves(table: SourceTable, watermark: Watermark) -> frozenset[int]:
 def changed_leaves(
     table: SourceTable, watermark: Watermark, found: ChangedBlocks, since: int
 ) -> dict[int, LeafBlocks]:
-    """Return the changed blocks of the leaves that are not read whole.
-
-    Raises:
-        NoSummaries: The summaries do not tell.
-    """
+    """Return the changed blocks of the leaves that are not read whole."""
     whole = new_leaves(table, watermark)
     listed = {leaf.oid: found.of(leaf, since) for leaf in table.leaves if leaf.oid not in whole}
     return {oid: blocks for oid, blocks in listed.items() if blocks}

@@ -229,10 +229,7 @@ def _changes(
 
 def _table(one: _Ready, found: ChangedBlocks, waited: Waited) -> TableBlocks | str:
     table, watermark = one.candidate.table, one.watermark
-    try:
-        changed = changed_leaves(table, watermark, found, one.start)
-    except NoSummaries as lost:
-        return str(lost)
+    changed = changed_leaves(table, watermark, found, one.start)
     blocks = table_blocks(table, watermark, changed, waited.words)
     too_costly = too_many(table, blocks, forced=one.candidate.mode == "blocks")
     return too_costly or blocks

@@ -5,7 +5,7 @@ committed, and a limit for each file that was truncated: below that nothing is s
 or above it, so all of them count as changed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -19,21 +19,20 @@ select start_lsn::text, end_lsn::text from pg_available_wal_summaries()
 where tli = %s and end_lsn > %s::pg_lsn and start_lsn < %s::pg_lsn order by start_lsn, end_lsn
 """
 _CONTENTS = """
--- By database and tablespace too: a file's number alone is ambiguous. File 0 stands for all files
--- of the database, which was created or moved to another tablespace.
+-- By database, since two have files of one number; not by tablespace: a database that is moved to
+-- another one keeps the numbers of its files, and was written to under the old one before. Should
+-- another table there have the number, its blocks are read in vain.
 with leaves as (
-    select c.oid, pg_relation_filenode(c.oid) as filenode,
-           coalesce(nullif(c.reltablespace, 0), d.dattablespace) as space, d.oid as database
-    from pg_class c join pg_database d on d.datname = current_database() where c.oid = any(%(oids)s)
+    select oid, pg_relation_filenode(oid) as filenode from pg_class where oid = any(%(oids)s)
 )
 select s.end_lsn::text, l.oid,
        coalesce(array_agg(c.relblocknumber) filter (where not c.is_limit_block), '{}'),
        min(c.relblocknumber) filter (where c.is_limit_block)
 from unnest(%(starts)s::pg_lsn[], %(ends)s::pg_lsn[]) s(start_lsn, end_lsn)
 cross join lateral pg_wal_summary_contents(%(timeline)s, s.start_lsn, s.end_lsn) c
-left join leaves l on l.filenode = c.relfilenode and l.space = c.reltablespace
+join leaves l on l.filenode = c.relfilenode
 where c.reldatabase = (select oid from pg_database where datname = current_database())
-  and c.relforknumber = 0 and (l.oid is not null or c.relfilenode = 0)
+  and c.relforknumber = 0
 group by 1, 2
 """
 
@@ -77,10 +76,10 @@ class LeafBlocks:
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one summary says of one leaf, or with `leaf` None of all leaves."""
+    """What one summary says of one leaf."""
 
     end: int
-    leaf: int | None
+    leaf: int
     blocks: Sequence[int]
     limit: int | None
 
@@ -96,21 +95,11 @@ class ChangedBlocks:
 
     start: int
     end: int
-    _pieces: Sequence[_Piece] = field(default=(), repr=False)
+    _by_leaf: Mapping[int, Sequence[_Piece]] = field(default_factory=dict, repr=False)
 
     def of(self, leaf: Leaf, since: int) -> LeafBlocks:
-        """Return the blocks of a leaf that changed since a position.
-
-        Raises:
-            NoSummaries: The database was moved, so that blocks changed under other file names.
-        """
-        told = [piece for piece in self._pieces if piece.end > since]
-        if any(piece.leaf is None for piece in told):
-            raise NoSummaries(
-                "The database was created or moved to another tablespace since the last sync, and "
-                "its files had other names in the WAL."
-            )
-        told = [piece for piece in told if piece.leaf == leaf.oid]
+        """Return the blocks of a leaf that changed since a position."""
+        told = [piece for piece in self._by_leaf.get(leaf.oid, ()) if piece.end > since]
         limits = [piece.limit for piece in told if piece.limit is not None]
         blocks = sorted({block for piece in told for block in piece.blocks})
         return LeafBlocks(blocks, min(limits, default=None))
@@ -144,7 +133,9 @@ def read_changes(
     except _UNREADABLE as error:
         message = " ".join(str(error).split()).rstrip(".")
         raise NoSummaries(f"A summary of the WAL cannot be read ({message}).") from error
-    pieces = [_Piece(parse_lsn(to), leaf, blocks, limit) for to, leaf, blocks, limit in rows]
+    pieces: dict[int, list[_Piece]] = {}
+    for to, leaf, blocks, limit in rows:
+        pieces.setdefault(leaf, []).append(_Piece(parse_lsn(to), leaf, blocks, limit))
     return ChangedBlocks(start, end, pieces)
 
 
