@@ -18,7 +18,12 @@ import psycopg
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Progress
 from replica_platform.xmin.blocks import history
-from replica_platform.xmin.blocks.reading import BlockOptions, BlockReading, read_blocks
+from replica_platform.xmin.blocks.reading import (
+    BlockOptions,
+    BlockReading,
+    begin_summary,
+    read_blocks,
+)
 from replica_platform.xmin.commit import Commit
 from replica_platform.xmin.commit_group import GroupCommit, Outcome
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
@@ -210,6 +215,8 @@ class Group:
         options = self._options
         with ExitStack() as stack:
             source = stack.enter_context(SourceSnapshot(options.source))
+            if tuning is None:
+                self._begin_summary(source, locked)
             self._begin(source, locked)
             blocks = self._read_blocks(source, target, locked)
             planned = self._each(partial(plan_table, source, blocks), locked)
@@ -280,6 +287,14 @@ class Group:
         with translate_errors("source", _names(names)):
             source.begin(names)
         self._on_standby = source.snapshot.insert_lsn is None
+
+    def _begin_summary(self, source: SourceSnapshot, locked: Sequence[LockedTable]) -> None:
+        """Let later syncs by blocks start here, where a table is copied for them now."""
+        new = [one for one in locked if one.request.spec.mode == "blocks" and not one.watermark]
+        if new:
+            with translate_errors("source", _names(one.request.source for one in new)):
+                dsn, options = self._options.source, self._options.blocks
+                self._checkpoints += begin_summary(source.connection, dsn, options)
 
     def _read_blocks(
         self, source: SourceSnapshot, target: psycopg.Connection, locked: Sequence[LockedTable]

@@ -38,7 +38,7 @@ def check(source: str, target: str, table: str = "t", columns: str = "id, v") ->
 @pytest.fixture
 def filled(source: str, target: str) -> tuple[str, str]:
     """A table of 112 blocks, copied with its locations."""
-    execute(source, TABLE, FILLED, "vacuum t", "checkpoint")
+    execute(source, TABLE, FILLED, "vacuum t")
     assert by_blocks(source, target).mode == "full"
     check(source, target)
     return source, target

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import psycopg
+
 from replica_platform.xmin.blocks.choice import (
     LEAST_BLOCKS,
     Capability,
@@ -19,7 +21,7 @@ from replica_platform.xmin.blocks.choice import (
 )
 from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.blocks.summaries import ChangedBlocks, NoSummaries, read_changes
-from replica_platform.xmin.blocks.waiting import Waited, wait_for_summaries
+from replica_platform.xmin.blocks.waiting import Waited, checkpoint_before, wait_for_summaries
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.snapshot import FARTHEST, SourceSnapshot
 from replica_platform.xmin.target.watermark import Watermark
@@ -87,6 +89,26 @@ class BlockReading:
             return False
         first = one.watermark is None and one.table.blocks >= LEAST_BLOCKS
         return one.mode == "blocks" or first
+
+
+def begin_summary(source: psycopg.Connection, dsn: str, options: BlockOptions) -> bool:
+    """End the summary that tells of the past, before the first copy of a table.
+
+    Without it the next sync by blocks would read again what was written before the copy.
+
+    Args:
+        source: A session on the source, in no transaction.
+        dsn: The DSN of the source.
+        options: What it may cost.
+
+    Returns:
+        Whether a checkpoint was asked for.
+    """
+    can = capability(source)
+    if can.obstacle or not can.checkpoint or not options.checkpoint:
+        return False
+    checkpoint_before(dsn, options.most_wait_s)
+    return True
 
 
 @dataclass(frozen=True)

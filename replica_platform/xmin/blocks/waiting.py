@@ -90,15 +90,32 @@ def _reached(source: psycopg.Connection, timeline: int, lsn: int) -> bool:
 
 
 @contextmanager
-def _asking_for_checkpoint(dsn: str) -> Iterator[None]:
+def _asking_for_checkpoint(dsn: str) -> Iterator[psycopg.Connection]:
     """Ask for a checkpoint, and leave without waiting for its end: the server goes on with it."""
     asking = open_source(dsn)
     try:
         asking.pgconn.send_query(b"checkpoint")
         asking.pgconn.flush()
-        yield
+        yield asking
     finally:
         asking.close()
+
+
+def checkpoint_before(dsn: str, most_s: float) -> bool:
+    """Run a checkpoint, so that a summary ends before what comes next; return whether it did.
+
+    Args:
+        dsn: The DSN of the source.
+        most_s: The longest to wait for its end, in seconds; it goes on without this session.
+    """
+    with _asking_for_checkpoint(dsn) as asking:
+        until = time.monotonic() + most_s
+        while asking.pgconn.is_busy():
+            if time.monotonic() > until:
+                return False
+            time.sleep(POLL_S)
+            asking.pgconn.consume_input()
+    return True
 
 
 def _since(began: float) -> float:
