@@ -29,6 +29,20 @@ DAILY = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)
 )
 
+
+def reported_every(report_s: int, fresh_within_s: int) -> dg.FreshnessPolicy:
+    """Return the freshness of an asset that a run reports every `report_s` seconds, or on a change.
+
+    Args:
+        report_s: The seconds after which it is reported although it did not change.
+        fresh_within_s: The delay in seconds above which it is late; twice of it is a failure.
+    """
+    return dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(seconds=report_s + 2 * fresh_within_s),
+        warn_window=timedelta(seconds=report_s + fresh_within_s),
+    )
+
+
 # Publish when a parent changed and its blocking checks passed.
 AFTER_PARENTS = (
     dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()

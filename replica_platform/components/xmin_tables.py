@@ -1,19 +1,23 @@
 """Tables synced from the source Postgres to the target Postgres, listed in a `defs.yaml`."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
+from replica_platform.components.changed_only import Reported, reported, unreported
 from replica_platform.components.sample import without_sample
+from replica_platform.components.xmin_metadata import integrity_metadata, sync_metadata
+from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
-from replica_platform.metadata import change, markdown_rows, table_schema
-from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
+from replica_platform.policies import TARGET_POOL, TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
+from replica_platform.xmin import GroupReport, TableSpec, sync_group, validate
 from replica_platform.xmin.names import TableName
+
+BLOCKING = frozenset({"is_intact"})
 
 
 class TableEntry(Model, Resolvable):
@@ -42,7 +46,8 @@ class XminTables(Component, Model, Resolvable):
     """An asset for each table of a group, all synced in one step from one source snapshot.
 
     The check `is_intact` compares keys and xmin of both sides and blocks below a score; `is_fresh`
-    warns when the last sync is too old.
+    warns when the last sync is too old. The job of the schedule reports and checks the tables that
+    changed; it reports an unchanged one every `report_unchanged_s` seconds.
 
     Attributes:
         tables: The tables of the group.
@@ -51,6 +56,8 @@ class XminTables(Component, Model, Resolvable):
         threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
+        report_unchanged_s: The seconds after which the schedule reports and checks a table again
+            that did not change.
     """
 
     tables: Sequence[TableEntry]
@@ -59,6 +66,7 @@ class XminTables(Component, Model, Resolvable):
     threshold: float = 0.9
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
+    report_unchanged_s: int = 3600
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external source tables, the synced assets, their checks and the schedule."""
@@ -77,17 +85,18 @@ class XminTables(Component, Model, Resolvable):
             )
             for table in self.tables
         ]
-        sync = self._sync()
+        job = self._job()
         schedule = dg.ScheduleDefinition(
             name=f"{self.name}_sync",
-            target=dg.AssetSelection.assets(sync),
+            target=job,
             cron_schedule=self.cron_schedule,
             default_status=dg.DefaultScheduleStatus.RUNNING,
             description=f"Every table of {self.name}, by xmin.",
         )
         return dg.Definitions(
-            assets=[*external, sync],
-            asset_checks=[self._integrity_check(table) for table in self.tables],
+            assets=[*external, self._sync()],
+            asset_checks=[self._checks()],
+            jobs=[job],
             schedules=[schedule],
         )
 
@@ -127,7 +136,7 @@ class XminTables(Component, Model, Resolvable):
                 kinds={"postgres", "table"},
                 owners=["team:warehouse"],
                 skippable=True,
-                freshness_policy=EVERY_FEW_MINUTES,
+                freshness_policy=reported_every(self.report_unchanged_s, self.fresh_within_s),
                 description=f"{table.table} of the source: every committed change, once.",
             )
             for key, table in by_key.items()
@@ -147,26 +156,71 @@ class XminTables(Component, Model, Resolvable):
             target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[dg.MaterializeResult]:
             selected = context.selected_asset_keys
-            wanted = {str(self._target(by_key[key])): key for key in selected}
-            with translate_errors():
-                group = sync_group(
-                    source.dsn,
-                    target.dsn,
-                    [self._spec(table) for key, table in by_key.items() if key in selected],
-                    workers=platform.xmin_workers,
-                    batch_bytes=platform.xmin_batch_bytes,
-                )
+            tables = [table for key, table in by_key.items() if key in selected]
+            group = self._sync_tables(tables, platform, source, target)
+            wanted = {str(self._target(table)): self._target_key(table) for table in tables}
             for table, report in group.reports.items():
                 context.log.info(f"{table}: {report.mode}. {report.why}")
-                yield dg.MaterializeResult(asset_key=wanted[table], metadata=_sync_metadata(report))
-            if group.failures:
-                # The others are committed; the schedule repeats those that failed.
-                raise dg.Failure(
-                    "; ".join(f"{table}: {why}" for table, why in group.failures.items()),
-                    allow_retries=False,
-                )
+                yield dg.MaterializeResult(asset_key=wanted[table], metadata=sync_metadata(report))
+            _raise_failures(group)
 
         return sync
+
+    def _job(self) -> dg.JobDefinition:
+        """Return the job of the schedule: one step, with events of what changed."""
+        tables = {str(self._target(table)): table for table in self.tables}
+        keys = {name: self._target_key(table) for name, table in tables.items()}
+
+        @dg.op(name=f"sync_{self.name}", out={}, pool=TARGET_POOL, retry_policy=TRANSIENT)
+        def sync_changed(
+            context: dg.OpExecutionContext,
+            platform: PlatformConfig,
+            source: dg.ResourceParam[PostgresDatabase],
+            target: dg.ResourceParam[PostgresDatabase],
+        ) -> Iterator[Reported]:
+            due = unreported(context.instance, keys.values(), self.report_unchanged_s)
+            group = self._sync_tables(self.tables, platform, source, target)
+            problems = []
+            for name, report in group.reports.items():
+                if not report.changed and keys[name] not in due:
+                    continue
+                context.log.info(f"{name}: {report.mode}. {report.why}")
+                results = self._evaluate(tables[name], source, target)
+                for event in reported(
+                    context.instance, keys[name], sync_metadata(report), results, BLOCKING
+                ):
+                    yield event
+                    problems += _problem(event)
+            context.log.info(group.sentence)
+            _raise_failures(group)
+            if problems:
+                raise dg.Failure("; ".join(problems), allow_retries=False)
+
+        @dg.job(
+            name=f"{self.name}_sync",
+            description=f"Every table of {self.name}, by xmin; reports those that changed, and "
+            f"the others every {format_age(self.report_unchanged_s)}.",
+        )
+        def job() -> None:
+            sync_changed()
+
+        return job
+
+    def _sync_tables(
+        self,
+        tables: Sequence[TableEntry],
+        platform: PlatformConfig,
+        source: PostgresDatabase,
+        target: PostgresDatabase,
+    ) -> GroupReport:
+        with translate_errors():
+            return sync_group(
+                source.dsn,
+                target.dsn,
+                [self._spec(table) for table in tables],
+                workers=platform.xmin_workers,
+                batch_bytes=platform.xmin_batch_bytes,
+            )
 
     def _spec(self, table: TableEntry) -> TableSpec:
         return TableSpec(
@@ -178,9 +232,29 @@ class XminTables(Component, Model, Resolvable):
             deletes=table.deletes,
         )
 
-    def _integrity_check(self, table: TableEntry) -> dg.AssetChecksDefinition:
-        key = self._target_key(table)
-        specs = [
+    def _checks(self) -> dg.AssetChecksDefinition:
+        """Return the checks of all tables as one step: a step each costs more than most checks."""
+        by_key = {self._target_key(table): table for table in self.tables}
+        specs = [spec for key in by_key for spec in self._check_specs(key)]
+
+        @dg.multi_asset_check(
+            name=f"{self.name}_checks", specs=specs, can_subset=True, pool=TARGET_POOL
+        )
+        def checks(
+            context: dg.AssetCheckExecutionContext,
+            source: dg.ResourceParam[PostgresDatabase],
+            target: dg.ResourceParam[PostgresDatabase],
+        ) -> Iterator[dg.AssetCheckResult]:
+            selected = context.selected_asset_check_keys
+            for key in sorted({check.asset_key for check in selected}):
+                for result in self._evaluate(by_key[key], source, target):
+                    if dg.AssetCheckKey(key, result.check_name or "") in selected:
+                        yield result
+
+        return checks
+
+    def _check_specs(self, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+        return [
             dg.AssetCheckSpec(
                 "is_intact",
                 asset=key,
@@ -195,36 +269,36 @@ class XminTables(Component, Model, Resolvable):
             ),
         ]
 
-        @dg.multi_asset_check(
-            name=f"{key.to_python_identifier()}_checks",
-            specs=specs,
-            can_subset=True,
-            pool=TARGET_POOL,
+    def _evaluate(
+        self, table: TableEntry, source: PostgresDatabase, target: PostgresDatabase
+    ) -> Iterator[dg.AssetCheckResult]:
+        """Yield the result of each check of a table; an engine's error fails both by its text."""
+        key = self._target_key(table)
+        try:
+            found = validate(source.dsn, target.dsn, table.table, into=self.into)
+        except PlatformError as error:
+            for spec in self._check_specs(key):
+                yield dg.AssetCheckResult(
+                    asset_key=key, check_name=spec.name, passed=False, description=str(error)
+                )
+            return
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name="is_intact",
+            passed=found.score >= self.threshold,
+            description=found.sentence,
+            metadata=integrity_metadata(found),
         )
-        def checks(
-            source: dg.ResourceParam[PostgresDatabase], target: dg.ResourceParam[PostgresDatabase]
-        ) -> Iterator[dg.AssetCheckResult]:
-            with translate_errors():
-                found = validate(source.dsn, target.dsn, table.table, into=self.into)
-            yield dg.AssetCheckResult(
-                asset_key=key,
-                check_name="is_intact",
-                passed=found.score >= self.threshold,
-                description=found.sentence,
-                metadata=_integrity_metadata(found),
-            )
-            gap_s = found.gap_s
-            fresh = gap_s is not None and gap_s <= self.fresh_within_s
-            yield dg.AssetCheckResult(
-                asset_key=key,
-                check_name="is_fresh",
-                passed=fresh,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=self._freshness(gap_s, fresh),
-                metadata={"gap_seconds": gap_s, "gap_xids": found.gap_xids},
-            )
-
-        return checks
+        gap_s = found.gap_s
+        fresh = gap_s is not None and gap_s <= self.fresh_within_s
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name="is_fresh",
+            passed=fresh,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=self._freshness(gap_s, fresh),
+            metadata={"gap_seconds": gap_s, "gap_xids": found.gap_xids},
+        )
 
     def _freshness(self, gap_s: float | None, fresh: bool) -> str:
         if gap_s is None:
@@ -240,60 +314,17 @@ class XminTables(Component, Model, Resolvable):
         )
 
 
-def _sync_metadata(report: SyncReport) -> dict[str, Any]:
-    moved = report.rows_inserted + report.rows_updated + report.rows_deleted
-    return {
-        **change(
-            report.changed,
-            f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
-            f"{report.rows_deleted:,} deleted",
-        ),
-        "dagster/row_count": report.rows,
-        "dagster/table_name": report.target_table,
-        "dagster/column_schema": table_schema(report.columns),
-        "mode": report.mode,
-        "why": report.why,
-        "rows_read": report.rows_read,
-        "rows_moved": moved,
-        "bytes": report.bytes,
-        "sync_seconds": report.seconds,
-        "lag_xids": report.lag_xids,
-    }
+def _raise_failures(group: GroupReport) -> None:
+    """Raise what failed; the other tables are committed, and the schedule repeats those."""
+    if group.failures:
+        raise dg.Failure(
+            "; ".join(f"{table}: {why}" for table, why in group.failures.items()),
+            allow_retries=False,
+        )
 
 
-def _integrity_metadata(found: Integrity) -> dict[str, Any]:
-    keys = {"missing": found.missing, "stale": found.stale, "extra": found.extra}
-    differing = [(difference, key) for difference, some in keys.items() for key in some]
-    return {
-        "score": found.score,
-        **{f"score/{name}": float(term) for name, term in found.terms.items()},
-        "missing": found.missing_count,
-        "stale": found.stale_count,
-        "extra": found.extra_count,
-        "pending": found.pending_count,
-        "keys": dg.MetadataValue.md(markdown_rows(differing, ("difference", "key"))),
-        "source_rows": found.source_rows,
-        "target_rows": found.target_rows,
-        "gap_xids": found.gap_xids,
-        "content_rows": found.content_rows,
-        "content_age_seconds": found.content_age_s,
-        "xmin_ages": dg.MetadataValue.md(_histogram(found)),
-        "held_back_by": found.held_back_by or "nobody",
-    }
-
-
-def _histogram(found: Integrity) -> str:
-    """Return the rows of both sides by the age of their xmin, as bars side by side."""
-    source, target = found.source_ages or {}, found.target_ages or {}
-    most = max([*source.values(), *target.values(), 1])
-    return markdown_rows(
-        [
-            (f"2^{age}", _bar(source.get(age, 0), most), _bar(target.get(age, 0), most))
-            for age in sorted({*source, *target})
-        ],
-        ("age in xids", "source", "target"),
-    )
-
-
-def _bar(rows: int, most: int) -> str:
-    return f"{'█' * round(20 * rows / most)} {rows:,}"
+def _problem(event: Reported) -> list[str]:
+    """Return the sentence of a blocking check that failed, as a list of at most one."""
+    if isinstance(event, dg.AssetMaterialization) or event.passed or not event.blocking:
+        return []
+    return [f"{event.asset_key.to_user_string()}: {event.description}"]
