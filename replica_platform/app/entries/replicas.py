@@ -1,11 +1,19 @@
 """The entries of published replicas: of a whole master DuckDB file, and of parts of one."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
-
-from replica_platform.app.entries.base import Cron, Entry, Name
+from replica_platform.app.entries.base import (
+    Cron,
+    Entry,
+    FileName,
+    Kept,
+    Name,
+    Positive,
+    Timezone,
+    checked,
+)
 from replica_platform.core.errors import PlatformError
 from replica_platform.replica import Purpose
 from replica_platform.replica.store.layout import LINK
@@ -16,6 +24,18 @@ SHARED = (
     *("master", "as_of", "repair_interval_s", "fresh_within_s"),
     *("group", "owners", "tags"),
 )
+
+
+def _sound(purposes: Mapping[str, Mapping[str, Any]]) -> str:
+    for name, given in purposes.items():
+        try:
+            Purpose.from_dict(name, given)
+        except PlatformError as error:
+            return str(error)
+    return ""
+
+
+Purposes = Annotated[Mapping[str, Mapping[str, Any]], checked(_sound)]
 
 
 class _Published(Entry):
@@ -41,9 +61,9 @@ class _Published(Entry):
     after: Sequence[str] | None = None
     as_of: str | None = None
     blocks: str | None = None
-    link: str | None = Field(default=None, pattern=r"^[^/\x00]+$")
-    repair_interval_s: int = Field(default=60, ge=1)
-    fresh_within_s: int | None = Field(default=None, gt=0)
+    link: FileName | None = None
+    repair_interval_s: Positive = 60
+    fresh_within_s: Positive | None = None
     group: Name = "replica"
     pool: Name | None = None
 
@@ -69,11 +89,11 @@ class DuckDBReplicaEntry(_Published):
     store: str | None = None
     required: Sequence[str] = ()
     rules: Mapping[str, str] = {}
-    keep: int | None = Field(default=None, ge=2)
-    min_age_s: float | None = Field(default=None, ge=0)
-    purposes: Mapping[str, Mapping[str, Any]] = {}
+    keep: Kept | None = None
+    min_age_s: Positive | None = None
+    purposes: Purposes = MappingProxyType({})
     scrub_cron_schedule: Cron = "45 * * * *"
-    timezone: str = "UTC"
+    timezone: Timezone = "UTC"
 
     @property
     def store_folder(self) -> str:
@@ -115,16 +135,9 @@ class PurposeReplicasEntry(_Published):
             `replica/NAME` when absent.
     """
 
-    purposes: Mapping[str, Mapping[str, Any]]
+    purposes: Purposes
     name: Name = "purposes"
     store: str | None = None
-
-    @model_validator(mode="after")
-    def _sound(self) -> "PurposeReplicasEntry":
-        for name, given in self.purposes.items():
-            if isinstance(given, Mapping):
-                _purpose(name, given)
-        return self
 
     def made(self) -> list[Purpose]:
         """Return the purposes."""
@@ -147,10 +160,3 @@ class PurposeReplicasEntry(_Published):
     def pool_name(self) -> str:
         """The pool of what opens the master."""
         return self.pool or f"{self.name}_master"
-
-
-def _purpose(name: str, given: Mapping[str, Any]) -> Purpose:
-    try:
-        return Purpose.from_dict(name, given)
-    except PlatformError as error:
-        raise ValueError(str(error)) from error

@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from replica_platform.app.entries.base import Cron, Entry, Name, Part, WrongEntry
+from replica_platform.app.entries.base import (
+    Cron,
+    Entry,
+    Name,
+    Part,
+    Positive,
+    Timezone,
+    WrongEntry,
+)
 
 
 class DrillEntry(Part):
@@ -76,10 +84,10 @@ class SqliteBackupsEntry(Entry):
 
     files: Sequence[FileEntry]
     name: Name = "backups"
-    fresh_within_s: int = Field(default=26 * 3600, gt=0)
+    fresh_within_s: Positive = 26 * 3600
     cron_schedule: Cron = "0 3 * * *"
     remote_cron_schedule: Cron = "0 9 * * *"
-    timezone: str = "UTC"
+    timezone: Timezone = "UTC"
     folder: str | None = None
     group: Name | None = None
     pool: Name | None = None
