@@ -1,8 +1,9 @@
 """The entries of published replicas: of a whole master DuckDB file, and of parts of one."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Annotated, Any
+
+from pydantic import Field
 
 from replica_platform.app.entries.base import (
     Cron,
@@ -91,7 +92,7 @@ class DuckDBReplicaEntry(_Published):
     rules: Mapping[str, str] = {}
     keep: Kept | None = None
     min_age_s: Positive | None = None
-    purposes: Purposes = MappingProxyType({})
+    purposes: Purposes = Field(default_factory=dict)
     scrub_cron_schedule: Cron = "45 * * * *"
     timezone: Timezone = "UTC"
 
