@@ -68,6 +68,10 @@ def _positive(number: float) -> str:
     return "" if number > 0 else f"{number} should be greater than 0"
 
 
+def _not_negative(number: float) -> str:
+    return "" if number >= 0 else f"{number} should be at least 0"
+
+
 def _kept(number: int) -> str:
     return "" if number >= 2 else f"{number} should be at least 2: the current one and another"
 
@@ -88,6 +92,7 @@ Owner = Annotated[str, checked(_owner)]
 Cron = Annotated[str, checked(_cron)]
 Timezone = Annotated[str, checked(_timezone)]
 Positive = Annotated[int, checked(_positive)]
+NotNegative = Annotated[float, checked(_not_negative)]
 Kept = Annotated[int, checked(_kept)]
 FileName = Annotated[str, checked(_file_name)]
 Fraction = Annotated[float, checked(_fraction)]

@@ -11,6 +11,7 @@ from replica_platform.app.entries.base import (
     FileName,
     Kept,
     Name,
+    NotNegative,
     Positive,
     Timezone,
     checked,
@@ -91,7 +92,7 @@ class DuckDBReplicaEntry(_Published):
     required: Sequence[str] = ()
     rules: Mapping[str, str] = {}
     keep: Kept | None = None
-    min_age_s: Positive | None = None
+    min_age_s: NotNegative | None = None
     purposes: Purposes = Field(default_factory=dict)
     scrub_cron_schedule: Cron = "45 * * * *"
     timezone: Timezone = "UTC"
