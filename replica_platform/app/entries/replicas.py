@@ -24,7 +24,7 @@ MASTER = "master/master.duckdb"
 # What the purposes of a replica take over from it.
 SHARED = (
     *("master", "as_of", "repair_interval_s", "fresh_within_s"),
-    *("group", "owners", "tags"),
+    *("scrub_cron_schedule", "timezone", "group", "owners", "tags"),
 )
 
 
@@ -55,6 +55,8 @@ class _Published(Entry):
             behind its master, in seconds.
         fresh_within_s: The age in seconds above which the last publication, or confirmation that
             there is nothing new, is a warning; None for never.
+        scrub_cron_schedule: When a share of the kept generations is read again.
+        timezone: The time zone of the schedule.
         group: The group of the assets.
         pool: The pool of what opens the master, shared with the assets that write it.
     """
@@ -66,6 +68,8 @@ class _Published(Entry):
     link: FileName | None = None
     repair_interval_s: Positive = 60
     fresh_within_s: Positive | None = None
+    scrub_cron_schedule: Cron = "45 * * * *"
+    timezone: Timezone = "UTC"
     group: Name = "replica"
     pool: Name | None = None
 
@@ -83,8 +87,6 @@ class DuckDBReplicaEntry(_Published):
         keep: How many generations are kept; `REPLICA_KEEP_GENERATIONS` when absent.
         min_age_s: How long each generation is kept at least, in seconds.
         purposes: Parts of the master for one use each, as in a PurposeReplicas entry.
-        scrub_cron_schedule: When a share of the kept generations is read again.
-        timezone: The time zone of the schedule.
     """
 
     name: Name
@@ -94,8 +96,6 @@ class DuckDBReplicaEntry(_Published):
     keep: Kept | None = None
     min_age_s: NotNegative | None = None
     purposes: Purposes = Field(default_factory=dict)
-    scrub_cron_schedule: Cron = "45 * * * *"
-    timezone: Timezone = "UTC"
 
     @property
     def store_folder(self) -> str:

@@ -45,6 +45,9 @@ class FileEntry(Part):
         client_key: The private key to log in with; those of `~/.ssh` when absent.
         keep_days: Backups younger than this many days are kept.
         keep_count: The newest backups that are kept at any age.
+        blocks: The block store that keeps the content: a folder, absolute or below the data
+            folder, or a URL such as s3://bucket/prefix. When absent each backup is a file.
+        encrypted: Whether the blocks are encrypted, with the first key in `REPLICA_BACKUP_KEY`.
         drill: Queries that are run on a restored backup, one backup a night.
     """
 
@@ -56,6 +59,8 @@ class FileEntry(Part):
     client_key: str | None = None
     keep_days: int = 30
     keep_count: int = 7
+    blocks: str | None = None
+    encrypted: bool = False
     drill: Sequence[DrillEntry] = ()
 
     @model_validator(mode="after")
