@@ -24,7 +24,7 @@ class Proving:
         within_s: The seconds in which the whole table is proven once; each sync proves the share
             of the time since the last part. With 0 each sync proves as much as `most_bytes`.
         most_bytes: The most bytes of the source's heap that one sync reads for it.
-        most_s: The seconds after which a part ends early; the next sync continues there.
+        most_s: The seconds that a part takes, about; the next sync continues where it ended.
     """
 
     within_s: float = DAY_S
