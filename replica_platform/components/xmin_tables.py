@@ -158,7 +158,7 @@ class XminTables(Component, Model, Resolvable):
                     [self._spec(table) for key, table in by_key.items() if key in selected],
                     workers=platform.xmin_workers,
                     batch_bytes=platform.xmin_batch_bytes,
-                    prove=Proving(self.prove_within_s) if self.prove_within_s else None,
+                    prove=None if self.prove_within_s is None else Proving(self.prove_within_s),
                 )
             for table, report in group.reports.items():
                 context.log.info(f"{table}: {report.mode}. {report.why}")

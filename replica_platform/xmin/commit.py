@@ -185,8 +185,9 @@ class Commit:
         if planned.plan.mode == "full":  # all rows were compared
             self._prover.proven_whole(planned.target, committed.oid, committed.rows)
             return committed
-        # After a change of the definition, at the next sync.
-        if planned.part is None or any(change.statement for change in planned.changes):
+        # After a change of the definition, or where time is short, at the next sync.
+        changed = any(change.statement for change in planned.changes)
+        if planned.part is None or changed or not self._prover.has_time:
             return committed
         by_xmin = planned.plan.mode != "timestamp"
         both = ContentOfBothSides(

@@ -117,7 +117,7 @@ class ContentOfBothSides:
             position_after(done[-1]),
             part.ends_round and len(done) == len(part.ranges),
             rows[0] if rows else 0,
-            sum(_blocks(one) for one in done) * BLOCK_BYTES,
+            sum(one.blocks for one in done) * BLOCK_BYTES,
             sum(count for _, count, _ in found),
             tuple(_selection(done[piece], tids) for piece, _, tids in found),
         )
@@ -171,11 +171,6 @@ class ContentOfBothSides:
             sql.SQL("{} as {}").format(sql.Identifier(name), sql.Identifier(number))
             for name, number in zip(self.spec.key, self._numbers, strict=True)
         )
-
-
-def _blocks(one: Range) -> int:
-    first = one.first or 0
-    return max(0, (one.leaf.blocks if one.last is None else one.last) - first)
 
 
 def _selection(one: Range, tids: list[str] | None) -> Selection:
