@@ -2,11 +2,18 @@
 
 import threading
 from itertools import pairwise
+from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
+from dagster.components.core.component_tree import ComponentTree
 
 from replica_platform.app.embedded import Server
+from replica_platform.components import XminTables
+from replica_platform.components.xmin_tables import TableEntry
+from replica_platform.resources.platform import PlatformConfig
+from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import Proving, TableSpec, sync, sync_group, validate
 from replica_platform.xmin.integrity.parts import DAY_S, LEAST_BLOCKS, next_part, position_after
 from replica_platform.xmin.names import TableName
@@ -380,3 +387,36 @@ def test_a_rewritten_leaf_is_read_from_its_start() -> None:
         part = next_part(table, last(0, position), Proving(0), MANY)
         assert part is not None
         assert (part.ranges[0].leaf.oid, part.ranges[0].first) == first
+
+
+@pytest.mark.parametrize(("within_s", "repaired"), [(0, 100), (DAY_S, 0), (None, 0)])
+def test_the_component_passes_on_what_to_prove(
+    within_s: int | None, repaired: int, source: str, target: str, tmp_path: Path
+) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, x int)",
+        "insert into t select i, i from generate_series(1, 100) i",
+    )
+    sync(source, target, "t", into="copy")
+    execute(target, "update copy.t set x = 0")
+    component = XminTables(
+        tables=[TableEntry(table="public.t")], into="copy", prove_within_s=within_s
+    )
+    built = component.build_defs(ComponentTree.for_test().load_context)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [asset for asset in built.assets or [] if isinstance(asset, dg.AssetsDefinition)],
+            resources={
+                "platform": PlatformConfig(data_dir=str(tmp_path), backup_dir=str(tmp_path)),
+                "source": PostgresDatabase(dsn=source),
+                "target": PostgresDatabase(dsn=target),
+            },
+            instance=instance,
+        )
+    (made,) = result.get_asset_materialization_events()
+    metadata = made.materialization.metadata
+    assert metadata["content_rows_repaired"].value == repaired
+    assert metadata["content_rows_proven"].value == repaired
+    wrong = rows(target, "select count(*) from copy.t where x = 0")
+    assert wrong == [(0 if repaired else 100,)]
