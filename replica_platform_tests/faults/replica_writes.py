@@ -1,6 +1,6 @@
 """Random writes into a DuckDB file, and a program that is killed while it makes one.
 
-python -m replica_platform_tests.faults.replica_writes WAY MASTER SEED
+python -m replica_platform_tests.faults.replica_writes WAY MASTER SEED CHECKPOINTS
 
 WAY is `ours` for Master.write, or `plain` for a program of somebody else.
 """
@@ -82,4 +82,4 @@ if __name__ == "__main__":
     if way == "ours":
         write_ours(Master(path), random.Random(seed))
     else:
-        write_plain(path, random.Random(seed), 3)
+        write_plain(path, random.Random(seed), int(sys.argv[4]))

@@ -80,7 +80,7 @@ def test_a_write_that_failed_is_journaled_too(
 ) -> None:
     """Its rows were written into free blocks before it failed."""
     with pytest.raises(RuntimeError), master.write() as connection:
-        connection.execute("create table gone as select hash(range)::varchar s from range(500000)")
+        connection.execute("create table gone as select hash(range)::varchar s from range(2000000)")
         raise RuntimeError
     append(master)
     assert patching().compared_all == ""
@@ -95,7 +95,7 @@ def test_rows_that_were_rolled_back_after_a_commit_of_the_caller_are_copied(
         connection.execute("commit")
         connection.execute("checkpoint")
         connection.execute("begin")
-        connection.execute("create table gone as select hash(range)::varchar s from range(500000)")
+        connection.execute("create table gone as select hash(range)::varchar s from range(2000000)")
         connection.execute("rollback")
         connection.execute("begin")
     publication = patching()
@@ -397,3 +397,34 @@ def test_a_pull_reads_and_fetches_only_what_it_lacks(
     block_store.push(store)
     pulled = block_store.pull(here, keep=1, min_age_s=0)
     assert pulled.file.read_bytes() == master.path.read_bytes()
+
+
+@pytest.mark.parametrize("end", ["rolled back", "killed", "rolled back elsewhere"])
+def test_a_write_that_changed_nothing_needs_no_publication(
+    master: Master, patching: Callable[[], Publication], store: Path, end: str
+) -> None:
+    """It left bytes in free blocks, under the header that was published."""
+    append(master)
+    published = patching()
+    before = master.path.read_bytes()
+    sql = "create table gone as select hash(range)::varchar s from range(2000000)"
+    if end == "rolled back":
+        with pytest.raises(RuntimeError), master.write() as connection:
+            connection.execute(sql)
+            raise RuntimeError
+    elif end == "killed":
+        program = f"import duckdb, os; c = duckdb.connect({str(master.path)!r})\n"
+        program += f"c.execute('begin'); c.execute({sql!r}); os._exit(9)"
+        subprocess.run([sys.executable, "-c", program], check=False)
+    else:
+        with duckdb.connect(str(master.path)) as connection:
+            connection.execute("begin")
+            connection.execute(sql)
+            connection.execute("rollback")
+    assert master.path.read_bytes() != before
+    again = publish(master.path, store, keep=1, min_age_s=0)
+    assert (again.how, again.generation) == ("unchanged", published.generation)
+    append(master)
+    assert patching().generation == published.generation + 1
+    append(master)
+    assert bool(patching().compared_all) == (end != "rolled back")
