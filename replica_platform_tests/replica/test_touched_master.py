@@ -57,7 +57,7 @@ def test_status_reads_no_touched_file(
     assert status(store, master.path).in_sync
     touch(replica, how)
     scans.clear()
-    assert "may be damaged; publish again" in status(store, master.path).sentence
+    assert "touched since it was verified; publish again" in status(store, master.path).sentence
     assert scans == []
     assert publish(master.path, store).how == "unchanged"
     assert status(store, master.path).ok
