@@ -81,7 +81,7 @@ class FileEntry(_Entry):
     path: str
     name: str | None = None
     pulled_from: str | None = None
-    method: Literal["query", "scp"] = "query"
+    method: Literal["query", "pages", "scp"] = "query"
     known_hosts: str | None = None
     client_key: str | None = None
     keep_days: int = 30

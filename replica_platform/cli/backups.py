@@ -125,10 +125,10 @@ def restore_backup(file: Path, to: Path, replace: bool, as_json: bool) -> int:
 @click.option("--to", type=PATH, required=True, help="The SQLite file to create or replace.")
 @click.option(
     "--method",
-    type=click.Choice(["query", "scp"]),
+    type=click.Choice(["query", "pages", "scp"]),
     default="scp",
     show_default=True,
-    help="Transfer the rows that differ, or the whole file.",
+    help="Transfer the rows that differ, the blocks that differ, or the whole file.",
 )
 @click.option("--known-hosts", type=FOUND, help="Host keys to trust; ~/.ssh/known_hosts otherwise.")
 @click.option(
@@ -143,7 +143,7 @@ def restore_backup(file: Path, to: Path, replace: bool, as_json: bool) -> int:
 def pull_sqlite(
     url: str,
     to: Path,
-    method: Literal["query", "scp"],
+    method: Literal["query", "pages", "scp"],
     known_hosts: Path | None,
     client_keys: tuple[Path, ...],
     info_only: bool,

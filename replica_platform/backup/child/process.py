@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from replica_platform.backup.child.messages import (
     Advance,
     Answers,
+    BlockDigests,
     Failure,
     FileCheck,
     Message,
@@ -25,7 +26,7 @@ from replica_platform.backup.child.messages import (
 from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed
 from replica_platform.core.reports import Progress
 
-Expected = TypeVar("Expected", FileCheck, Snapshot, RestoredCopy, Answers)
+Expected = TypeVar("Expected", FileCheck, Snapshot, RestoredCopy, Answers, BlockDigests)
 MODULE = "replica_platform.backup.child"
 
 
@@ -115,6 +116,18 @@ def ask_queries(file: Path, queries: list[str]) -> Answers:
         ChildFailed: The child ended without an answer.
     """
     return _run(Answers, "query", None, file=str(file), queries=queries)
+
+
+def clone(previous: Path, copy: Path, size: int) -> list[str]:
+    """Copy a file that no program writes to; return the digest of each block of `size` bytes.
+
+    Raises:
+        Unreadable: The file cannot be read.
+        NoRoom: The disk of the copy is full.
+        ChildFailed: The child ended without an answer.
+    """
+    arguments = {"previous": str(previous), "copy": str(copy), "size": size}
+    return _run(BlockDigests, "clone", None, **arguments).digests
 
 
 def _run(
