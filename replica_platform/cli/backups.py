@@ -22,6 +22,7 @@ from replica_platform.core.reports import format_bytes
 @click.option(
     "--encrypt", is_flag=True, help="Encrypt the blocks with the key in REPLICA_BACKUP_KEY."
 )
+@click.option("--md5", is_flag=True, help="Put an MD5 into the manifest too.")
 @click.option("--cleanup", is_flag=True, help="Afterwards remove backups that need not be kept.")
 @click.option(
     "--keep-days",
@@ -40,8 +41,8 @@ from replica_platform.core.reports import format_bytes
 @click.option("--stats-only", is_flag=True, help="Make no backup; describe those in the folder.")
 @as_json_option
 def backup(
-    file: Path, to: Path, skip_checkpoint: bool, blocks: str | None, encrypt: bool, cleanup: bool,
-    keep_days: int, keep_count: int, stats_only: bool, as_json: bool,
+    file: Path, to: Path, skip_checkpoint: bool, blocks: str | None, encrypt: bool, md5: bool,
+    cleanup: bool, keep_days: int, keep_count: int, stats_only: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Make a verified backup of the SQLite file FILE.
 
@@ -58,6 +59,7 @@ def backup(
             skip_checkpoint=skip_checkpoint,
             blocks=blocks,
             encrypt=encrypt,
+            md5=md5,
             progress=progress,
         )
     removed = (

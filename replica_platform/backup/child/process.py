@@ -36,6 +36,7 @@ def take_snapshot(
     *,
     checkpoint: bool,
     is_kept: bool = True,
+    with_md5: bool = False,
     progress: Progress | None = None,
 ) -> Snapshot:
     """Copy the live file `source` to `copy`, with everything in its WAL, and check the copy.
@@ -44,7 +45,8 @@ def take_snapshot(
         source: A database that a program may be writing to.
         copy: The file to make.
         checkpoint: Whether to shorten the source's WAL first.
-        is_kept: Whether the copy stays: then it is durable, and has an MD5.
+        is_kept: Whether the copy stays: then it is made durable.
+        with_md5: Compute MD5 too.
         progress: Called with the bytes copied plus the bytes checked.
 
     Raises:
@@ -61,6 +63,7 @@ def take_snapshot(
         copy=str(copy),
         checkpoint=checkpoint,
         is_kept=is_kept,
+        with_md5=with_md5,
     )
 
 
