@@ -51,6 +51,11 @@ class XminTables(Component, Model, Resolvable):
         threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
         prove_within_s: The seconds in which the syncs compare the whole content of each table
             once, a part at each sync, and repair what differs; null compares nothing.
+        max_snapshot_s: The seconds that a first copy holds a snapshot of the source; a larger table
+            is copied in slices.
+        max_source_connections: How many sessions may read the source; null chooses.
+        max_source_fraction: The largest part of the time, above 0 and at most 1, that each of them
+            may work.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
     """
@@ -60,6 +65,9 @@ class XminTables(Component, Model, Resolvable):
     name: str = "fds"
     threshold: float = 0.9
     prove_within_s: int | None = 86_400
+    max_snapshot_s: float = 60.0
+    max_source_connections: int | None = None
+    max_source_fraction: float = 1.0
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
 
@@ -159,6 +167,9 @@ class XminTables(Component, Model, Resolvable):
                     workers=platform.xmin_workers,
                     batch_bytes=platform.xmin_batch_bytes,
                     prove=Proving(self.prove_within_s) if self.prove_within_s else None,
+                    max_snapshot_s=self.max_snapshot_s,
+                    max_source_connections=self.max_source_connections,
+                    max_source_fraction=self.max_source_fraction,
                 )
             for table, report in group.reports.items():
                 context.log.info(f"{table}: {report.mode}. {report.why}")
@@ -262,6 +273,9 @@ def _sync_metadata(report: SyncReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "sync_seconds": report.seconds,
         "lag_xids": report.lag_xids,
+        "snapshot_seconds": report.snapshot_s,
+        "source_connections": report.source_connections,
+        "source_busy_seconds": report.source_busy_s,
         "content_rows_proven": report.proof.rows if report.proof else 0,
         "content_rows_repaired": report.proof.repaired if report.proof else 0,
     }
