@@ -87,16 +87,29 @@ HEAVY = {"dagster", "pandas", "duckdb"}
 HEAVIER_THAN_HELP = HEAVY | {"psycopg", "pydantic", "rich.progress", "rich.table", "asyncio"}
 
 
+# A sync needs the driver, but no settings where none is set, and nothing of a validation.
+HEAVIER_THAN_SYNC = HEAVY | {
+    "pydantic",
+    "rich.progress",
+    "replica_platform.xmin.integrity.validate",
+    "replica_platform.xmin.frames.upsert",
+}
+NOBODY = "postgresql://127.0.0.1:1/none"
+
+
 @pytest.mark.parametrize(
-    ("call", "heavy"),
+    ("call", "heavy", "code"),
     [
-        ("--help", HEAVIER_THAN_HELP),
-        ("--version", HEAVIER_THAN_HELP - {"asyncio"}),
-        ("sync --help", HEAVIER_THAN_HELP),
-        ("env", HEAVY),
+        ("--help", HEAVIER_THAN_HELP, 0),
+        ("--version", HEAVIER_THAN_HELP - {"asyncio"}, 0),
+        ("sync --help", HEAVIER_THAN_HELP, 0),
+        (f"sync t --source {NOBODY} --target {NOBODY}", HEAVIER_THAN_SYNC, 1),
+        ("env", HEAVY, 0),
     ],
 )
-def test_light_commands_load_no_heavy_modules(call: str, heavy: set[str], tmp_path: Path) -> None:
+def test_light_commands_load_no_heavy_modules(
+    call: str, heavy: set[str], code: int, tmp_path: Path
+) -> None:
     program = (
         "import sys\n"
         "from replica_platform.cli.main import main\n"
@@ -113,4 +126,4 @@ def test_light_commands_load_no_heavy_modules(call: str, heavy: set[str], tmp_pa
         check=True,
         env={"PYTHONPATH": str(PROJECT)},
     )
-    assert finished.stdout.splitlines()[-1] == "[] 0"
+    assert finished.stdout.splitlines()[-1] == f"[] {code}"
