@@ -46,6 +46,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             bars=str(settings.bars) if settings.bars else None,
             xmin_workers=settings.xmin_workers,
             xmin_batch_bytes=settings.xmin_batch_bytes,
+            keep_runs_days=settings.keep_runs_days,
         ),
         "master": MasterDuckDB(database=str(settings.master)),
         "store": store,

@@ -53,7 +53,7 @@ class XminTables(_Entry):
     threshold: float = 0.9
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
-    report_unchanged_s: int = 3600
+    report_unchanged_s: int = 7200
 
 
 class WorkerOutboxes(_Entry):

@@ -66,7 +66,7 @@ class XminTables(Component, Model, Resolvable):
     threshold: float = 0.9
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
-    report_unchanged_s: int = 3600
+    report_unchanged_s: int = 7200
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external source tables, the synced assets, their checks and the schedule."""

@@ -14,6 +14,7 @@ class PlatformConfig(dg.ConfigurableResource):
         bars: A CSV or Parquet file of daily bars; the sample's bars when absent.
         xmin_workers: Connections that copy one table in parallel; measured when absent.
         xmin_batch_bytes: Bytes of a table that one connection reads at a time.
+        keep_runs_days: Days after which runs, events and ticks leave Dagster's database.
     """
 
     data_dir: str
@@ -21,6 +22,7 @@ class PlatformConfig(dg.ConfigurableResource):
     bars: str | None = None
     xmin_workers: int | None = None
     xmin_batch_bytes: int | None = None
+    keep_runs_days: int = 14
 
     def path(self, path: str) -> Path:
         """Return a path below the data folder; an absolute path stays as it is."""

@@ -82,7 +82,7 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
         [
             "nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups",
             "outbox_backlog", "replica_scrub", "replica_repair", "purpose_repair",
-            "failed_runs", "failed_ticks",
+            "failed_runs", "failed_ticks", "housekeeping",
             "declarative_automation",
         ],
         "RUNNING",
