@@ -6,7 +6,7 @@ from replica_platform.app.housekeeping import remove_old
 from replica_platform.resources.platform import PlatformConfig
 
 
-@dg.op(out={}, tags={"dagster/priority": "-1"})
+@dg.op
 def remove_old_runs(context: dg.OpExecutionContext, platform: PlatformConfig) -> None:
     """Remove what is older than `REPLICA_KEEP_RUNS_DAYS`."""
     removed = remove_old(context.instance, platform.keep_runs_days)
