@@ -100,7 +100,8 @@ def dev(port: int | None) -> int:
 def status(as_json: bool) -> int:
     """Show the health of every pillar.
 
-    The exit code is 0 only when all pillars are well.
+    `idle` says that no schedule runs, since `replica dev` was never started. The exit code is 0
+    only when all pillars are well or idle.
     """
     settings = Settings()
     from replica_platform.app.health import platform_health
@@ -112,7 +113,7 @@ def status(as_json: bool) -> int:
         print_json(pillars)
     else:
         for pillar in pillars:
-            mark = verdict(pillar.ok, padded=True)
+            mark = verdict(pillar.ok, idle=pillar.idle, padded=True)
             out.print(f"{mark} {pillar.pillar:<10} {plain(pillar.sentence)}")
             if facts := figures(pillar.facts, LABELS):
                 out.print(f"    [dim]{plain(facts)}[/]")

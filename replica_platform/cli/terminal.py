@@ -55,9 +55,12 @@ def complain(sentence: str) -> int:
     return 1
 
 
-def verdict(ok: bool, *, padded: bool = False) -> str:
-    """Return `ok` or `RED`, in colour on a terminal; `padded` makes both equally wide."""
-    return f"[green]ok[/]{' ' * padded}" if ok else "[bold red]RED[/]"
+def verdict(ok: bool, *, idle: bool = False, padded: bool = False) -> str:
+    """Return `ok`, `RED` or `idle`, in colour on a terminal; `padded` makes them equally wide."""
+    if idle:
+        return "[yellow]idle[/]"
+    width = 4 if padded else 0
+    return f"[green]ok[/]{' ' * (width - 2)}" if ok else f"[bold red]RED[/]{' ' * (width - 3)}"
 
 
 def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
