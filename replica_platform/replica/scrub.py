@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from replica_platform.blocks.errors import BlockMissing
 from replica_platform.core import locks
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.files import write_atomically
@@ -23,12 +24,7 @@ from replica_platform.core.reports import Progress, ReportFields, format_bytes
 from replica_platform.replica.copy.blocks import block_range, count_blocks, digest
 from replica_platform.replica.copy.file_format import BLOCK_BYTES
 from replica_platform.replica.copy.priority import lower_priority
-from replica_platform.replica.errors import (
-    BlockMissing,
-    NothingPublished,
-    StoreBusy,
-    translate_errors,
-)
+from replica_platform.replica.errors import NothingPublished, StoreBusy, translate_errors
 from replica_platform.replica.publish import publish
 from replica_platform.replica.remote.assemble import rebuild
 from replica_platform.replica.remote.block_store import BlockStore
