@@ -1,15 +1,13 @@
 """The whole platform on one page: four pillars, their resources, and when they run.
 
-    symbols → ohlcv → indicators, watchlist      in the master DuckDB              defs/market/
-        → market_replica                         a generation for all readers      defs/replica/
-            → watchlist_prices                   merged into the target            defs/replica/
-        → purposes/…                             a masked part for one use         defs/purposes/
-    source/fds/… → raw_data/…                    synced by xmin                    defs/warehouse/
-    worker_outboxes → conversations              drained to the target             defs/outbox/
-    backups/…                                    verified copies                   defs/backups/
+    a master DuckDB file → a replica             a generation for all readers      DuckDBReplica
+        → purposes                               a masked part for one use         PurposeReplicas
+    tables of a Postgres → tables of another     synced by xmin                    XminTables
+    workers' outboxes → records                  drained to the target             WorkerOutboxes
+    SQLite files → backups                       verified copies                   SqliteBackups
 
-Databases and folders are in `app.settings`. The `defs.yaml` of each folder lists the tables to
-sync, the outboxes to drain, the purposes to publish and the files to back up.
+Databases and folders are in `app.settings`. The `defs.yaml` of each folder of `defs/` says what of
+this there is; `defs/sample` can be left out.
 """
 
 import warnings
@@ -20,7 +18,6 @@ import dagster as dg
 
 from replica_platform.app.configured import SAMPLE, WrongEntry
 from replica_platform.app.settings import Settings
-from replica_platform.components.sample import sample_included
 from replica_platform.core.errors import PlatformError
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
@@ -102,7 +99,7 @@ def load_defs(settings: Settings) -> dg.Definitions:
 def _load(*, sample: bool) -> dg.Definitions:
     """Return the definitions of every folder of `defs/`, with or without those of the sample."""
     package = Path(__file__).parent
-    with sample_included(sample), warnings.catch_warnings():
+    with warnings.catch_warnings():
         if sample:
             return without_repeats(dg.load_from_defs_folder(path_within_project=package))
         # `load_from_defs_folder` does this too: Dagster's own code uses what it warns of.
@@ -112,7 +109,7 @@ def _load(*, sample: bool) -> dg.Definitions:
             *(
                 tree.build_defs_at_path(path.name)
                 for path in sorted((package / "defs").iterdir())
-                if path.name not in SAMPLE and not path.name.startswith("_")
+                if path.name != SAMPLE and not path.name.startswith("_")
             )
         )
         return without_repeats(parts)

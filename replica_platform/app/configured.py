@@ -18,8 +18,8 @@ from replica_platform.core.errors import PlatformError, TerminalError
 from replica_platform.replica import Purpose
 
 DEFS = Path(__file__).parents[1] / "defs"
-# The folders of Python modules that belong to the sample; entries of a file say it themselves.
-SAMPLE = frozenset({"market", "replica"})
+# The folder of the sample, which a setting leaves out.
+SAMPLE = "sample"
 NAMESPACE = "replica_platform.components."
 # Where Dagster fills in a value, it is checked by Dagster alone.
 TEMPLATE = re.compile(r"\{\{.*\}\}")

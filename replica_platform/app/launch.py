@@ -4,6 +4,7 @@
 daemon. A run in this process, without them, is in `runs`.
 """
 
+import importlib.util
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from replica_platform.app.configured import SAMPLE
 from replica_platform.app.embedded import binaries, running
 from replica_platform.app.settings import Settings
 from replica_platform.core.errors import TerminalError
@@ -88,21 +90,12 @@ def is_made(settings: Settings) -> bool:
 
 
 def prepare_sample(settings: Settings) -> None:
-    """Create the sample's input where it is missing; existing files and tables stay.
-
-    A configured database receives no sample input; without the sample there is none.
-    """
+    """Let the sample create its input; without the sample there is none."""
     if not settings.sample:
         return
-    # Imported late: pandas comes with it, which is not needed without the sample.
-    from replica_platform.app.sample.gym_system import sample_gym_system
-    from replica_platform.app.sample.prepare import append_conversations, fill_source
-
-    if settings.source_dsn is None:
-        fill_source(settings.source)
-    if settings.target_dsn is None:
-        append_conversations(settings.outbox_dir / "worker-1.db")
-    sample_gym_system(settings.data_dir / "sample" / "gym_system.db")
+    name = f"{__package__.partition('.')[0]}.defs.{SAMPLE}"
+    if importlib.util.find_spec(name) is not None:
+        importlib.import_module(f"{name}.input").prepare(settings)
 
 
 def project_dir() -> Path:

@@ -36,7 +36,8 @@ from replica_platform.xmin.errors import (
     TooManyDeletes,
 )
 from replica_platform.xmin.integrity.validate import Integrity, validate
-from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec, WriteMethod
+from replica_platform.xmin.reports import GroupReport, Mask, SyncReport, TableSpec, WriteMethod
+from replica_platform.xmin.source.listing import ListedColumn, ListedTable, Reference, list_tables
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 from replica_platform.xmin.upsert import MergeReport, merge_frame, read_rows
@@ -53,10 +54,14 @@ __all__ = [
     "CannotSync",
     "GroupReport",
     "Integrity",
+    "ListedColumn",
+    "ListedTable",
+    "Mask",
     "MergeReport",
     "MissingGrant",
     "NoSuchTable",
     "NotFlushed",
+    "Reference",
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",
@@ -70,6 +75,7 @@ __all__ = [
     "Tuning",
     "WriteMethod",
     "forget",
+    "list_tables",
     "merge_frame",
     "read_rows",
     "standings",

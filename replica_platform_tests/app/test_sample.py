@@ -3,7 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
-from replica_platform.app.sample.gym_system import sample_gym_system
+from replica_platform.defs.sample.input.gym_system import sample_gym_system
 from replica_platform.backup import backup
 from replica_platform.core.sqlite import sqlite3
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.defs.replica import checks as replica_checks
+from replica_platform.defs.sample.replica import checks as replica_checks
 from replica_platform.outbox import Outbox
 from replica_platform.replica import Master, ReplicaReader
 from replica_platform_tests.defs.conftest import Platform

@@ -9,7 +9,7 @@ import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.asset_key import EntityKey
 
-from replica_platform.defs.replica import checks as replica_checks
+from replica_platform.defs.sample.replica import checks as replica_checks
 from replica_platform.replica import Master
 from replica_platform_tests.defs.conftest import Platform
 

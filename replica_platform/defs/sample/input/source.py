@@ -42,7 +42,7 @@ def append_conversations(outbox: Path) -> int:
     """Append each sample conversation to a new outbox; return how many, 0 if the file exists."""
     if outbox.exists():
         return 0
-    lines = files("replica_platform.app.sample").joinpath("conversations.jsonl").read_text("utf-8")
+    lines = files(__package__).joinpath("conversations.jsonl").read_text("utf-8")
     conversations = [json.loads(line) for line in lines.splitlines()]
     outbox.parent.mkdir(parents=True, exist_ok=True)
     with Outbox(outbox) as worker:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from replica_platform.defs.replica.assets import market_replica
+from replica_platform.defs.sample.replica.assets import market_replica
 from replica_platform.policies import repair_key
 from replica_platform.replica import status
 from replica_platform.resources.master import MasterDuckDB

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from replica_platform.core.reports import format_age
-from replica_platform.defs.replica.assets import market_replica
+from replica_platform.defs.sample.replica.assets import market_replica
 from replica_platform.market.sessions import last_close
 from replica_platform.policies import MASTER_POOL, after, translate_errors
 from replica_platform.replica import scrub, status, verify

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from replica_platform.defs.market.assets import indicators, ohlcv, symbols, watchlist
+from replica_platform.defs.sample.market.assets import indicators, ohlcv, symbols, watchlist
 from replica_platform.market.bars import load_bars
 from replica_platform.market.checks import RULES, broken_rules
 from replica_platform.market.tables import newest_day

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from replica_platform.defs.replica.checks import kept_bytes_are_intact
+from replica_platform.defs.sample.replica.checks import kept_bytes_are_intact
 
 replica_scrub = dg.ScheduleDefinition(
     name="replica_scrub",
