@@ -21,6 +21,7 @@ watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair 
 """
 
 from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -65,6 +66,8 @@ __all__ = [
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",
+    "Survey",
+    "SurveyedTable",
     "SyncReport",
     "SyncStatus",
     "TableBusy",
@@ -80,6 +83,7 @@ __all__ = [
     "read_rows",
     "standings",
     "status",
+    "survey",
     "sync",
     "sync_group",
     "tune",
