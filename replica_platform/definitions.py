@@ -18,13 +18,12 @@ import dagster as dg
 
 from replica_platform.app.configured import SAMPLE, WrongEntry
 from replica_platform.app.settings import Settings
+from replica_platform.components.machine import Machine, loading_on
 from replica_platform.core.errors import PlatformError
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
-from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.resources.store import ReplicaStore
 
 # Dagster passes this beta parameter when it rebuilds a check; this project never does.
 warnings.filterwarnings("ignore", message="Parameter `execution_type` of function")
@@ -32,24 +31,22 @@ warnings.filterwarnings("ignore", message="Parameter `execution_type` of functio
 
 def build_resources(settings: Settings) -> dict[str, Any]:
     """Return the resources of a platform by the names that assets ask for."""
-    store = ReplicaStore(
-        folder=str(settings.store), keep=settings.keep_generations, blocks=settings.block_store
+    platform = PlatformConfig(
+        data_dir=str(settings.data_dir),
+        backup_dir=str(settings.backup_dir),
+        bars=str(settings.bars) if settings.bars else None,
+        xmin_workers=settings.xmin_workers,
+        xmin_batch_bytes=settings.xmin_batch_bytes,
+        keep_runs_days=settings.keep_runs_days,
+        keep_generations=settings.keep_generations,
+        block_store=settings.block_store,
     )
     target = PostgresDatabase(settings.target)
     return {
-        "platform": PlatformConfig(
-            data_dir=str(settings.data_dir),
-            backup_dir=str(settings.backup_dir),
-            bars=str(settings.bars) if settings.bars else None,
-            xmin_workers=settings.xmin_workers,
-            xmin_batch_bytes=settings.xmin_batch_bytes,
-            keep_runs_days=settings.keep_runs_days,
-        ),
-        "master": MasterDuckDB(database=str(settings.master)),
-        "store": store,
+        "platform": platform,
         "source": PostgresDatabase(settings.source),
         "target": target,
-        "published_replica": PublishedReplicaIOManager(store=store),
+        "published_replica": PublishedReplicaIOManager(platform=platform),
         "xmin_merge": XminMergeIOManager(target=target),
     }
 
@@ -66,7 +63,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         The assets, checks, schedules and sensors of `defs/`, ready to run.
     """
     return dg.Definitions.merge(
-        _load(sample=settings.sample),
+        _load(settings),
         dg.Definitions(
             resources=build_resources(settings),
             # One process for all steps: each further process costs 2.5 s, and the master has one
@@ -96,11 +93,12 @@ def load_defs(settings: Settings) -> dg.Definitions:
         raise WrongEntry(f"The definitions cannot be loaded: {sentence}") from error
 
 
-def _load(*, sample: bool) -> dg.Definitions:
+def _load(settings: Settings) -> dg.Definitions:
     """Return the definitions of every folder of `defs/`, with or without those of the sample."""
     package = Path(__file__).parent
-    with warnings.catch_warnings():
-        if sample:
+    machine = Machine(settings.data_dir, settings.source)
+    with loading_on(machine), warnings.catch_warnings():
+        if settings.sample:
             return without_repeats(dg.load_from_defs_folder(path_within_project=package))
         # `load_from_defs_folder` does this too: Dagster's own code uses what it warns of.
         warnings.simplefilter("ignore")

@@ -129,15 +129,9 @@ class Settings(BaseSettings):
             "REPLICA_DAGSTER_DSN": self.dagster,
         }
 
-    @property
-    def master(self) -> Path:
-        """The one writable DuckDB file."""
-        return self.data_dir / "master" / "stock_data.duckdb"
-
-    @property
-    def store(self) -> Path:
-        """The store of published generations."""
-        return self.data_dir / "replica"
+    def path(self, path: str) -> Path:
+        """Return a path below the data folder; an absolute path stays as it is."""
+        return self.data_dir / path
 
     @property
     def outbox_dir(self) -> Path:

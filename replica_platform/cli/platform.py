@@ -1,5 +1,7 @@
 """Commands of the platform as a whole: run it, serve it, show its health and its settings."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from replica_platform.app.settings import Settings
@@ -15,6 +17,9 @@ from replica_platform.cli.terminal import (
     verdict,
 )
 from replica_platform.core.postgres import mask_dsn
+
+if TYPE_CHECKING:
+    from replica_platform.app.configured import Configured
 
 # Words for figures whose names are too short for a reader of `replica status`.
 LABELS = {
@@ -37,7 +42,7 @@ def run(as_json: bool) -> int:
     from replica_platform.app.configured import configured
     from replica_platform.app.launch import platform_up, prepare_sample
 
-    configured(sample=settings.sample)
+    entries = configured(sample=settings.sample)
     with platform_up(settings):
         prepare_sample(settings)
         # Imported late: the import takes most of the command's time, and a wrong DSN should be
@@ -61,15 +66,19 @@ def run(as_json: bool) -> int:
             out.print(f"[bold red]{asset.asset}[/]: {plain(problem)}")
     if well and not any(asset.changed for asset in assets):
         out.print("\nNothing had changed; no row was moved.")
-    _print_locations(settings)
+    _print_locations(settings, entries)
     out.print(
         "\nNext: [bold]make dev[/] opens the Dagster UI, [bold]make status[/] shows the health."
     )
     return int(not well)
 
 
-def _print_locations(settings: Settings) -> None:
-    out.print(f"\nmaster    {settings.master}\nreplica   {settings.store}/stock_data_replica.db")
+def _print_locations(settings: Settings, entries: "Configured") -> None:
+    from replica_platform.app.entries import DuckDBReplicaEntry
+
+    for one in entries.of(DuckDBReplicaEntry):
+        out.print(f"\nmaster    {settings.path(one.master)}")
+        out.print(f"replica   {settings.path(one.store_folder)}/{one.link_name}")
     out.print(f"outboxes  {settings.outbox_dir}\nbackups   {settings.backup_dir}")
     out.print(f"target    {plain(mask_dsn(settings.target))}")
 

@@ -1,15 +1,81 @@
 """What the pages show of a synced table: the figures of its sync and of its comparison."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
+from replica_platform.app.entries import TableEntry
 from replica_platform.metadata import change, markdown_rows, table_schema
-from replica_platform.xmin import Integrity, SyncReport
+from replica_platform.xmin import Integrity, ListedColumn, ListedTable, SyncReport
 
 
-def sync_metadata(report: SyncReport) -> dict[str, Any]:
-    """Return the metadata of a synced table's materialisation."""
+def copied_columns(listed: ListedTable, entry: TableEntry) -> ListedTable:
+    """Return a table of the source with only the columns that are copied, as they arrive."""
+    chosen = entry.columns or [column.name for column in listed.columns]
+    columns = [
+        _masked(column, entry.mask[column.name]) if column.name in entry.mask else column
+        for column in listed.columns
+        if column.name in chosen and column.name not in entry.left_out
+    ]
+    return replace(listed, columns=tuple(columns))
+
+
+def _masked(column: ListedColumn, mask: object) -> ListedColumn:
+    kind = mask if isinstance(mask, str) else "null" if mask is None else "one fixed value"
+    comment = f"{column.comment or ''} (masked: {kind})".strip()
+    return replace(column, type="text" if kind == "hash" else column.type, comment=comment)
+
+
+def table_metadata(listed: ListedTable, source: dg.AssetKey | None = None) -> dict[str, Any]:
+    """Return what the source's catalog tells of a table: columns, comments and foreign keys.
+
+    Args:
+        listed: The table.
+        source: Of a copy: the asset of the source's table, which each column comes from.
+    """
+    refers = {
+        column: f"{one.table}.{other}"
+        for one in listed.references
+        for column, other in zip(one.columns, one.referred, strict=True)
+    }
+    columns = [
+        dg.TableColumn(
+            column.name,
+            column.type,
+            description=_description(column.comment, refers.get(column.name)),
+            constraints=dg.TableColumnConstraints(nullable=column.nullable),
+        )
+        for column in listed.columns
+    ]
+    metadata: dict[str, Any] = {"dagster/column_schema": dg.TableSchema(columns)}
+    if source:
+        metadata["dagster/column_lineage"] = _lineage(listed, source)
+    return metadata
+
+
+def _description(comment: str | None, refers: str | None) -> str | None:
+    parts = [comment, f"Refers to {refers}." if refers else None]
+    return " ".join(part for part in parts if part) or None
+
+
+def _lineage(listed: ListedTable, source: dg.AssetKey) -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        {
+            column.name: [dg.TableColumnDep(asset_key=source, column_name=column.name)]
+            for column in listed.columns
+        }
+    )
+
+
+def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a synced table's materialisation.
+
+    Args:
+        report: What the sync did.
+        described: The metadata of its definition, see `table_metadata`.
+    """
     moved = report.rows_inserted + report.rows_updated + report.rows_deleted
     return {
         **change(
@@ -19,7 +85,12 @@ def sync_metadata(report: SyncReport) -> dict[str, Any]:
         ),
         "dagster/row_count": report.rows,
         "dagster/table_name": report.target_table,
-        "dagster/column_schema": table_schema(report.columns),
+        # What the definition says of the columns, if they are still those of the source.
+        **(
+            described
+            if _same_columns(described, report)
+            else {"dagster/column_schema": table_schema(report.columns)}
+        ),
         "mode": report.mode,
         "why": report.why,
         "rows_read": report.rows_read,
@@ -28,6 +99,11 @@ def sync_metadata(report: SyncReport) -> dict[str, Any]:
         "sync_seconds": report.seconds,
         "lag_xids": report.lag_xids,
     }
+
+
+def _same_columns(described: Mapping[str, Any], report: SyncReport) -> bool:
+    schema = described.get("dagster/column_schema")
+    return schema is not None and dict(report.columns) == {c.name: c.type for c in schema.columns}
 
 
 def integrity_metadata(found: Integrity) -> dict[str, Any]:

@@ -1,152 +1,159 @@
-"""Tables synced from the source Postgres to the target Postgres, listed in a `defs.yaml`."""
+"""Tables synced from one Postgres to another, listed in a `defs.yaml` by name or by pattern."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from functools import cached_property
+from typing import Any
 
 import dagster as dg
-from dagster.components import Component, ComponentLoadContext, Model, Resolvable
+from dagster.components import Component, ComponentLoadContext, Resolvable
 
+from replica_platform.app.catalog import Catalog
+from replica_platform.app.entries import TableEntry, XminTablesEntry
 from replica_platform.components.changed_only import Reported, reported, unreported
-from replica_platform.components.sample import without_sample
-from replica_platform.components.xmin_metadata import integrity_metadata, sync_metadata
+from replica_platform.components.machine import current_machine, with_catalog
+from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
+from replica_platform.components.xmin_catalog import catalog_definitions
+from replica_platform.components.xmin_metadata import (
+    copied_columns,
+    integrity_metadata,
+    sync_metadata,
+    table_metadata,
+)
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
-from replica_platform.policies import TARGET_POOL, TRANSIENT, reported_every, translate_errors
+from replica_platform.policies import TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.xmin import GroupReport, TableSpec, sync_group, validate
+from replica_platform.resources.postgres import PostgresDatabase, database
+from replica_platform.xmin import GroupReport, sync_group, validate
 from replica_platform.xmin.names import TableName
 
 BLOCKING = frozenset({"is_intact"})
 
 
-class TableEntry(Model, Resolvable):
-    """A table of the source, and how it is synced.
+@with_attributes
+@dg.scaffold_with(ExampleScaffolder)
+class XminTables(Component, XminTablesEntry, Resolvable):
+    """Tables of a Postgres, kept in step in another one: every committed change, once.
 
-    Attributes:
-        table: Its name in the source, `schema.table`.
-        mode: How changes are found: `scan` reads every row's xmin, `timestamp` the rows above the
-            newest timestamp, `full` all rows; `auto` chooses.
-        timestamp_column: The column that `timestamp` reads by.
-        timestamp_zone: The writers' time zone, for a timestamp column that has none.
-        deletes: Whether rows that the source deleted are deleted here: `auto` compares keys when
-            the numbers of rows differ, `keys` always, `never` keeps them.
-        sample: Whether the table belongs to the sample.
-    """
-
-    table: str
-    mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
-    timestamp_column: str | None = None
-    timestamp_zone: str | None = None
-    deletes: Literal["auto", "keys", "never"] = "auto"
-    sample: bool = False
-
-
-class XminTables(Component, Model, Resolvable):
-    """An asset for each table of a group, all synced in one step from one source snapshot.
-
-    The check `is_intact` compares keys and xmin of both sides and blocks below a score; `is_fresh`
-    warns when the last sync is too old. The job of the schedule reports and checks the tables that
+    All tables of a group are synced in one step from one snapshot of the source. The check
+    `is_intact` compares keys and xmin of both sides and blocks below a score; `is_fresh` warns
+    when the last sync is too old. The job of the schedule reports and checks the tables that
     changed; it reports an unchanged one every `report_unchanged_s` seconds.
 
-    Attributes:
-        tables: The tables of the group.
-        into: The schema in the target.
-        name: The name of the group; its schedule is `name_sync`.
-        threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
-        fresh_within_s: The age in seconds above which the last sync counts as too old.
-        cron_schedule: When the group is synced.
-        report_unchanged_s: The seconds after which the schedule reports and checks a table again
-            that did not change.
-    """
+    A pattern is resolved when definitions are loaded, by the list of tables that the source gives
+    then, or gave last. A table that is new and matches arrives with the next reload of the
+    definitions; the check `every_matching_table_is_synced` names it before.
 
-    tables: Sequence[TableEntry]
-    into: str = "raw_data"
-    name: str = "fds"
-    threshold: float = 0.9
-    fresh_within_s: int = 1800
-    cron_schedule: str = "*/5 * * * *"
-    report_unchanged_s: int = 7200
+    Example:
+        name: shop
+        source: SHOP_DSN # the environment variable with the DSN, set here or in the file .env
+        into: shop # the schema in the target
+        tables:
+          - table: public.*
+            exclude: [public.sessions]
+            left_out: [notes] # in whatever table there is such a column
+            mask: {password: null}
+    """
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external source tables, the synced assets, their checks and the schedule."""
-        tables = without_sample(self.tables)
-        if len(tables) < len(self.tables):
-            return self.model_copy(update={"tables": tables}).build_defs(context)
-        if not tables:
+        if not self.tables:
             return dg.Definitions()
-        self._refuse_shared_targets()
-        external = [
-            dg.AssetSpec(
-                self._source_key(table),
-                group_name="source",
-                kinds={"postgres"},
-                description=f"{table.table} in the source database; others write it.",
-            )
-            for table in self.tables
-        ]
-        job = self._job()
+        catalog = current_machine().catalog(self.source)
+        group = _Group(self, catalog)
+        definitions = dg.Definitions.merge(
+            *([group.definitions()] if group.tables else []),
+            *([catalog_definitions(self, group.tables)] if self.has_patterns else []),
+        )
+        return with_catalog(definitions, self.source, catalog)
+
+
+class _Group:
+    """The tables of an entry as they are when definitions are loaded."""
+
+    def __init__(self, entry: XminTables, catalog: Catalog) -> None:
+        self.entry = entry
+        self.tables = entry.resolved(catalog.tables)
+        self._listed = {table.name: table for table in catalog.tables}
+
+    def definitions(self) -> dg.Definitions:
+        """Return the assets of the tables, their checks, job and schedule."""
+        entry, job = self.entry, self._job()
         schedule = dg.ScheduleDefinition(
-            name=f"{self.name}_sync",
+            name=f"{entry.name}_sync",
             target=job,
-            cron_schedule=self.cron_schedule,
+            cron_schedule=entry.cron_schedule,
+            execution_timezone=entry.timezone,
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description=f"Every table of {self.name}, by xmin.",
+            description=f"Every table of {entry.name}, by xmin.",
         )
         return dg.Definitions(
-            assets=[*external, self._sync()],
+            assets=[*map(self._external, self.tables), self._sync()],
             asset_checks=[self._checks()],
             jobs=[job],
             schedules=[schedule],
         )
 
-    def _refuse_shared_targets(self) -> None:
-        """Refuse two entries with one target table.
+    def _external(self, table: TableEntry) -> dg.AssetSpec:
+        listed = self._listed.get(TableName.parse(table.table))
+        comment = f" {listed.comment}" if listed and listed.comment else ""
+        return dg.AssetSpec(
+            self._source_key(TableName.parse(table.table)),
+            group_name="source",
+            kinds={"postgres"},
+            description=f"{table.table} in the source database; others write it.{comment}",
+            metadata=table_metadata(listed) if listed else {},
+        )
 
-        Raises:
-            dg.DagsterInvalidDefinitionError: It names both entries.
-        """
-        seen: dict[TableName, str] = {}
-        for table in self.tables:
-            target = self._target(table)
-            if target in seen:
-                raise dg.DagsterInvalidDefinitionError(
-                    f"{seen[target]} and {table.table} both arrive as {target}; list one of them, "
-                    "or move one to another component with another `into`."
-                )
-            seen[target] = table.table
+    def _source_key(self, name: TableName) -> dg.AssetKey:
+        source = self.entry.source
+        prefix = source.lower().removesuffix("_dsn") if source else "source"
+        return dg.AssetKey([prefix, name.schema, name.table])
 
-    def _target(self, table: TableEntry) -> TableName:
-        return self._spec(table).target_name
-
-    def _source_key(self, table: TableEntry) -> dg.AssetKey:
-        name = TableName.parse(table.table)
-        return dg.AssetKey(["source", name.schema, name.table])
+    @cached_property
+    def keys(self) -> dict[dg.AssetKey, TableEntry]:
+        """The table of each synced asset."""
+        return {self._target_key(table): table for table in self.tables}
 
     def _target_key(self, table: TableEntry) -> dg.AssetKey:
-        return dg.AssetKey([self.into, TableName.parse(table.table).table])
+        target = self.entry.target_of(table)
+        other = self.entry.target
+        prefix = [other.lower().removesuffix("_dsn")] if other else []
+        return dg.AssetKey([*prefix, target.schema, target.table])
+
+    def _spec(self, key: dg.AssetKey, table: TableEntry) -> dg.AssetSpec:
+        entry = self.entry
+        listed = self._listed.get(TableName.parse(table.table))
+        comment = f"{listed.comment}\n\n" if listed and listed.comment else ""
+        return dg.AssetSpec(
+            key,
+            deps=[self._source_key(TableName.parse(table.table))],
+            group_name=entry.group,
+            kinds={"postgres", "table"},
+            owners=list(entry.owners),
+            tags=dict(entry.tags),
+            skippable=True,
+            freshness_policy=reported_every(entry.report_unchanged_s, entry.fresh_within_s),
+            description=f"{comment}{table.table} of the source: every committed change, once.",
+            metadata=self._described(table),
+        )
+
+    def _described(self, table: TableEntry) -> dict[str, Any]:
+        """Return what the source's catalog tells of the columns that are copied."""
+        name = TableName.parse(table.table)
+        listed = self._listed.get(name)
+        if listed is None:
+            return {}
+        return table_metadata(copied_columns(listed, table), self._source_key(name))
 
     def _sync(self) -> dg.AssetsDefinition:
-        by_key = {self._target_key(table): table for table in self.tables}
-        specs = [
-            dg.AssetSpec(
-                key,
-                deps=[self._source_key(table)],
-                group_name="warehouse",
-                kinds={"postgres", "table"},
-                owners=["team:warehouse"],
-                skippable=True,
-                freshness_policy=reported_every(self.report_unchanged_s, self.fresh_within_s),
-                description=f"{table.table} of the source: every committed change, once.",
-            )
-            for key, table in by_key.items()
-        ]
+        entry = self.entry
 
         @dg.multi_asset(
-            name=f"{self.name}_tables",
-            specs=specs,
+            name=f"{entry.name}_tables",
+            specs=[self._spec(key, table) for key, table in self.keys.items()],
             can_subset=True,
-            pool=TARGET_POOL,
+            pool=entry.pool or entry.name,
             retry_policy=TRANSIENT,
         )
         def sync(
@@ -156,39 +163,44 @@ class XminTables(Component, Model, Resolvable):
             target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[dg.MaterializeResult]:
             selected = context.selected_asset_keys
-            tables = [table for key, table in by_key.items() if key in selected]
+            tables = [table for key, table in self.keys.items() if key in selected]
             group = self._sync_tables(tables, platform, source, target)
-            wanted = {str(self._target(table)): self._target_key(table) for table in tables}
-            for table, report in group.reports.items():
-                context.log.info(f"{table}: {report.mode}. {report.why}")
-                yield dg.MaterializeResult(asset_key=wanted[table], metadata=sync_metadata(report))
+            keys = self._keys_by_name(tables)
+            for name, report in group.reports.items():
+                context.log.info(f"{name}: {report.mode}. {report.why}")
+                metadata = sync_metadata(report, self._described(self.keys[keys[name]]))
+                yield dg.MaterializeResult(asset_key=keys[name], metadata=metadata)
             _raise_failures(group)
 
         return sync
 
+    def _keys_by_name(self, tables: Sequence[TableEntry]) -> dict[str, dg.AssetKey]:
+        return {str(self.entry.target_of(table)): self._target_key(table) for table in tables}
+
     def _job(self) -> dg.JobDefinition:
         """Return the job of the schedule: one step, with events of what changed."""
-        tables = {str(self._target(table)): table for table in self.tables}
-        keys = {name: self._target_key(table) for name, table in tables.items()}
+        entry, keys = self.entry, self._keys_by_name(self.tables)
 
-        @dg.op(name=f"sync_{self.name}", out={}, pool=TARGET_POOL, retry_policy=TRANSIENT)
+        @dg.op(
+            name=f"sync_{entry.name}", out={}, pool=entry.pool or entry.name, retry_policy=TRANSIENT
+        )
         def sync_changed(
             context: dg.OpExecutionContext,
             platform: PlatformConfig,
             source: dg.ResourceParam[PostgresDatabase],
             target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[Reported]:
-            due = unreported(context.instance, keys.values(), self.report_unchanged_s)
+            due = unreported(context.instance, keys.values(), entry.report_unchanged_s)
             group = self._sync_tables(self.tables, platform, source, target)
             problems = []
             for name, report in group.reports.items():
-                if not report.changed and keys[name] not in due:
+                key = keys[name]
+                if not report.changed and key not in due:
                     continue
                 context.log.info(f"{name}: {report.mode}. {report.why}")
-                results = self._evaluate(tables[name], source, target)
-                for event in reported(
-                    context.instance, keys[name], sync_metadata(report), results, BLOCKING
-                ):
+                metadata = sync_metadata(report, self._described(self.keys[key]))
+                results = self._evaluate(key, source, target)
+                for event in reported(context.instance, key, metadata, results, BLOCKING):
                     yield event
                     problems += _problem(event)
             context.log.info(group.sentence)
@@ -197,9 +209,9 @@ class XminTables(Component, Model, Resolvable):
                 raise dg.Failure("; ".join(problems), allow_retries=False)
 
         @dg.job(
-            name=f"{self.name}_sync",
-            description=f"Every table of {self.name}, by xmin; reports those that changed, and "
-            f"the others every {format_age(self.report_unchanged_s)}.",
+            name=f"{entry.name}_sync",
+            description=f"Every table of {entry.name}, by xmin; reports those that changed, and "
+            f"the others every {format_age(entry.report_unchanged_s)}.",
         )
         def job() -> None:
             sync_changed()
@@ -213,32 +225,26 @@ class XminTables(Component, Model, Resolvable):
         source: PostgresDatabase,
         target: PostgresDatabase,
     ) -> GroupReport:
+        entry = self.entry
         with translate_errors():
             return sync_group(
-                source.dsn,
-                target.dsn,
-                [self._spec(table) for table in tables],
+                database(entry.source, source).dsn,
+                database(entry.target, target).dsn,
+                [entry.spec(table) for table in tables],
                 workers=platform.xmin_workers,
                 batch_bytes=platform.xmin_batch_bytes,
+                max_delete_fraction=entry.max_delete_fraction,
             )
-
-    def _spec(self, table: TableEntry) -> TableSpec:
-        return TableSpec(
-            table.table,
-            into=self.into,
-            mode=table.mode,
-            timestamp_column=table.timestamp_column,
-            timestamp_zone=table.timestamp_zone,
-            deletes=table.deletes,
-        )
 
     def _checks(self) -> dg.AssetChecksDefinition:
         """Return the checks of all tables as one step: a step each costs more than most checks."""
-        by_key = {self._target_key(table): table for table in self.tables}
-        specs = [spec for key in by_key for spec in self._check_specs(key)]
+        entry = self.entry
 
         @dg.multi_asset_check(
-            name=f"{self.name}_checks", specs=specs, can_subset=True, pool=TARGET_POOL
+            name=f"{entry.name}_checks",
+            specs=[spec for key in self.keys for spec in self._check_specs(key)],
+            can_subset=True,
+            pool=entry.pool or entry.name,
         )
         def checks(
             context: dg.AssetCheckExecutionContext,
@@ -247,7 +253,7 @@ class XminTables(Component, Model, Resolvable):
         ) -> Iterator[dg.AssetCheckResult]:
             selected = context.selected_asset_check_keys
             for key in sorted({check.asset_key for check in selected}):
-                for result in self._evaluate(by_key[key], source, target):
+                for result in self._evaluate(key, source, target):
                     if dg.AssetCheckKey(key, result.check_name or "") in selected:
                         yield result
 
@@ -259,59 +265,65 @@ class XminTables(Component, Model, Resolvable):
                 "is_intact",
                 asset=key,
                 blocking=True,
-                description=f"The integrity score is at least {self.threshold}: "
+                description=f"The integrity score is at least {self.entry.threshold}: "
                 "no key is missing, stale or extra.",
             ),
             dg.AssetCheckSpec(
                 "is_fresh",
                 asset=key,
-                description=f"The last sync was at most {self.fresh_within_s} seconds ago.",
+                description=f"The last sync was at most {self.entry.fresh_within_s} seconds ago.",
             ),
         ]
 
     def _evaluate(
-        self, table: TableEntry, source: PostgresDatabase, target: PostgresDatabase
+        self, key: dg.AssetKey, source: PostgresDatabase, target: PostgresDatabase
     ) -> Iterator[dg.AssetCheckResult]:
         """Yield the result of each check of a table; an engine's error fails both by its text."""
-        key = self._target_key(table)
+        entry = self.entry
         try:
-            found = validate(source.dsn, target.dsn, table.table, into=self.into)
+            spec = entry.spec(self.keys[key])
+            found = validate(
+                database(entry.source, source).dsn,
+                database(entry.target, target).dsn,
+                spec.table,
+                into=spec.into,
+                key=spec.key,
+                masks=spec.masks,
+            )
         except PlatformError as error:
-            for spec in self._check_specs(key):
+            for check in self._check_specs(key):
                 yield dg.AssetCheckResult(
-                    asset_key=key, check_name=spec.name, passed=False, description=str(error)
+                    asset_key=key, check_name=check.name, passed=False, description=str(error)
                 )
             return
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name="is_intact",
-            passed=found.score >= self.threshold,
+            passed=found.score >= entry.threshold,
             description=found.sentence,
             metadata=integrity_metadata(found),
         )
         gap_s = found.gap_s
-        fresh = gap_s is not None and gap_s <= self.fresh_within_s
+        fresh = gap_s is not None and gap_s <= entry.fresh_within_s
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name="is_fresh",
             passed=fresh,
             severity=dg.AssetCheckSeverity.WARN,
-            description=self._freshness(gap_s, fresh),
+            description=_freshness(gap_s, entry.fresh_within_s),
             metadata={"gap_seconds": gap_s, "gap_xids": found.gap_xids},
         )
 
-    def _freshness(self, gap_s: float | None, fresh: bool) -> str:
-        if gap_s is None:
-            return "It was never synced; materialise it, and see whether the schedule runs."
-        ago = f"The last sync was {format_age(gap_s)} ago"
-        return (
-            f"{ago}."
-            if fresh
-            else (
-                f"{ago}, but should be at most {format_age(self.fresh_within_s)} ago; "
-                "see whether the schedule runs."
-            )
-        )
+
+def _freshness(gap_s: float | None, within_s: int) -> str:
+    if gap_s is None:
+        return "It was never synced; materialise it, and see whether the schedule runs."
+    ago = f"The last sync was {format_age(gap_s)} ago"
+    if gap_s <= within_s:
+        return f"{ago}."
+    return (
+        f"{ago}, but should be at most {format_age(within_s)} ago; see whether the schedule runs."
+    )
 
 
 def _raise_failures(group: GroupReport) -> None:

@@ -4,6 +4,7 @@ The story:
 
 master        the one writable database
 publish       a new generation; `options` are its arguments, `copy_master` copies the bytes
+audit         rules that a candidate must keep before readers see it
 reader        an answer to every query, whatever happens to the store
 status        the state of a store, and `verify` with every byte
 repair        repair what is damaged, or roll back
@@ -19,6 +20,7 @@ other names are imported `from` it.
 """
 
 from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, BlockStoreUnavailable
+from replica_platform.replica.audit import BrokenRule, broken_rules, data_as_of
 from replica_platform.replica.errors import (
     CandidateDamaged,
     CandidateGone,
@@ -33,6 +35,7 @@ from replica_platform.replica.errors import (
     PointerMoved,
     PurposeWrong,
     ReplicaUnavailable,
+    RuleWrong,
     StoreBusy,
     StoreDenied,
     StoreFull,
@@ -73,6 +76,7 @@ __all__ = [
     "BlockStoreDamaged",
     "BlockStoreUnavailable",
     "BlockStoreVerification",
+    "BrokenRule",
     "Candidate",
     "CandidateDamaged",
     "CandidateGone",
@@ -99,6 +103,7 @@ __all__ = [
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "RuleWrong",
     "Scrub",
     "StoreBusy",
     "StoreDenied",
@@ -107,7 +112,9 @@ __all__ = [
     "Verification",
     "WrongLineage",
     "WrongStore",
+    "broken_rules",
     "connect",
+    "data_as_of",
     "load_purposes",
     "prepare",
     "publish",

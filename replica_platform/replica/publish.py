@@ -48,6 +48,7 @@ def publish(
             purpose: build this part of the master instead of copying it.
             max_age_s: the age in seconds beyond which `status` calls the data stale.
             step: told the name of each step before it begins.
+            link: the name of the link to the newest file in the store (`stock_data_replica.db`).
 
     Returns:
         What was published; `how` is `unchanged` where the master has nothing new.
@@ -126,6 +127,7 @@ def _confirm(layout: Layout, current: Manifest, options: PublishOptions) -> Mani
         confirmed_at=now(),
         data_as_of=options.data_as_of or current.data_as_of,
         max_age_s=options.stale_after_s,
+        link=options.link,
         seal=Seal.of(layout.data(current)),
     )
 
@@ -163,6 +165,7 @@ def _describe(
         purpose=options.purpose_name,
         recipe=options.recipe,
         max_age_s=options.stale_after_s,
+        link=options.link,
     )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from replica_platform.defs.sample.input.gym_system import sample_gym_system
-from replica_platform.defs.sample.input.source import append_conversations, fill_source
 from replica_platform.app.settings import Settings
 from replica_platform.definitions import build_defs, build_resources
+from replica_platform.defs.sample.input.gym_system import sample_gym_system
+from replica_platform.defs.sample.input.source import append_conversations, fill_source
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.resources.store import ReplicaStore
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from replica_platform.defs.sample.replica.sensors import replica_repair
 
 from replica_platform.definitions import build_resources
 from replica_platform.defs.sample.market.schedules import nasdaq_daily_pipeline
-from replica_platform.defs.sample.replica.sensors import replica_repair
 from replica_platform.replica import Master, status
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import ReplicaStore

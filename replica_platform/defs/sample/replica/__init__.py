@@ -1,1 +1,1 @@
-"""The published replica, its checks, and what is derived from it."""
+"""The published replica of the market's master."""
