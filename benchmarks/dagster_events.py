@@ -20,6 +20,7 @@ from psycopg import sql
 
 from benchmarks.xmin_speed import a_server
 from replica_platform.app.settings import Settings
+from replica_platform.components.machine import Machine, loading_on
 from replica_platform.components.xmin_tables import TableEntry, XminTables
 from replica_platform.definitions import build_resources
 
@@ -68,9 +69,10 @@ def measure(
 ) -> None:
     """Print the events and bytes of an idle sync: unreported, reported, and as a job of assets."""
     entries = [TableEntry(table=f"public.table_{number}") for number in range(tables)]
-    often = job_of(settings, XminTables(tables=entries))
-    always = job_of(settings, XminTables(tables=entries, report_unchanged_s=0))
-    assets = job_of(settings, XminTables(tables=entries), of_assets=True)
+    often = job_of(settings, XminTables(name="fds", tables=entries))
+    # A second is over between two runs.
+    always = job_of(settings, XminTables(name="fds", tables=entries, report_unchanged_s=1))
+    assets = job_of(settings, XminTables(name="fds", tables=entries), of_assets=True)
     run(always, instance)  # the first copy
     kinds = {"unreported": (often, runs), "reported": (always, 2), "job of assets": (assets, 2)}
     bytes_of = {}
@@ -87,8 +89,10 @@ def measure(
 
 def job_of(settings: Settings, tables: XminTables, *, of_assets: bool = False) -> dg.JobDefinition:
     """Return the job of the schedule, or one of the same assets and their checks."""
+    with loading_on(Machine(settings.data_dir, settings.source)):
+        group = tables.build_defs(None)  # type: ignore[arg-type]  # it has no file
     definitions = dg.Definitions.merge(
-        tables.build_defs(None),  # type: ignore[arg-type]  # it has no file
+        group,
         dg.Definitions(
             resources=build_resources(settings),
             executor=dg.in_process_executor,
