@@ -10,6 +10,7 @@ import dagster as dg
 
 from replica_platform.app.launch import project_dir
 from replica_platform.core.reports import Progress, ReportFields
+from replica_platform.pictures import sentence_of
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -137,7 +138,8 @@ def _add_checks(outcomes: dict[dg.AssetKey, AssetDone], result: dg.ExecuteInProc
         outcome.checks += 1
         outcome.checks_passed += evaluation.passed
         if not evaluation.passed:
-            outcome.problems.append(f"{evaluation.check_name}: {evaluation.description}")
+            sentence = sentence_of(evaluation.description)
+            outcome.problems.append(f"{evaluation.check_name}: {sentence}")
 
 
 def _add_materializations(

@@ -14,6 +14,7 @@ from replica_platform.components.machine import current_machine, with_catalog
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.components.xmin_catalog import catalog_definitions
 from replica_platform.components.xmin_metadata import (
+    ages_picture,
     copied_columns,
     integrity_metadata,
     sync_metadata,
@@ -21,6 +22,7 @@ from replica_platform.components.xmin_metadata import (
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
+from replica_platform.pictures import sentence_of, with_picture
 from replica_platform.policies import TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
@@ -300,7 +302,7 @@ class _Group:
             asset_key=key,
             check_name="is_intact",
             passed=found.score >= entry.threshold,
-            description=found.sentence,
+            description=with_picture(found.sentence, ages_picture(found)),
             metadata=integrity_metadata(found),
         )
         gap_s = found.gap_s
@@ -339,4 +341,4 @@ def _problem(event: Reported) -> list[str]:
     """Return the sentence of a blocking check that failed, as a list of at most one."""
     if isinstance(event, dg.AssetMaterialization) or event.passed or not event.blocking:
         return []
-    return [f"{event.asset_key.to_user_string()}: {event.description}"]
+    return [f"{event.asset_key.to_user_string()}: {sentence_of(event.description)}"]
