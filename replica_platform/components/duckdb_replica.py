@@ -17,7 +17,7 @@ from replica_platform.components.purpose_replicas import PurposeReplicas
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.core.errors import PlatformError
 from replica_platform.metadata import markdown_rows
-from replica_platform.policies import TRANSIENT, fresh_within, translate_errors
+from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
 from replica_platform.replica import (
     BrokenRule,
     Candidate,
@@ -63,17 +63,18 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
             store_metadata(self.store_folder, self.blocks, self.name),
         )
         kept = self._kept_bytes(replica)
+        scrub = "A share of the kept generations, all of them within a week."
         own = dg.Definitions(
             assets=[self._asset(replica)],
             asset_checks=[self._checks(replica), kept],
             schedules=[
                 dg.ScheduleDefinition(
                     name=f"{self.name}_scrub",
-                    target=dg.AssetSelection.checks(kept),
+                    target=named_job(f"{self.name}_scrub", dg.AssetSelection.checks(kept), scrub),
                     cron_schedule=self.scrub_cron_schedule,
                     execution_timezone=self.timezone,
                     default_status=dg.DefaultScheduleStatus.RUNNING,
-                    description="A share of the kept generations, all of them within a week.",
+                    description=scrub,
                 )
             ],
             sensors=[repair_sensor(f"{self.name}_repair", [replica], self.repair_interval_s)],

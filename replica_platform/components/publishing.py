@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from replica_platform.core.reports import format_age
-from replica_platform.policies import AFTER_PARENTS, after, repair_key
+from replica_platform.policies import AFTER_PARENTS, after, named_job, repair_key
 from replica_platform.replica import ReplicaStatus, status
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.store import ReplicaStore, store_of
@@ -82,13 +82,15 @@ def repair_sensor(name: str, replicas: Sequence[Replica], interval_s: int) -> dg
 
     It compares lineage and manifest; the asset's blocking check reads the bytes.
     """
+    description = "Publishes what is missing, damaged or behind its master."
+    assets = dg.AssetSelection.assets(*(replica.key for replica in replicas))
 
     @dg.sensor(
         name=name,
-        target=dg.AssetSelection.assets(*(replica.key for replica in replicas)),
+        target=named_job(name, assets, description),
         minimum_interval_seconds=interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Publishes what is missing, damaged or behind its master.",
+        description=description,
     )
     def repair(
         context: dg.SensorEvaluationContext, platform: PlatformConfig

@@ -10,7 +10,7 @@ from replica_platform.app.entries import WorkerOutboxesEntry
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.metadata import change
 from replica_platform.outbox import backlog, drain, reconcile
-from replica_platform.policies import TRANSIENT, fresh_within, translate_errors
+from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
 
@@ -191,9 +191,13 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         return backlog_is_fresh
 
     def _schedule(self) -> dg.ScheduleDefinition:
+        assets = dg.AssetSelection.assets(self.name)
+
         @dg.schedule(
             name=self._named("drain"),
-            target=dg.AssetSelection.assets(self.name),
+            target=named_job(
+                self._named("drain"), assets, f"Delivers every waiting record of {self.name}."
+            ),
             cron_schedule=self.cron_schedule,
             execution_timezone=self.timezone,
             default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -211,7 +215,8 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
     def _sensor(self) -> dg.SensorDefinition:
         @dg.sensor(
             name=self._named("backlog"),
-            target=dg.AssetSelection.assets(self.name),
+            # The schedule's job, by name: Dagster copies the job that a target holds.
+            job_name=self._named("drain"),
             minimum_interval_seconds=self.sensor_interval_s,
             default_status=dg.DefaultSensorStatus.RUNNING,
             description="Requests a drain for waiting records, once for the same records; "
