@@ -16,7 +16,8 @@ from typing import Any
 
 import dagster as dg
 
-from replica_platform.app.configured import SAMPLE, WrongEntry
+from replica_platform.app.configured import SAMPLE
+from replica_platform.app.entries import WrongEntry
 from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
 from replica_platform.core.errors import PlatformError

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
     from dagster_shared.error import SerializableErrorInfo
 
-PILLARS = ["market", "replica", "warehouse", "outbox", "backups"]
+# Assets of other groups, which these are made of, come first.
+PILLARS = ["replica", "warehouse", "outbox", "backups"]
 
 # For the connections to Dagster's own database, which may be busy.
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, MAX_OVERFLOW = 300_000, 3600, 20
@@ -119,7 +120,7 @@ def _outcomes(definitions: dg.Definitions, result: dg.ExecuteInProcessResult) ->
 def _in_order(graph: "AssetGraph") -> list[dg.AssetKey]:
     keys = [key for key in graph.toposorted_asset_keys if key in graph.materializable_asset_keys]
     order = {pillar: number for number, pillar in enumerate(PILLARS)}
-    return sorted(keys, key=lambda key: order.get(graph.get(key).group_name, len(order)))
+    return sorted(keys, key=lambda key: order.get(graph.get(key).group_name, -1))
 
 
 def _add_failures(

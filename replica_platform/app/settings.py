@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         return self.data_dir / path
 
     @property
+    def store(self) -> Path:
+        """The folder of the replicas that name no other one."""
+        return self.data_dir / "replica"
+
+    @property
     def outbox_dir(self) -> Path:
         """The folder of the workers' outbox files, one for each worker slot."""
         return self.data_dir / "outbox"

@@ -5,6 +5,7 @@ so it is a variable of the context. What assets need when they run reaches them 
 """
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,19 +46,20 @@ class Machine:
         """Return a path below the data folder; an absolute path stays as it is."""
         return self.data_dir / path
 
-    def catalog(self, source: str | None) -> Catalog:
+    def catalog(self, source: str | None, *, needed: bool) -> Catalog:
         """Return the tables of a source; without an answer of it those that it had before.
 
         A code server asks the source; a run gets the list that its code server had.
 
         Args:
             source: The environment variable of its DSN; None for the default source.
+            needed: Whether a pattern needs it; otherwise it only describes tables.
         """
         if source not in self._catalogs:
-            self._catalogs[source] = self._load(source)
+            self._catalogs[source] = self._load(source, needed)
         return self._catalogs[source]
 
-    def _load(self, source: str | None) -> Catalog:
+    def _load(self, source: str | None, needed: bool) -> Catalog:
         folder = CatalogFolder(self.data_dir, source)
         context = DefinitionsLoadContext.get()
         if context.load_type is not DefinitionsLoadType.INITIALIZATION:
@@ -70,7 +72,8 @@ class Machine:
         except PlatformError as error:
             known = folder.newest()
             what = f"the {len(known.tables)} tables that it had" if known.digest else "no tables"
-            log.warning("The source does not tell its tables, so %s are taken: %s", what, error)
+            level = logging.WARNING if needed else logging.DEBUG
+            log.log(level, "The source does not tell its tables, so %s are taken: %s", what, error)
             return known
         folder.store(catalog)
         return catalog
@@ -103,4 +106,6 @@ def with_catalog(
     definitions: dg.Definitions, source: str | None, catalog: Catalog
 ) -> dg.Definitions:
     """Return definitions that tell their runs the catalog that they were built from."""
-    return definitions.with_reconstruction_metadata({metadata_key(source): catalog.digest})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a preview in this version of Dagster, which is pinned
+        return definitions.with_reconstruction_metadata({metadata_key(source): catalog.digest})

@@ -1,11 +1,11 @@
 """The example in a component's docstring: shown on its page, and written by `dg scaffold defs`."""
 
+import importlib
 import inspect
 import re
 import textwrap
 
 import dagster as dg
-from dagster.components.component_scaffolding import load_module_object
 
 # The name that an example has, and that the folder of a scaffolded entry replaces.
 NAME = "shop"
@@ -17,8 +17,9 @@ class ExampleScaffolder(dg.Scaffolder):
     def scaffold(self, request: dg.ScaffoldRequest) -> None:
         """Write or extend the `defs.yaml`."""
         module, _, name = request.type_name.rpartition(".")
+        component = getattr(importlib.import_module(module), name)
         name_of_entry = re.sub(r"\W", "_", request.target_path.name)
-        example = example_of(load_module_object(module, name))
+        example = example_of(component)
         attributes = textwrap.indent(re.sub(rf"\b{NAME}\b", name_of_entry, example), "  ")
         text = f"type: {request.type_name}\nattributes:\n{attributes}\n"
         file = request.target_path / "defs.yaml"

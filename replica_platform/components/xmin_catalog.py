@@ -24,11 +24,15 @@ def catalog_definitions(entry: XminTablesEntry, loaded: Sequence[TableEntry]) ->
         description=f"The list of tables that {entry.name} takes by pattern.",
     )
 
-    @dg.asset_check(asset=catalog.key, name="every_matching_table_is_synced")
+    @dg.asset_check(
+        asset=catalog.key,
+        name="every_matching_table_is_synced",
+        description="The tables that match the patterns are those that the definitions were "
+        "loaded with.",
+    )
     def every_matching_table_is_synced(
         source: dg.ResourceParam[PostgresDatabase],
     ) -> dg.AssetCheckResult:
-        """The tables that match the patterns are those that the definitions were loaded with."""
         with translate_errors():
             present = list_tables(database(entry.source, source).dsn)
             matching = {table.table for table in entry.resolved(present)}

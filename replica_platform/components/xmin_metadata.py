@@ -77,6 +77,9 @@ def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str,
         report: What the sync did.
         described: The metadata of its definition, see `table_metadata`.
     """
+    # The page shows what the definition says of the columns, unless they are others by now.
+    schema = {"dagster/column_schema": table_schema(report.columns)}
+    columns = {} if _same_columns(described, report) else schema
     moved = report.rows_inserted + report.rows_updated + report.rows_deleted
     return {
         **change(
@@ -86,12 +89,7 @@ def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str,
         ),
         "dagster/row_count": report.rows,
         "dagster/table_name": report.target_table,
-        # The page shows what the definition says of the columns, unless they are others by now.
-        **(
-            {}
-            if _same_columns(described, report)
-            else {"dagster/column_schema": table_schema(report.columns)}
-        ),
+        **columns,
         "mode": report.mode,
         "why": report.why,
         "rows_read": report.rows_read,

@@ -61,7 +61,7 @@ class XminTables(Component, XminTablesEntry, Resolvable):
         """Return the external source tables, the synced assets, their checks and the schedule."""
         if not self.tables:
             return dg.Definitions()
-        catalog = current_machine().catalog(self.source)
+        catalog = current_machine().catalog(self.source, needed=self.has_patterns)
         group = _Group(self, catalog)
         definitions = dg.Definitions.merge(
             *([group.definitions()] if group.tables else []),

@@ -280,12 +280,13 @@ def test_a_purpose_without_its_replica_is_red(folder: Folder) -> None:
     folder.write(
         "purposes",
         "type: replica_platform.components.PurposeReplicas\n"
-        f"attributes: {json.dumps({'purposes': {'quotes': part}})}\n",
+        f"attributes: {json.dumps({'master': 'm.duckdb', 'purposes': {'quotes': part}})}\n",
     )
-    with Master(folder.settings.master).write() as connection:
+    master = folder.settings.path("m.duckdb")
+    with Master(master).write() as connection:
         connection.execute("create table t as select 1 a")
     store = folder.settings.store / "purposes" / "quotes"
-    publish(folder.settings.master, store, purpose=Purpose.from_dict("quotes", part))
+    publish(master, store, purpose=Purpose.from_dict("quotes", part))
     assert folder.health()["purposes"].ok
     (generation,) = (store / "generations").glob("*.duckdb")
     generation.unlink()
