@@ -5,6 +5,11 @@ from typing import Any
 
 import dagster as dg
 
+from replica_platform.replica import PublishedColumn
+
+# An event keeps its columns; more than these would be a megabyte a publication.
+MOST_COLUMNS = 300
+
 
 def change(changed: bool, summary: str) -> dict[str, Any]:
     """Return whether a materialisation changed anything, and a summary of what it did."""
@@ -14,6 +19,38 @@ def change(changed: bool, summary: str) -> dict[str, Any]:
 def table_schema(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
     """Return the schema for an asset's page from pairs of column name and type."""
     return dg.TableSchema([dg.TableColumn(name, type=type_) for name, type_ in columns])
+
+
+def replica_columns(
+    columns: Sequence[PublishedColumn], parents: Iterable[dg.AssetKey]
+) -> dict[str, Any]:
+    """Return the schema and lineage of a replica's page, its columns as `table.column`.
+
+    Args:
+        columns: The columns of all tables; none is shown of more than `MOST_COLUMNS`.
+        parents: The assets that the replica is made of; a column comes from the one that is
+            called like its table.
+    """
+    if len(columns) > MOST_COLUMNS:
+        return {}
+    by_table = {key.path[-1]: key for key in parents}
+    schema = dg.TableSchema(
+        [dg.TableColumn(_full_name(one), one.type, one.comment) for one in columns]
+    )
+    lineage = {
+        _full_name(one): [dg.TableColumnDep(by_table[one.table], one.name)]
+        for one in columns
+        if one.table in by_table
+    }
+    return {
+        "dagster/column_schema": schema,
+        **({"dagster/column_lineage": dg.TableColumnLineage(lineage)} if lineage else {}),
+    }
+
+
+def _full_name(column: PublishedColumn) -> str:
+    schema = "" if column.schema == "main" else f"{column.schema}."
+    return f"{schema}{column.table}.{column.name}"
 
 
 def markdown_rows(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:

@@ -55,6 +55,7 @@ from replica_platform.replica.remote.block_store import (
 )
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
+from replica_platform.replica.serving.columns import PublishedColumn, published_columns
 from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.status import (
     GenerationVerification,
@@ -95,6 +96,7 @@ __all__ = [
     "PointerMoved",
     "Pruned",
     "Publication",
+    "PublishedColumn",
     "Purpose",
     "PurposeWrong",
     "Pushed",
@@ -118,6 +120,7 @@ __all__ = [
     "load_purposes",
     "prepare",
     "publish",
+    "published_columns",
     "repair",
     "rollback",
     "scrub",
