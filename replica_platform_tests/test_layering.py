@@ -32,7 +32,10 @@ RANK = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 # Inside an engine, from the bottom up: first the modules that all of it shares, then its folders,
 # last ("") the modules of its story.
 FOLDERS = {
-    "replica": ["errors", "copy", "store", "serving", "master", "purpose", "remote", ""],
+    "replica": [
+        *("errors", "copy", "store", "probe", "serving", "journal", "master", "purpose"),
+        *("remote", ""),
+    ],
     "xmin": ["errors", "names", "reports", "session", "source", "target", "copy", "integrity", ""],
     "outbox": [
         *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side

@@ -97,6 +97,8 @@ def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str,
         "bytes": report.bytes,
         "sync_seconds": report.seconds,
         "lag_xids": report.lag_xids,
+        "content_rows_proven": report.proof.rows if report.proof else 0,
+        "content_rows_repaired": report.proof.repaired if report.proof else 0,
     }
 
 
@@ -126,6 +128,7 @@ def integrity_metadata(found: Integrity) -> dict[str, Any]:
         "gap_xids": found.gap_xids,
         "content_rows": found.content_rows,
         "content_age_seconds": found.content_age_s,
+        "content_coverage": found.content_coverage,
         "held_back_by": found.held_back_by or "nobody",
     }
 

@@ -26,7 +26,7 @@ from replica_platform.pictures import sentence_of, with_picture
 from replica_platform.policies import TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
-from replica_platform.xmin import GroupReport, sync_group, validate
+from replica_platform.xmin import GroupReport, Proving, sync_group, validate
 from replica_platform.xmin.names import TableName
 
 BLOCKING = frozenset({"is_intact"})
@@ -236,6 +236,7 @@ class _Group:
                 workers=platform.xmin_workers,
                 batch_bytes=platform.xmin_batch_bytes,
                 max_delete_fraction=entry.max_delete_fraction,
+                prove=Proving(entry.prove_within_s) if entry.prove_within_s else None,
             )
 
     def _checks(self) -> dg.AssetChecksDefinition:

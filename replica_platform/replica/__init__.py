@@ -4,7 +4,6 @@ The story:
 
 master        the one writable database
 publish       a new generation; `options` are its arguments, `copy_master` copies the bytes
-audit         rules that a candidate must keep before readers see it
 reader        an answer to every query, whatever happens to the store
 status        the state of a store, and `verify` with every byte
 repair        repair what is damaged, or roll back
@@ -20,7 +19,6 @@ other names are imported `from` it.
 """
 
 from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, BlockStoreUnavailable
-from replica_platform.replica.audit import BrokenRule, broken_rules, data_as_of
 from replica_platform.replica.errors import (
     CandidateDamaged,
     CandidateGone,
@@ -55,6 +53,7 @@ from replica_platform.replica.remote.block_store import (
 )
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
+from replica_platform.replica.serving.audit import BrokenRule, broken_rules, data_as_of
 from replica_platform.replica.serving.columns import PublishedColumn, published_columns
 from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.status import (

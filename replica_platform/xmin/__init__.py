@@ -36,12 +36,20 @@ from replica_platform.xmin.errors import (
     TargetTaken,
     TooManyDeletes,
 )
+from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
+from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.integrity.validate import Integrity, validate
-from replica_platform.xmin.reports import GroupReport, Mask, SyncReport, TableSpec, WriteMethod
+from replica_platform.xmin.reports import (
+    ContentProof,
+    GroupReport,
+    Mask,
+    SyncReport,
+    TableSpec,
+    WriteMethod,
+)
 from replica_platform.xmin.source.listing import ListedColumn, ListedTable, Reference, list_tables
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
-from replica_platform.xmin.upsert import MergeReport, merge_frame, read_rows
 
 verify = validate
 # Names of earlier versions.
@@ -53,6 +61,7 @@ __all__ = [
     "BadTableName",
     "CannotConnect",
     "CannotSync",
+    "ContentProof",
     "GroupReport",
     "Integrity",
     "ListedColumn",
@@ -62,6 +71,7 @@ __all__ = [
     "MissingGrant",
     "NoSuchTable",
     "NotFlushed",
+    "Proving",
     "Reference",
     "SchemaRefused",
     "SourceInterrupted",

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from replica_platform.xmin import Mask, TableSpec, forget, sync_group, validate
+from replica_platform.xmin import Mask, Proving, TableSpec, forget, sync_group, validate
 from replica_platform.xmin.errors import CannotSync
 from replica_platform_tests.xmin.helpers import execute, rows
 
@@ -64,6 +64,23 @@ def test_masks_and_left_out_columns(people: str, target: str) -> None:
     assert found.score == 1.0
     execute(target, "update people set born = '1999-01-01' where id = 3")
     assert validate(people, target, "people", content=True, masks=masks).stale == ("(3)",)
+
+
+def test_the_rolling_proof_compares_the_masked_values(people: str, target: str) -> None:
+    masks = {"name": HASH, "email": NULL, "born": Mask("fixed", "2000-01-01")}
+    spec = TableSpec("people", masks=masks)
+
+    def proven() -> tuple[int, int, int]:
+        group = sync_group(people, target, [spec], prove=Proving(within_s=0))
+        proof = group.reports["public.people"].proof
+        assert proof is not None
+        return proof.rows, proof.differing, proof.repaired
+
+    sync_group(people, target, [spec])
+    assert proven() == (2, 0, 0)
+    execute(target, "update people set name = 'other' where id = 1")
+    assert proven() == (2, 1, 1)
+    assert table(target)[0][0]["name"] == hashed("Ada")
 
 
 def test_content_is_not_compared_without_the_masks(people: str, target: str) -> None:

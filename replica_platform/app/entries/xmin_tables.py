@@ -102,6 +102,8 @@ class XminTablesEntry(Entry):
         name: The name of the group, its schedule, its job and its pool.
         salt_env: The environment variable with the secret of the masks `hash`.
         threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
+        prove_within_s: The seconds in which the syncs compare the whole content of each table
+            once, a part at each sync, and repair what differs; null compares nothing.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
         timezone: The time zone of the schedules.
@@ -120,6 +122,7 @@ class XminTablesEntry(Entry):
     name: Name = "warehouse"
     salt_env: Variable | None = None
     threshold: float = Field(default=0.9, ge=0, le=1)
+    prove_within_s: int | None = Field(default=86_400, gt=0)
     fresh_within_s: int = Field(default=1800, gt=0)
     cron_schedule: Cron = "*/5 * * * *"
     timezone: str = "UTC"

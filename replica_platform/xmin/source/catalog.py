@@ -165,6 +165,11 @@ class SourceTable:
         return tuple(column.name for column in self.columns)
 
     @property
+    def masks(self) -> dict[str, sql.Composable]:
+        """What is read instead of the masked columns, by name."""
+        return {column.name: column.mask for column in self.columns if column.mask is not None}
+
+    @property
     def types(self) -> dict[str, str]:
         """The columns' types by name."""
         return {column.name: column.type for column in self.columns}
