@@ -117,9 +117,10 @@ def _load(settings: Settings) -> dg.Definitions:
 def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
     """Return the definitions with each external asset once; several components may name it."""
     external = {spec.key: spec for spec in loaded.assets or () if isinstance(spec, dg.AssetSpec)}
-    others = [one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)]
+    # Modules that import an asset of another one contain it too.
+    others = {id(one): one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)}
     return dg.Definitions(
-        assets=[*external.values(), *others],
+        assets=[*external.values(), *map(_with_source, others.values())],
         asset_checks=loaded.asset_checks,
         schedules=loaded.schedules,
         sensors=loaded.sensors,
@@ -128,6 +129,18 @@ def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
         metadata=loaded.metadata,
         component_tree=loaded.component_tree,
     )
+
+
+def _with_source(asset: Any) -> Any:
+    """Return an asset with a link to its line of code; one of a component has that of its YAML."""
+    if not isinstance(asset, dg.AssetsDefinition) or any(
+        "dagster/code_references" in spec.metadata for spec in asset.specs
+    ):
+        return asset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a beta feature, which decides nothing
+        (linked,) = dg.with_source_code_references([asset])
+    return linked
 
 
 @dg.definitions

@@ -136,7 +136,9 @@ class _Group:
             tags=dict(entry.tags),
             skippable=True,
             freshness_policy=reported_every(entry.report_unchanged_s, entry.fresh_within_s),
-            description=f"{comment}{table.table} of the source: every committed change, once.",
+            # A job of one op: Dagster does not see by itself that it writes this asset.
+            description=f"{comment}{table.table} of the source: every committed change, once. "
+            f"Synced by the job `{entry.name}_sync` ({entry.cron_schedule}).",
             metadata=self._described(table),
         )
 
