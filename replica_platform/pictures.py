@@ -41,7 +41,7 @@ def bars(title: str, labels: Sequence[str], series: Mapping[str, Sequence[int]])
     _text(root, 0, 11, f"{title}, at most {most:,}:")
     for number, (name, counts) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
-        _text(root, 300 + 90 * number, 11, f"■ {name}", fill=colour)
+        _text(root, 400 + 80 * number, 11, f"■ {name}", fill=colour)
         path = "".join(
             _bar(slot * (at + 0.5) + bar * (number - len(series) / 2), bar, count / most)
             for at, count in enumerate(counts)

@@ -18,6 +18,21 @@ from replica_platform.resources.postgres import PostgresDatabase, database
 AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
 
 
+# The columns of `outbox.record`, in the words of its page.
+COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("id", "uuid", "The record's identity, which `append` returned."),
+        dg.TableColumn("file_uuid", "uuid", "The outbox that it was appended to."),
+        dg.TableColumn("seq", "bigint", "Its place in that outbox."),
+        dg.TableColumn("kind", "text", "What kind of record it is, in the words of the worker."),
+        dg.TableColumn("payload", "jsonb", "What the worker appended."),
+        dg.TableColumn("payload_sha", "bytea", "The digest that makes a changed resend noticed."),
+        dg.TableColumn("created_at", "timestamp with time zone", "When it was appended."),
+        dg.TableColumn("landed_at", "timestamp with time zone", "When it arrived here."),
+    ]
+)
+
+
 @with_attributes
 @dg.scaffold_with(ExampleScaffolder)
 class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
@@ -86,6 +101,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             partitions_def=self._partitions,
             group_name=self.group,
             kinds={"postgres", "table"},
+            metadata={"dagster/column_schema": COLUMNS},
             owners=list(self.owners),
             tags=dict(self.tags),
             pool=self._pool,

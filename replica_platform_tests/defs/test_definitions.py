@@ -69,8 +69,8 @@ def test_what_others_read_and_write_is_in_the_graph(definitions: dg.Definitions)
         key.to_user_string(): {one.to_user_string() for one in graph.get(key).parent_keys}
         for key in graph.external_asset_keys
     }
-    assert outside["readers/market_replica"] == {"market_replica"}
-    assert outside["readers/quotes"] == {"purposes/quotes"}
+    assert outside["readers/market_readers"] == {"market_replica"}
+    assert outside["readers/quote_producer"] == {"purposes/quotes"}
     assert outside["source/daily_bars"] == set()
 
 

@@ -11,7 +11,7 @@ daily_bars = dg.AssetSpec(
 )
 
 readers = dg.AssetSpec(
-    ["readers", "market_replica"],
+    ["readers", "market_readers"],
     deps=["market_replica"],
     group_name="readers",
     kinds={"python", "duckdb"},
@@ -21,7 +21,7 @@ readers = dg.AssetSpec(
 )
 
 quotes = dg.AssetSpec(
-    ["readers", "quotes"],
+    ["readers", "quote_producer"],
     deps=[["purposes", "quotes"]],
     group_name="readers",
     kinds={"python", "kafka"},
