@@ -1,5 +1,7 @@
 """Metadata that all pillars name and format alike."""
 
+import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +21,17 @@ def change(changed: bool, summary: str) -> dict[str, Any]:
 def table_schema(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
     """Return the schema for an asset's page from pairs of column name and type."""
     return dg.TableSchema([dg.TableColumn(name, type=type_) for name, type_ in columns])
+
+
+def key_part(name: str) -> str:
+    """Return a name as a part of an asset's key, which Dagster makes an identifier of.
+
+    A name with other characters gets a digest of it, so that two such names stay two.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    if plain == name:
+        return name
+    return f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def replica_columns(

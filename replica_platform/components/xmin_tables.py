@@ -22,6 +22,7 @@ from replica_platform.components.xmin_metadata import (
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
+from replica_platform.metadata import key_part
 from replica_platform.pictures import sentence_of, with_picture
 from replica_platform.policies import TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
@@ -110,7 +111,7 @@ class _Group:
     def _source_key(self, name: TableName) -> dg.AssetKey:
         source = self.entry.source
         prefix = source.lower().removesuffix("_dsn") if source else "source"
-        return dg.AssetKey([prefix, name.schema, name.table])
+        return dg.AssetKey([prefix, key_part(name.schema), key_part(name.table)])
 
     @cached_property
     def keys(self) -> dict[dg.AssetKey, TableEntry]:
@@ -121,7 +122,7 @@ class _Group:
         target = self.entry.target_of(table)
         other = self.entry.target
         prefix = [other.lower().removesuffix("_dsn")] if other else []
-        return dg.AssetKey([*prefix, target.schema, target.table])
+        return dg.AssetKey([*prefix, key_part(target.schema), key_part(target.table)])
 
     def _spec(self, key: dg.AssetKey, table: TableEntry) -> dg.AssetSpec:
         entry = self.entry
@@ -270,8 +271,8 @@ class _Group:
                 "is_intact",
                 asset=key,
                 blocking=True,
-                description=f"The integrity score is at least {self.entry.threshold}: "
-                "no key is missing, stale or extra.",
+                description=f"The integrity score is at least {self.entry.threshold} of what can "
+                "be proven: no key is missing, stale or extra.",
             ),
             dg.AssetCheckSpec(
                 "is_fresh",
@@ -304,7 +305,8 @@ class _Group:
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name="is_intact",
-            passed=found.score >= entry.threshold,
+            # How changes are found caps the score: that is how much can be proven, no damage.
+            passed=found.score >= entry.threshold * found.terms["mode"],
             description=with_picture(found.sentence, ages_picture(found)),
             metadata=integrity_metadata(found),
         )

@@ -145,6 +145,20 @@ def test_a_blocking_check_that_fails_ends_the_run_red_after_the_others(group: Gr
     assert "raw_data/a: raw_data.a is in sync" in str(failure.user_failure_data.description)
 
 
+def test_a_table_whose_score_is_capped_is_intact(group: Group) -> None:
+    with psycopg.connect(group.settings.source) as source:
+        source.execute("alter table b drop constraint b_pkey")
+    synced = group.sync()
+    assert synced.success
+    assert checked(synced)["b.is_intact"]
+    scores = {
+        one.asset_key.path[-1]: one.metadata["score"].value
+        for one in synced.get_asset_check_evaluations()
+        if one.check_name == "is_intact"
+    }
+    assert scores["b"] <= 0.8 < scores["a"]
+
+
 def test_a_failed_table_ends_the_run_red_and_the_others_are_reported(group: Group) -> None:
     group.sync()
     group.change()

@@ -1,11 +1,13 @@
 """What the pages of assets show: columns, where they come from, and a picture of a comparison."""
 
+import re
+
 import dagster as dg
 import psycopg
 import pytest
 
 from replica_platform.components.worker_outboxes import COLUMNS
-from replica_platform.metadata import MOST_COLUMNS, replica_columns
+from replica_platform.metadata import MOST_COLUMNS, key_part, replica_columns
 from replica_platform.replica import PublishedColumn
 from replica_platform_tests.defs.conftest import Platform
 
@@ -76,6 +78,18 @@ def test_columns_of_views_and_other_schemas_have_no_parent_of_their_name() -> No
     ]
     lineage = found["dagster/column_lineage"].deps_by_column
     assert lineage == {"other.t.a": [dg.TableColumnDep(dg.AssetKey(["raw", "t"]), "a")]}
+
+
+@pytest.mark.parametrize("name", ["Odd: name", "a.b", "ä", 'say "hi"'])
+def test_an_odd_name_becomes_a_part_of_a_key_that_dagster_takes(name: str) -> None:
+    part = key_part(name)
+    dg.AssetsDefinition(specs=[dg.AssetSpec(dg.AssetKey(["raw", part]))])
+    assert re.fullmatch(r"[A-Za-z0-9_]+", dg.AssetKey(["raw", part]).to_python_identifier())
+    assert key_part(name.replace(" ", "_")) != part or " " not in name
+
+
+def test_a_plain_name_stays_as_it_is() -> None:
+    assert [key_part(name) for name in ("prices", "My-Table_2")] == ["prices", "My-Table_2"]
 
 
 def test_a_replica_of_very_many_columns_shows_none() -> None:

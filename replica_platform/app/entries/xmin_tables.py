@@ -101,7 +101,9 @@ class XminTablesEntry(Entry):
         into: The schema in the target; that of each table in the source when null.
         name: The name of the group, its schedule, its job and its pool.
         salt_env: The environment variable with the secret of the masks `hash`.
-        threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
+        threshold: The integrity score, 0 to 1, below which dependent assets are blocked; a table
+            whose score is capped (without a key, mode `timestamp`) is blocked below that part of
+            its cap.
         prove_within_s: The seconds in which the syncs compare the whole content of each table
             once, a part at each sync, and repair what differs; null compares nothing.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
