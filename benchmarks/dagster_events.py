@@ -51,12 +51,13 @@ def main() -> None:
 
 
 def make_tables(source: str, count: int) -> None:
-    """Create tables of ten rows."""
+    """Create tables of ten columns and ten rows."""
+    more = sql.SQL(", ").join(sql.SQL(f"column_{n} text") for n in range(8))
     with psycopg.connect(source, autocommit=True) as connection:
         for number in range(count):
             name = sql.Identifier(f"table_{number}")
             connection.execute(
-                sql.SQL("create table {} (id int primary key, name text)").format(name)
+                sql.SQL("create table {} (id int primary key, name text, {})").format(name, more)
             )
             connection.execute(
                 sql.SQL("insert into {} select n, 'row ' || n from generate_series(1, 10) n")
