@@ -41,7 +41,7 @@ FOLDERS = {
         *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),
     ],
-    "backup": ["errors", "manifest", "child", "folder", "destination", "remote", ""],
+    "backup": ["errors", "manifest", "child", "blocks", "folder", "destination", "remote", ""],
 }
 NOT_BELOW_DAGSTER = {"dagster", "dagster_duckdb", "dagster_postgres", "click", "rich"}
 MOST_MODULES = 13  # a dozen, and __init__

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from dotenv import load_dotenv
+
 from replica_platform.app.configured import SAMPLE
 from replica_platform.app.embedded import binaries, running
 from replica_platform.app.settings import Settings
@@ -55,7 +57,7 @@ def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[Non
         EmbeddedPostgresFailed: The embedded Postgres could not be started.
     """
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
-    os.environ.update(settings.environment())
+    _export(settings)
     for given in settings.databases.values():
         if given is not None and must_answer:
             connect(given.get_secret_value()).close()
@@ -76,12 +78,21 @@ def existing_databases(settings: Settings) -> Iterator[None]:
     Raises:
         EmbeddedPostgresFailed: The embedded Postgres could not be started.
     """
-    os.environ.update(settings.environment())
+    _export(settings)
     if not settings.uses_embedded or not is_made(settings):
         yield
         return
     with running(settings.postgres_dir):
         yield
+
+
+def _export(settings: Settings) -> None:
+    """Give this process, and those that it starts, the variables that entries name.
+
+    `.env` may hold the DSNs of further databases and the salts of masks, as `dg` reads it too.
+    """
+    load_dotenv(".env", override=False)
+    os.environ.update(settings.environment())
 
 
 def is_made(settings: Settings) -> bool:

@@ -12,12 +12,14 @@ from replica_platform.components.publishing import (
     automation,
     check_automation,
     repair_sensor,
+    scrub_check,
+    scrub_schedule,
 )
 from replica_platform.components.purpose_replicas import PurposeReplicas
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.core.errors import PlatformError
 from replica_platform.metadata import markdown_rows
-from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
+from replica_platform.policies import TRANSIENT, fresh_within, translate_errors
 from replica_platform.replica import (
     BrokenRule,
     Candidate,
@@ -26,7 +28,6 @@ from replica_platform.replica import (
     data_as_of,
     prepare,
     repair,
-    scrub,
     status,
     verify,
 )
@@ -62,19 +63,13 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
             self.master,
             store_metadata(self.store_folder, self.blocks, self.name),
         )
-        kept = self._kept_bytes(replica)
-        scrub = "A share of the kept generations, all of them within a week."
+        kept = scrub_check(replica)
         own = dg.Definitions(
             assets=[self._asset(replica)],
             asset_checks=[self._checks(replica), kept],
             schedules=[
-                dg.ScheduleDefinition(
-                    name=f"{self.name}_scrub",
-                    target=named_job(f"{self.name}_scrub", dg.AssetSelection.checks(kept), scrub),
-                    cron_schedule=self.scrub_cron_schedule,
-                    execution_timezone=self.timezone,
-                    default_status=dg.DefaultScheduleStatus.RUNNING,
-                    description=scrub,
+                scrub_schedule(
+                    f"{self.name}_scrub", [kept], self.scrub_cron_schedule, self.timezone
                 )
             ],
             sensors=[repair_sensor(f"{self.name}_repair", [replica], self.repair_interval_s)],
@@ -212,26 +207,6 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
                 yield replica.is_fresh(platform, self.fresh_within_s)
 
         return checks
-
-    def _kept_bytes(self, replica: Replica) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=replica.key, name="kept_bytes_are_intact")
-        def kept_bytes_are_intact(platform: PlatformConfig) -> dg.AssetCheckResult:
-            """Every byte of the kept generations is read within a week, and damage is repaired.
-
-            Without blocks to repair it from, the current generation is published again by the
-            sensor.
-            """
-            store = replica.store_of(platform)
-            with translate_errors():
-                found = scrub(store.path, block_store=store.block_store)
-            return dg.AssetCheckResult(
-                passed=found.ok and not found.damaged,
-                severity=dg.AssetCheckSeverity.WARN if found.ok else dg.AssetCheckSeverity.ERROR,
-                description=found.sentence,
-                metadata={"bytes_read": found.bytes_read, "damaged": len(found.damaged)},
-            )
-
-        return kept_bytes_are_intact
 
 
 def _repair(context: dg.AssetExecutionContext, replica: Replica, platform: PlatformConfig) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import dagster as dg
 
 from replica_platform.core.reports import format_age
-from replica_platform.policies import AFTER_PARENTS, after, named_job, repair_key
-from replica_platform.replica import ReplicaStatus, status
+from replica_platform.policies import AFTER_PARENTS, after, named_job, repair_key, translate_errors
+from replica_platform.replica import NothingPublished, ReplicaStatus, scrub, status
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.store import ReplicaStore, store_of
 
@@ -44,6 +44,25 @@ class Replica:
         """Return the state of the store and of the master."""
         return status(self.store_of(platform).path, platform.path(self.master))
 
+    def scrub(self, platform: PlatformConfig) -> dg.AssetCheckResult:
+        """Read a share of the kept generations and repair them; a repaired one is a warning.
+
+        Without blocks to repair it from, the sensor publishes the current generation again.
+        """
+        store = self.store_of(platform)
+        with translate_errors():
+            try:
+                found = scrub(store.path, block_store=store.block_store)
+            except NothingPublished as error:
+                return dg.AssetCheckResult(asset_key=self.key, passed=True, description=str(error))
+        return dg.AssetCheckResult(
+            asset_key=self.key,
+            passed=found.ok and not found.damaged,
+            severity=dg.AssetCheckSeverity.WARN if found.ok else dg.AssetCheckSeverity.ERROR,
+            description=found.sentence,
+            metadata={"bytes_read": found.bytes_read, "damaged": len(found.damaged)},
+        )
+
     def is_fresh(self, platform: PlatformConfig, within_s: int) -> dg.AssetCheckResult:
         """Return the result of the check `publication_is_fresh`."""
         age_s = self.status(platform).publication_age_s
@@ -75,6 +94,35 @@ def automation(parents: Sequence[str]) -> dg.AutomationCondition | None:
 def check_automation(parents: Sequence[str], key: dg.AssetKey) -> dg.AutomationCondition | None:
     """Return when a check of a replica runs: with every automated publication."""
     return after(key) if parents else None
+
+
+def scrub_check(replica: Replica) -> dg.AssetChecksDefinition:
+    """Return the check that reads all kept generations of a replica in turn."""
+
+    @dg.asset_check(
+        asset=replica.key,
+        name="kept_bytes_are_intact",
+        description="Every byte of the kept generations is read within a week; damage is repaired.",
+    )
+    def kept_bytes_are_intact(platform: PlatformConfig) -> dg.AssetCheckResult:
+        return replica.scrub(platform)
+
+    return kept_bytes_are_intact
+
+
+def scrub_schedule(
+    name: str, checks: Sequence[dg.AssetChecksDefinition], cron: str, timezone: str
+) -> dg.ScheduleDefinition:
+    """Return the schedule of such checks."""
+    description = "A share of the kept generations, all of them within a week."
+    return dg.ScheduleDefinition(
+        name=name,
+        target=named_job(name, dg.AssetSelection.checks(*checks), description),
+        cron_schedule=cron,
+        execution_timezone=timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
 
 
 def repair_sensor(name: str, replicas: Sequence[Replica], interval_s: int) -> dg.SensorDefinition:

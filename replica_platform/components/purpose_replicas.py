@@ -11,6 +11,8 @@ from replica_platform.components.publishing import (
     automation,
     check_automation,
     repair_sensor,
+    scrub_check,
+    scrub_schedule,
 )
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.policies import TRANSIENT, fresh_within, translate_errors
@@ -33,6 +35,8 @@ from replica_platform.resources.store import store_metadata
 class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
     """Parts of a master, each for one use: some tables, columns and rows, in a file of its own.
 
+    A schedule reads the kept generations of all purposes in turn.
+
     Values that are masked, and columns that are not listed, appear nowhere in the bytes of the
     file.
 
@@ -50,16 +54,22 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
     """
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """Return an asset and its checks for each purpose, and the sensor that repairs them."""
+        """Return an asset and its checks for each purpose, their repair and their scrub."""
         if (file := context.path / "defs.yaml").exists():
             assert_keys_once(file)
         replicas = [(purpose, self._replica(purpose)) for purpose in self.made()]
         # That of the first entry has the name from before there could be others.
         prefix = "purpose" if self.name == "purposes" else f"{self.name}_purposes"
         repaired = [replica for _, replica in replicas]
+        scrubs = [scrub_check(replica) for replica in repaired]
         return dg.Definitions(
             assets=[self._asset(*one) for one in replicas],
-            asset_checks=[self._checks(*one) for one in replicas],
+            asset_checks=[*(self._checks(*one) for one in replicas), *scrubs],
+            schedules=[
+                scrub_schedule(f"{prefix}_scrub", scrubs, self.scrub_cron_schedule, self.timezone)
+            ]
+            if replicas
+            else [],
             sensors=[repair_sensor(f"{prefix}_repair", repaired, self.repair_interval_s)]
             if replicas
             else [],

@@ -166,7 +166,9 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
                 if file.pulled_from:
                     context.log.info(_pull(file, file.pulled_from, path))
                 known = {earlier.sha256 for earlier in backups(folder, path.stem)}
-                made = backup(path, folder)
+                made = backup(
+                    path, folder, blocks=_block_store(platform, file), encrypt=file.encrypted
+                )
                 kept = keep_one_of_equal(made, path.stem, within_s=REPEATED_WITHIN_S)
                 removed = cleanup(
                     folder, path.stem, keep_days=file.keep_days, keep_count=file.keep_count
@@ -180,6 +182,7 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
                     "dagster/row_count": made.rows,
                     "dagster/uri": str(kept.file),
                     "bytes": made.bytes,
+                    "used_bytes": made.used_bytes,
                     "sha256": made.sha256,
                     "backup_seconds": made.seconds,
                 }
@@ -212,6 +215,13 @@ def _drill(key: dg.AssetKey, file: FileEntry, folder: Path) -> dg.AssetCheckResu
 
 # A second backup of an unchanged file keeps no second copy, but the next night's does.
 REPEATED_WITHIN_S = 20 * 3600
+
+
+def _block_store(platform: PlatformConfig, file: FileEntry) -> Path | str | None:
+    """Return the address of a file's block store; a path is below the data folder."""
+    if file.blocks is None or "://" in file.blocks:
+        return file.blocks
+    return platform.path(file.blocks)
 
 
 def _kind(file: FileEntry) -> str:

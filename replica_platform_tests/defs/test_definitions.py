@@ -118,7 +118,8 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
     assert status == dict.fromkeys(
         [
             "nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups",
-            "outbox_backlog", "market_replica_scrub", "market_replica_repair", "purpose_repair",
+            "outbox_backlog", "market_replica_scrub", "purpose_scrub", "market_replica_repair",
+            "purpose_repair",
             "failed_runs", "failed_ticks", "housekeeping",
             "declarative_automation",
         ],

@@ -71,9 +71,9 @@ def test_dg_checks_every_line(project: Path) -> None:
     """A wrong attribute is refused at its line."""
     run(project, DG, "scaffold", "defs", "replica_platform.components.SqliteBackups", "mine")
     file = project / "replica_platform" / "defs" / "mine" / "defs.yaml"
-    file.write_text(file.read_text().replace("keep_days: 30", "keep_dais: 30"))
-    with pytest.raises(AssertionError, match="keep_dais") as refused:
+    file.write_text(file.read_text().replace("cron_schedule", "cron_shedule"))
+    with pytest.raises(AssertionError, match="cron_shedule") as refused:
         run(project, DG, "check", "yaml")
     lines = [line.strip() for line in file.read_text().splitlines()]
-    line = lines.index("keep_dais: 30") + 1
+    line = lines.index("cron_shedule: 0 3 * * *") + 1
     assert f"defs.yaml:{line}" in str(refused.value)

@@ -146,14 +146,14 @@ def test_several_entries_of_each_component_live_side_by_side(count: int) -> None
     keys = {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
     assert len(keys) == 7 * count
     # A table, an outbox, two files, a purpose; a replica with a purpose of its own.
-    assert len(repository.asset_graph.asset_check_keys) == (2 + 3 + 2 * 3 + 3 + 4 + 3) * count
+    assert len(repository.asset_graph.asset_check_keys) == (2 + 3 + 2 * 3 + 4 + 4 + 4) * count
     schedules = [one.name for one in repository.schedule_defs]
     sensors = [
         one.name
         for one in repository.sensor_defs
         if not isinstance(one, dg.AutomationConditionSensorDefinition)
     ]
-    assert len(set(schedules)) == len(schedules) == 4 * count
+    assert len(set(schedules)) == len(schedules) == 6 * count
     assert len(set(sensors)) == len(sensors) == 4 * count
     pools = {
         node.pool
@@ -166,7 +166,13 @@ def test_several_entries_of_each_component_live_side_by_side(count: int) -> None
     if count:
         assert {"conversations", "raw_data/t", "purposes/quotes", "shop", "shop/quotes"} <= keys
         assert {"backups/app", "backups/b_app"} <= keys
-        assert {"fds_sync", "outbox_drain", "nightly_backups", "shop_scrub"} <= set(schedules)
+        assert {
+            "fds_sync",
+            "outbox_drain",
+            "nightly_backups",
+            "shop_scrub",
+            "purpose_scrub",
+        } <= set(schedules)
         assert {"outbox_backlog", "purpose_repair", "shop_repair"} <= set(sensors)
     if count == 5:
         assert {"fds_4_sync", "conversations_4_drain", "backups_4_nightly"} <= set(schedules)

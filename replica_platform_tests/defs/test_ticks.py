@@ -112,7 +112,7 @@ def test_every_schedule_requests_runs_at_every_tick(
     tmp_path: Path,
 ) -> None:
     repository = loaded(component(count), resources, tmp_path)
-    expected = 0 if component is purposes else 1
+    expected = 2 if component is replicas else 1  # of the replica and of its purposes
     assert len(repository.schedule_defs) == expected
     for schedule in repository.schedule_defs:
         keys = set()

@@ -3,9 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import Field
-
-from replica_platform.app.entries.base import Cron, Entry, Name, Owner, Variable
+from replica_platform.app.entries.base import (
+    Cron,
+    Entry,
+    Name,
+    Owner,
+    Positive,
+    Timezone,
+    Variable,
+)
 
 
 class WorkerOutboxesEntry(Entry):
@@ -31,12 +37,12 @@ class WorkerOutboxesEntry(Entry):
     nodes: Mapping[str, str]
     target: Variable | None = None
     mappings: Mapping[str, Mapping[str, Any]] = {}
-    backlog_within_s: int = Field(default=900, gt=0)
+    backlog_within_s: Positive = 900
     cron_schedule: Cron = "*/5 * * * *"
-    timezone: str = "UTC"
-    sensor_interval_s: int = Field(default=30, ge=1)
+    timezone: Timezone = "UTC"
+    sensor_interval_s: Positive = 30
     # A delivery ends before the schedule starts the next one, 5 minutes later.
-    drain_budget_s: int = Field(default=240, gt=0)
+    drain_budget_s: Positive = 240
     group: Name = "outbox"
     owners: Sequence[Owner] = ("team:platform",)
     pool: Name | None = None

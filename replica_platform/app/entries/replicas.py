@@ -1,11 +1,21 @@
 """The entries of published replicas: of a whole master DuckDB file, and of parts of one."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from replica_platform.app.entries.base import Cron, Entry, Name
+from replica_platform.app.entries.base import (
+    Cron,
+    Entry,
+    FileName,
+    Kept,
+    Name,
+    NotNegative,
+    Positive,
+    Timezone,
+    checked,
+)
 from replica_platform.core.errors import PlatformError
 from replica_platform.replica import Purpose
 from replica_platform.replica.store.layout import LINK
@@ -14,8 +24,20 @@ MASTER = "master/master.duckdb"
 # What the purposes of a replica take over from it.
 SHARED = (
     *("master", "as_of", "repair_interval_s", "fresh_within_s"),
-    *("group", "owners", "tags"),
+    *("scrub_cron_schedule", "timezone", "group", "owners", "tags"),
 )
+
+
+def _sound(purposes: Mapping[str, Mapping[str, Any]]) -> str:
+    for name, given in purposes.items():
+        try:
+            Purpose.from_dict(name, given)
+        except PlatformError as error:
+            return str(error)
+    return ""
+
+
+Purposes = Annotated[Mapping[str, Mapping[str, Any]], checked(_sound)]
 
 
 class _Published(Entry):
@@ -33,6 +55,8 @@ class _Published(Entry):
             behind its master, in seconds.
         fresh_within_s: The age in seconds above which the last publication, or confirmation that
             there is nothing new, is a warning; None for never.
+        scrub_cron_schedule: When a share of the kept generations is read again.
+        timezone: The time zone of the schedule.
         group: The group of the assets.
         pool: The pool of what opens the master, shared with the assets that write it.
     """
@@ -41,9 +65,11 @@ class _Published(Entry):
     after: Sequence[str] | None = None
     as_of: str | None = None
     blocks: str | None = None
-    link: str | None = Field(default=None, pattern=r"^[^/\x00]+$")
-    repair_interval_s: int = Field(default=60, ge=1)
-    fresh_within_s: int | None = Field(default=None, gt=0)
+    link: FileName | None = None
+    repair_interval_s: Positive = 60
+    fresh_within_s: Positive | None = None
+    scrub_cron_schedule: Cron = "45 * * * *"
+    timezone: Timezone = "UTC"
     group: Name = "replica"
     pool: Name | None = None
 
@@ -61,19 +87,15 @@ class DuckDBReplicaEntry(_Published):
         keep: How many generations are kept; `REPLICA_KEEP_GENERATIONS` when absent.
         min_age_s: How long each generation is kept at least, in seconds.
         purposes: Parts of the master for one use each, as in a PurposeReplicas entry.
-        scrub_cron_schedule: When a share of the kept generations is read again.
-        timezone: The time zone of the schedule.
     """
 
     name: Name
     store: str | None = None
     required: Sequence[str] = ()
     rules: Mapping[str, str] = {}
-    keep: int | None = Field(default=None, ge=2)
-    min_age_s: float | None = Field(default=None, ge=0)
-    purposes: Mapping[str, Mapping[str, Any]] = {}
-    scrub_cron_schedule: Cron = "45 * * * *"
-    timezone: str = "UTC"
+    keep: Kept | None = None
+    min_age_s: NotNegative | None = None
+    purposes: Purposes = Field(default_factory=dict)
 
     @property
     def store_folder(self) -> str:
@@ -115,16 +137,9 @@ class PurposeReplicasEntry(_Published):
             `replica/NAME` when absent.
     """
 
-    purposes: Mapping[str, Mapping[str, Any]]
+    purposes: Purposes
     name: Name = "purposes"
     store: str | None = None
-
-    @model_validator(mode="after")
-    def _sound(self) -> "PurposeReplicasEntry":
-        for name, given in self.purposes.items():
-            if isinstance(given, Mapping):
-                _purpose(name, given)
-        return self
 
     def made(self) -> list[Purpose]:
         """Return the purposes."""
@@ -147,10 +162,3 @@ class PurposeReplicasEntry(_Published):
     def pool_name(self) -> str:
         """The pool of what opens the master."""
         return self.pool or f"{self.name}_master"
-
-
-def _purpose(name: str, given: Mapping[str, Any]) -> Purpose:
-    try:
-        return Purpose.from_dict(name, given)
-    except PlatformError as error:
-        raise ValueError(str(error)) from error

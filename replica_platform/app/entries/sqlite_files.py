@@ -4,9 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from replica_platform.app.entries.base import Cron, Entry, Name, Part, WrongEntry
+from replica_platform.app.entries.base import (
+    Cron,
+    Entry,
+    Name,
+    Part,
+    Positive,
+    Timezone,
+    WrongEntry,
+)
 
 
 class DrillEntry(Part):
@@ -37,6 +45,9 @@ class FileEntry(Part):
         client_key: The private key to log in with; those of `~/.ssh` when absent.
         keep_days: Backups younger than this many days are kept.
         keep_count: The newest backups that are kept at any age.
+        blocks: The block store that keeps the content: a folder, absolute or below the data
+            folder, or a URL such as s3://bucket/prefix. When absent each backup is a file.
+        encrypted: Whether the blocks are encrypted, with the first key in `REPLICA_BACKUP_KEY`.
         drill: Queries that are run on a restored backup, one backup a night.
     """
 
@@ -48,6 +59,8 @@ class FileEntry(Part):
     client_key: str | None = None
     keep_days: int = 30
     keep_count: int = 7
+    blocks: str | None = None
+    encrypted: bool = False
     drill: Sequence[DrillEntry] = ()
 
     @model_validator(mode="after")
@@ -76,10 +89,10 @@ class SqliteBackupsEntry(Entry):
 
     files: Sequence[FileEntry]
     name: Name = "backups"
-    fresh_within_s: int = Field(default=26 * 3600, gt=0)
+    fresh_within_s: Positive = 26 * 3600
     cron_schedule: Cron = "0 3 * * *"
     remote_cron_schedule: Cron = "0 9 * * *"
-    timezone: str = "UTC"
+    timezone: Timezone = "UTC"
     folder: str | None = None
     group: Name | None = None
     pool: Name | None = None

@@ -6,9 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from replica_platform.app.entries.base import Cron, Entry, Name, Owner, Part, Variable, WrongEntry
+from replica_platform.app.entries.base import (
+    Cron,
+    Entry,
+    Fraction,
+    Name,
+    Owner,
+    Part,
+    Positive,
+    Timezone,
+    Variable,
+    WrongEntry,
+)
 from replica_platform.core.errors import PlatformError
 from replica_platform.xmin import ListedTable, Mask, TableSpec
 from replica_platform.xmin.names import TableName
@@ -123,13 +134,13 @@ class XminTablesEntry(Entry):
     into: str | None = "raw_data"
     name: Name = "warehouse"
     salt_env: Variable | None = None
-    threshold: float = Field(default=0.9, ge=0, le=1)
-    prove_within_s: int | None = Field(default=86_400, gt=0)
-    fresh_within_s: int = Field(default=1800, gt=0)
+    threshold: Fraction = 0.9
+    prove_within_s: Positive | None = 86_400
+    fresh_within_s: Positive = 1800
     cron_schedule: Cron = "*/5 * * * *"
-    timezone: str = "UTC"
-    report_unchanged_s: int = Field(default=7200, gt=0)
-    max_delete_fraction: float = Field(default=0.5, ge=0, le=1)
+    timezone: Timezone = "UTC"
+    report_unchanged_s: Positive = 7200
+    max_delete_fraction: Fraction = 0.5
     catalog_cron_schedule: Cron = "7 * * * *"
     group: Name = "warehouse"
     owners: Sequence[Owner] = ("team:warehouse",)
@@ -143,6 +154,10 @@ class XminTablesEntry(Entry):
                 "a mask is hash, which needs a salt; name the environment variable that holds it "
                 "as salt_env"
             )
+        try:
+            self.resolved(())
+        except WrongEntry as error:
+            raise ValueError(str(error)) from error
         return self
 
     @property
