@@ -6,14 +6,16 @@ How results look belongs here; which results a command has does not.
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from replica_platform.core.reports import Progress as ProgressCallback
 from replica_platform.core.reports import Unit, format_age, format_bytes
@@ -75,6 +77,19 @@ def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         f"{labels.get(name) or _words(name)} {_figure(name, value)}"
         for name, value in known.items()
     )
+
+
+@contextmanager
+def live(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Yield a function that shows lines of markup in the place of those before.
+
+    Where there is no terminal, the lines follow one another.
+    """
+    if not console.is_terminal:
+        yield lambda lines: console.print("\n".join(lines))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
+        yield lambda lines: shown.update(Text.from_markup("\n".join(lines)), refresh=True)
 
 
 @contextmanager
