@@ -22,7 +22,7 @@ from replica_platform.backup import (
 )
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.metadata import change
-from replica_platform.policies import TRANSIENT, fresh_within, translate_errors
+from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 
 
@@ -75,15 +75,19 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
         first = {"backups": "nightly_backups", "remote": "remote_pulls"}
         own = {"backups": f"{self.name}_nightly", "remote": f"{self.name}_pulls"}
         remote = kind == "remote"
+        name = (first if self.name == "backups" else own)[kind]
+        description = (
+            "Every SQLite file of another host, copied here and backed up."
+            if remote
+            else "A verified backup of every SQLite file."
+        )
         return dg.ScheduleDefinition(
-            name=(first if self.name == "backups" else own)[kind],
-            target=dg.AssetSelection.assets(*map(self._key, names)),
+            name=name,
+            target=named_job(name, dg.AssetSelection.assets(*map(self._key, names)), description),
             cron_schedule=self.remote_cron_schedule if remote else self.cron_schedule,
             execution_timezone=self.timezone,
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Every SQLite file of another host, copied here and backed up."
-            if remote
-            else "A verified backup of every SQLite file.",
+            description=description,
         )
 
     def _check(self, name: str, file: FileEntry) -> dg.AssetChecksDefinition:

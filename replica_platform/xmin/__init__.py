@@ -25,6 +25,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -99,6 +100,8 @@ __all__ = [
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",
+    "Survey",
+    "SurveyedTable",
     "SyncReport",
     "SyncStatus",
     "TableBusy",
@@ -114,6 +117,7 @@ __all__ = [
     "read_rows",
     "standings",
     "status",
+    "survey",
     "sync",
     "sync_group",
     "tune",

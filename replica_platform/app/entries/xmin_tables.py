@@ -112,7 +112,9 @@ class XminTablesEntry(Entry):
         into: The schema in the target; that of each table in the source when null.
         name: The name of the group, its schedule, its job and its pool.
         salt_env: The environment variable with the secret of the masks `hash`.
-        threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
+        threshold: The integrity score, 0 to 1, below which dependent assets are blocked; a table
+            whose score is capped (without a key, mode `timestamp`) is blocked below that part of
+            its cap.
         prove_within_s: The seconds in which the syncs compare the whole content of each table
             once, a part at each sync, and repair what differs; null compares nothing.
         max_snapshot_s: The seconds that a first copy holds a snapshot of the source; a larger table
@@ -145,7 +147,7 @@ class XminTablesEntry(Entry):
     fresh_within_s: Positive = 1800
     cron_schedule: Cron = "*/5 * * * *"
     timezone: Timezone = "UTC"
-    report_unchanged_s: Positive = 3600
+    report_unchanged_s: Positive = 7200
     max_delete_fraction: Fraction = 0.5
     catalog_cron_schedule: Cron = "7 * * * *"
     group: Name = "warehouse"
