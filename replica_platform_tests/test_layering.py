@@ -17,6 +17,7 @@ LAYERS = [
     # Blocks in an object store, which two engines keep there.
     ("blocks",),
     ENGINES,
+    ("pictures",),
     ("app",),
     ("metadata", "policies"),
     ("resources",),
@@ -40,7 +41,16 @@ FOLDERS = {
         *("integrity", "", "continuous"),
     ],
     "outbox": [
-        *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side
+        *(
+            "errors",
+            "encoding",
+            "file",
+            "slots",
+            "reserve",
+            "joined",
+            "group",
+            "box",
+        ),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),
     ],
     "backup": ["errors", "manifest", "child", "blocks", "folder", "destination", "remote", ""],

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.common import as_json_option
 from replica_platform.cli.terminal import (
     bar,
@@ -103,6 +102,25 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="SECONDS",
     help="With --watch: from one sync to the next.",
 )
+@click.option(
+    "--max-snapshot-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds that a first copy holds a snapshot of the source; a larger one takes several.",
+)
+@click.option(
+    "--max-source-connections",
+    type=click.IntRange(min=1),
+    help="Connections that read the source at the same time.",
+)
+@click.option(
+    "--max-source-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="The part of the time that each of them may work; the sync pauses in between.",
+)
 def sync(
     tables: tuple[str, ...],
     source: str,
@@ -122,20 +140,27 @@ def sync(
     summary_wait: float,
     watch: bool,
     every: float,
+    max_snapshot_s: float,
+    max_source_connections: int | None,
+    max_source_fraction: float,
 ) -> int:
     """Copy committed changes of TABLE… to the target.
 
     Each change arrives once, also when a sync is interrupted and repeated.
     """
+    from replica_platform.app.sync_settings import sync_settings
     from replica_platform.xmin import BlockOptions, Proving, TableSpec, sync_group
 
-    settings = Settings()
+    settings = sync_settings()
     options: dict[str, Any] = {
-        "workers": workers or settings.xmin_workers,
-        "batch_bytes": settings.xmin_batch_bytes,
+        "workers": workers or settings.workers,
+        "batch_bytes": settings.batch_bytes,
         "max_delete_fraction": max_delete_fraction,
         "prove": None if prove is None else Proving(prove),
         "blocks": BlockOptions(checkpoint, summary_wait),
+        "max_snapshot_s": max_snapshot_s,
+        "max_source_connections": max_source_connections,
+        "max_source_fraction": max_source_fraction,
     }
     specs = [
         TableSpec(
@@ -219,6 +244,7 @@ def forget_table(table: str, target: str | None, as_json: bool) -> int:
     TABLE is its name in the target, `schema.table`; the table stays there with its rows.
     """
     from replica_platform.app.launch import existing_databases
+    from replica_platform.app.settings import Settings
     from replica_platform.xmin import forget
 
     settings = Settings()
@@ -286,6 +312,7 @@ def validate(
 def tune(source: str | None, target: str | None, as_json: bool) -> int:
     """Measure which settings of a sync suit this machine."""
     from replica_platform.app.launch import platform_up
+    from replica_platform.app.settings import Settings
     from replica_platform.xmin import tune as tune_sync
 
     settings = Settings()

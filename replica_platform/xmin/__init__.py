@@ -1,8 +1,8 @@
 """Incremental copy from Postgres to Postgres: every committed change arrives, once.
 
-`sync` brings one table in step and `sync_group` many at one snapshot; `watch` does so again and
-again. `status` tells when each was synced, `forget` removes the watermark of a table that no longer
-is. `verify` (or `validate`) proves a table equal, `tune` shows how the machine is used.
+`sync` brings one table in step and `sync_group` many at one snapshot; `status` tells when each was
+synced, `forget` removes the watermark of a table that no longer is. `verify` (or `validate`) proves
+a table equal, `tune` shows how the machine is used.
 `merge_frame` writes a data frame by key and `read_rows` reads a table. There is no separate repair:
 a sync that finds its target wrong repairs it, and `mode="full"` always reads everything.
 
@@ -22,9 +22,12 @@ watermarks), `copy` (ranges, workers and streams), `blocks` (changed blocks by W
 `continuous` (a group watched).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from replica_platform.core.postgres import BadDsn, CannotConnect
 from replica_platform.xmin.blocks.reading import BlockOptions
-from replica_platform.xmin.continuous.loop import WatchReport, add_reports, watch
+from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -39,23 +42,49 @@ from replica_platform.xmin.errors import (
     TargetTaken,
     TooManyDeletes,
 )
-from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
 from replica_platform.xmin.integrity.parts import Proving
-from replica_platform.xmin.integrity.validate import Integrity, validate
 from replica_platform.xmin.reports import (
     ContentProof,
     GroupReport,
+    Mask,
     SyncReport,
     TableSpec,
     WriteMethod,
 )
+from replica_platform.xmin.source.listing import ListedColumn, ListedTable, Reference, list_tables
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 
-verify = validate
+if TYPE_CHECKING:
+    from replica_platform.xmin.continuous.loop import WatchReport, watch, watch_for
+    from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
+    from replica_platform.xmin.integrity.validate import Integrity, validate
+    from replica_platform.xmin.integrity.validate import validate as verify
+
+# Loaded on first use: a sync of an idle table takes no longer than their import.
+_LAZY = {
+    "WatchReport": ("continuous.loop", "WatchReport"),
+    "watch_for": ("continuous.loop", "watch_for"),
+    "watch": ("continuous.loop", "watch"),
+    "Integrity": ("integrity.validate", "Integrity"),
+    "MergeReport": ("frames.upsert", "MergeReport"),
+    "merge_frame": ("frames.upsert", "merge_frame"),
+    "read_rows": ("frames.upsert", "read_rows"),
+    "validate": ("integrity.validate", "validate"),
+    "verify": ("integrity.validate", "validate"),
+}
+
 # Names of earlier versions.
 Standing = SyncStatus
 standings = status
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
 
 __all__ = [
     "BadDsn",
@@ -66,14 +95,20 @@ __all__ = [
     "ContentProof",
     "GroupReport",
     "Integrity",
+    "ListedColumn",
+    "ListedTable",
+    "Mask",
     "MergeReport",
     "MissingGrant",
     "NoSuchTable",
     "NotFlushed",
     "Proving",
+    "Reference",
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",
+    "Survey",
+    "SurveyedTable",
     "SyncReport",
     "SyncStatus",
     "TableBusy",
@@ -84,16 +119,18 @@ __all__ = [
     "Tuning",
     "WatchReport",
     "WriteMethod",
-    "add_reports",
     "forget",
+    "list_tables",
     "merge_frame",
     "read_rows",
     "standings",
     "status",
+    "survey",
     "sync",
     "sync_group",
     "tune",
     "validate",
     "verify",
     "watch",
+    "watch_for",
 ]

@@ -17,6 +17,22 @@ MAX_SNAPSHOT_S = 60.0
 
 
 @dataclass(frozen=True)
+class Mask:
+    """What the target holds in a column instead of the source's value.
+
+    Attributes:
+        kind: `null`; `hash`, the SHA-256 of salt and value in hexadecimal digits, where NULL stays
+            NULL and equal values stay equal; `fixed`, one value for every row.
+        value: Of `fixed`: the value, as text of the column's type.
+        salt: Of `hash`: a secret, without which the values could be guessed; it is never stored.
+    """
+
+    kind: str
+    value: str | None = None
+    salt: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class TableSpec:
     """One table of a group, with the options that `sync` has for one table.
 
@@ -28,6 +44,11 @@ class TableSpec:
         deletes: `auto`, `keys`, `blocks` or `never`.
         key: The key columns, where the source has no key (views).
         timestamp_zone: The time zone of the writers, for a timestamp column without one.
+        columns: The columns to copy; None for all.
+        left_out: Columns that are not copied.
+        masks: What the target holds instead of a column's values, by column.
+        lenient: Whether `left_out` and `masks` may name columns that the table lacks, as those of
+            many tables together do.
     """
 
     table: str
@@ -37,6 +58,10 @@ class TableSpec:
     deletes: str = "auto"
     key: tuple[str, ...] | None = None
     timestamp_zone: str | None = None
+    columns: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
+    masks: Mapping[str, Mask] = field(default_factory=dict, hash=False)
+    lenient: bool = False
 
     @property
     def target_name(self) -> TableName:
@@ -129,6 +154,8 @@ class SyncReport(DoneReport):
         seconds_by_step: How long each step took.
         snapshots: How many snapshots of the source were taken, for all tables of the group.
         snapshot_s: Seconds that the longest one was held, and with it the source's horizon.
+        source_connections: How many sessions read the source at the same time, at most.
+        source_busy_s: Seconds that they worked on its rows, added up, for all tables of the group.
         proof: The part of the content that was proven; None where none was due.
         blocks_read: By blocks: how many heap blocks were read.
         blocks: By blocks: how many heap blocks the table has.
@@ -153,6 +180,8 @@ class SyncReport(DoneReport):
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
     snapshots: int = 1
     snapshot_s: float = 0.0
+    source_connections: int = 1
+    source_busy_s: float = 0.0
     proof: ContentProof | None = None
     blocks_read: int = 0
     blocks: int = 0
@@ -185,6 +214,10 @@ class GroupReport(ReportFields):
         atomic: Whether all tables were committed together or not at all.
         checkpoints: How many checkpoints were asked for on the source, for WAL summaries.
         summary_wait_s: How long was waited for WAL summaries.
+        syncs: How many syncs it adds up: more than one of a group that was watched.
+        lag_p50_s: Of a group that was watched: half of the changes were visible within this time
+            after their commit.
+        lag_p99_s: The same of 99 in 100.
     """
 
     reports: Mapping[str, SyncReport]
@@ -193,6 +226,9 @@ class GroupReport(ReportFields):
     atomic: bool = False
     checkpoints: int = 0
     summary_wait_s: float = 0.0
+    syncs: int = 1
+    lag_p50_s: float | None = None
+    lag_p99_s: float | None = None
 
     @property
     def ok(self) -> bool:

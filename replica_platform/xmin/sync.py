@@ -33,6 +33,8 @@ def sync(
     blocks: BlockOptions | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
+    max_source_connections: int | None = None,
+    max_source_fraction: float = 1.0,
 ) -> SyncReport:
     """Bring one table of the target in step with its source.
 
@@ -57,6 +59,9 @@ def sync(
         progress: Told the bytes done and expected.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; a larger
             table is copied in slices.
+        max_source_connections: How many sessions may read the source; None chooses.
+        max_source_fraction: The largest fraction of the time that each of them may work; the sync
+            pauses in between, and holds its snapshot the longer.
 
     Returns:
         What was read and written, and why.
@@ -73,7 +78,8 @@ def sync(
     )
     options = SyncOptions(
         source, target, True, workers, batch_bytes, max_delete_fraction, take_over, prove,
-        progress, max_snapshot_s, blocks or BlockOptions(),
+        progress, max_snapshot_s, blocks or BlockOptions(), max_source_connections,
+        max_source_fraction,
     )  # fmt: skip
     group = Group(options, [spec])
     report = group.sync()
@@ -96,6 +102,8 @@ def sync_group(
     blocks: BlockOptions | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
+    max_source_connections: int | None = None,
+    max_source_fraction: float = 1.0,
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
 
@@ -117,6 +125,9 @@ def sync_group(
         progress: Told the bytes done and expected of each table.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; larger
             tables are copied in slices, and all are completed at one snapshot.
+        max_source_connections: How many sessions may read the source; None chooses.
+        max_source_fraction: The largest fraction of the time that each of them may work; the sync
+            pauses in between, and holds its snapshot the longer.
 
     Returns:
         Reports and failures by target table.
@@ -129,6 +140,7 @@ def sync_group(
     """
     options = SyncOptions(
         source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, prove,
-        progress, max_snapshot_s, blocks or BlockOptions(),
+        progress, max_snapshot_s, blocks or BlockOptions(), max_source_connections,
+        max_source_fraction,
     )  # fmt: skip
     return Group(options, tables).sync()

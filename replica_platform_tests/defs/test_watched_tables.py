@@ -6,8 +6,8 @@ import time
 import dagster as dg
 from dagster.components.core.component_tree import ComponentTree
 
+from replica_platform.app.entries import TableEntry
 from replica_platform.components import XminTables
-from replica_platform.components.xmin_tables import TableEntry
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform_tests.xmin.helpers import execute, rows
@@ -16,10 +16,13 @@ from replica_platform_tests.xmin.helpers import execute, rows
 def test_a_watched_group_reports_once(source: str, target: str) -> None:
     execute(source, "create table t (id int primary key)", "insert into t values (1)")
     component = XminTables(
-        tables=[TableEntry(table="t", mode="blocks")], into="copy", watch_s=4.0, prove_within_s=None
+        tables=[TableEntry(table="t", mode="blocks")],
+        name="seen",
+        into="copy",
+        watch_s=4.0,
+        prove_within_s=None,
     )
-    assets = component.build_defs(ComponentTree.for_test().load_context).assets or []
-    synced = [one for one in assets if isinstance(one, dg.AssetsDefinition)]
+    definitions = component.build_defs(ComponentTree.for_test().load_context)
 
     def write() -> None:
         end = time.monotonic() + 60
@@ -31,17 +34,20 @@ def test_a_watched_group_reports_once(source: str, target: str) -> None:
 
     writer = threading.Thread(target=write)
     writer.start()
-    result = dg.materialize(
-        synced,
-        resources={
-            "platform": PlatformConfig(data_dir="", backup_dir=""),
-            "source": PostgresDatabase(dsn=source),
-            "target": PostgresDatabase(dsn=target),
-        },
-    )
+    resources = {
+        "platform": PlatformConfig(data_dir="", backup_dir=""),
+        "source": PostgresDatabase(dsn=source),
+        "target": PostgresDatabase(dsn=target),
+    }
+    bound = dg.Definitions.merge(definitions, dg.Definitions(resources=resources))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert bound.resolve_job_def("seen_sync").execute_in_process(instance=instance).success
+        key = dg.AssetKey(["copy", "t"])
+        events = instance.fetch_materializations(key, limit=10).records
     writer.join()
-    (done,) = result.get_asset_materialization_events()
-    metadata = {name: one.value for name, one in done.materialization.metadata.items()}
+    (done,) = [event.asset_materialization for event in events]
+    assert done
+    metadata = {name: one.value for name, one in done.metadata.items()}
     assert metadata["syncs"] >= 2
     assert metadata["rows_moved"] == 2  # the first copy and what came later
     assert metadata["lag_p99_seconds"] < 60

@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from replica_platform.core.errors import TransientError
 from replica_platform.core.reports import DoneReport
-from replica_platform.xmin.blocks.reading import BlockOptions
 from replica_platform.xmin.continuous.lag import Lag
-from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import keeping_sessions
 from replica_platform.xmin.sync import sync_group
@@ -84,11 +83,7 @@ def watch(
     stop: threading.Event | None = None,
     on_sync: Callable[[WatchReport], None] | None = None,
     on_group: Callable[[GroupReport], None] | None = None,
-    blocks: BlockOptions | None = None,
-    workers: int | None = None,
-    batch_bytes: int | None = None,
-    max_delete_fraction: float = 0.5,
-    prove: Proving | None = None,
+    **options: Any,
 ) -> WatchReport:
     """Sync a group again and again until it is stopped.
 
@@ -101,11 +96,7 @@ def watch(
         stop: Ends the watch after the sync that is running.
         on_sync: Told the report after each sync, and after each one that was interrupted.
         on_group: Told the report of each sync that was finished.
-        blocks: What a sync by blocks may cost the source.
-        workers: How many pairs of connections copy side by side; None chooses.
-        batch_bytes: How many bytes of heap a range holds; None chooses.
-        max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
-        prove: How much of the content each sync compares and repairs; None compares nothing.
+        options: Further options of `sync_group`.
 
     Returns:
         What was done.
@@ -120,16 +111,7 @@ def watch(
         while not stop.is_set() and not counts.is_over(for_s):
             began = time.monotonic()
             try:
-                group = sync_group(
-                    source,
-                    target,
-                    tables,
-                    workers=workers,
-                    batch_bytes=batch_bytes,
-                    max_delete_fraction=max_delete_fraction,
-                    prove=prove,
-                    blocks=blocks,
-                )
+                group = sync_group(source, target, tables, **options)
             except TransientError as error:
                 log.warning("watch: %s", error)
                 counts.interrupted(str(error))
@@ -168,6 +150,40 @@ _ADDED = (
     *("rows_read", "rows_inserted", "rows_updated", "rows_deleted"),
     *("bytes", "seconds", "blocks_read"),
 )
+
+
+def watch_for(
+    seconds: float, source: str, target: str, tables: Sequence[TableSpec], **options: Any
+) -> GroupReport:
+    """Watch a group for some time, and report it as one sync, rows added up and with its lag.
+
+    Args:
+        seconds: How long.
+        source: The DSN of the source.
+        target: The DSN of the target.
+        tables: The tables.
+        options: Further options of `watch`.
+    """
+    reports: dict[str, SyncReport] = {}
+
+    def add(group: GroupReport) -> None:
+        nonlocal reports
+        reports = add_reports(reports, group)
+
+    seen = watch(source, target, tables, for_s=seconds, on_group=add, **options)
+    failures = dict(seen.failures)
+    if seen.waiting_for:
+        failures["the group"] = seen.waiting_for
+    return GroupReport(
+        reports,
+        failures,
+        seen.seconds,
+        checkpoints=seen.checkpoints,
+        summary_wait_s=seen.waited_s,
+        syncs=seen.syncs,
+        lag_p50_s=seen.lag_p50_s,
+        lag_p99_s=seen.lag_p99_s,
+    )
 
 
 class _Counts:
