@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from replica_platform.xmin import SyncReport, sync, validate
+from replica_platform.xmin import Mask, SyncReport, TableSpec, sync, sync_group, validate
 from replica_platform.xmin.blocks import choice, reading
 from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.blocks.reading import BlockOptions
@@ -177,6 +177,26 @@ def test_a_new_column_and_toast(filled: tuple[str, str]) -> None:
     assert report.mode == "blocks", report.why
     check(source, target, columns="id, v, n")
     assert rows(target, "select count(*) from t where n = 7") == [(2000,)]
+
+
+def test_masked_and_left_out_columns_stay_in_the_source(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, v text, secret text, n int)",
+        "insert into t select i, 'open', 'secret', i from generate_series(1, 500) i",
+    )
+    spec = TableSpec("t", mode="blocks", left_out=("secret",), masks={"v": Mask("null")})
+    assert sync_group(source, target, [spec]).ok
+    execute(source, "update t set n = 0, v = 'new' where id <= 3", "delete from t where id = 4")
+    group = sync_group(source, target, [spec])
+    report = group.reports["public.t"]
+    assert (report.mode, report.rows_updated, report.rows_deleted) == ("blocks", 3, 1), group
+    found = rows(target, "select to_jsonb(t) - 'source_xmin' - 'source_ctid' from t where id = 1")
+    assert found[0][0].keys() == {"id", "v", "n", "source_leaf", "source_block"}
+    assert found[0][0]["v"] is None
+    assert rows(target, "select count(*), count(v), sum(n) from t") == [
+        rows(source, "select count(*), 0, sum(n) from t")[0]
+    ]
 
 
 def test_partitions_come_go_and_exchange_rows(source: str, target: str) -> None:
