@@ -83,7 +83,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in $(VENV): about a minute, once."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --upgrade pip
-	@$(INSTALL) --editable '.[quotes,remote,store]' || \
+	@$(INSTALL) --editable '.[chart,quotes,remote,store]' || \
 	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
 	@touch $@
 

@@ -35,6 +35,10 @@ FOLDERS = {
         *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),
     ],
+    "market": [
+        *("errors", "sessions", "reader", "indicators", "watch", "sources"),
+        *("tables", "quotes", ""),
+    ],
     "backup": ["errors", "manifest", "child", "folder", "destination", "remote", ""],
 }
 NOT_BELOW_DAGSTER = {"dagster", "dagster_duckdb", "dagster_postgres", "click", "rich"}

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 from pydantic import ValidationError
 
-from replica_platform.cli import backups, outbox, platform, warehouse
+from replica_platform.cli import backups, market, outbox, platform, warehouse
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -27,8 +27,8 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.prune_blocks,
         generations.repair_store,
         generations.scrub_store,
-        generations.quotes,
     ),
+    "Market": (market.backfill, market.quotes, market.chart),
     "Warehouse": (warehouse.sync, warehouse.validate, warehouse.forget_table, warehouse.tune),
     "Outbox": (outbox.append, outbox.drain, outbox.dead, outbox.doctor),
     "Backups": (

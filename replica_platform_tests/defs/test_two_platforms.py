@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import psycopg
-
 from replica_platform.market.bars import load_bars
+
 from replica_platform.replica import ReplicaReader
 from replica_platform_tests.defs.conftest import MakePlatform, Platform
 

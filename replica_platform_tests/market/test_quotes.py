@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer
-
 from replica_platform.market.bars import load_bars
+
 from replica_platform.market.quotes import Cycle, produce_quotes
 from replica_platform.market.tables import write_ohlcv, write_symbols, write_watchlist
 from replica_platform.replica import Master, ReplicaReader, publish

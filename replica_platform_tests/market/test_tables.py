@@ -5,8 +5,8 @@ from datetime import date
 import duckdb
 import pandas as pd
 import pytest
-
 from replica_platform.market.bars import load_bars
+
 from replica_platform.market.checks import RULES, broken_rules
 from replica_platform.market.tables import (
     newest_day,
