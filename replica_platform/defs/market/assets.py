@@ -33,6 +33,16 @@ from replica_platform.resources.platform import PlatformConfig
 NAMED = 50
 
 
+class Listing(dg.Config):
+    """Whether the present listing is accepted.
+
+    Attributes:
+        accept_delistings: Accept a listing that lacks many symbols at once.
+    """
+
+    accept_delistings: bool = False
+
+
 class Rebuild(dg.Config):
     """Whether all indicators are computed again.
 
@@ -73,11 +83,14 @@ def market_asset(
 
 
 @market_asset(deps=[])
-def symbols(master: MasterDuckDB, platform: PlatformConfig) -> dg.MaterializeResult:
+def symbols(
+    config: Listing, master: MasterDuckDB, platform: PlatformConfig
+) -> dg.MaterializeResult:
     """One row per symbol: its name and exchange, since when it is listed, when it was delisted."""
     with translate_errors():
         source = open_source(platform.bars, platform.symbols)
-        return _result(write_symbols(master, source), source.name)
+        written = write_symbols(master, source, accept_delistings=config.accept_delistings)
+    return _result(written, source.name)
 
 
 @market_asset(deps=[symbols], partitions_def=TRADING_DAYS)

@@ -15,6 +15,10 @@ from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.platform import PlatformConfig
 
 
+# What else a person can do about a broken rule, by table.
+ACCEPT = {"symbols": ", with accept_delistings in its config if the symbols are really gone"}
+
+
 def rules_check(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
     """Return the blocking check that every rule of this asset's table holds."""
     table = asset.key.path[-1]
@@ -36,7 +40,8 @@ def rules_check(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
         return dg.AssetCheckResult(
             passed=not broken,
             description=(
-                f"{table} breaks {names}; correct its source and materialise {table} again."
+                f"{table} breaks {names}; correct its source and materialise {table} again"
+                f"{ACCEPT.get(table, '')}."
                 if broken
                 else f"All {len(rules_of(table))} rules hold."
             ),

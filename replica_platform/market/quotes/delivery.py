@@ -7,6 +7,7 @@ answer fills no memory: beyond `MOST_IN_FLIGHT` messages a cycle's quotes are sk
 next cycle has newer ones.
 """
 
+import logging
 import time
 from typing import Any
 
@@ -14,6 +15,9 @@ from replica_platform.market.errors import NotInstalled
 
 MOST_IN_FLIGHT = 10_000
 POLL_S = 0.1
+# librdkafka's own lines, which it would print for each attempt; `error` has the last one.
+LOG = logging.getLogger("replica_platform.quotes")
+LOG.addHandler(logging.NullHandler())
 
 
 class QuotesNotInstalled(NotInstalled):
@@ -67,7 +71,7 @@ class Delivery:
                 "error_cb": self._broker_error,
                 **(settings or {}),
             },
-            logger=None,
+            logger=LOG,
         )
 
     @property

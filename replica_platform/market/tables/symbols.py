@@ -3,7 +3,14 @@
 from datetime import date
 
 from replica_platform.market.sources import Source
-from replica_platform.market.tables.master import Connection, MarketMaster, Written, columns_of
+from replica_platform.market.tables.batches import log_batch
+from replica_platform.market.tables.master import (
+    Connection,
+    MarketMaster,
+    Written,
+    columns_of,
+    value,
+)
 from replica_platform.market.tables.small import replace_table
 
 # What the table held before it had this form, by its columns.
@@ -17,7 +24,13 @@ FORMER = {
 }
 
 
-def write_symbols(master: MarketMaster, source: Source, today: date | None = None) -> Written:
+def write_symbols(
+    master: MarketMaster,
+    source: Source,
+    today: date | None = None,
+    *,
+    accept_delistings: bool = False,
+) -> Written:
     """Bring the table up to the source's present listing.
 
     A symbol that the listing lacks stays, delisted as of `today`; its bars stay, too. One that
@@ -28,6 +41,8 @@ def write_symbols(master: MarketMaster, source: Source, today: date | None = Non
         source: The source of the listing.
         today: The day of what was listed or delisted since the last time; the source's last
             expected day when absent.
+        accept_delistings: Let the rule that few symbols are delisted at once hold for the present
+            listing.
 
     Returns:
         The table after the write.
@@ -52,6 +67,13 @@ def write_symbols(master: MarketMaster, source: Source, today: date | None = Non
             from listing l full join ({known}) s using (symbol) order by all
         """
 
-    return replace_table(
+    written = replace_table(
         master, "symbols", query, {"listing": listing}, total="delisted_on is null"
     )
+    if accept_delistings:
+        with master.write() as connection:
+            listed = value(connection, "select count(*) from symbols where delisted_on is null")
+            log_batch(
+                connection, "symbols", first_day=None, inserted=0, updated=0, total=listed
+            )
+    return written
