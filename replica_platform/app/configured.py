@@ -51,6 +51,7 @@ class XminTables(_Entry):
     into: str = "raw_data"
     name: str = "fds"
     threshold: float = 0.9
+    prove_within_s: int | None = 86_400
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
 

@@ -67,6 +67,12 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     is_flag=True,
     help="Let TABLE… replace the rows of other source tables that the targets hold.",
 )
+@click.option(
+    "--prove",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Compare the whole content once in so many seconds, a part at each sync; repair it.",
+)
 @click.option("--workers", type=click.IntRange(1, 64), help="Connections that copy in parallel.")
 def sync(
     tables: tuple[str, ...],
@@ -81,13 +87,14 @@ def sync(
     key: tuple[str, ...],
     max_delete_fraction: float,
     take_over: bool,
+    prove: float | None,
     workers: int | None,
 ) -> int:
     """Copy committed changes of TABLE… to the target.
 
     Each change arrives once, also when a sync is interrupted and repeated.
     """
-    from replica_platform.xmin import TableSpec, sync_group
+    from replica_platform.xmin import Proving, TableSpec, sync_group
 
     settings = Settings()
     specs = [
@@ -111,6 +118,7 @@ def sync(
             batch_bytes=settings.xmin_batch_bytes,
             max_delete_fraction=max_delete_fraction,
             take_over=take_over,
+            prove=None if prove is None else Proving(prove),
             progress=progress,
         )
     if as_json:
@@ -124,6 +132,10 @@ def sync(
                 for r in group.reports.values()
             ],
         )  # fmt: skip
+        for report in group.reports.values():
+            if report.proof:
+                equal = verdict(not report.proof.differing)
+                out.print(f"{equal} {plain(report.target_table)}: {report.proof.sentence}")
     for table, why in group.failures.items():
         complain(f"{table}: {why}")
     return int(bool(group.failures))

@@ -12,7 +12,7 @@ from replica_platform.metadata import change, markdown_rows, table_schema
 from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.xmin import Integrity, SyncReport, TableSpec, sync_group, validate
+from replica_platform.xmin import Integrity, Proving, SyncReport, TableSpec, sync_group, validate
 from replica_platform.xmin.names import TableName
 
 
@@ -49,6 +49,8 @@ class XminTables(Component, Model, Resolvable):
         into: The schema in the target.
         name: The name of the group; its schedule is `name_sync`.
         threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
+        prove_within_s: The seconds in which the syncs compare the whole content of each table
+            once, a part at each sync, and repair what differs; null compares nothing.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
     """
@@ -57,6 +59,7 @@ class XminTables(Component, Model, Resolvable):
     into: str = "raw_data"
     name: str = "fds"
     threshold: float = 0.9
+    prove_within_s: int | None = 86_400
     fresh_within_s: int = 1800
     cron_schedule: str = "*/5 * * * *"
 
@@ -155,6 +158,7 @@ class XminTables(Component, Model, Resolvable):
                     [self._spec(table) for key, table in by_key.items() if key in selected],
                     workers=platform.xmin_workers,
                     batch_bytes=platform.xmin_batch_bytes,
+                    prove=Proving(self.prove_within_s) if self.prove_within_s else None,
                 )
             for table, report in group.reports.items():
                 context.log.info(f"{table}: {report.mode}. {report.why}")
@@ -258,6 +262,8 @@ def _sync_metadata(report: SyncReport) -> dict[str, Any]:
         "bytes": report.bytes,
         "sync_seconds": report.seconds,
         "lag_xids": report.lag_xids,
+        "content_rows_proven": report.proof.rows if report.proof else 0,
+        "content_rows_repaired": report.proof.repaired if report.proof else 0,
     }
 
 
@@ -277,6 +283,7 @@ def _integrity_metadata(found: Integrity) -> dict[str, Any]:
         "gap_xids": found.gap_xids,
         "content_rows": found.content_rows,
         "content_age_seconds": found.content_age_s,
+        "content_coverage": found.content_coverage,
         "xmin_ages": dg.MetadataValue.md(_histogram(found)),
         "held_back_by": found.held_back_by or "nobody",
     }

@@ -18,10 +18,8 @@ The functions `publish`, `status`, `scrub` and `repair` hide the modules of thos
 other names are imported `from` it.
 """
 
+from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, BlockStoreUnavailable
 from replica_platform.replica.errors import (
-    BlockMissing,
-    BlockStoreDamaged,
-    BlockStoreUnavailable,
     CandidateDamaged,
     CandidateGone,
     GenerationDamaged,

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -9,17 +10,19 @@ from replica_platform.replica.copy import blocks, copy_file
 from replica_platform.replica.copy.copy_file import FileCopy
 from replica_platform.replica.copy.file_format import BLOCK_BYTES, Header
 from replica_platform.replica.copy.priority import half_the_cores
+from replica_platform.replica.difference import Difference, find_difference
 from replica_platform.replica.errors import GenerationDamaged, MasterChanging
 from replica_platform.replica.lineage import assert_continued, is_published, lineage_of
 from replica_platform.replica.master import STORAGE_VERSION, Master, QuiescentMaster
 from replica_platform.replica.options import PublishOptions, StepTimer
+from replica_platform.replica.probe.process import Probe
 from replica_platform.replica.purpose.build import build
 from replica_platform.replica.purpose.definition import Purpose
 from replica_platform.replica.store.disk_space import reserve
 from replica_platform.replica.store.integrity import find_damage
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Lineage, Manifest, Seal
-from replica_platform.replica.store.probe_process import Probe
+from replica_platform.replica.store.spare import find_spare
 
 ATTEMPTS = 3
 
@@ -34,6 +37,7 @@ class MasterCopy:
         bytes: The copy's size.
         file: How the copy was made, and the scan of its source.
         probe: The child process that will open the copy.
+        difference: What of a patched copy may have differed before; None for other copies.
     """
 
     header: Header
@@ -41,6 +45,17 @@ class MasterCopy:
     bytes: int
     file: FileCopy
     probe: Probe
+    difference: Difference | None = None
+
+    @property
+    def written(self) -> list[int] | None:
+        """The blocks that were written; None if blocks that were not may be wrong too."""
+        return self.file.scan.changed if self.difference and not self.difference.reason else None
+
+    @property
+    def read_at(self) -> datetime | None:
+        """When all bytes had last been read; None if verifying the copy reads them."""
+        return self.difference.read_at if self.difference and self.written is not None else None
 
 
 class MasterCopier:
@@ -124,25 +139,45 @@ class MasterCopier:
     def _copy_once(self, source: QuiescentMaster, lineage: Lineage) -> MasterCopy:
         purpose = self._options.purpose
         probe = self._until_verified.enter_context(Probe())
-        file = None if purpose else self._copy_changes(source)
+        difference = None
+        if purpose:
+            file = None
+        else:
+            file, difference = self._copy_changes(source, lineage)
         if file is None:
             # A patch is too short for readers to notice; a whole file is not.
             self._until_verified.enter_context(half_the_cores(probe.pid))
             file = self._build(purpose, source) if purpose else self._copy_whole(source)
         source.assert_unchanged()
-        return MasterCopy(source.header, lineage, self._target.stat().st_size, file, probe)
+        size = self._target.stat().st_size
+        return MasterCopy(source.header, lineage, size, file, probe, difference)
 
-    def _copy_changes(self, source: QuiescentMaster) -> FileCopy | None:
-        """Share the master's blocks, or patch the spare; return None if neither is possible."""
+    def _copy_changes(
+        self, source: QuiescentMaster, lineage: Lineage
+    ) -> tuple[FileCopy | None, Difference | None]:
+        """Patch the spare, or share the master's blocks; return None if neither is possible."""
         self._steps("reserve")
-        block_bytes = source.header.block_bytes
-        if copy := copy_file.reflink(source.fd, self._target, block_bytes):
-            return copy
-        known = reserve(self._layout, self._target, source.bytes, self._options.retention)
-        if known is None:
-            return None
+        layout, block_bytes = self._layout, source.header.block_bytes
+        spare = find_spare(layout)
+        # A patch that knows what may differ reads less: of shared blocks, all are digested.
+        if (spare is None or find_difference(layout, spare, source, lineage).reason) and (
+            shared := copy_file.reflink(source.fd, self._target, block_bytes)
+        ):
+            return shared, None
+        spare = reserve(layout, self._target, source.bytes, self._options.retention)
+        if spare is None:
+            return None, None
         self._steps("patch")
-        return copy_file.patch(source.fd, self._target, known, block_bytes, self._options.progress)
+        found = find_difference(layout, spare, source, lineage)
+        patched = copy_file.patch(
+            source.fd,
+            self._target,
+            spare.block_digests,
+            block_bytes,
+            self._options.progress,
+            found.blocks,
+        )
+        return patched, found
 
     def _copy_whole(self, source: QuiescentMaster) -> FileCopy:
         self._steps("copy")

@@ -1,7 +1,7 @@
 """The replica engine's errors; each text says what is wrong and what to do next.
 
 Importable without DuckDB. `translate_errors` is where the operating system's refusals become these
-errors; `Master` translates DuckDB's and `remote.objects` those of the object store.
+errors; `Master` translates DuckDB's. The errors of a block store are those of `blocks.errors`.
 """
 
 import errno
@@ -74,18 +74,6 @@ class NothingPublished(TerminalError):
 
 class GenerationDamaged(TerminalError):
     """A published generation's file differs from its manifest."""
-
-
-class BlockStoreUnavailable(TransientError):
-    """The block store does not answer, or refused the request."""
-
-
-class BlockStoreDamaged(TerminalError):
-    """A block or a manifest in the block store is missing or damaged."""
-
-
-class BlockMissing(BlockStoreDamaged):
-    """A block is missing from the block store."""
 
 
 class PointerMoved(TransientError):

@@ -32,6 +32,7 @@ from replica_platform.replica.errors import (
     MasterOpenHere,
     translate_errors,
 )
+from replica_platform.replica.journal import Journal, JournaledWrite
 
 # In storage older than v1.4.0 a log does not name its database, and a foreign one is silently
 # replayed; DuckDB 2.0's own default cannot be read by 1.5.
@@ -59,6 +60,11 @@ class Master:
         return self.path.with_name(self.path.name + ".lock")
 
     @property
+    def journal_path(self) -> Path:
+        """The file of the journal of its checkpoints."""
+        return self.path.with_name(self.path.name + ".checkpoints")
+
+    @property
     def sidecars(self) -> list[Path]:
         """Log files beside the master; none after a clean close."""
         return logs_beside(self.path)
@@ -66,6 +72,9 @@ class Master:
     @contextmanager
     def write(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Yield a connection in one transaction: committed and checkpointed, or rolled back.
+
+        The journal of checkpoints is extended. With a commit of the caller's inside the block, the
+        next publication may have to compare every block.
 
         Raises:
             MasterBusy: Another process uses the master.
@@ -76,6 +85,9 @@ class Master:
         with self._locked():
             if not self.path.exists():
                 self._create()
+            # A connection elsewhere in this process would lose DuckDB's lock by our reading.
+            journaled = self._is_listed_as_closed()
+            write = JournaledWrite(self.path, self.journal_path) if journaled else None
             connection = self._connect(read_only=False)
             try:
                 connection.execute("begin")
@@ -89,6 +101,8 @@ class Master:
                 connection.execute("checkpoint")
             finally:
                 connection.close()
+                if write and not self.sidecars and self._is_listed_as_closed():
+                    write.finish()
             self._assert_no_logs()
 
     @contextmanager
@@ -131,7 +145,7 @@ class Master:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._lock_out_writers(fd)
-                yield QuiescentMaster(self.path, fd)
+                yield QuiescentMaster(self.path, fd, Journal.load(self.journal_path))
             finally:
                 os.close(fd)
 
@@ -207,8 +221,15 @@ class Master:
                 "or give the path of another one."
             )
 
+    def _is_open_here(self) -> bool:
+        return any(holder.pid == os.getpid() for holder in locks.holders(self.path))
+
+    def _is_listed_as_closed(self) -> bool:
+        """Return whether the system lists locks, and none of this process on the file."""
+        return locks.PROC_LOCKS.exists() and not self._is_open_here()
+
     def _assert_not_open_here(self) -> None:
-        if any(holder.pid == os.getpid() for holder in locks.holders(self.path)):
+        if self._is_open_here():
             raise MasterOpenHere(
                 f"This process still has {self.path} open in DuckDB, and reading the file here "
                 "would drop DuckDB's lock on it; close that connection, and publish again."
@@ -248,14 +269,16 @@ class QuiescentMaster:
     Attributes:
         path: Its path.
         fd: Its open file.
+        journal: The journal of its checkpoints.
         header: Its header.
         header_bytes: The bytes of its header.
         bytes: Its size.
     """
 
-    def __init__(self, path: Path, fd: int) -> None:
+    def __init__(self, path: Path, fd: int, journal: Journal) -> None:
         self.path = path
         self.fd = fd
+        self.journal = journal
         self.header, self.header_bytes = self._read_header()
         self.bytes = os.fstat(fd).st_size
 

@@ -13,17 +13,18 @@ from typing import Unpack
 from replica_platform.core.files import fsync_dir
 from replica_platform.replica.copy.blocks import file_digest
 from replica_platform.replica.copy_master import MasterCopier, MasterCopy
-from replica_platform.replica.errors import translate_errors
+from replica_platform.replica.errors import CandidateDamaged, translate_errors
 from replica_platform.replica.master import Master
 from replica_platform.replica.options import PublishKeywords, PublishOptions, StepTimer
+from replica_platform.replica.probe.process import Content
+from replica_platform.replica.probe.verify_copy import verify_copy
 from replica_platform.replica.store.candidate import Candidate, Publication
 from replica_platform.replica.store.folders import building_path, clear_orphans, make_folders
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, Seal, file_name, now, readers_catalog
 from replica_platform.replica.store.ownership import assert_own_store
 from replica_platform.replica.store.pointer import store_lock
-from replica_platform.replica.store.probe_process import Content
-from replica_platform.replica.store.verify_copy import verify_copy
+from replica_platform.replica.store.spare import remove_spares
 
 
 def publish(
@@ -87,22 +88,16 @@ def prepare(
         clear_orphans(layout)
         current = layout.latest()
         target = building_path(layout)
-        with MasterCopier(layout, current, target, options, steps) as copier:
-            copy = copier.copy(Master(master, patience_s=options.patience_s))
-            if copy is not None:
-                content = verify_copy(
-                    target,
-                    copy.file.scan,
-                    copy.probe,
-                    readers_catalog(Path(master).name),
-                    options.required,
-                    steps,
-                )
-        if copy is not None:
+        verified = _copy_and_verify(
+            layout, current, target, options, steps, Master(master, patience_s=options.patience_s)
+        )
+        if verified is not None:
             steps("name")
+            copy, content = verified
             manifest = _describe(layout, copy, content, current, options, Path(master).name)
             manifest = _name(layout, target, manifest)
         else:
+            copy = None
             assert current is not None
             manifest = _confirm(layout, current, options)
         candidate = Candidate(
@@ -110,6 +105,8 @@ def prepare(
             manifest=manifest,
             how=copy.file.how if copy else "unchanged",
             blocks_written=copy.file.blocks_written if copy else 0,
+            blocks_read=copy.file.scan.read if copy else 0,
+            compared_all=copy.difference.reason if copy and copy.difference else "",
             steps=steps.finish(),
             keep=options.retention.keep,
             min_age_s=options.retention.min_age_s,
@@ -117,6 +114,41 @@ def prepare(
         )
         candidate.save()
     return candidate
+
+
+def _copy_and_verify(
+    layout: Layout,
+    current: Manifest | None,
+    target: Path,
+    options: PublishOptions,
+    steps: StepTimer,
+    master: Master,
+) -> tuple[MasterCopy, Content] | None:
+    """Copy the master and verify the copy; return None when readers have its state already.
+
+    A copy that was patched into a damaged spare is thrown away, and the master copied whole.
+    """
+    while True:
+        with MasterCopier(layout, current, target, options, steps) as copier:
+            copy = copier.copy(master)
+            if copy is None:
+                return None
+            try:
+                content = verify_copy(
+                    target,
+                    copy.file.scan,
+                    copy.probe,
+                    readers_catalog(master.path.name),
+                    options.required,
+                    steps,
+                    copy.written,
+                )
+            except CandidateDamaged:
+                if copy.file.how != "patch":
+                    raise
+                remove_spares(layout)
+            else:
+                return copy, content
 
 
 def _confirm(layout: Layout, current: Manifest, options: PublishOptions) -> Manifest:
@@ -163,6 +195,7 @@ def _describe(
         purpose=options.purpose_name,
         recipe=options.recipe,
         max_age_s=options.stale_after_s,
+        read_at=copy.read_at or moment,
     )
 
 

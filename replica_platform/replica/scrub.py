@@ -4,8 +4,6 @@ A file's seal cannot show a disk that returns other bytes than were written. `sc
 itself, past the page cache where the system allows it. The state is in `scrub.json` in the store.
 """
 
-import json
-import math
 import mmap
 import os
 import time
@@ -13,9 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
+from replica_platform.blocks.errors import BlockMissing
 from replica_platform.core import locks
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.files import write_atomically
@@ -23,12 +21,7 @@ from replica_platform.core.reports import Progress, ReportFields, format_bytes
 from replica_platform.replica.copy.blocks import block_range, count_blocks, digest
 from replica_platform.replica.copy.file_format import BLOCK_BYTES
 from replica_platform.replica.copy.priority import lower_priority
-from replica_platform.replica.errors import (
-    BlockMissing,
-    NothingPublished,
-    StoreBusy,
-    translate_errors,
-)
+from replica_platform.replica.errors import NothingPublished, StoreBusy, translate_errors
 from replica_platform.replica.publish import publish
 from replica_platform.replica.remote.assemble import rebuild
 from replica_platform.replica.remote.block_store import BlockStore
@@ -36,8 +29,14 @@ from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.integrity import Unusable
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, now
+from replica_platform.replica.store.scrub_state import (
+    WITHIN_S,
+    Round,
+    ScrubState,
+    save_scrub_state,
+)
+from replica_platform.replica.store.spare import find_spare
 
-WITHIN_S = 7 * 86_400.0
 MOST_BYTES = 4 * 1024**3
 
 
@@ -84,25 +83,6 @@ class Scrub(ReportFields):
         return f"{read}, and no damage was found."
 
 
-@dataclass
-class _Round:
-    """How far a generation's file was read.
-
-    Attributes:
-        next_block: The block to read next.
-        since: When the last round ended; every byte was right then.
-    """
-
-    next_block: int
-    since: datetime
-
-    def due(self, blocks: int, ahead_s: float, within_s: float) -> range:
-        """Return the blocks that have to be read now, to read all of them within the time."""
-        age_s = (now() - self.since).total_seconds() + ahead_s
-        share = min(1.0, max(0.0, age_s / within_s)) if within_s > 0 else 1.0
-        return range(self.next_block, math.ceil(share * blocks))
-
-
 def scrub(
     store: Path | str,
     *,
@@ -140,9 +120,10 @@ def scrub(
     if not kept:
         raise NothingPublished(f"Nothing is published in {layout.root}; publish into it first.")
     with _only_one(layout):
-        rounds, last = _load(layout, kept)
+        state = ScrubState.load(layout)
+        rounds = {one.file: state.round_of(one, _inode(layout, one)) for one in kept}
         moment = now()
-        ahead_s = min((moment - last).total_seconds(), within_s / 2) if last else 0.0
+        ahead_s = min((moment - state.last).total_seconds(), within_s / 2) if state.last else 0.0
         left, blocks_read, bytes_read = most_bytes, 0, 0
         for manifest in sorted(kept, key=lambda one: rounds[one.file].since):
             round_ = rounds[manifest.file]
@@ -155,14 +136,14 @@ def scrub(
             blocks_read += len(due) if read else 0
             round_.next_block = due.stop if due else round_.next_block
             if round_.next_block >= blocks:
-                rounds[manifest.file] = _Round(0, moment)
+                rounds[manifest.file] = Round(0, moment)
         damaged = [one for one in layout.kept() if layout.is_marked_damaged(one)]
         behind = [
             one.generation
             for one in kept
             if (moment - rounds[one.file].since).total_seconds() > within_s
         ]
-        _save(layout, rounds)
+        _save(layout, state, rounds, kept)
     problems = {
         one.generation: problem
         for one in damaged
@@ -293,32 +274,24 @@ def _only_one(layout: Layout) -> Iterator[None]:
             ) from None
 
 
-def _load(layout: Layout, kept: list[Manifest]) -> tuple[dict[str, _Round], datetime | None]:
-    """Return how far each generation was read, and when the last scrub was."""
-    last, saved = None, {}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        fields = json.loads(layout.scrub_state.read_bytes())
-        last = datetime.fromisoformat(fields["last"])
-        saved = {
-            file: _Round(int(one["next_block"]), datetime.fromisoformat(one["since"]))
-            for file, one in fields["generations"].items()
-        }
-    rounds = {}
+def _save(
+    layout: Layout, state: ScrubState, rounds: dict[str, Round], kept: list[Manifest]
+) -> None:
+    """Save how far each file was read, also the spare's, which was not read now."""
+    files = {}
+    spare = find_spare(layout)
+    if spare and spare.seal and (round_ := state.rounds.get(str(spare.seal.inode))):
+        files[str(spare.seal.inode)] = round_
     for manifest in kept:
-        # Every byte was read when it was published.
-        round_ = saved.get(manifest.file) or _Round(0, manifest.published_at)
-        # After a clock that jumped back, the age is unknown: read on from now.
-        rounds[manifest.file] = _Round(round_.next_block, min(round_.since, now()))
-    return rounds, last
+        if (inode := _inode(layout, manifest)) is not None:
+            files[str(inode)] = rounds[manifest.file]
+    save_scrub_state(layout, files)
 
 
-def _save(layout: Layout, rounds: dict[str, _Round]) -> None:
-    generations = {
-        file: {"next_block": round_.next_block, "since": round_.since.isoformat()}
-        for file, round_ in rounds.items()
-    }
-    fields = {"last": now().isoformat(), "generations": generations}
-    write_atomically(layout.scrub_state, json.dumps(fields, indent=1).encode())
+def _inode(layout: Layout, manifest: Manifest) -> int | None:
+    with suppress(OSError):
+        return layout.data(manifest).stat().st_ino
+    return None
 
 
 def _numbers(values: list[int]) -> str:

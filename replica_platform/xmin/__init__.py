@@ -35,11 +35,18 @@ from replica_platform.xmin.errors import (
     TargetTaken,
     TooManyDeletes,
 )
+from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
+from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.integrity.validate import Integrity, validate
-from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec, WriteMethod
+from replica_platform.xmin.reports import (
+    ContentProof,
+    GroupReport,
+    SyncReport,
+    TableSpec,
+    WriteMethod,
+)
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
-from replica_platform.xmin.upsert import MergeReport, merge_frame, read_rows
 
 verify = validate
 # Names of earlier versions.
@@ -51,12 +58,14 @@ __all__ = [
     "BadTableName",
     "CannotConnect",
     "CannotSync",
+    "ContentProof",
     "GroupReport",
     "Integrity",
     "MergeReport",
     "MissingGrant",
     "NoSuchTable",
     "NotFlushed",
+    "Proving",
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",

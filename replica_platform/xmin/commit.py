@@ -1,27 +1,31 @@
-"""The writing half of a sync: staged rows, deletes and the watermark, in one transaction a table.
+"""The writing half of a sync: staged rows, deletes and the watermark of one table.
 
 What is committed together is decided here, one method for each `WriteMethod`. The statements are
 those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import psycopg
 from psycopg import sql
 
 from replica_platform.xmin import resume
+from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.integrity.delete_limit import DeleteLimit
 from replica_platform.xmin.integrity.deletes import delete_absent_keys
 from replica_platform.xmin.integrity.key_hashes import KeyHashes
+from replica_platform.xmin.integrity.prover import Prover
+from replica_platform.xmin.integrity.rolling import ContentOfBothSides
 from replica_platform.xmin.plan import PlannedTable
-from replica_platform.xmin.reports import SyncReport, WriteMethod
+from replica_platform.xmin.reports import ContentProof, SyncReport, WriteMethod
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target import write
 from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
-from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
     TargetTable,
     adopt,
@@ -51,41 +55,80 @@ class Committed:
         oid: Its oid.
         written: The rows that were written.
         rows: How many rows it has.
+        proof: The part of its content that was proven.
     """
 
     oid: int
     written: WrittenRows
     rows: int
+    proof: ContentProof | None = None
+
+
+_Steps = Generator[None, None, tuple[WrittenRows, int]]
+Result = TypeVar("Result")
+
+
+def run_all(steps: Generator[None, None, Result]) -> Result:
+    """Run the steps that are left, and return the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(Result, end.value)
 
 
 class Commit:
     """Writes staged tables; called in a transaction on the target."""
 
     def __init__(
-        self, source: SourceSnapshot, target: psycopg.Connection, max_delete_fraction: float
+        self,
+        source: SourceSnapshot,
+        target: psycopg.Connection,
+        max_delete_fraction: float,
+        prover: Prover,
     ) -> None:
         self._source = source
         self._target = target
         self._max_delete_fraction = max_delete_fraction
+        self._prover = prover
 
-    def __call__(self, staged: StagedTable) -> SyncReport:
-        """Write the staged rows, the deletes and the watermark of one table.
+    def steps(
+        self, staged: StagedTable, *, linked: bool = False
+    ) -> Generator[None, None, SyncReport]:
+        """Write the staged rows; then the deletes and the watermark of one table.
+
+        Args:
+            staged: The table.
+            linked: Whether foreign keys join it to others of the same transaction: a row that one
+                of them may refer to is then deleted in the second step.
+
+        Yields:
+            After the first step.
+
+        Returns:
+            The report.
 
         Raises:
             Diverged: The target does not hold what its watermark or its ledger says.
             TooManyDeletes: More rows would be deleted than is allowed.
+            CannotSync: A trigger kept rows from being written as they are.
         """
         planned, staging = staged.planned, staging_name(staged.target)
+        found = planned.locked.found
+        if planned.plan.mode == "none" and found is not None:
+            yield
+            return self._prove_unchanged(staged, found)
         rows_read = self._staged_rows(staged)
         delivered = self._delivered(staged)
-        found = planned.locked.found
         if found is None:
             rows_read += count_rows(self._target, load_name(staged.target))
             committed = self._first_copy(staged)
+            yield
         else:
-            committed = self._into_existing(staged, found)
+            committed = yield from self._into_existing(staged, found, linked)
         if staged.has_rows:
             drop(self._target, staging)
+        committed = self._prove(staged, committed)
         watermarks.write(self._target, self._watermark(planned, committed, delivered))
         written, notes = committed.written, planned.report.notes
         return replace(
@@ -100,10 +143,81 @@ class Commit:
             w=self._source.snapshot.w,
             notes=notes
             + staged.notes
-            + tuple(change.note for change in planned.changes if change.note),
+            + tuple(change.note for change in planned.changes if change.note)
+            + _proof_notes(committed.proof),
             seconds=planned.request.times.total,
             seconds_by_step=planned.request.times.by_step,
+            proof=committed.proof,
         )
+
+    def _prove_unchanged(self, staged: StagedTable, found: TargetTable) -> SyncReport:
+        """Prove a part of a table whose source is unchanged; its watermark stays."""
+        planned = staged.planned
+        rows = self._rows_before(planned)
+        committed = self._prove(staged, Committed(found.oid, WrittenRows(), rows))
+        written = committed.written
+        report = replace(
+            planned.report,
+            rows_inserted=written.inserted,
+            rows_updated=written.updated,
+            rows_deleted=written.deleted,
+            notes=planned.report.notes + _proof_notes(committed.proof),
+            seconds=planned.request.times.total,
+            seconds_by_step=planned.request.times.by_step,
+            proof=committed.proof,
+        )
+        return replace(report, written_by=WriteMethod.MERGE) if report.changed else report
+
+    def _prove(self, staged: StagedTable, committed: Committed) -> Committed:
+        """Prove the part of the content that is due, now that the target is what the source was.
+
+        Raises:
+            Diverged: A row that is absent here cannot be written beside those that are.
+            TooManyDeletes: Too many rows are only in the target.
+        """
+        planned, found = staged.planned, staged.planned.locked.found
+        if found is None:
+            self._prover.begin(planned.target, committed.oid)
+            return committed
+        if planned.plan.mode == "full":  # all rows were compared
+            self._prover.proven_whole(planned.target, committed.oid, committed.rows)
+            return committed
+        # After a change of the definition, at the next sync.
+        if planned.part is None or any(change.statement for change in planned.changes):
+            return committed
+        by_xmin = planned.plan.mode != "timestamp"
+        both = ContentOfBothSides(
+            self._source, planned.table, self._target, _write_spec(staged, found), by_xmin
+        )
+        try:
+            with planned.request.times.step("prove"):
+                proof, repaired = self._prover.prove(
+                    both, committed.oid, planned.part, staging_name(planned.target)
+                )
+        except psycopg.errors.IntegrityError as error:
+            if not by_xmin:
+                raise
+            raise Diverged(
+                "A row of the source is absent in the target, where another "
+                "has its place; somebody has written to it."
+            ) from error
+        written = WrittenRows(
+            committed.written.inserted + repaired.inserted,
+            committed.written.updated + repaired.updated,
+            committed.written.deleted,
+        )
+        committed = replace(committed, written=written, proof=proof)
+        return self._delete_surplus(staged, committed) if proof.whole else committed
+
+    def _delete_surplus(self, staged: StagedTable, committed: Committed) -> Committed:
+        """Delete the rows that only the target has, which no part of the source shows."""
+        rows = count_rows(self._target, staged.target)
+        if rows == committed.rows:
+            return committed
+        deleted = self._delete(staged, rows)
+        _check_counts(staged, rows - deleted)
+        written = replace(committed.written, deleted=committed.written.deleted + deleted)
+        return replace(committed, written=written, rows=rows - deleted)
 
     def _staged_rows(self, staged: StagedTable) -> int:
         if not staged.has_rows:
@@ -121,7 +235,6 @@ class Commit:
             Diverged: An interrupted copy that was continued holds a key twice.
         """
         planned, target = staged.planned, staged.target
-        create_schema(self._target, target.schema)
         try:
             with planned.request.times.step("adopt"):
                 oid = adopt(self._target, target, planned.key)
@@ -134,10 +247,12 @@ class Commit:
         resume.clear(self._target, target)
         rows = count_rows(self._target, target)
         if staged.scanned is not None:
-            _, rows = self._merge(staged, inspect(self._target, [target])[target])
+            _, rows = run_all(self._merge(staged, inspect(self._target, [target])[target], False))
         return Committed(oid, WrittenRows(inserted=rows), rows)
 
-    def _into_existing(self, staged: StagedTable, found: TargetTable) -> Committed:
+    def _into_existing(
+        self, staged: StagedTable, found: TargetTable, linked: bool
+    ) -> Generator[None, None, Committed]:
         """Change the target's definition, then write the rows by the staged method."""
         for change in staged.planned.changes:
             if change.statement is not None:
@@ -148,14 +263,19 @@ class Commit:
             WriteMethod.REPAIR: self._repair,
             WriteMethod.MULTISET: self._replace_multiset,
         }
-        return Committed(found.oid, *methods[staged.method](staged, found))
+        written, rows = yield from methods[staged.method](staged, found, linked)
+        if found.row_triggers:
+            _check_triggers(self._target, staged, found)
+        return Committed(found.oid, written, rows)
 
-    def _merge(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _merge(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Merge the staged rows by key, delete what the source lacks, and check the counts."""
         planned = staged.planned
         written, deleted = WrittenRows(), 0
         rows = self._rows_before(planned)
-        deletes_first = found.has_constraints_beside(planned.key)
+        deletes_first = found.has_constraints_beside(planned.key) and not (
+            linked and found.referred_to
+        )
         if deletes_first:
             deleted = self._delete_before_merge(staged, found, rows)
         if staged.has_rows:
@@ -165,6 +285,7 @@ class Commit:
             with planned.request.times.step("merge"):
                 written = write.merge(self._target, _write_spec(staged, found), equality)
         rows += written.inserted
+        yield
         if not deletes_first:
             with planned.request.times.step("deletes"):
                 deleted = self._delete(staged, rows)
@@ -179,25 +300,36 @@ class Commit:
         with staged.planned.request.times.step("deletes"):
             return self._delete(staged, rows)
 
-    def _replace(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _replace(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Make the staged rows the content of the table, or of the scope of a repair."""
         rows = count_rows(self._target, staged.target)  # the watermark's count is not believed
-        with staged.planned.request.times.step("replace"):
-            written = write.replace_by_key(self._target, _write_spec(staged, found))
+        step = staged.planned.request.times.step
+        spec, deletes_last = _write_spec(staged, found), linked and found.referred_to
+        with step("replace"):
+            if deletes_last:
+                written = write.merge(self._target, spec, Equality.XMIN_AND_CONTENT)
+            else:
+                written = write.replace_by_key(self._target, spec)
+        yield
+        if deletes_last:
+            with step("replace"):
+                written = replace(written, deleted=write.delete_unstaged(self._target, spec))
         self._check_deletes(staged.planned, written.deleted, rows)
         return written, rows + written.inserted - written.deleted
 
-    def _repair(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _repair(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Replace the rows of the key ranges that differ, where there are any."""
         if staged.has_rows:
-            return self._replace(staged, found)
+            return (yield from self._replace(staged, found, linked))
+        yield
         return WrittenRows(), count_rows(self._target, staged.target)
 
-    def _replace_multiset(self, staged: StagedTable, found: TargetTable) -> tuple[WrittenRows, int]:
+    def _replace_multiset(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Make the staged rows the content of a table without a key."""
         rows = count_rows(self._target, staged.target)
         with staged.planned.request.times.step("replace"):
             written = write.replace_multiset(self._target, _write_spec(staged, found))
+        yield
         # Without a key a changed row is a deleted and an inserted one.
         self._check_deletes(staged.planned, max(0, written.deleted - written.inserted), rows)
         return written, rows + written.inserted - written.deleted
@@ -278,14 +410,36 @@ class Commit:
         )
 
 
+def _check_triggers(target: psycopg.Connection, staged: StagedTable, found: TargetTable) -> None:
+    """Check that the user's triggers have let every row through as it is.
+
+    Deletes that a trigger suppresses after a scan show in the counts; the repair comes here.
+
+    Raises:
+        CannotSync: They have not.
+    """
+    spec, replaced = _write_spec(staged, found), staged.method is not WriteMethod.MERGE
+    if staged.has_rows and write.differs_from_staged(target, spec, replaced=replaced):
+        names = [sql.Identifier(name).as_string() for name in found.row_triggers]
+        disable = ", ".join(f"DISABLE TRIGGER {name}" for name in names)
+        raise CannotSync(
+            f"{staged.target} is not what the source is after it was written; its triggers "
+            f"({', '.join(names)}) suppress or change rows. Nothing was changed. Run in the "
+            f"target: ALTER TABLE {staged.target.sql.as_string()} {disable};"
+        )
+
+
+def _proof_notes(proof: ContentProof | None) -> tuple[str, ...]:
+    """Return what the report says of a proof: nothing, where all was equal."""
+    return (proof.sentence,) if proof and proof.differing else ()
+
+
 def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
     planned = staged.planned
     columns = writable_columns(planned.table, found)
     # Not where the delete would take more than the insert brings back.
     kept = set(found.columns) - found.generated - set(columns)
-    delete_changed = (
-        found.has_constraints_beside(planned.key) and not found.referred_to and not kept
-    )
+    delete_changed = found.has_constraints_beside(planned.key) and not found.acted_upon and not kept
     return WriteSpec(
         staged.target,
         staging_name(staged.target),

@@ -13,6 +13,7 @@ from replica_platform.core.errors import PlatformError, TerminalError, Transient
 
 LOCK_TIMEOUT_S = 30
 PROTOCOL_VIOLATION = "08P01"
+FOREIGN_KEY_VIOLATION = "23503"
 # A session that was idle in a transaction, or a transaction, has lasted too long for the server.
 TIMEOUTS = ("25P03", "25P04")
 
@@ -89,6 +90,11 @@ def translated(error: psycopg.Error, side: Side, table: object) -> PlatformError
         return TableBusy(
             f"{table} stayed locked on the {side} for {LOCK_TIMEOUT_S} s ({message}); "
             "try again when the other session is done."
+        )
+    if state == FOREIGN_KEY_VIOLATION:
+        return CannotSync(
+            f"The {side} refused the sync of {table}: {message}. Sync the tables that its foreign "
+            "keys join in one group, so that they are written together at one snapshot."
         )
     if _is_transient(error, state):
         kind = SourceInterrupted if side == "source" else TargetInterrupted

@@ -11,6 +11,7 @@ from psycopg import sql
 from replica_platform.xmin.copy.changes import ChangedRows, holds_covered_rows
 from replica_platform.xmin.decide import FARTHEST, Plan, Situation, decide
 from replica_platform.xmin.errors import CannotSync, translate_errors
+from replica_platform.xmin.integrity.parts import Part
 from replica_platform.xmin.lock import LockedTable, SyncRequest
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.reports import SyncReport
@@ -39,6 +40,7 @@ class PlannedTable:
         window: By timestamp: the condition that the rows to read meet.
         rewritten: Oids of the leaves that were rewritten since and still hold rows older than W.
         report: What can be reported before anything is read; final for a plan of mode `none`.
+        part: The part of the content that is to be proven; None where none is due.
     """
 
     locked: LockedTable
@@ -50,6 +52,12 @@ class PlannedTable:
     window: sql.Composable | None
     rewritten: frozenset[int]
     report: SyncReport
+    part: Part | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to read, to write or to prove."""
+        return self.plan.mode == "none" and self.part is None
 
     @property
     def request(self) -> SyncRequest:

@@ -68,6 +68,38 @@ class WriteMethod(StrEnum):
 
 
 @dataclass(frozen=True)
+class ContentProof(DoneReport):
+    """The part of a table's content that one sync has proven.
+
+    Attributes:
+        rows: How many rows were compared by all their columns.
+        differing: How many of them differed in the target, or were absent there.
+        repaired: How many rows were written to repair that.
+        bytes: Bytes of the source's heap that were read.
+        seconds: How long it took.
+        whole: Whether the part ended a round: every row was proven since the round began.
+    """
+
+    rows: int
+    differing: int
+    repaired: int
+    bytes: int
+    seconds: float
+    whole: bool
+
+    @property
+    def sentence(self) -> str:
+        """What was compared, and what differed."""
+        compared = f"The content of {self.rows:,} rows was compared in {self.seconds:.1f} s"
+        if not self.differing:
+            return f"{compared}: equal."
+        return (
+            f"{compared}: {self.differing:,} differed, though nothing had changed them in the "
+            f"source; {self.repaired:,} were repaired. Another program writes to the target."
+        )
+
+
+@dataclass(frozen=True)
 class SyncReport(DoneReport):
     """What one sync of one table did.
 
@@ -89,6 +121,7 @@ class SyncReport(DoneReport):
         columns: The data columns, each with its type.
         notes: Further findings: columns added or kept, the transaction that holds W back.
         seconds_by_step: How long each step took.
+        proof: The part of the content that was proven; None where none was due.
     """
 
     table: str
@@ -108,6 +141,7 @@ class SyncReport(DoneReport):
     columns: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
+    proof: ContentProof | None = None
 
     @property
     def changed(self) -> bool:
@@ -117,7 +151,7 @@ class SyncReport(DoneReport):
     @property
     def sentence(self) -> str:
         """What was done."""
-        if self.mode == "none":
+        if self.mode == "none" and not self.changed:
             return f"{self.target_table} is unchanged: {self.why}"
         return (
             f"{self.target_table}: {self.rows_inserted:,} rows inserted, {self.rows_updated:,} "

@@ -36,6 +36,7 @@ from replica_platform.xmin.reports import WriteMethod
 from replica_platform.xmin.resume import InterruptedCopy
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import types
+from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
     SYNC_COLUMNS,
     create_staging,
@@ -72,7 +73,9 @@ class StagedTable:
 
     @property
     def reads_source(self) -> bool:
-        """Whether the commit may have to compare keys with the source."""
+        """Whether the commit may have to compare keys or content with the source."""
+        if self.planned.part is not None:
+            return True
         if self.planned.request.spec.deletes == "never":
             return False
         return self.method is WriteMethod.MERGE or self.scanned is not None
@@ -104,6 +107,8 @@ class Stage:
         """Read what the plan needs."""
         with translate_errors("target", planned.target):
             self._create_types(planned)
+            if planned.plan.mode == "none":
+                return StagedTable(planned, WriteMethod.NOTHING)
             if planned.plan.changed is not None:
                 return self._changed_rows(planned, planned.plan.changed)
             if planned.plan.compare_first:
@@ -116,6 +121,7 @@ class Stage:
         with translate_errors("source", planned.request.source):
             needed = types.types_of(self._source.connection, planned.table)
         types.keep_in_step(self._target, needed)
+        types.make_operators_visible(self._target, needed)
 
     def _changed_rows(self, planned: PlannedTable, changed: ChangedRows) -> StagedTable:
         """Scan the table, and copy the rows that the watermark does not cover."""
@@ -164,6 +170,8 @@ class Stage:
 
     def _first_copy(self, planned: PlannedTable) -> StagedTable:
         """Load every row into what becomes the target table."""
+        # Before anything is read, and by itself: another sync may create the same schema.
+        create_schema(self._target, planned.target.schema)
         load = load_name(planned.target)
         if not planned.table.has_xmin:
             rows = self._rows(planned, _ALL_ROWS)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,8 @@ import psycopg
 
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Progress
-from replica_platform.xmin.commit import Commit, Diverged
+from replica_platform.xmin.commit import Commit
+from replica_platform.xmin.commit_group import GroupCommit, Outcome
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
 from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
 from replica_platform.xmin.copy.workers import Workers
@@ -26,6 +27,8 @@ from replica_platform.xmin.errors import (
     TargetInterrupted,
     translate_errors,
 )
+from replica_platform.xmin.integrity.parts import Proving
+from replica_platform.xmin.integrity.prover import Prover
 from replica_platform.xmin.lock import LockedTable, SyncRequest, lock_tables
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import PlannedTable, plan_table
@@ -34,10 +37,12 @@ from replica_platform.xmin.session import open_target
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
 from replica_platform.xmin.target import watermark as watermarks
+from replica_platform.xmin.target.foreign_keys import ForeignKeys, read_foreign_keys
 
 log = logging.getLogger(__name__)
 
 TURNS = 4
+_JOINED = "A table that a foreign key joins to it has to be synced again."
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class SyncOptions:
         batch_bytes: How many bytes of heap a range holds; None chooses.
         max_delete_fraction: The largest fraction of a table that may be deleted.
         take_over: Whether targets may be taken from other source tables.
+        proving: How much of the content is proven; None proves nothing.
         progress: Told the bytes done and expected of each table.
     """
 
@@ -62,6 +68,7 @@ class SyncOptions:
     batch_bytes: int | None
     max_delete_fraction: float
     take_over: bool
+    proving: Proving | None
     progress: Progress | None
 
 
@@ -80,6 +87,7 @@ def sync(
     key: Sequence[str] | None = None,
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
+    prove: Proving | None = None,
     progress: Progress | None = None,
 ) -> SyncReport:
     """Bring one table of the target in step with its source.
@@ -99,6 +107,7 @@ def sync(
         key: The key columns, where the source has no key (views).
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether the target may be taken from another source table.
+        prove: How much of the content this sync compares and repairs; None compares nothing.
         progress: Told the bytes done and expected.
 
     Returns:
@@ -115,7 +124,7 @@ def sync(
         table, into, mode, timestamp_column, deletes, tuple(key) if key else None, timestamp_zone
     )
     options = SyncOptions(
-        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, progress
+        source, target, True, workers, batch_bytes, max_delete_fraction, take_over, prove, progress
     )
     group = _Group(options, [spec])
     report = group.sync()
@@ -134,6 +143,7 @@ def sync_group(
     batch_bytes: int | None = None,
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
+    prove: Proving | None = None,
     progress: Progress | None = None,
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
@@ -150,6 +160,8 @@ def sync_group(
         batch_bytes: How many bytes of heap a range holds; None chooses.
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether targets may be taken from other source tables.
+        prove: How much of the content of each table this sync compares and repairs; None compares
+            nothing.
         progress: Told the bytes done and expected of each table.
 
     Returns:
@@ -162,7 +174,15 @@ def sync_group(
         NotFlushed: The source did not flush its WAL in time.
     """
     options = SyncOptions(
-        source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, progress
+        source,
+        target,
+        atomic,
+        workers,
+        batch_bytes,
+        max_delete_fraction,
+        take_over,
+        prove,
+        progress,
     )
     return _Group(options, tables).sync()
 
@@ -174,10 +194,6 @@ class _OneTable(Protocol):
 
 Before = TypeVar("Before", bound=_OneTable)
 After = TypeVar("After")
-
-
-class _RolledBack(Exception):
-    """A table of an atomic group failed: the transaction of all of them is rolled back."""
 
 
 class _Group:
@@ -225,7 +241,7 @@ class _Group:
         """
         if last:
             self.errors |= {
-                name: TargetInterrupted(f"{why} Run the same sync again.")
+                name: TargetInterrupted(f"{why or _JOINED} Run the same sync again.")
                 for name, why in diverged.items()
             }
             return set()
@@ -243,21 +259,26 @@ class _Group:
         requests = self._requests(specs, doubts)
         with ExitStack() as stack:
             target = stack.enter_context(open_target(options.target))
-            locked = self._lock(target, requests)
+            locked, foreign_keys = self._lock(target, requests)
             source = stack.enter_context(SourceSnapshot(options.source))
             self._begin(source, locked)
             planned = self._each(partial(plan_table, source), locked)
+            prover = Prover(target, options.proving)
+            planned = _with_parts(prover, planned)
             tuning = self._tune(source, target, planned)
             workers = stack.enter_context(Workers(source, options.target, target, tuning.workers))
             stage = Stage(source, target, workers, tuning.batch_bytes, options.progress)
-            staged = self._each(stage, [one for one in planned if one.plan.mode != "none"])
+            staged = self._each(stage, [one for one in planned if not one.idle])
 
             def release_source() -> None:
                 workers.release()
                 source.release()
 
-            committed, diverged = self._commit(source, target, staged, release_source)
-        return _reports(planned, committed), diverged
+            commit = Commit(source, target, options.max_delete_fraction, prover)
+            outcome = self._commit(
+                source, staged, GroupCommit(target, commit, foreign_keys, release_source)
+            )
+        return _reports(planned, outcome.reports), outcome.diverged
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []
@@ -270,12 +291,17 @@ class _Group:
 
     def _lock(
         self, target: psycopg.Connection, requests: Sequence[SyncRequest]
-    ) -> list[LockedTable]:
+    ) -> tuple[list[LockedTable], ForeignKeys]:
+        """Lock the target tables; refuse those that no order of writing satisfies."""
         with translate_errors("target", _names(request.target for request in requests)):
             watermarks.prepare(target)
             locked, busy = lock_tables(target, requests)
-        self.errors |= busy
-        return locked
+            foreign_keys = read_foreign_keys(
+                target, {one.target: one.found.oid for one in locked if one.found}
+            )
+        refused = foreign_keys.circular()
+        self.errors |= busy | {str(name): error for name, error in refused.items()}
+        return [one for one in locked if one.target not in refused], foreign_keys
 
     def _begin(self, source: SourceSnapshot, locked: Sequence[LockedTable]) -> None:
         names = [one.request.source for one in locked]
@@ -316,74 +342,18 @@ class _Group:
             log.warning("sync of %s failed: %s", name, error)
 
     def _commit(
-        self,
-        source: SourceSnapshot,
-        target: psycopg.Connection,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Pass the barrier, then commit; return the reports, and why targets have diverged.
-
-        Tables that may need the source go first. It is released before the others: while its
-        snapshot is open, the source keeps old row versions and lets no table be altered.
-        """
-        atomic = self._options.atomic
-        if not staged or (atomic and self.errors):
-            return {}, {}
+        self, source: SourceSnapshot, staged: Sequence[StagedTable], commit: GroupCommit
+    ) -> Outcome:
+        """Pass the barrier, then commit."""
+        if not staged or (self._options.atomic and self.errors):
+            return Outcome()
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
-        commit = Commit(source, target, self._options.max_delete_fraction)
-        if atomic:
-            return self._commit_together(target, commit, staged, release_source)
-        return self._commit_each(target, commit, staged, release_source)
-
-    def _commit_each(
-        self,
-        target: psycopg.Connection,
-        commit: Commit,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Commit each table with its watermark."""
-        reports: dict[str, SyncReport] = {}
-        diverged: dict[str, str] = {}
-        for one in sorted(staged, key=lambda one: not one.reads_source):
-            if not one.reads_source:
-                release_source()
-            name = str(one.target)
-            with self._recording(name):
-                try:
-                    with translate_errors("target", name), target.transaction():
-                        report = commit(one)
-                except Diverged as finding:
-                    diverged[name] = str(finding)
-                else:  # only now the transaction has been committed
-                    reports[name] = report
-        return reports, diverged
-
-    def _commit_together(
-        self,
-        target: psycopg.Connection,
-        commit: Commit,
-        staged: Sequence[StagedTable],
-        release_source: Callable[[], None],
-    ) -> tuple[dict[str, SyncReport], dict[str, str]]:
-        """Commit all tables in one transaction, or none."""
-        diverged: dict[str, str] = {}
-        try:
-            with (
-                translate_errors("target", _names(one.target for one in staged)),
-                target.transaction(),
-            ):
-                reports, diverged = self._commit_each(target, commit, staged, release_source)
-                if self.errors or diverged:
-                    raise _RolledBack
-        except _RolledBack:
-            return {}, diverged
-        except PlatformError as error:  # the common transaction failed, and with it every table
-            self.errors |= {str(one.target): error for one in staged}
-            return {}, {}
-        return reports, diverged
+        outcome = commit.together(staged) if self._options.atomic else commit.each(staged)
+        for name, error in outcome.errors.items():
+            log.warning("sync of %s failed: %s", name, error)
+        self.errors |= outcome.errors
+        return outcome
 
 
 def _reports(
@@ -393,7 +363,7 @@ def _reports(
     reports: dict[str, SyncReport] = {}
     for one in planned:
         name = str(one.target)
-        if one.plan.mode == "none":
+        if one.idle:
             reports[name] = one.report
         elif name in committed:
             reports[name] = committed[name]
@@ -404,6 +374,26 @@ def _reports(
             report.seconds,
         )  # fmt: skip
     return reports
+
+
+def _with_parts(prover: Prover, planned: Sequence[PlannedTable]) -> list[PlannedTable]:
+    """Return the tables with the parts of their content that are to be proven now."""
+    provable = {
+        one.target: (one.locked.found.oid, one.table)
+        for one in planned
+        if one.locked.found and one.plan.mode != "full" and one.key and one.table.has_xmin
+    }
+    due = prover.due(provable)
+    if prover.proves:
+        planned = [_saying_what_is_not_proven(one) for one in planned]
+    return [replace(one, part=due.get(one.target)) for one in planned]
+
+
+def _saying_what_is_not_proven(one: PlannedTable) -> PlannedTable:
+    if one.plan.mode == "full" or one.table.has_xmin:
+        return one
+    note = "Its content is not proven by parts, since it is no heap table; use validate --content."
+    return replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
 
 
 def _target(spec: TableSpec) -> str:

@@ -129,6 +129,13 @@ def test_sync_and_validate(cli: Cli, source: str, target: str) -> None:
     assert found["in_sync"]
     assert found["score"] > 0.99
     with psycopg.connect(target) as connection:
+        connection.execute("update copied.t set note = 'y' where id < 8")
+    repaired = cli("sync", *where, "--prove", "0")
+    assert "7 differed" in repaired.stdout
+    assert "7 were repaired" in repaired.stdout
+    assert "100 rows was compared" in cli("sync", *where, "--prove", "0").stdout
+    assert cli("sync", *where, "--prove", "-1").returncode == 2
+    with psycopg.connect(target) as connection:
         connection.execute("delete from copied.t where id = 7")
     broken = cli("validate", *where)
     assert broken.returncode == 1

@@ -4,10 +4,12 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 
 import pytest
 
+from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, BlockStoreUnavailable
 from replica_platform.replica import (
     BlockStore,
     Master,
@@ -19,14 +21,7 @@ from replica_platform.replica import (
     status,
     verify,
 )
-from replica_platform.replica.errors import (
-    BlockMissing,
-    BlockStoreDamaged,
-    BlockStoreUnavailable,
-    GenerationDamaged,
-    NothingPublished,
-    PointerMoved,
-)
+from replica_platform.replica.errors import GenerationDamaged, NothingPublished, PointerMoved
 from replica_platform.replica.store.layout import Layout
 from replica_platform_tests.replica.conftest import damage
 
@@ -183,8 +178,7 @@ def test_two_concurrent_pushes_lose_nothing(
     read_pointer = block_store._last_pointer
 
     def push(store: Path) -> str:
-        mine = BlockStore.__new__(BlockStore)
-        mine.objects = block_store.objects
+        mine = copy(block_store)
 
         def last_pointer() -> object:
             found = read_pointer()
@@ -272,7 +266,7 @@ def test_pruning_keeps_what_can_be_pulled(
 ) -> None:
     from datetime import timedelta
 
-    from replica_platform.replica.remote import block_store as module
+    from replica_platform.blocks import pool as module
 
     block_store = BlockStore(tmp_path / "blocks")
     for day in (3, 4, 5):

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from replica_platform.replica.store import probe
+from replica_platform.replica.probe import program
 
 
 class Counting:
@@ -42,7 +42,7 @@ def many(tmp_path: Path) -> Iterator[Counting]:
 
 @pytest.mark.parametrize("scan", [[], ["t 7", "other.t 3"], ["*"]])
 def test_rows_and_schemas_of_many_tables(many: Counting, scan: list[str]) -> None:
-    tables = probe.read_tables(many, scan)  # type: ignore[arg-type]
+    tables = program.read_tables(many, scan)  # type: ignore[arg-type]
     expected = {f"{'other.' if i % 3 == 0 else ''}t {i}": max(0, i - i % 5) for i in range(300)}
     assert {name: found["rows"] for name, found in tables.items()} == {**expected, "wide": 1}
     assert len({found["schema"] for found in tables.values()}) == 2
@@ -50,7 +50,7 @@ def test_rows_and_schemas_of_many_tables(many: Counting, scan: list[str]) -> Non
 
 @pytest.mark.parametrize("scan", [[], ["*"]])
 def test_statements_are_few_and_read_every_table(many: Counting, scan: list[str]) -> None:
-    probe.read_tables(many, scan)  # type: ignore[arg-type]
+    program.read_tables(many, scan)  # type: ignore[arg-type]
     assert len(many.statements) < 50
     read = " ".join(sql for sql in many.statements if "hash" in sql)
     assert all(f'"t {i}"' in read for i in range(300))
@@ -59,8 +59,8 @@ def test_statements_are_few_and_read_every_table(many: Counting, scan: list[str]
 def test_only_the_largest_of_very_many_tables_are_read(
     many: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "FIRST_ROWS_OF_TABLES", 10)
-    probe.read_tables(many, ["t 1"])  # type: ignore[arg-type]
+    monkeypatch.setattr(program, "FIRST_ROWS_OF_TABLES", 10)
+    program.read_tables(many, ["t 1"])  # type: ignore[arg-type]
     read = " ".join(sql for sql in many.statements if "hash" in sql)
     assert all(f'"t {i}"' in read for i in (1, 295, 299))
     assert '"t 5"' not in read
@@ -68,4 +68,4 @@ def test_only_the_largest_of_very_many_tables_are_read(
 
 def test_a_missing_required_table_is_named(many: Counting) -> None:
     with pytest.raises(LookupError, match="required table absent"):
-        probe.read_tables(many, ["absent"])  # type: ignore[arg-type]
+        program.read_tables(many, ["absent"])  # type: ignore[arg-type]

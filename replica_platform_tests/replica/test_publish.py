@@ -31,8 +31,8 @@ from replica_platform.replica.errors import (
     MasterOpenHere,
     WrongLineage,
 )
+from replica_platform.replica.probe.process import Probe
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.probe_process import Probe
 from replica_platform_tests.replica.conftest import damage
 
 
@@ -279,20 +279,6 @@ def test_a_hard_link_is_never_patched(
     before = other_name.read_bytes()
     assert publish_next(5, keep=1).how == "copy"
     assert other_name.read_bytes() == before
-
-
-def test_a_damaged_spare_is_detected_and_replaced(
-    publish_next: Callable[..., Publication], master: Master, store: Path
-) -> None:
-    """The spare's manifest is trusted at first; the digests afterwards reveal the damage."""
-    publish_next(3, keep=1)
-    publish_next(4, keep=1)
-    damage(next((store / "spare").glob("*.duckdb")), 1_000_000, b"\xff\x00\xff\x00")
-    with pytest.raises(CandidateDamaged, match="differs from the master"):
-        publish_next(5, keep=1)
-    publication = publish(master.path, store)
-    assert publication.how == "copy"
-    assert verify(store).ok
 
 
 def test_generations_are_numbered_not_dated(

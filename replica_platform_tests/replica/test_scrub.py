@@ -53,9 +53,10 @@ def days(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """A function that lets so many days pass."""
     import sys
 
-    module = sys.modules["replica_platform.replica.scrub"]
     moment = [datetime.now(UTC)]
-    monkeypatch.setattr(module, "now", lambda: moment[0])
+    for name in ("scrub", "store.scrub_state", "difference"):
+        module = sys.modules[f"replica_platform.replica.{name}"]
+        monkeypatch.setattr(module, "now", lambda: moment[0])
 
     def passed(count: float) -> None:
         moment[0] += count * DAY

@@ -10,8 +10,14 @@ import pytest
 
 from replica_platform.app import embedded
 from replica_platform.app.embedded import Server, server_at
-from replica_platform.xmin import sync, validate
-from replica_platform.xmin.errors import CannotSync
+from replica_platform.xmin import (
+    CannotSync,
+    Proving,
+    TableSpec,
+    sync,
+    sync_group,
+    validate,
+)
 from replica_platform_tests.xmin.helpers import execute, rows
 from replica_platform_tests.xmin.test_zoo import check_zoo
 
@@ -122,3 +128,58 @@ def test_a_foreign_table_goes_by_timestamp_or_in_full(fifteen: Server) -> None:
     assert sync(source, target, "t", into="whole").rows_deleted == 0
     with pytest.raises(CannotSync, match="is a foreign table and has no xmin"):
         sync(source, target, "t", mode="scan")
+
+
+def test_citext_outside_the_search_path(fifteen: Server) -> None:
+    source, target = fifteen.dsn("source"), fifteen.dsn("target")
+    for dsn in (source, target):
+        execute(dsn, "create schema ext", "create extension citext schema ext")
+    execute(
+        source,
+        "create table words (word ext.citext primary key, n int)",
+        "create domain name as ext.citext",
+        "create table names (id name primary key)",
+        "insert into words select 'Word' || i, i from generate_series(1, 500) i",
+        "insert into names values ('Ann')",
+    )
+    specs = [TableSpec("words"), TableSpec("names")]
+    assert sync_group(source, target, specs).ok
+    execute(
+        source,
+        "update words set word = 'WORD' || n where n < 10",
+        "delete from words where word = 'Word20'",
+        "update names set id = 'ANN'",
+    )
+    group = sync_group(source, target, specs)
+    assert group.ok, group.failures
+    words = group.reports["public.words"]
+    assert (words.rows_inserted, words.rows_updated, words.rows_deleted) == (0, 9, 1)
+    for query in ("select word::text, n from words order by n", "select id::text from names"):
+        assert rows(source, query) == rows(target, query)
+    for mode in ("auto", "full"):
+        report = sync(source, target, "words", mode=mode, deletes="keys", prove=Proving(0))
+        assert not report.changed
+    execute(target, "update words set word = 'Word1' where n = 1")  # in another case only
+    found = validate(source, target, "words", content=True)
+    assert (found.stale_count, found.missing_count, found.extra_count) == (1, 0, 0)
+    assert sync(source, target, "words", prove=Proving(0)).rows_updated == 1
+    assert validate(source, target, "words", content=True).in_sync
+
+
+def test_counts_on_fifteen_beside_a_trigger(fifteen: Server) -> None:
+    """Its MERGE tells one number, of which the new keys are subtracted."""
+    source, target = fifteen.dsn("source"), fifteen.dsn("target")
+    for dsn in (source, target):
+        execute(dsn, "create table t (id int primary key, x int)")
+    execute(
+        target,
+        """create function skip() returns trigger language plpgsql as
+           $$ begin if new.id > 5 then return null; end if; return new; end $$""",
+        "create trigger skip before insert on t for each row execute function skip()",
+    )
+    execute(source, "insert into t select i, i from generate_series(1, 10) i")
+    with pytest.raises(CannotSync, match='DISABLE TRIGGER "skip"'):
+        sync(source, target, "t")
+    execute(target, "alter table t disable trigger skip")
+    report = sync(source, target, "t")
+    assert (report.rows_inserted, report.rows_updated) == (10, 0)

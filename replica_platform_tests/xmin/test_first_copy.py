@@ -1,5 +1,9 @@
 """A first sync creates schema, table, key, index and watermark, and moves every row."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
 import pytest
 
 from replica_platform.xmin import TableSpec, sync, sync_group, validate
@@ -132,3 +136,42 @@ def test_the_table_is_written_once_as_it_stays(source: str, target: str) -> None
     )
     assert set(seen) == set(after)
     assert after[0][0] == "p"
+
+
+@pytest.mark.parametrize("made", ["create schema fresh", "create schema kinds"])
+def test_a_schema_that_another_session_is_creating(made: str, source: str, target: str) -> None:
+    execute(
+        source,
+        "create schema kinds",
+        "create type kinds.mood as enum ('good')",
+        "create table t (id int primary key, m kinds.mood)",
+        "insert into t values (1, 'good')",
+    )
+    with psycopg.connect(target) as other, ThreadPoolExecutor(1) as pool:
+        other.execute(made)
+        syncing = pool.submit(sync, source, target, "t", into="fresh")
+        waits = "select count(*) from pg_locks where not granted and locktype = 'transactionid'"
+        while rows(target, waits) == [(0,)]:
+            assert not syncing.done()
+            time.sleep(0.01)
+        other.commit()
+        assert syncing.result().rows == 1
+    assert rows(target, "select id, m::text from fresh.t") == [(1, "good")]
+
+
+def test_a_type_that_another_session_is_creating(source: str, target: str) -> None:
+    execute(
+        source,
+        "create type mood as enum ('good')",
+        "create table t (id int primary key, m mood)",
+        "insert into t values (1, 'good')",
+    )
+    with psycopg.connect(target) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("create type mood as enum ('good')")
+        syncing = pool.submit(sync, source, target, "t")
+        waits = "select count(*) from pg_locks where not granted and locktype = 'transactionid'"
+        while rows(target, waits) == [(0,)]:
+            assert not syncing.done()
+            time.sleep(0.01)
+        other.commit()
+        assert syncing.result().rows == 1

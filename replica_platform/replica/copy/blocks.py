@@ -5,7 +5,7 @@ the position of the block, so that two swapped words pass it. Imports `xxhash` o
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,14 @@ class Scan:
     Attributes:
         digests: Each block's digest, in the file's order.
         unsound: Numbers of the blocks that fail DuckDB's own checksum.
-        changed: How many blocks differ from the known digests.
+        changed: Numbers of the blocks that differ from the known digests.
+        read: How many blocks were read.
     """
 
     digests: list[str]
     unsound: list[int]
-    changed: int = 0
+    changed: list[int]
+    read: int
 
 
 def block_range(block: int, file_bytes: int) -> tuple[int, int]:
@@ -72,7 +74,11 @@ def digest_blocks(path: Path, progress: Progress | None = None) -> list[str]:
 
 
 def scan_file(
-    path: Path, *, duckdb_block_bytes: int | None = None, progress: Progress | None = None
+    path: Path,
+    duckdb_block_bytes: int | None = None,
+    progress: Progress | None = None,
+    known: Sequence[str] = (),
+    only: Collection[int] | None = None,
 ) -> Scan:
     """Scan the file at `path`; see `scan`.
 
@@ -80,7 +86,7 @@ def scan_file(
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return scan(fd, os.fstat(fd).st_size, duckdb_block_bytes, progress)
+        return scan(fd, os.fstat(fd).st_size, duckdb_block_bytes, progress, known, None, only)
     finally:
         os.close(fd)
 
@@ -92,8 +98,9 @@ def scan(
     progress: Progress | None = None,
     known: Sequence[str] = (),
     on_changed: OnBlock | None = None,
+    only: Collection[int] | None = None,
 ) -> Scan:
-    """Read every block of an open file once and compute its digest.
+    """Read the blocks of an open file once and compute their digests.
 
     Args:
         fd: The open file.
@@ -103,37 +110,49 @@ def scan(
         known: Digests of a file that was verified before. A block with an equal digest is not
             compared with DuckDB's checksum again.
         on_changed: Called with each other block.
+        only: Read only these blocks and those beyond `known`, whose digests the others keep; by
+            default all.
     """
     total = count_blocks(file_bytes)
+    digests = [*known[:total], *[""] * (total - len(known))]
+    wanted: Sequence[int] = range(total)
+    if only is not None:
+        wanted = sorted({block for block in only if block < total} | {*range(len(known), total)})
 
     def scan_chunk(first: int) -> Scan:
         buffer = bytearray(BLOCK_BYTES)
         is_sound = make_checker(duckdb_block_bytes) if duckdb_block_bytes else None
-        found, unsound, changed = [], [], 0
-        for block in range(first, min(first + CHUNK_BLOCKS, total)):
+        found, unsound, changed = [], [], []
+        for block in wanted[first : first + CHUNK_BLOCKS]:
             start, size = block_range(block, file_bytes)
             view = memoryview(buffer)[:size]
             _read_exactly(fd, view, start)
             found.append(digest(view))
             if block < len(known) and known[block] == found[-1]:
                 continue
-            changed += 1
+            changed.append(block)
             if block and is_sound and not is_sound(view):
                 unsound.append(block)
             if on_changed:
                 on_changed(start, view)
-        return Scan(found, unsound, changed)
+        return Scan(found, unsound, changed, len(found))
 
     chunks: list[Scan] = []
     with ThreadPoolExecutor(THREADS, "scan", initializer=lower_priority) as pool:
-        for chunk in pool.map(scan_chunk, range(0, total, CHUNK_BLOCKS)):
+        for chunk in pool.map(scan_chunk, range(0, len(wanted), CHUNK_BLOCKS)):
             chunks.append(chunk)
             if progress:
-                progress(min(len(chunks) * CHUNK_BLOCKS, total), total, "blocks")
+                done = min(len(chunks) * CHUNK_BLOCKS, len(wanted))
+                progress(done, len(wanted), "blocks")
+    for block, found in zip(
+        wanted, (digest for chunk in chunks for digest in chunk.digests), strict=True
+    ):
+        digests[block] = found
     return Scan(
-        [digest for chunk in chunks for digest in chunk.digests],
+        digests,
         [block for chunk in chunks for block in chunk.unsound],
-        sum(chunk.changed for chunk in chunks),
+        [block for chunk in chunks for block in chunk.changed],
+        len(wanted),
     )
 
 

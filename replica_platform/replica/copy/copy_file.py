@@ -8,7 +8,7 @@ candidate is compared with. `block_bytes` is DuckDB's block size.
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +62,14 @@ def patch(
     known: Sequence[str],
     block_bytes: int,
     progress: Progress | None = None,
+    only: Collection[int] | None = None,
 ) -> FileCopy:
     """Write into `target`, whose digests are `known`, the blocks in which the source differs.
 
-    No other process may see or hold `target`.
+    No other process may see or hold `target`. With `only`, the others are known to be equal.
     """
     copy = os.open(target, os.O_RDWR | os.O_CLOEXEC)
-    return _write(source, copy, known, "patch", block_bytes, progress)
+    return _write(source, copy, known, "patch", block_bytes, progress, only)
 
 
 def copy_whole(
@@ -89,6 +90,7 @@ def _write(
     how: str,
     block_bytes: int,
     progress: Progress | None,
+    only: Collection[int] | None = None,
 ) -> FileCopy:
     """Read the source once: the bytes that are digested are the bytes that are written."""
     try:
@@ -101,10 +103,11 @@ def _write(
             progress,
             known,
             lambda start, content: _write_at(target, content, start),
+            only,
         )
     finally:
         os.close(target)
-    return FileCopy(how, scan, scan.changed)
+    return FileCopy(how, scan, len(scan.changed))
 
 
 def _write_at(fd: int, content: memoryview, start: int) -> None:

@@ -22,7 +22,7 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 
 @dataclass(frozen=True)
 class Header:
-    """A database's identity, checkpoint count and block size.
+    """A database's identity, checkpoint count, free list and block size.
 
     Attributes:
         storage: The storage version's number.
@@ -32,6 +32,7 @@ class Header:
         block_count: Blocks in use. Not a measure of the file's size: DuckDB cuts free blocks off
             the end of the file without lowering this count.
         block_bytes: The size of a block.
+        free_list: Where the list of free blocks begins, see `free_list`; all bits set for none.
     """
 
     storage: int
@@ -40,6 +41,7 @@ class Header:
     iteration: int
     block_count: int
     block_bytes: int
+    free_list: int
 
     @property
     def has_identity(self) -> bool:
@@ -59,10 +61,10 @@ def parse_header(raw: bytes) -> Header:
     """
     if len(raw) < HEADER_BYTES or raw[8:12] != MAGIC:
         raise NotDuckDB("it does not begin with DuckDB's header")
-    sound = [_is_sound(raw[at : at + SECTOR]) for at in range(0, HEADER_BYTES, SECTOR)]
+    sound = [has_checksum(raw[at : at + SECTOR]) for at in range(0, HEADER_BYTES, SECTOR)]
     if not sound[0] or not any(sound[1:]):
         raise NotDuckDB("its header does not match its own checksum")
-    iteration, block_count, block_bytes = max(
+    iteration, free_list, block_count, block_bytes = max(
         _database_header(raw, at)
         for at, is_sound in ((SECTOR, sound[1]), (2 * SECTOR, sound[2]))
         if is_sound
@@ -74,6 +76,7 @@ def parse_header(raw: bytes) -> Header:
         iteration=iteration,
         block_count=block_count,
         block_bytes=block_bytes or BLOCK_BYTES,
+        free_list=free_list,
     )
 
 
@@ -109,15 +112,18 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _database_header(raw: bytes, at: int) -> tuple[int, int, int]:
-    iteration, _meta, _free, block_count, block_bytes = struct.unpack_from("<QqqQQ", raw, at + 8)
-    return iteration, block_count, block_bytes
-
-
-def _is_sound(sector: bytes) -> bool:
+def has_checksum(block: bytes) -> bool:
+    """Return whether a header's sector, or a block, matches the checksum that it begins with."""
     # A database header that was never written is all zeros, and fails its checksum.
-    words = array("Q", sector)
+    words = array("Q", block)
     total = CHECKSUM_SEED
     for word in words[1:]:
         total ^= (word * CHECKSUM_PRIME) & _WORD
     return total == words[0]
+
+
+def _database_header(raw: bytes, at: int) -> tuple[int, int, int, int]:
+    iteration, _meta, free_list, block_count, block_bytes = struct.unpack_from(
+        "<QQQQQ", raw, at + 8
+    )
+    return iteration, free_list, block_count, block_bytes

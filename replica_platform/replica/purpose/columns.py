@@ -7,10 +7,10 @@ from pathlib import Path
 from replica_platform.core.reports import ReportFields
 from replica_platform.replica.errors import PurposeWrong
 from replica_platform.replica.master import Master
+from replica_platform.replica.probe.process import Probe, ProbeFailed
+from replica_platform.replica.probe.program import list_columns
 from replica_platform.replica.purpose.definition import Purpose
 from replica_platform.replica.purpose.rules import ALL, schema_and_table
-from replica_platform.replica.store.probe import list_columns
-from replica_platform.replica.store.probe_process import Probe, ProbeFailed
 
 # The type of each column, by name, for each table, by its schema and name.
 ColumnTypes = dict[tuple[str, str], dict[str, str]]

@@ -16,17 +16,18 @@ from replica_platform.core.reports import Progress
 from replica_platform.replica.copy.blocks import Scan, block_range, digest, digest_blocks
 from replica_platform.replica.copy.priority import half_the_cores
 from replica_platform.replica.errors import CandidateDamaged, translate_errors
+from replica_platform.replica.probe.process import Probe
+from replica_platform.replica.probe.verify_copy import verify_copy
 from replica_platform.replica.store.candidate import Candidate
 from replica_platform.replica.store.disk_space import reserve
 from replica_platform.replica.store.folders import building_path, clear_orphans, make_folders
 from replica_platform.replica.store.integrity import find_damage
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, Seal
+from replica_platform.replica.store.manifest import Manifest, Seal, now
 from replica_platform.replica.store.ownership import assert_own_store
 from replica_platform.replica.store.pointer import point_to, store_lock
-from replica_platform.replica.store.probe_process import Probe
-from replica_platform.replica.store.retention import Retention, remove_spares
-from replica_platform.replica.store.verify_copy import verify_copy
+from replica_platform.replica.store.retention import Retention
+from replica_platform.replica.store.spare import remove_spares
 
 CONNECTIONS = 8
 
@@ -67,17 +68,21 @@ def assemble(
             and not find_damage(layout.data(current), current)
         ):
             # The bytes are the same; only the time of confirmation may be new.
-            manifest, how, fetched = replace(manifest, seal=current.seal), "unchanged", 0
+            manifest = replace(manifest, seal=current.seal, read_at=current.read_at)
+            how, fetched = "unchanged", 0
         else:
             target = building_path(layout)
             with Probe() as probe, half_the_cores(probe.pid):
-                known = reserve(layout, target, manifest.bytes, retention)
-                fetched = _write_blocks(layout, manifest, target, known or [], fetch, progress)
-                verify_copy(target, Scan(manifest.block_digests, []), probe, manifest.catalog)
+                spare = reserve(layout, target, manifest.bytes, retention)
+                known = spare.block_digests if spare else []
+                fetched = _write_blocks(layout, manifest, target, known, fetch, progress)
+                verify_copy(
+                    target, Scan(manifest.block_digests, [], [], 0), probe, manifest.catalog
+                )
             path = layout.candidates / manifest.file
             target.replace(path)
             fsync_dir(layout.candidates)
-            manifest, how = replace(manifest, seal=Seal.of(path)), "pull"
+            manifest, how = replace(manifest, seal=Seal.of(path), read_at=now()), "pull"
         candidate = Candidate(
             store=layout.root,
             manifest=manifest,
@@ -120,11 +125,11 @@ def rebuild(layout: Layout, manifest: Manifest, fetch: Fetch) -> int:
         finally:
             target.unlink(missing_ok=True)
         fsync_dir(layout.generations)
-        sealed = replace(manifest, seal=Seal.of(layout.data(manifest)))
+        sealed = replace(manifest, seal=Seal.of(layout.data(manifest)), read_at=now())
         write_atomically(layout.manifest_path(manifest), sealed.to_json())
         current = layout.latest()
         if current and current.file == manifest.file:
-            point_to(layout, replace(current, seal=sealed.seal))
+            point_to(layout, replace(current, seal=sealed.seal, read_at=sealed.read_at))
         layout.damage_mark(manifest).unlink(missing_ok=True)
     return fetched
 

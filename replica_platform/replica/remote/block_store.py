@@ -6,6 +6,8 @@
     pointers/00000007.json               the manifest of the current one; the highest number counts
     unused/20260102T030405Z/3fa9….zst    a block that no manifest names since then; see `prune`
 
+`blocks.pool` sends, reads and removes the blocks; manifests and the pointer are kept here.
+
 The pointer moves by creating the next object only if it does not exist: a compare-and-swap that a
 folder and every S3 support. Pulling, rolling back and repair are one operation: take a manifest
 and fetch the blocks that are missing.
@@ -15,23 +17,18 @@ import json
 import os
 import secrets
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from replica_platform.blocks.errors import BlockStoreDamaged
+from replica_platform.blocks.objects import Objects
+from replica_platform.blocks.pool import PRUNE_AGE, BlockPool, Sent, all_digests
 from replica_platform.core.reports import DoneReport, Progress, ReportFields, format_bytes
 from replica_platform.replica.copy.blocks import block_range, digest
-from replica_platform.replica.errors import (
-    BlockMissing,
-    BlockStoreDamaged,
-    NothingPublished,
-    PointerMoved,
-)
+from replica_platform.replica.errors import NothingPublished, PointerMoved
 from replica_platform.replica.remote.assemble import assemble
-from replica_platform.replica.remote.objects import Objects
 from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.candidate import Publication
 from replica_platform.replica.store.integrity import Unusable, find_damage
@@ -40,12 +37,7 @@ from replica_platform.replica.store.manifest import Manifest, NotAManifest, gene
 from replica_platform.replica.store.ownership import assert_same_purpose
 from replica_platform.replica.store.retention import Retention
 
-COMPRESSION_LEVEL = 3
-# Each waits for the network most of the time.
-CONNECTIONS = 8
-# A block that no manifest names may belong to a push that is still running.
-PRUNE_AGE = timedelta(days=1)
-UNUSED_SINCE = "%Y%m%dT%H%M%SZ"
+ADVICE = "push the generation again with resend, or pull another one"
 
 
 @dataclass(frozen=True)
@@ -148,6 +140,7 @@ class BlockStore:
 
     def __init__(self, where: str | Path, **config: Any) -> None:
         self.objects = Objects(where, **config)
+        self._blocks = BlockPool(self.objects, digest, ADVICE)
 
     def push(
         self,
@@ -183,7 +176,7 @@ class BlockStore:
         if current is not None:
             assert_same_purpose(self.objects.where, current.purpose, manifest.purpose)
         relied_on = {} if resend else self._read_manifests()
-        present = {one for digests in relied_on.values() for one in digests}
+        present = all_digests(relied_on.values())
         missing: dict[str, int] = {}
         for block, block_digest in enumerate(manifest.block_digests):
             if block_digest not in present:
@@ -194,20 +187,20 @@ class BlockStore:
             raise NothingPublished(f"{error}; push the current generation instead.") from error
         path = layout.data(manifest)
         try:
-            blocks_sent, bytes_sent = self._send(path, manifest, missing, resend, progress)
+            sent = self._send(path, manifest, missing, resend, progress)
             self.objects.create(f"manifests/{_stem(manifest)}.json", manifest.to_json())
             # A prune that begins from here on keeps the blocks of the manifest. One in between may
             # have removed blocks that were not sent because they were there.
             late = time.monotonic() - started > PRUNE_AGE.total_seconds() / 2
             if late or not set(relied_on) <= set(self._manifests()):
-                there = {_digest_of(name) for name in self._block_names()}
+                there = self._blocks.present()
                 lost = {
                     block_digest: block
                     for block, block_digest in enumerate(manifest.block_digests)
                     if block_digest not in there
                 }
-                again, bytes_again = self._send(path, manifest, lost, resend, progress)
-                blocks_sent, bytes_sent = blocks_sent + again, bytes_sent + bytes_again
+                again = self._send(path, manifest, lost, resend, progress)
+                sent = Sent(sent.blocks + again.blocks, sent.bytes + again.bytes)
         finally:
             lease.release()
         if current is None or current.to_json() != manifest.to_json():
@@ -215,9 +208,9 @@ class BlockStore:
         return Pushed(
             generation=manifest.generation,
             block_count=len(manifest.block_digests),
-            blocks_sent=blocks_sent,
+            blocks_sent=sent.blocks,
             bytes=manifest.bytes,
-            bytes_sent=bytes_sent,
+            bytes_sent=sent.bytes,
             seconds=time.monotonic() - started,
         )
 
@@ -318,24 +311,7 @@ class BlockStore:
             BlockStoreDamaged: It is damaged.
             BlockStoreUnavailable: The request failed.
         """
-        import zstandard
-
-        packed = self.objects.read(_object_name(block_digest)) or self._read_unused(block_digest)
-        if packed is None:
-            raise BlockMissing(
-                f"The block {block_digest} is missing from {self.objects.where}; push the "
-                "generation again with resend, or pull another one."
-            )
-        try:
-            content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
-        except zstandard.ZstdError:
-            content = b""
-        if digest(content) != block_digest:
-            raise BlockStoreDamaged(
-                f"The block {block_digest} in {self.objects.where} is damaged; push the generation "
-                "again with resend, or pull another one."
-            )
-        return content
+        return self._blocks.read(block_digest, size)
 
     def verify(self, generation: int | None = None) -> BlockStoreVerification:
         """Fetch every block of a generation and compare it with its digest.
@@ -356,21 +332,10 @@ class BlockStore:
             block_digest: block_range(block, manifest.bytes)[1]
             for block, block_digest in enumerate(manifest.block_digests)
         }
-
-        def inspect(item: tuple[str, int]) -> str | None:
-            try:
-                self.block(*item)
-            except BlockMissing:
-                return "missing"
-            except BlockStoreDamaged:
-                return "damaged"
-            return None
-
-        with ThreadPoolExecutor(CONNECTIONS, "verify") as pool:
-            found = list(pool.map(inspect, sizes.items()))
-        missing, damaged = found.count("missing"), found.count("damaged")
+        found = self._blocks.verify(sizes)
+        ok = found.missing + found.damaged == 0
         return BlockStoreVerification(
-            manifest.generation, len(sizes), missing + damaged == 0, missing, damaged
+            manifest.generation, len(sizes), ok, found.missing, found.damaged
         )
 
     def prune(self, keep: int) -> Pruned:
@@ -398,32 +363,15 @@ class BlockStore:
         ]
         pointers = sorted(self.objects.names("pointers"))
         self.objects.remove(old + pointers[:-1] if number else old)
-        needed = self._needed()
         moment = now()
-        marked = [
-            name
-            for name, created in self.objects.names("blocks").items()
-            if _digest_of(name) not in needed and created < moment - PRUNE_AGE
-        ]
-        for name in marked:
-            self.objects.rename(name, f"unused/{moment:{UNUSED_SINCE}}/{Path(name).name}")
+        self._blocks.mark_unused(self._needed(), moment)
         # Read again: a push may have ended since.
-        needed = self._needed()
-        unused = list(self.objects.names("unused"))
-        restored = [name for name in unused if _digest_of(name) in needed]
-        for name in restored:
-            self.objects.rename(name, _object_name(_digest_of(name)))
-        removed = [
-            name
-            for name in unused
-            if _digest_of(name) not in needed and _unused_since(name) <= moment - PRUNE_AGE
-        ]
-        self.objects.remove(removed)
+        swept = self._blocks.sweep(self._needed(), moment)
         return Pruned(
             generations=sorted(generation_in(name) or 0 for name in old),
-            marked=len(unused) - len(restored) - len(removed),
-            restored=len(restored),
-            removed=len(removed),
+            marked=swept.marked,
+            restored=swept.restored,
+            removed=swept.removed,
         )
 
     def _send(
@@ -433,21 +381,12 @@ class BlockStore:
         missing: dict[str, int],
         resend: bool,
         progress: Progress | None,
-    ) -> tuple[int, int]:
-        """Send blocks, by digest and number; return how many blocks and bytes were sent.
-
-        A block that an interrupted push has sent is not sent again.
-        """
-        import zstandard
-
-        put = self.objects.replace if resend else self.objects.create
+    ) -> Sent:
+        """Send blocks of a generation's file, by digest and number."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-        def send(item: tuple[str, int]) -> int:
-            block_digest, block = item
-            name = _object_name(block_digest)
-            if not resend and self.objects.exists(name):
-                return 0
+        def content_of(block_digest: str) -> bytes:
+            block = missing[block_digest]
             start, size = block_range(block, manifest.bytes)
             content = os.pread(fd, size, start)
             if digest(content) != block_digest:
@@ -455,25 +394,16 @@ class BlockStore:
                     f"Block {block} of {path.name} is not what was published, so it was not sent; "
                     "repair the generation here, and push again."
                 )
-            packed = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(content)
-            put(name, packed)
-            return len(packed)
+            return content
 
-        blocks_sent = bytes_sent = 0
         try:
-            with ThreadPoolExecutor(CONNECTIONS, "push") as pool:
-                for done, size in enumerate(pool.map(send, missing.items())):
-                    bytes_sent += size
-                    blocks_sent += size > 0
-                    if progress:
-                        progress(done + 1, len(missing), "blocks")
+            return self._blocks.send(missing, content_of, resend=resend, progress=progress)
         finally:
             os.close(fd)
-        return blocks_sent, bytes_sent
 
     def _needed(self) -> set[str]:
         """Return the digests of all blocks that a manifest names."""
-        return {digest for digests in self._read_manifests().values() for digest in digests}
+        return all_digests(self._read_manifests().values())
 
     def _read_manifests(self) -> dict[str, list[str]]:
         """Return the blocks of each manifest: they exist, because a manifest is sent last."""
@@ -483,18 +413,6 @@ class BlockStore:
             if raw is not None:
                 found[name] = self._parsed(name, raw).block_digests
         return found
-
-    def _block_names(self) -> list[str]:
-        """Return the names of all blocks, also of those that are marked as unused."""
-        return [name for folder in ("blocks", "unused") for name in self.objects.names(folder)]
-
-    def _read_unused(self, block_digest: str) -> bytes | None:
-        """Return a block that a prune marked while a push counted on it."""
-        for name in self.objects.names("unused"):
-            if _digest_of(name) == block_digest:
-                # It may have been restored since it was listed.
-                return self.objects.read(name) or self.objects.read(_object_name(block_digest))
-        return None
 
     def _manifests(self) -> list[str]:
         """Return the names of the manifests, newest generation first."""
@@ -569,17 +487,5 @@ def _manifest_in(raw: bytes) -> bytes:
     return raw
 
 
-def _digest_of(name: str) -> str:
-    return Path(name).stem
-
-
-def _unused_since(name: str) -> datetime:
-    return datetime.strptime(Path(name).parent.name, UNUSED_SINCE).replace(tzinfo=UTC)
-
-
 def _stem(manifest: Manifest) -> str:
     return Path(manifest.file).stem
-
-
-def _object_name(block_digest: str) -> str:
-    return f"blocks/{block_digest[:2]}/{block_digest}.zst"

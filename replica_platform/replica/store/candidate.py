@@ -25,7 +25,10 @@ from replica_platform.replica.store.retention import Retention, retire
 
 # Told the name of each step before it begins.
 Step = Callable[[str], None]
-SAVED_FIELDS = ("how", "blocks_written", "steps", "keep", "min_age_s", "built_on")
+SAVED_FIELDS = (
+    *("how", "blocks_written", "steps", "keep", "min_age_s", "built_on"),
+    *("blocks_read", "compared_all"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Publication(DoneReport):
         seconds: How long it took.
         steps: How long each step took, in seconds, by name.
         manifest: The generation's manifest.
+        blocks_read: How many blocks of the master were read.
+        compared_all: Why a patch compared every block; empty if it did not, or was none.
     """
 
     generation: int
@@ -53,6 +58,8 @@ class Publication(DoneReport):
     seconds: float
     steps: dict[str, float]
     manifest: Manifest = field(repr=False)
+    blocks_read: int = 0
+    compared_all: str = ""
 
     @classmethod
     def unchanged(cls, file: Path, manifest: Manifest, seconds: float = 0.0) -> "Publication":
@@ -97,6 +104,8 @@ class Publication(DoneReport):
                 f"Generation {self.generation} is current: {format_bytes(self.bytes)} by "
                 f"{self.how}, {self.blocks_written:,} blocks written, in {self.seconds:.2f} s."
             )
+        if self.compared_all:
+            result += f" Every block was compared, because {self.compared_all}."
         return f"{result} {self.warning}".strip()
 
 
@@ -115,6 +124,8 @@ class Candidate:
         keep: How many generations stay after the release.
         min_age_s: How long, in seconds, each stays at least.
         built_on: The generation that was current when it was built.
+        blocks_read: How many blocks of the master were read.
+        compared_all: Why a patch compared every block; empty if it did not, or was none.
     """
 
     store: Path
@@ -125,6 +136,8 @@ class Candidate:
     keep: int
     min_age_s: float
     built_on: int | None
+    blocks_read: int = 0
+    compared_all: str = ""
 
     @property
     def generation(self) -> int:
@@ -197,6 +210,8 @@ class Candidate:
             seconds=sum(self.steps.values()) + took,
             steps={**self.steps, "release": took},
             manifest=manifest,
+            blocks_read=self.blocks_read,
+            compared_all=self.compared_all,
         )
 
     def discard(self) -> None:

@@ -5,30 +5,31 @@ from pathlib import Path
 from replica_platform.core.disk_space import free_bytes
 from replica_platform.replica.errors import StoreFull
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import now
-from replica_platform.replica.store.retention import Retention, remove_spares, retire, take_spare
+from replica_platform.replica.store.manifest import Manifest, now
+from replica_platform.replica.store.retention import Retention, retire
+from replica_platform.replica.store.spare import remove_spares, take_spare
 
 # For manifests, and for the file system's own data.
 MARGIN_BYTES = 4 * 1024 * 1024
 
 
-def reserve(layout: Layout, target: Path, size: int, retention: Retention) -> list[str] | None:
+def reserve(layout: Layout, target: Path, size: int, retention: Retention) -> Manifest | None:
     """Make sure that `target` can grow to `size` bytes; turn the spare into it if there is one.
 
     Generations normally retire after a release. Where the disk has no space for one more, those
     that `retention` lets go retire now, so that keeping fewer makes room.
 
     Returns:
-        The block digests of the spare that `target` now is; None without a spare.
+        The manifest of the spare that `target` now is; None without a spare.
 
     Raises:
         StoreFull: Nothing was written; a spare that was taken is removed.
     """
-    known = take_spare(layout, target)
+    spare = take_spare(layout, target)
     if _free(layout) < _needed(target, size):
         retire(layout, retention, now())
-        if known is None:
-            known = take_spare(layout, target)
+        if spare is None:
+            spare = take_spare(layout, target)
     if _free(layout) < _needed(target, size):
         remove_spares(layout)
     free, needed = _free(layout), _needed(target, size)
@@ -40,7 +41,7 @@ def reserve(layout: Layout, target: Path, size: int, retention: Retention) -> li
             "publish again: those beyond that number then make room, unless they are being read "
             f"or are younger than {retention.min_age_s:g} s."
         )
-    return known
+    return spare
 
 
 def _free(layout: Layout) -> int:

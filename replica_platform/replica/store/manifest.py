@@ -20,6 +20,7 @@ DIGEST_CHARACTERS = 32
 # The catalog of a generation whose manifest does not name its master.
 NO_MASTER = "replica"
 LONGEST_BASE_NAME = 200
+MOMENTS = ("published_at", "confirmed_at", "data_as_of", "read_at")
 
 # `Manifest` has a field named `bytes`, which hides the type inside the class.
 Raw = bytes
@@ -110,7 +111,9 @@ class Manifest:
         withheld: The state of the master that readers were rolled back from.
         master: The name of the master's file; None in manifests of former versions.
         broken_views: Why each view that cannot be opened fails, by name.
-        seal: Its file as it was after every byte had been verified.
+        read_at: When all bytes of its file had last been read; None in manifests of former
+            versions, which read them when they published.
+        seal: Its file as it was after what was written had been verified.
     """
 
     generation: int
@@ -133,6 +136,7 @@ class Manifest:
     withheld: Lineage | None = None
     master: str | None = None
     broken_views: dict[str, str] = field(default_factory=dict)
+    read_at: datetime | None = None
     seal: Seal | None = None
 
     def __post_init__(self) -> None:
@@ -148,6 +152,11 @@ class Manifest:
         return [self.digests[at : at + width] for at in range(0, len(self.digests), width)]
 
     @property
+    def bytes_read_at(self) -> datetime:
+        """When all bytes of its file had last been read, by the publication or before it."""
+        return self.read_at or self.published_at
+
+    @property
     def catalog(self) -> str:
         """The name under which readers attach it: the master's, which its views may contain."""
         return readers_catalog(self.master)
@@ -161,7 +170,7 @@ class Manifest:
         fields = asdict(self)
         if not with_digests:
             del fields["digests"]
-        for name in ("published_at", "confirmed_at", "data_as_of"):
+        for name in MOMENTS:
             moment = fields[name]
             fields[name] = None if moment is None else moment.isoformat()
         return fields
@@ -194,8 +203,9 @@ class Manifest:
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "Manifest":
-        for name in ("published_at", "confirmed_at", "data_as_of"):
-            fields[name] = datetime.fromisoformat(fields[name]) if fields[name] else None
+        for name in MOMENTS:
+            moment = fields.get(name)  # former versions did not write all
+            fields[name] = datetime.fromisoformat(moment) if moment else None
         for name in ("lineage", "withheld"):
             fields[name] = _lineage(fields[name]) if fields[name] else None
         fields["seal"] = Seal(**fields["seal"]) if fields["seal"] else None

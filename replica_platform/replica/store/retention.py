@@ -1,25 +1,18 @@
-"""Which generations stay, and the spare: a retired one that the next generation is patched from.
+"""Which generations stay: the current one, the newest, those too young or held by a reader.
 
-A generation stays while it is current, among the newest kept, too young, or held by a reader. A
-retired file is first renamed, so that it can no longer be opened, and only then tested for
-processes that still hold it.
+A retired file is first renamed, so that it can no longer be opened; it becomes the `spare`.
 """
 
-import fcntl
 import os
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from replica_platform.core import locks
 from replica_platform.core.files import fsync_dir
+from replica_platform.replica.store.integrity import is_sealed
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import (
-    Manifest,
-    NotAManifest,
-    generation_in,
-    read_manifest,
-)
+from replica_platform.replica.store.manifest import Manifest
+from replica_platform.replica.store.spare import keep_newest_spare, make_spare
 
 
 @dataclass(frozen=True)
@@ -77,14 +70,11 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
             return False
         # The lock on the lease keeps our readers out from here on, and the rename keeps out
         # other clients.
-        spare = layout.spares / manifest.file
-        layout.spares.mkdir(exist_ok=True)
-        layout.manifest_path(manifest).replace(spare.with_suffix(".json"))
-        layout.data(manifest).replace(spare)
+        intact = not layout.is_marked_damaged(manifest) and is_sealed(
+            layout.data(manifest), manifest
+        )
+        make_spare(layout, manifest, intact=intact)
         lease.unlink()
-        if layout.is_marked_damaged(manifest):  # nothing is patched from it
-            spare.unlink()
-            spare.with_suffix(".json").unlink()
     except FileNotFoundError:
         layout.manifest_path(manifest).unlink(missing_ok=True)
         lease.unlink(missing_ok=True)
@@ -92,58 +82,5 @@ def _retire(layout: Layout, manifest: Manifest) -> bool:
         os.close(fd)
     for mark in (layout.withheld_mark(manifest), layout.damage_mark(manifest)):
         mark.unlink(missing_ok=True)
-    _remove_spares(layout, keep=1)
+    keep_newest_spare(layout)
     return True
-
-
-def remove_spares(layout: Layout) -> None:
-    """Remove every spare, to free its disk space."""
-    _remove_spares(layout, keep=0)
-
-
-def _remove_spares(layout: Layout, keep: int) -> None:
-    """Remove all but the newest spares: those differ least from the next generation."""
-    for path in _spares(layout)[keep:]:
-        path.unlink()
-        path.with_suffix(".json").unlink(missing_ok=True)
-
-
-def _spares(layout: Layout) -> list[Path]:
-    """Return the spares, newest first."""
-    found = layout.spares.glob("*.duckdb")
-    return sorted(found, key=lambda path: generation_in(path.name) or 0, reverse=True)
-
-
-def take_spare(layout: Layout, target: Path) -> list[str] | None:
-    """Rename the spare to `target` and return its block digests; None if there is none to patch.
-
-    A client that opened the file before it retired still reads the same inode: then the file is
-    unlinked, and stays theirs.
-    """
-    for path in _spares(layout):
-        try:
-            manifest = read_manifest(path.with_suffix(".json"))
-        except (NotAManifest, OSError):
-            path.unlink()
-            path.with_suffix(".json").unlink(missing_ok=True)
-            continue
-        path.with_suffix(".json").unlink()
-        path.chmod(0o600)
-        # Never patch a hard link: its other name may be a generation that is read.
-        if path.stat().st_nlink == 1 and not _is_held(path):
-            path.replace(target)
-            return manifest.block_digests
-        path.unlink()
-    return None
-
-
-def _is_held(path: Path) -> bool:
-    if locks.holders(path):
-        return True
-    # The kernel's list may omit processes of other namespaces; taking the lock does not.
-    with path.open("r+b") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False

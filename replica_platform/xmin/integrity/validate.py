@@ -23,13 +23,21 @@ from replica_platform.xmin.source.blocker import find_blocker
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.owner import check_owner
-from replica_platform.xmin.target.proof import Proof, read_proof, write_proof
+from replica_platform.xmin.target.proof import (
+    Proof,
+    ProofRound,
+    read_proof,
+    read_rounds,
+    write_proof,
+)
 from replica_platform.xmin.target.tables import TargetTable, inspect
+from replica_platform.xmin.target.types import make_operators_visible, types_of
 from replica_platform.xmin.target.watermark import Watermark
 
 MOST_NAMED = 100
-# Only a run that has compared the content itself gives 1.0.
-CAPS = {"timestamp": 0.9, "no key": 0.8, "content": 0.9999}
+CAPS = {"timestamp": 0.9, "no key": 0.8}
+# Only a run that has compared the content itself gives 1.0; others what earlier proofs are worth.
+NEVER_PROVEN, PROVEN_BEFORE = 0.9995, 0.9999
 GAP_BUDGET_XIDS = 50_000_000
 GAP_BUDGET_S = 10 * 86_400.0
 
@@ -59,6 +67,9 @@ class Integrity(ReportFields):
         content_rows: How many rows' content was proven equal when it was last compared; None
             where it never was.
         content_age_s: Seconds since then; 0 where this run has compared it.
+        content_coverage: The part of the rows, 0 to 1, whose content was ever proven.
+        content_repaired: How many rows the last sync that found other content has repaired.
+        content_repaired_age_s: Seconds since then; None where none has found any.
         source_ages: Rows of the source by floor(log2(age of xmin)).
         target_ages: Rows of the target by the same.
         held_back_by: A sentence that names the transaction that holds the watermark back.
@@ -83,6 +94,9 @@ class Integrity(ReportFields):
     gap_s: float | None = None
     content_rows: int | None = None
     content_age_s: float | None = None
+    content_coverage: float = 0.0
+    content_repaired: int = 0
+    content_repaired_age_s: float | None = None
     source_ages: dict[int, int] | None = None
     target_ages: dict[int, int] | None = None
     held_back_by: str | None = None
@@ -91,6 +105,60 @@ class Integrity(ReportFields):
     def ok(self) -> bool:
         """Whether the table is in sync."""
         return self.in_sync
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is known of a table's content.
+
+    Attributes:
+        proof: The last proof of the whole.
+        round: How far the rolling proof of the syncs has come.
+        compared: Whether this run has compared it.
+    """
+
+    proof: Proof | None
+    round: ProofRound | None
+    compared: bool
+
+    def coverage(self, rows: int) -> float:
+        """Return the part of the rows that was ever proven."""
+        if self.proof is not None:
+            return 1.0
+        return min(1.0, self.round.rows / max(rows, 1)) if self.round else 0.0
+
+    def term(self, rows: int) -> float:
+        """Return the term of the score: less where less was proven, or longer ago."""
+        if self.compared:
+            return 1.0
+        age_s = self.proof.age_s if self.proof else 0.0
+        worth = self.coverage(rows) * max(0.0, 1.0 - age_s / GAP_BUDGET_S)
+        return NEVER_PROVEN + (PROVEN_BEFORE - NEVER_PROVEN) * worth
+
+    @property
+    def sentence(self) -> str:
+        """When the content was last proven, and of how many rows."""
+        return f" {self._proven}{self._repaired}".rstrip()
+
+    @property
+    def _proven(self) -> str:
+        if self.compared:
+            return f"The content of {self.proof.rows:,} rows is equal." if self.proof else ""
+        if self.proof:
+            age = format_age(self.proof.age_s)
+            return f"Its content was last proven {age} ago, of {self.proof.rows:,} rows."
+        if self.round and self.round.rows:
+            return f"The content of {self.round.rows:,} rows has been proven by syncs so far."
+        return "Its content was never compared; validate it once with --content (content=True)."
+
+    @property
+    def _repaired(self) -> str:
+        if self.round is None or self.round.repaired_age_s is None:
+            return ""
+        return (
+            f" A sync repaired {self.round.repaired:,} rows {format_age(self.round.repaired_age_s)}"
+            " ago that another program had changed in the target."
+        )
 
 
 def validate(
@@ -143,16 +211,27 @@ def validate(
             check_owner(
                 session.connection, session.snapshot.identity, described, target_name, watermark
             )
+            needed = types_of(session.connection, described)
+        make_operators_visible(connection, needed)
         both = BothSides(
             session, described, connection, target_name, found, key or described.key, watermark,
             content,
         )  # fmt: skip
         difference = compare(both, MOST_NAMED)
-        proof = _proof(both, difference)
+        content_known = _content(both, difference)
         with translate_errors("source", name):
             blocker = find_blocker(session.connection, session.snapshot)
         connection.execute("commit")
-    return _judged(both, difference, gap_s, blocker, proof)
+    return _judged(both, difference, gap_s, blocker, content_known)
+
+
+def _content(both: BothSides, difference: Difference) -> _Content:
+    """Return what is known of the content, by this run and by earlier ones."""
+    rounds = read_rounds(both.target, [both.target_name])
+    found = rounds.get(both.target_name)
+    if found is not None and found.target_oid != both.found.oid:
+        found = None
+    return _Content(_proof(both, difference), found, both.compares_content)
 
 
 def _proof(both: BothSides, difference: Difference) -> Proof | None:
@@ -190,7 +269,7 @@ def _judged(
     difference: Difference,
     gap_s: float | None,
     blocker: str | None,
-    proof: Proof | None,
+    content: _Content,
 ) -> Integrity:
     same_history = both.watermark.identity == both.source.snapshot.identity
     gap_xids = max(0, both.source.snapshot.next - both.watermark.w) if same_history else 0
@@ -201,7 +280,7 @@ def _judged(
         "gap in seconds": max(0.0, 1.0 - (gap_s or 0.0) / GAP_BUDGET_S),
         "xmin ages": _likeness(difference.source_ages, difference.target_ages),
         "mode": _cap(both.watermark, difference),
-        "content": 1.0 if both.compares_content else CAPS["content"],
+        "content": content.term(difference.target_rows),
         "history": 1.0 if same_history else 0.5,
     }
     counts, named = difference.counts, difference.named
@@ -211,8 +290,7 @@ def _judged(
         score=round(math.prod(terms.values()), 6),
         terms={name: round(term, 6) for name, term in terms.items()},
         in_sync=not any(counts.values()),
-        sentence=_sentence(both.target_name, counts, same_history, blocker)
-        + _content_sentence(both, proof),
+        sentence=_sentence(both.target_name, counts, same_history, blocker) + content.sentence,
         source_rows=difference.source_rows,
         target_rows=difference.target_rows,
         missing=named.get("missing", ()),
@@ -224,8 +302,11 @@ def _judged(
         pending_count=counts.get("pending", 0),
         gap_xids=gap_xids,
         gap_s=gap_s,
-        content_rows=proof.rows if proof else None,
-        content_age_s=proof.age_s if proof else None,
+        content_rows=content.proof.rows if content.proof else None,
+        content_age_s=content.proof.age_s if content.proof else None,
+        content_coverage=content.coverage(difference.target_rows),
+        content_repaired=content.round.repaired if content.round else 0,
+        content_repaired_age_s=content.round.repaired_age_s if content.round else None,
         source_ages=difference.source_ages,
         target_ages=difference.target_ages,
         held_back_by=blocker,
@@ -277,12 +358,3 @@ def _sentence(
     advice = "run a sync with mode full" if wrong else "run a sync"
     held_back = f" {blocker}" if blocker else ""
     return f"{target} differs from its source ({', '.join(found)} rows): {advice}.{held_back}"
-
-
-def _content_sentence(both: BothSides, proof: Proof | None) -> str:
-    """Return when the content was last proven, and of how many rows."""
-    if both.compares_content:
-        return f" The content of {proof.rows:,} rows is equal." if proof else ""
-    if proof is None:
-        return " Its content was never compared; validate it once with --content (content=True)."
-    return f" Its content was last proven {format_age(proof.age_s)} ago, of {proof.rows:,} rows."

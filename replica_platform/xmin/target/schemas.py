@@ -1,7 +1,7 @@
 """Schemas of the target: the sync's, and those of the target tables."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import sql
@@ -21,8 +21,11 @@ def create_schema(target: psycopg.Connection, schema: str) -> None:
     absent = target.execute("select to_regnamespace(quote_ident(%s)) is null", [schema])
     if not one_value(absent):
         return
-    with naming_the_grant(target, f"{schema!r}"), target.transaction():
-        target.execute(sql.SQL("create schema if not exists {}").format(sql.Identifier(schema)))
+    create = sql.SQL("create schema if not exists {}").format(sql.Identifier(schema))
+    # IF NOT EXISTS fails beside another session that does the same; then the schema is there.
+    made_meanwhile = suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema)
+    with made_meanwhile, naming_the_grant(target, f"{schema!r}"), target.transaction():
+        target.execute(create)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.xmin.errors import TableBusy, translate_errors
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.session import open_target
+from replica_platform.xmin.target.proof import forget_proofs
 from replica_platform.xmin.target.schemas import SCHEMA
 from replica_platform.xmin.target.watermark import lock
 
@@ -95,6 +96,7 @@ def forget(target: str, table: str) -> bool:
         if not lock(connection, name):
             raise TableBusy(f"{name} is being synced; run this again when that has ended.")
         with connection.transaction():
+            forget_proofs(connection, name)
             for remembered in ("first_copy", "mark"):
                 removed = connection.execute(
                     _FORGET.format(table=sql.Identifier(SCHEMA, remembered)), [str(name)]

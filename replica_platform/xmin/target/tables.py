@@ -48,7 +48,10 @@ class TargetTable:
         columns: Its columns by name.
         unique_keys: The columns of each of its unique indexes.
         exclusive: How many indexes keep two rows from having one value, of any kind.
-        referred_to: Whether a foreign key of a table refers to it.
+        referred_to: Whether a foreign key refers to it.
+        acted_upon: Whether a foreign key refers to it that forbids to delete a row and insert it
+            again in one statement, or that then changes others.
+        row_triggers: The user's triggers that see each row before it is written.
     """
 
     oid: int
@@ -57,6 +60,8 @@ class TargetTable:
     unique_keys: tuple[frozenset[str], ...]
     exclusive: int
     referred_to: bool
+    acted_upon: bool
+    row_triggers: tuple[str, ...]
 
     @property
     def generated(self) -> frozenset[str]:
@@ -84,7 +89,13 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
           and i.indpred is null and i.indexprs is null),
        (select count(*) from pg_index i
         where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)),
-       exists (select from pg_constraint k where k.confrelid = c.oid)
+       exists (select from pg_constraint k where k.confrelid = c.oid),
+       exists (select from pg_constraint k where k.confrelid = c.oid and k.confdeltype <> 'a'),
+       -- Bits of tgtype: for each row, before. Those of replicas do not run in a sync.
+       array(select distinct g.tgname::text
+             from pg_trigger g
+             where g.tgrelid in (select c.oid union all select relid from pg_partition_tree(c.oid))
+               and not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 3 = 3 order by 1)
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -101,10 +112,12 @@ def inspect(target: psycopg.Connection, names: Iterable[TableName]) -> dict[Tabl
         rows = target.execute(
             _INSPECT, [[name.schema for name in wanted], [name.table for name in wanted]]
         ).fetchall()
-    for oid, schema, table, kind, columns, keys, *other in rows:
+    for oid, schema, table, kind, columns, keys, exclusive, referred, acted, triggers in rows:
         described = {name: TargetColumn(*column) for name, *column in columns or []}
         unique = tuple(frozenset(key) for key in keys or [])
-        found[TableName(schema, table)] = TargetTable(oid, kind, described, unique, *other)
+        found[TableName(schema, table)] = TargetTable(
+            oid, kind, described, unique, exclusive, referred, acted, tuple(triggers)
+        )
     return found
 
 

@@ -5,6 +5,7 @@ only an extension can define are not created: the error names the extension.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -109,6 +110,13 @@ join pg_type t on t.typnamespace = n.oid and t.typname = w.name
 """
 
 
+_APPEND_TO_PATH = """
+select set_config('search_path',
+    concat_ws(', ', nullif(current_setting('search_path'), ''), quote_ident(%(schema)s)), false)
+where not %(schema)s = any(current_schemas(true))
+"""
+
+
 def types_of(source: psycopg.Connection, table: SourceTable) -> list[UserType]:
     """Return the user-defined types of a table's columns, each after the types of its parts."""
     if table.built_in:
@@ -135,7 +143,20 @@ def keep_in_step(target: psycopg.Connection, wanted: Sequence[UserType]) -> None
                 target.execute(statement)
         else:
             create_schema(target, one.name.schema)
-            target.execute(_creation(one))
+            # Another sync may have created the type meanwhile, for another table.
+            errors = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateObject)
+            with suppress(*errors), target.transaction():
+                target.execute(_creation(one))
+
+
+def make_operators_visible(target: psycopg.Connection, wanted: Sequence[UserType]) -> None:
+    """Append the schemas of extension types to the session's search_path.
+
+    Otherwise `=` of a citext column outside the path would be that of text, and find other rows
+    than the unique index on it.
+    """
+    for schema in sorted({one.name.schema for one in wanted if one.extension}):
+        target.execute(_APPEND_TO_PATH, {"schema": schema})
 
 
 def _present(

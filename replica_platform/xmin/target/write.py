@@ -101,9 +101,9 @@ def merge(target: psycopg.Connection, spec: WriteSpec, equality: Equality) -> Wr
     """
     differs = _differs(spec, equality)
     if spec.delete_changed:
-        changed = _delete_changed(target, spec, differs)
+        changed = _insert_anew(target, spec, differs)
         merged = merge(target, replace(spec, delete_changed=False), equality)
-        return WrittenRows(merged.inserted - changed, merged.updated + changed)
+        return replace(merged, updated=merged.updated + changed)
     statement = _merge(spec, differs)
     if target.info.server_version >= 170000:
         counted = sql.SQL(
@@ -128,14 +128,29 @@ def count_new_keys(target: psycopg.Connection, spec: WriteSpec) -> int:
     return int(one_value(found))
 
 
-def _delete_changed(target: psycopg.Connection, spec: WriteSpec, differs: sql.Composable) -> int:
-    """Delete the target's rows that a merge would update; return how many."""
-    statement = sql.SQL("delete from {target} t using {staging} s where {on} and {differs}")
-    return target.execute(
-        statement.format(
-            target=spec.target.sql, staging=spec.staging.sql, on=spec.key_matches, differs=differs
-        )
-    ).rowcount
+_INSERT_ANEW = """
+with gone as (
+    delete from {target} t using {staging} s where {on} and {differs} returning s.ctid as tid)
+insert into {target} ({columns}) overriding system value
+select {staged} from {staging} s
+where s.ctid = any(array(select tid from gone))  -- an array is complete before the first insert
+"""
+
+
+def _insert_anew(target: psycopg.Connection, spec: WriteSpec, differs: sql.Composable) -> int:
+    """Delete the target's rows that a merge would update, and insert the new ones; return how many.
+
+    In one statement, at whose end foreign keys are checked: a row that others refer to is there.
+    """
+    statement = sql.SQL(_INSERT_ANEW).format(
+        target=spec.target.sql,
+        staging=spec.staging.sql,
+        on=spec.key_matches,
+        differs=differs,
+        columns=columns_sql(spec.columns),
+        staged=columns_sql(spec.columns, "s"),
+    )
+    return target.execute(statement).rowcount
 
 
 def _differs(spec: WriteSpec, equality: Equality) -> sql.Composable:
@@ -182,7 +197,13 @@ def replace_by_key(target: psycopg.Connection, spec: WriteSpec) -> WrittenRows:
     Raises:
         CannotSync: There is no key.
     """
-    deleted = target.execute(
+    deleted = delete_unstaged(target, spec)
+    return replace(merge(target, spec, Equality.XMIN_AND_CONTENT), deleted=deleted)
+
+
+def delete_unstaged(target: psycopg.Connection, spec: WriteSpec) -> int:
+    """Delete the target's rows in `spec.scope` whose keys are not staged; return how many."""
+    return target.execute(
         sql.SQL(
             "delete from {target} t where {scope} "
             "and not exists (select from {staging} s where {on})"
@@ -193,8 +214,43 @@ def replace_by_key(target: psycopg.Connection, spec: WriteSpec) -> WrittenRows:
             on=spec.key_matches,
         )
     ).rowcount
-    merged = merge(target, spec, Equality.XMIN_AND_CONTENT)
-    return WrittenRows(merged.inserted, merged.updated, deleted)
+
+
+_UNWRITTEN = """
+select exists (
+    select from {staging} s
+    where not exists (select from {target} t where {on} and not {differs}))
+"""
+_UNDELETED = """
+select exists (
+    select from {target} t where {scope} and not exists (select from {staging} s where {on}))
+"""
+_OTHER_COUNT = "select (select count(*) from {target}) <> (select count(*) from {staging})"
+
+
+def differs_from_staged(target: psycopg.Connection, spec: WriteSpec, *, replaced: bool) -> bool:
+    """Return whether the target is not what was written, as a trigger may bring about.
+
+    Args:
+        target: A session on the target.
+        spec: What was written.
+        replaced: Whether the staged rows are all that `spec.scope` has to hold.
+    """
+    queries = [_OTHER_COUNT] if not spec.key else [_UNWRITTEN, _UNDELETED][: 1 + replaced]
+    return any(
+        one_value(
+            target.execute(
+                sql.SQL(query).format(
+                    staging=spec.staging.sql,
+                    target=spec.target.sql,
+                    scope=spec.scope,
+                    on=spec.key_matches if spec.key else sql.SQL(""),
+                    differs=_differs(spec, Equality.XMIN_AND_CONTENT),
+                )
+            )
+        )
+        for query in queries
+    )
 
 
 _RANKED = """

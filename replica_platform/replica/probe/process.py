@@ -1,4 +1,4 @@
-"""The process of `probe`, started before its file exists.
+"""The process of `program`, started before its file exists.
 
 Python with DuckDB takes longer to start than most publications take to write, so the process
 starts first and waits for the name of its file.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from replica_platform.replica.store import probe
+from replica_platform.replica.probe import program
 from replica_platform.replica.store.manifest import NO_MASTER, TableContent
 
 
@@ -38,7 +38,7 @@ class Probe:
     def __init__(self) -> None:
         # By its path, not as a module: the child must not import this package, only DuckDB.
         self._child = subprocess.Popen(
-            [sys.executable, "-I", probe.__file__],
+            [sys.executable, "-I", program.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -68,7 +68,7 @@ class Probe:
         tables = {name: TableContent(**table) for name, table in answer["tables"].items()}
         return Content(tables, answer["broken_views"])
 
-    def list_columns(self, path: Path) -> probe.Columns:
+    def list_columns(self, path: Path) -> program.Columns:
         """Return schema, table, name and type of every column of the file's tables.
 
         Raises:

@@ -1,7 +1,7 @@
 """Requests to an object store, the same for a folder and a bucket.
 
-Objects are created once and never overwritten: DuckDB and caches read garbage from one that is.
-The pointer too is a series of objects, each created only if it does not exist yet.
+Objects are created once and never overwritten: caches read garbage from one that is. A pointer is
+a series of objects, each created only if it does not exist yet.
 """
 
 import time
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from replica_platform.replica.errors import BlockStoreUnavailable
+from replica_platform.blocks.errors import BlockStoreUnavailable
 
 # One request may hang for this time; the retries go on for longer, so that it fails alone.
 REQUEST_TIMEOUT = timedelta(seconds=20)
@@ -154,7 +154,7 @@ class Objects:
 
 @contextmanager
 def translate_errors(where: str) -> Iterator[None]:
-    """Turn obstore's errors into this engine's; here, because `errors` does not import obstore.
+    """Turn obstore's errors into those of this package.
 
     Raises:
         BlockStoreUnavailable: The request failed.
@@ -166,6 +166,6 @@ def translate_errors(where: str) -> Iterator[None]:
     except (obstore.exceptions.BaseError, OSError) as error:
         message = " ".join(str(error).split())[:200]
         raise BlockStoreUnavailable(
-            f"A request to the block store {where} failed ({message}); the generations here are "
-            "unchanged. Check its address, credentials and free space, and try again."
+            f"A request to the block store {where} failed ({message}); nothing here was "
+            "changed. Check its address, credentials and free space, and try again."
         ) from error

@@ -1,6 +1,6 @@
 """A program that reads a database file in its own process, because a corrupt file can kill DuckDB.
 
-    python probe.py    with {"path": …, "catalog": …, "scan": ["TABLE", …] or null} on its
+    python program.py    with {"path": …, "catalog": …, "scan": ["TABLE", …] or null} on its
                        standard input
 
 Opens the file read-only, under the catalog's name that its views may contain, and prints JSON. With

@@ -1,0 +1,1 @@
+"""Data frames written into the target and read from it: `upsert`."""
