@@ -238,14 +238,14 @@ def _unlike_talib(
     differing: list[tuple[str, date, str]] = []
     for symbol, last_day in sampled:
         mine = np.asarray(rows["symbol"]) == symbol
-        expected = compute_indicators(_filled(rows["close"], np.nan)[mine])
+        expected = compute_indicators(_filled(rows["close"])[mine])
         for name, values in zip(COLUMNS, expected, strict=True):
-            found = _filled(rows[name], np.inf)[mine][-1]
+            found = _filled(rows[name])[mine][-1]
             if not np.isclose(found, values[-1], rtol=ROUNDING, atol=ROUNDING, equal_nan=True):
                 differing.append((symbol, last_day, name))
     return differing[:SHOWN]
 
 
-def _filled(column: Any, missing: float) -> npt.NDArray[np.float64]:
-    """Return a column of floats with a number in place of nulls."""
-    return np.ma.filled(np.ma.asarray(column).astype(float), missing)
+def _filled(column: Any) -> npt.NDArray[np.float64]:
+    """Return a column of floats with NaN in place of nulls."""
+    return np.ma.filled(np.ma.asarray(column).astype(float), np.nan)

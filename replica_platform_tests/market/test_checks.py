@@ -151,6 +151,15 @@ def test_rules_look_at_the_days_since(master: Master, source: Changeable) -> Non
         assert broken_rules(connection, "ohlcv", day + timedelta(days=1)) == []
 
 
+def test_a_symbol_of_a_few_days_has_no_indicators_yet(
+    master: Master, source: Changeable
+) -> None:
+    source.frame = source.frame[source.frame["day"] >= "2025-10-06"]
+    run_batch(master, source)
+    with master.read() as connection:
+        assert broken_rules(connection, "indicators") == []
+
+
 def test_a_master_of_an_earlier_version_is_no_crash(master: Master) -> None:
     with master.write() as connection:
         connection.execute("create table symbols as select 'A' as symbol, 'A' as name")

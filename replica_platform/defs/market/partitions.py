@@ -1,8 +1,13 @@
 """The days of the market as partitions, so that the Dagster UI can read a range of them again."""
 
+import warnings
+
 import dagster as dg
 
 from replica_platform.market.sessions import TIME_ZONE
+
+# A range of days is one run; the parameter that says so is in beta.
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy` of function")
 
 # Weekdays; a holiday is a day without bars. Today's is there from midnight on.
 TRADING_DAYS = dg.TimeWindowPartitionsDefinition(
