@@ -37,7 +37,7 @@ LONG := $(addprefix replica_platform_tests/, \
   replica/test_prune.py replica/test_probe.py replica/test_processes.py replica/test_scrub.py \
   replica/test_catalog_name.py \
   defs/test_declarative_automation.py defs/test_two_platforms.py defs/test_parts.py \
-  defs/test_purpose_replicas.py)
+  defs/test_purpose_replicas.py defs/test_market.py market/test_indicators.py market/test_backfill.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)

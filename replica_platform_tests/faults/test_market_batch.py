@@ -122,7 +122,7 @@ def test_the_producer_never_notices_the_batch(tmp_path: Path, torture: bool) -> 
     one_more_day(master, tmp_path / "store")
     began = time.monotonic()
     with ReplicaReader(tmp_path / "store") as reader:
-        run = produce_beside_batches(tmp_path, reader, 60 if torture else 15, (1.5, 6.0))
+        run = produce_beside_batches(tmp_path, reader, 60 if torture else 12, (1.5, 6.0))
     print(
         f"\n{time.monotonic() - began:.0f} s: {run.kills} batches killed, {run.published} "
         f"generations published, {run.totals.cycles} cycles, {run.totals.without_watchlist} without "

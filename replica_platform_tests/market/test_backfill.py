@@ -39,7 +39,14 @@ def test_days_of_a_folder_are_read_again(
     with master.write() as connection:
         connection.execute("delete from ohlcv where day = '2024-05-02'")
     shown = cli(
-        "backfill", "--master", master.path, "--from", "2024-05-02", "--to", "2024-05-02", **settings
+        "backfill",
+        "--master",
+        master.path,
+        "--from",
+        "2024-05-02",
+        "--to",
+        "2024-05-02",
+        **settings,
     )
     assert shown.returncode == 0, shown.stderr
     assert "Readers see it with the next publication" in shown.stdout

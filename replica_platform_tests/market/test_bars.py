@@ -95,9 +95,9 @@ def test_a_new_listing_gets_its_history_and_a_delisted_symbol_keeps_its_bars(
     source.names = ["A", "B", "C", "NEW"]
     loaded = load(master, source)
     assert (loaded.inserted, loaded.updated) == (len(days), 0)
-    assert rows(master, "select symbol, delisted_on from symbols where delisted_on is not null") == [
-        ("D", LAST)
-    ]
+    assert rows(
+        master, "select symbol, delisted_on from symbols where delisted_on is not null"
+    ) == [("D", LAST)]
     assert rows(master, "select count(*) from ohlcv where symbol = 'D'") != [(0,)]
     assert all("D" not in symbols for symbols, _, _ in source.asked[1:])
     source.names = ["A", "B", "C", "D", "NEW"]
@@ -144,9 +144,7 @@ def test_a_key_that_comes_twice_is_refused_by_name(master: Master, source: Chang
         load_bars(master, replace(source, names=["D"]), pause=lambda _: None)
 
 
-def test_bars_deleted_by_hand_come_back_with_their_days(
-    master: Master, source: Changeable
-) -> None:
+def test_bars_deleted_by_hand_come_back_with_their_days(master: Master, source: Changeable) -> None:
     load(master, source)
     with master.write() as connection:
         connection.execute("delete from ohlcv where day between '2024-03-01' and '2024-03-31'")

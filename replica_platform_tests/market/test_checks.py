@@ -62,7 +62,11 @@ CASES = [
     ),
     ("delete from watchlist", "watchlist", "something is watched"),
     ("update watchlist set last_price = 0", "watchlist", "every watched symbol has a price"),
-    ("update watchlist set as_of = '2001-01-01'", "watchlist", "prices are those of the newest bar"),
+    (
+        "update watchlist set as_of = '2001-01-01'",
+        "watchlist",
+        "prices are those of the newest bar",
+    ),
 ]
 
 
@@ -151,9 +155,7 @@ def test_rules_look_at_the_days_since(master: Master, source: Changeable) -> Non
         assert broken_rules(connection, "ohlcv", day + timedelta(days=1)) == []
 
 
-def test_a_symbol_of_a_few_days_has_no_indicators_yet(
-    master: Master, source: Changeable
-) -> None:
+def test_a_symbol_of_a_few_days_has_no_indicators_yet(master: Master, source: Changeable) -> None:
     source.frame = source.frame[source.frame["day"] >= "2025-10-06"]
     run_batch(master, source)
     with master.read() as connection:

@@ -14,7 +14,6 @@ from replica_platform.policies import MASTER_POOL, translate_errors
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.platform import PlatformConfig
 
-
 # What else a person can do about a broken rule, by table.
 ACCEPT = {"symbols": ", with accept_delistings in its config if the symbols are really gone"}
 

@@ -73,7 +73,5 @@ def write_symbols(
     if accept_delistings:
         with master.write() as connection:
             listed = value(connection, "select count(*) from symbols where delisted_on is null")
-            log_batch(
-                connection, "symbols", first_day=None, inserted=0, updated=0, total=listed
-            )
+            log_batch(connection, "symbols", first_day=None, inserted=0, updated=0, total=listed)
     return written
