@@ -32,7 +32,8 @@ def compute_indicators(closes: Floats) -> list[Floats]:
     """Return the indicators of the bars of one symbol.
 
     SMA over 20 and 50 days, EMA over 20, RSI over 14 (0 to 100), MACD 12/26/9, Bollinger bands
-    20 days and 2 standard deviations. NaN until a window has enough days; the table has a null there.
+    20 days and 2 standard deviations. NaN until a window has enough days; the table has a null
+    there.
 
     Args:
         closes: Closes of one window by day, shape (bars,), in the unit of the price.

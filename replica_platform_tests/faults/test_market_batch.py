@@ -125,9 +125,9 @@ def test_the_producer_never_notices_the_batch(tmp_path: Path, torture: bool) -> 
         run = produce_beside_batches(tmp_path, reader, 60 if torture else 12, (1.5, 6.0))
     print(
         f"\n{time.monotonic() - began:.0f} s: {run.kills} batches killed, {run.published} "
-        f"generations published, {run.totals.cycles} cycles, {run.totals.without_watchlist} without "
-        f"a watchlist, {run.lock_errors} lock errors, {run.totals.acknowledged} acknowledged, "
-        f"{run.in_topic} in the topic"
+        f"generations published, {run.totals.cycles} cycles, {run.totals.without_watchlist} "
+        f"without a watchlist, {run.lock_errors} lock errors, "
+        f"{run.totals.acknowledged} acknowledged, {run.in_topic} in the topic"
     )
     assert run.published > 0 < run.kills
     assert run.totals.cycles > 100

@@ -1,4 +1,4 @@
-"""Random days of corrections, splits, listings and delistings: the same as a rebuild, to the bit."""
+"""Random days of corrections, splits, listings and delistings equal a rebuild, to the bit."""
 
 import random
 from collections.abc import Sequence
