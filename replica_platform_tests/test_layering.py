@@ -44,7 +44,7 @@ FOLDERS = {
         *("errors", "sessions", "reader", "indicators", "watch", "sources"),
         *("tables", "quotes", ""),
     ],
-    "backup": ["errors", "manifest", "child", "folder", "destination", "remote", ""],
+    "backup": ["errors", "manifest", "child", "blocks", "folder", "destination", "remote", ""],
 }
 NOT_BELOW_DAGSTER = {"dagster", "dagster_duckdb", "dagster_postgres", "click", "rich"}
 MOST_MODULES = 13  # a dozen, and __init__

@@ -86,6 +86,8 @@ class FileEntry(_Entry):
     client_key: str | None = None
     keep_days: int = 30
     keep_count: int = 7
+    blocks: str | None = None
+    encrypted: bool = False
     drill: Sequence[Mapping[str, Any]] = ()
     sample: bool = False
 

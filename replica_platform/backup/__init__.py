@@ -7,10 +7,12 @@ A file gets a backup's name only after SQLite has checked it. In the order of th
 
 - `take`, `verify`, `restore`, `cleanup`, `status`: what is done with backups.
 - `drill`: restores kept backups in turn, to see that they can be.
+- `fetch_manifests`: makes the backups of a block store known on another host.
 - `remote`: brings a database of another host here, over SSH.
 - `folder`: the lock of a folder of backups, the list of them, what killed runs left.
 - `destination`: the file that a restore or a pull replaces.
 - `manifest`: the description beside each backup.
+- `blocks`: backups kept as blocks, in a folder or an object store.
 - `child`: the process in which every SQLite file is opened, copied and hashed.
 - `errors`: what can go wrong, and the translation of SQLite's and the system's errors.
 
@@ -32,6 +34,7 @@ from replica_platform.backup.errors import (
     ChildFailed,
     Damaged,
     HostUnknown,
+    KeyMissing,
     NameTaken,
     NoRoom,
     NotAllowed,
@@ -40,12 +43,14 @@ from replica_platform.backup.errors import (
     Unreadable,
     Unsaved,
 )
+from replica_platform.backup.fetch_manifests import fetch_manifests
 from replica_platform.backup.folder import backups
 from replica_platform.backup.manifest import Backup
 from replica_platform.backup.restore import Restored, restore
 from replica_platform.backup.status import FolderStatus, status
 from replica_platform.backup.take import backup
 from replica_platform.backup.verify import BackupVerification, verify
+from replica_platform.blocks.errors import BlockStoreDamaged, BlockStoreUnavailable
 
 if TYPE_CHECKING:
     from replica_platform.backup.remote.pull import Pulled, pull
@@ -58,6 +63,8 @@ stats = status
 __all__ = [
     "Backup",
     "BackupVerification",
+    "BlockStoreDamaged",
+    "BlockStoreUnavailable",
     "Busy",
     "ChildFailed",
     "Damaged",
@@ -66,6 +73,7 @@ __all__ = [
     "DrillStatus",
     "FolderStatus",
     "HostUnknown",
+    "KeyMissing",
     "NameTaken",
     "NoRoom",
     "NotAllowed",
@@ -82,6 +90,7 @@ __all__ = [
     "cleanup",
     "drill",
     "drill_status",
+    "fetch_manifests",
     "keep_one_of_equal",
     "pull",
     "restore",

@@ -13,6 +13,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+from replica_platform.backup.blocks.contents import blocks_of
+from replica_platform.backup.blocks.keys import cipher_of
+from replica_platform.backup.blocks.store import BackupBlocks, stores_of
 from replica_platform.backup.folder import backups, folder_lock
 from replica_platform.backup.manifest import Backup, in_utc
 from replica_platform.backup.verify import compare_with_manifest, record_outcome
@@ -26,7 +29,8 @@ def cleanup(
     """Delete the backups of `name` that retention lets go.
 
     Each source is counted separately, should two databases of one name share the folder. A run
-    that was killed half-way is finished by the next.
+    that was killed half-way is finished by the next. In a block store, blocks that no backup names
+    any more are marked, and removed by a run a day later.
 
     Args:
         to: The folder of backups.
@@ -41,6 +45,9 @@ def cleanup(
     Raises:
         TerminalError: The rule would keep nothing.
         Busy: Another process works on these backups.
+        KeyMissing: Some are encrypted with a key that the environment does not have.
+        BlockStoreUnavailable: A block store refused a request.
+        BlockStoreDamaged: A manifest in a block store is damaged, so that no block was removed.
     """
     if keep_days < 0 or keep_count < 1:
         raise TerminalError(
@@ -61,6 +68,8 @@ def cleanup(
                 if newest_sound and backup.taken_at < newest_sound.taken_at:
                     _delete(backup)
                     deleted.append(backup.file)
+        for where, key_id in stores_of(listed):
+            BackupBlocks(where, cipher_of(key_id)).prune()
     return deleted
 
 
@@ -131,6 +140,8 @@ def _newest_sound(newest_first: list[Backup]) -> Backup | None:
 
 def _delete(backup: Backup) -> None:
     # The manifest last: an interrupted run is finished by it.
+    if backup.blocks:
+        blocks_of(backup).remove(backup)
     backup.file.unlink(missing_ok=True)
     fsync_dir(backup.file.parent)
     backup.manifest.unlink(missing_ok=True)

@@ -54,6 +54,10 @@ class TargetExists(TerminalError):
     """There is a file at the target, and replacing it was not asked for."""
 
 
+class KeyMissing(TerminalError):
+    """The environment does not have the key that encrypts or decrypts a backup."""
+
+
 class ChildFailed(TransientError):
     """The child process ended without an answer."""
 

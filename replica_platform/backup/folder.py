@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from replica_platform.backup.blocks.contents import blocks_of
 from replica_platform.backup.errors import Busy
 from replica_platform.backup.manifest import SUFFIX, Backup, parse_manifest, read_manifest
 from replica_platform.core.files import fsync_dir
@@ -55,17 +56,21 @@ def folder_lock(folder: Path, name: str, wait_s: float = LOCK_WAIT_S) -> Iterato
         yield
 
 
+def _has_content(backup: Backup) -> bool:
+    return blocks_of(backup).has(backup) if backup.blocks else backup.ok
+
+
 def clear_leftovers(folder: Path, name: str) -> None:
     """Finish or remove what a killed run left; the caller holds the lock.
 
     A copy whose file got its name but whose manifest did not is a whole, checked backup: it gets
-    its manifest. Anything else is removed.
+    its manifest. So does one whose manifest is in the block store. Anything else is removed.
     """
     temporary = re.compile(rf"\.tmp-{re.escape(name)}_backup_\d{{8}}_\d{{6}}\.db(\.json)?-.*")
     leftovers = sorted(path for path in folder.iterdir() if temporary.fullmatch(path.name))
     for leftover in leftovers:
         backup = parse_manifest(leftover)
-        if backup and backup.ok and not backup.manifest.exists():
+        if backup and not backup.manifest.exists() and _has_content(backup):
             leftover.replace(backup.manifest)
         else:
             leftover.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from replica_platform.core.files import write_atomically
 from replica_platform.core.reports import ReportFields, format_bytes, plain
@@ -48,6 +49,10 @@ class Backup(ReportFields):
         drilled_at: When the backup was last restored as a drill; None if never.
         drill_restore_s: How long that restore took, in seconds; None if it failed.
         drill_problem: What the drill found wrong; None if nothing.
+        blocks: The block store that has the content; None where the backup is a file.
+        key_id: Names the key that encrypts the blocks; None if they are in clear.
+        stored_bytes: Bytes that were sent to the block store for this backup, compressed: the
+            rest was there. None where the backup is a file.
     """
 
     file: Path
@@ -76,6 +81,9 @@ class Backup(ReportFields):
     drilled_at: datetime | None = None
     drill_restore_s: float | None = None
     drill_problem: str | None = None
+    blocks: str | None = None
+    key_id: str | None = None
+    stored_bytes: int | None = None
 
     @property
     def manifest(self) -> Path:
@@ -89,9 +97,14 @@ class Backup(ReportFields):
 
     @property
     def problem(self) -> str | None:
-        """What is known to be wrong with the backup, from one `stat` and the last verification."""
+        """What is known to be wrong with the backup, from one `stat` and the last verification.
+
+        Of one that is kept as blocks, only the verification says something.
+        """
         if self.damage:
             return self.damage
+        if self.blocks:
+            return None  # no request for each backup that is listed
         try:
             size = self.file.stat().st_size
         except OSError:
@@ -111,7 +124,21 @@ class Backup(ReportFields):
         return (
             f"{self.file} holds {len(self.tables)} tables, {self.rows:,} rows in "
             f"{format_bytes(self.bytes)}, as of {self.taken_at:%Y-%m-%d %H:%M:%S} UTC."
-            f"{self._about_pending()}{about_unchecked(self.unchecked)}"
+            f"{self._about_blocks()}{self._about_pending()}{about_unchecked(self.unchecked)}"
+        )
+
+    @property
+    def used_bytes(self) -> int:
+        """The room that the backup took: its size, or what was sent for it."""
+        return self.bytes if self.stored_bytes is None else self.stored_bytes
+
+    def _about_blocks(self) -> str:
+        if self.blocks is None:
+            return ""
+        encrypted = "encrypted, " if self.key_id else ""
+        return (
+            f" It is kept as blocks in {self.blocks}, {encrypted}of which "
+            f"{format_bytes(self.used_bytes)} were new."
         )
 
     def _about_pending(self) -> str:
@@ -155,13 +182,20 @@ def read_manifest(path: Path) -> Backup | None:
 def parse_manifest(path: Path) -> Backup | None:
     """Return the same for a manifest that may still have a temporary name."""
     try:
-        content = json.loads(path.read_bytes())
-        content["file"] = path.with_name(content["file"])
+        return parse_fields(json.loads(path.read_bytes()), path.parent)
+    except (OSError, ValueError):
+        return None
+
+
+def parse_fields(fields: dict[str, Any], folder: Path) -> Backup | None:
+    """Return the backup that the fields of a manifest describe; None if they are not its fields."""
+    try:
+        content = {**fields, "file": (folder / "_").with_name(fields["file"])}
         for key in ("taken_at", "verified_at", "drilled_at"):
             if content.get(key) is not None:
                 content[key] = datetime.fromisoformat(content[key]).astimezone(UTC)
         return Backup(**content)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return None
 
 

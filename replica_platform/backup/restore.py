@@ -6,10 +6,13 @@ the target is kept beside it; unsaved changes there are never thrown away.
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from replica_platform.backup.blocks.contents import content_of
 from replica_platform.backup.child.messages import RestoredCopy
 from replica_platform.backup.child.process import make_restored_copy
 from replica_platform.backup.destination import (
@@ -20,8 +23,9 @@ from replica_platform.backup.destination import (
     resolve,
 )
 from replica_platform.backup.errors import Damaged, TargetExists
-from replica_platform.backup.manifest import about_unchecked
-from replica_platform.backup.verify import compare_with_manifest, require_manifest
+from replica_platform.backup.manifest import Backup, about_unchecked
+from replica_platform.backup.verify import compare_content, require_manifest
+from replica_platform.blocks.errors import BlockStoreDamaged
 from replica_platform.core.reports import DoneReport, Progress
 
 
@@ -85,6 +89,8 @@ def restore(
         Unreadable: The backup has no manifest, or the previous owner cannot be kept.
         NoRoom: The target's disk has no space for the copy.
         ChildFailed: The child process ended without an answer.
+        KeyMissing: The backup is encrypted with a key that the environment does not have.
+        BlockStoreUnavailable: The block store refused a request.
     """
     began = time.perf_counter()
     backup, to = backup.absolute(), resolve(to)
@@ -94,13 +100,13 @@ def restore(
             f"{to} exists, so nothing was restored; give another path, or `--replace` to replace "
             "it (it is then kept beside the restored one)."
         )
-    outcome = compare_with_manifest(known)
-    if not outcome.ok:
-        raise Damaged(f"{outcome.sentence} Nothing was restored; choose an older one.")
     prepare(to)
-    with replacing_database(to, new_mode=backup.stat().st_mode & 0o664) as copy:
+    with (
+        _verified_content(known, to.parent) as content,
+        replacing_database(to, new_mode=known.manifest.stat().st_mode & 0o664) as copy,
+    ):
         restored = make_restored_copy(
-            known.file.resolve(),
+            content.resolve(),
             copy,
             previous=to,
             sha256=known.sha256,
@@ -130,6 +136,20 @@ def restore(
             + _about_outbox(restored, kept)
         ),
     )
+
+
+@contextmanager
+def _verified_content(known: Backup, scratch: Path) -> Iterator[Path]:
+    """Yield the file with a backup's content, which was just compared with the manifest."""
+    refused = "Nothing was restored; choose an older one."
+    try:
+        with content_of(known, scratch) as content:
+            outcome = compare_content(known, content)
+            if not outcome.ok:
+                raise Damaged(f"{outcome.sentence} {refused}")
+            yield content
+    except BlockStoreDamaged as error:
+        raise Damaged(f"{known.file.name} cannot be relied on: {error} {refused}") from error
 
 
 def _about_outbox(restored: RestoredCopy, kept: Path | None) -> str:

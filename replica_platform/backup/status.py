@@ -16,7 +16,7 @@ class FolderStatus(ReportFields):
 
     Attributes:
         count: Backups with a readable manifest.
-        bytes: Size of those without a known problem.
+        bytes: Size of those without a known problem; of blocks, what was sent for them.
         newest_at: When the newest backup without a known problem was taken; one that is dated in
             the future does not count.
         newest_age_s: Its age in seconds.
@@ -68,7 +68,7 @@ def status(to: Path, name: str | None = None, *, now: datetime | None = None) ->
     unlisted = _without_manifest(folder, name)
     sentence = _about_backups(listed, f"{f'of {name} ' if name else ''}in {folder}", age_s)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free, used = disk_space.free_bytes(existing), sum(backup.bytes for backup in sound)
+    free, used = disk_space.free_bytes(existing), sum(backup.used_bytes for backup in sound)
     if newest:
         verified_age_s = max((moment - newest.verified_at).total_seconds(), 0.0)
         sentence += f" {newest.file.name} is the newest verified, {format_age(verified_age_s)} ago."

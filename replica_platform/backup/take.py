@@ -1,20 +1,27 @@
 """Take a backup: a verified copy of a live SQLite file, with its manifest beside it.
 
-Lock the folder, copy in a child process with one step of SQLite's backup API, check the copy, and
-only then give file and manifest their names. A run that stops half-way leaves no file under a
-backup's name that is not whole and checked.
+Lock the folder, copy in a child process under SQLite's locks, check the copy, and only then give
+file and manifest their names, or send the copy's blocks to a block store. A run that stops half-way
+leaves no file under a backup's name that is not whole and checked.
 """
 
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from replica_platform.backup.blocks.keys import encrypting_cipher
+from replica_platform.backup.blocks.store import BackupBlocks
 from replica_platform.backup.child.messages import Snapshot
 from replica_platform.backup.child.process import take_snapshot
 from replica_platform.backup.errors import Damaged, NameTaken, NoRoom, Unreadable, translate_errors
 from replica_platform.backup.folder import backups, clear_leftovers, folder_lock
 from replica_platform.backup.manifest import Backup, in_utc, manifest_of
 from replica_platform.core.disk_space import shortage
+from replica_platform.core.errors import TerminalError
 from replica_platform.core.files import fsync_file, replacing
 from replica_platform.core.reports import Progress
 
@@ -27,10 +34,16 @@ def backup(
     to: Path,
     *,
     skip_checkpoint: bool = False,
+    blocks: Path | str | None = None,
+    encrypt: bool = False,
     now: datetime | None = None,
     progress: Progress | None = None,
 ) -> Backup:
     """Copy `file`, with everything in its WAL, into the folder `to`, checked and durable.
+
+    With `blocks` only the manifest is kept in the folder. The content goes to a block store, as
+    blocks of which each is stored once: another backup costs what changed since. An interrupted
+    one goes on where it was.
 
     It is safe while another process, or this one, writes to the file. In WAL mode it blocks no
     writer; without it the file is copied in steps, for which writers wait.
@@ -40,8 +53,11 @@ def backup(
         to: The folder of backups; made if absent.
         skip_checkpoint: Leave the source unwritten. The checkpoint only shortens its WAL; the
             copy has everything either way.
+        blocks: The block store, a folder or a URL such as s3://bucket/prefix; a plain file is
+            kept if left out.
+        encrypt: Whether the blocks are encrypted, with the first key in `REPLICA_BACKUP_KEY`.
         now: The moment in the backup's name and manifest; the next free second if left out.
-        progress: Called with the bytes copied plus the bytes checked.
+        progress: Called with the bytes copied plus the bytes checked, then with the blocks sent.
 
     Returns:
         The backup, with what is in it. `unchecked` gives the reason where a sound source cannot
@@ -54,10 +70,15 @@ def backup(
         Busy: The source stayed locked, or another process works on these backups.
         NameTaken: A backup of the moment `now` exists.
         ChildFailed: The child process ended without an answer.
+        KeyMissing: There is no key to encrypt with.
+        BlockStoreUnavailable: The block store refused a request; what was sent is kept there.
+        BlockStoreDamaged: The manifest of the newest backup in the block store is damaged.
+        TerminalError: `encrypt` without `blocks`.
     """
     began = time.perf_counter()
     folder, name = to.absolute(), file.stem
     source = _existing(file)
+    store = _block_store(blocks, encrypt)
     with folder_lock(folder, name):
         taken_at, target = _free_name(folder, name, now)
         _require_space(source, folder)
@@ -66,27 +87,66 @@ def backup(
             with (
                 translate_errors("back up", source, target),
                 replacing(manifest_of(target), mode) as manifest,
-                replacing(target, mode) as copy,
+                _discarded(target) if store else replacing(target, mode) as copy,
             ):
                 snapshot = take_snapshot(
-                    source, copy, checkpoint=not skip_checkpoint, progress=progress
+                    source,
+                    copy,
+                    checkpoint=not skip_checkpoint,
+                    is_kept=store is None,
+                    progress=progress,
                 )
-                _require_sound(snapshot, source, backups(folder, name))
-                seconds = time.perf_counter() - began
-                taken = _described(snapshot, target, source, taken_at, seconds)
-                # Durable before the file gets its name: the next run finishes one that was
-                # killed between the two renames from this.
+                kept = backups(folder, name)
+                _require_sound(snapshot, source, kept)
+                taken = _described(snapshot, target, source, taken_at)
+                sent = None
+                if store:
+                    resend = _is_damaged_in(store, kept)
+                    sent = store.send(copy, name, resend=resend, progress=progress)
+                    taken = replace(
+                        taken, blocks=store.where, key_id=store.key_id, stored_bytes=sent.bytes_sent
+                    )
+                taken = replace(taken, seconds=round(time.perf_counter() - began, 4))
+                # Durable before the content gets its name: the next run finishes one that was
+                # killed between the two from this.
                 manifest.write_text(taken.manifest_text())
                 fsync_file(manifest)
+                if store and sent:
+                    store.record(sent, taken)
         except BaseException:
             clear_leftovers(folder, name)
             raise
     return taken
 
 
-def _described(
-    snapshot: Snapshot, target: Path, source: Path, taken_at: datetime, seconds: float
-) -> Backup:
+def _block_store(blocks: Path | str | None, encrypt: bool) -> BackupBlocks | None:
+    if blocks is None:
+        if encrypt:
+            raise TerminalError(
+                "Only backups that are kept as blocks are encrypted; give --blocks."
+            )
+        return None
+    return BackupBlocks(blocks, encrypting_cipher() if encrypt else None)
+
+
+@contextmanager
+def _discarded(target: Path) -> Iterator[Path]:
+    """Yield a temporary path as `replacing` does, whose file does not outlast the block."""
+    copy = target.with_name(f".tmp-{target.name}-{os.getpid()}-{os.urandom(4).hex()}")
+    try:
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _is_damaged_in(store: BackupBlocks, newest_first: list[Backup]) -> bool:
+    """Return whether the newest backup in the store was found damaged, so that its blocks are."""
+    place = (store.where, store.key_id)
+    newest = next((one for one in newest_first if (one.blocks, one.key_id) == place), None)
+    return newest is not None and newest.damage is not None
+
+
+def _described(snapshot: Snapshot, target: Path, source: Path, taken_at: datetime) -> Backup:
     check = snapshot.check
     return Backup(
         file=target,
@@ -107,7 +167,7 @@ def _described(
         checkpoint=snapshot.checkpoint,
         copy_s=snapshot.copy_s,
         check_s=check.check_s,
-        seconds=round(seconds, 4),
+        seconds=0.0,
         sqlite_version=check.sqlite_version,
         tool_version=_tool_version(),
         verified_at=datetime.now(UTC),

@@ -5,11 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from replica_platform.backup.blocks.contents import content_of
 from replica_platform.backup.child.messages import FileCheck
 from replica_platform.backup.child.process import check_file
 from replica_platform.backup.errors import ChildFailed, Unreadable
 from replica_platform.backup.folder import folder_lock
 from replica_platform.backup.manifest import Backup, about_unchecked, manifest_of, read_manifest
+from replica_platform.blocks.errors import BlockStoreDamaged
 from replica_platform.core.reports import Progress, ReportFields
 
 
@@ -60,6 +62,9 @@ def verify(backup: Path, *, progress: Progress | None = None) -> BackupVerificat
     Raises:
         Unreadable: There is no manifest to compare with.
         Busy: Another process works on these backups.
+        NoRoom: The folder's disk has no space to assemble it from blocks.
+        KeyMissing: It is encrypted with a key that the environment does not have.
+        BlockStoreUnavailable: The block store refused a request.
     """
     known = require_manifest(backup.absolute())
     outcome = compare_with_manifest(known, progress)
@@ -85,14 +90,32 @@ def require_manifest(file: Path) -> Backup:
 
 
 def compare_with_manifest(known: Backup, progress: Progress | None = None) -> BackupVerification:
-    """Read a backup and compare it with its manifest; write nothing."""
+    """Read a backup and compare it with its manifest; write nothing.
+
+    One that is kept as blocks is assembled beside its manifest for that.
+    """
+    try:
+        with content_of(known, known.file.parent, progress) as content:
+            return compare_content(known, content, progress)
+    except BlockStoreDamaged as error:
+        return _outcome(known, None, [str(error).rstrip(".")])
+
+
+def compare_content(
+    known: Backup, content: Path, progress: Progress | None = None
+) -> BackupVerification:
+    """Read the file with a backup's content and compare it with the manifest; write nothing."""
     check = None
     try:
-        check = check_file(known.file, drop_cache=True, progress=progress)
+        check = check_file(content, drop_cache=True, progress=progress)
     except (Unreadable, ChildFailed) as error:  # a bad sector ends the child by SIGBUS
         problems = [str(error).rstrip(".")]
     else:
         problems = _differences(known, check)
+    return _outcome(known, check, problems)
+
+
+def _outcome(known: Backup, check: FileCheck | None, problems: list[str]) -> BackupVerification:
     tables = check.tables if check else {}
     return BackupVerification(
         file=known.file,
@@ -115,10 +138,14 @@ def compare_with_manifest(known: Backup, progress: Progress | None = None) -> Ba
 
 
 def record_outcome(known: Backup, outcome: BackupVerification) -> None:
-    """Write the outcome into the manifest, if the backup still has one."""
-    if known.manifest.exists():
+    """Write the outcome into the manifest as it is now, if the backup still has one.
+
+    The caller holds the folder's lock. A drill may have recorded its own outcome since `known` was
+    read, and that stays.
+    """
+    if now := read_manifest(known.manifest):
         damage = "; ".join(outcome.problems) or None
-        replace(known, verified_at=outcome.checked_at, damage=damage).save()
+        replace(now, verified_at=outcome.checked_at, damage=damage).save()
 
 
 def _differences(known: Backup, check: FileCheck) -> list[str]:

@@ -1,6 +1,7 @@
 """Blocks of files in a folder or an object store, each once, compressed, under its digest.
 
 - `objects`: the requests to a folder or a bucket.
+- `cipher`: their encryption, where it is asked for.
 - `pool`: the blocks among those objects: send, read, verify, mark and sweep.
 - `errors`: what can go wrong.
 

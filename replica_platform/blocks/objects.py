@@ -4,6 +4,7 @@ Objects are created once and never overwritten: caches read garbage from one tha
 a series of objects, each created only if it does not exist yet.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from replica_platform.blocks.errors import BlockStoreUnavailable
+from replica_platform.core.files import fsync_dir, fsync_file
 
 # One request may hang for this time; the retries go on for longer, so that it fails alone.
 REQUEST_TIMEOUT = timedelta(seconds=20)
 RETRIES: Any = {"max_retries": 6, "retry_timeout": timedelta(seconds=120)}
 CREATE_ATTEMPTS = 3
 CREATE_PAUSE_S = 0.5
+# Above, one sync of all file systems is quicker than one for each object.
+SYNC_EACH = 256
 
 
 class Objects:
@@ -40,9 +44,14 @@ class Objects:
                 "A block store needs the `store` extra; install replica-platform[store]."
             ) from error
         self.where = str(where)
+        # What `make_durable` has to bring to the disk.
+        self._written: list[str] = []
         with translate_errors(self.where):
             if "://" in self.where:
-                client = {"timeout": REQUEST_TIMEOUT, **config.pop("client_options", {})}
+                # Given any options, obstore reads this one no longer from the environment.
+                allow_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+                client = {"timeout": REQUEST_TIMEOUT, "allow_http": allow_http}
+                client |= config.pop("client_options", {})
                 options = {"retry_config": RETRIES, "client_options": client, **config}
                 self._store: Any = from_url(self.where, **options)
             else:
@@ -70,6 +79,7 @@ class Objects:
                         raise
                     time.sleep(CREATE_PAUSE_S * 2**attempt)
                 else:
+                    self._written.append(name)
                     return True
         raise AssertionError("unreachable: the last attempt returns or raises")
 
@@ -83,6 +93,7 @@ class Objects:
 
         with translate_errors(self.where):
             obstore.put(self._store, name, content, use_multipart=False)
+        self._written.append(name)
 
     def read(self, name: str) -> bytes | None:
         """Return an object's content; None if it does not exist.
@@ -123,6 +134,26 @@ class Objects:
 
         with translate_errors(self.where), suppress(FileNotFoundError):
             obstore.rename(self._store, name, to)
+
+    def make_durable(self) -> None:
+        """Bring what was created or replaced in a folder to the disk.
+
+        The objects of a bucket are durable when it answers.
+        """
+        if "://" in self.where:
+            return
+        written, self._written = self._written, []
+        if len(written) > SYNC_EACH:
+            os.sync()
+            return
+        root = Path(self.where)
+        for name in written:
+            with suppress(FileNotFoundError):  # removed or renamed since
+                fsync_file(root / name)
+        for folder in {above for name in written for above in (root / name).parents}:
+            if folder == root or root in folder.parents:
+                with suppress(FileNotFoundError):
+                    fsync_dir(folder)
 
     def names(self, prefix: str) -> dict[str, datetime]:
         """Return when each object below `prefix` was created, by its name.

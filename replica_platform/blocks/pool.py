@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
+from replica_platform.blocks.cipher import Cipher, WrongKey
 from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged
 from replica_platform.blocks.objects import Objects
 from replica_platform.core.reports import Progress
@@ -74,12 +75,19 @@ class BlockPool:
         digest: Returns the digest of a block's content, in hexadecimal.
         advice: What to do where a block is missing or damaged, the end of a sentence.
         prefix: What the objects' names begin with, empty or with a slash at its end.
+        cipher: Encrypts the blocks; they are kept in clear if None.
     """
 
     def __init__(
-        self, objects: Objects, digest: Callable[[bytes], str], advice: str, prefix: str = ""
+        self,
+        objects: Objects,
+        digest: Callable[[bytes], str],
+        advice: str,
+        prefix: str = "",
+        cipher: Cipher | None = None,
     ) -> None:
         self.objects = objects
+        self._cipher = cipher
         self._digest = digest
         self._advice = advice
         self._prefix = prefix
@@ -104,8 +112,10 @@ class BlockPool:
                 f"The block {block_digest} is missing from {self.objects.where}; {self._advice}."
             )
         try:
+            if self._cipher:
+                packed = self._cipher.unseal(packed, block_digest)
             content = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
-        except zstandard.ZstdError:
+        except (zstandard.ZstdError, WrongKey):
             content = b""
         if self._digest(content) != block_digest:
             raise BlockStoreDamaged(
@@ -142,6 +152,8 @@ class BlockPool:
                 return 0
             content = content_of(block_digest)
             packed = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(content)
+            if self._cipher:
+                packed = self._cipher.seal(packed, block_digest)
             put(name, packed)
             return len(packed)
 

@@ -14,6 +14,14 @@ from replica_platform.core.reports import format_bytes
 @click.argument("file", type=FOUND)
 @click.option("--to", type=PATH, required=True, help="The folder of backups.")
 @click.option("--skip-checkpoint", is_flag=True, help="Leave the write-ahead log as it is.")
+@click.option(
+    "--blocks",
+    metavar="STORE",
+    help="Keep the content as blocks in this folder or URL (s3://bucket/prefix).",
+)
+@click.option(
+    "--encrypt", is_flag=True, help="Encrypt the blocks with the key in REPLICA_BACKUP_KEY."
+)
 @click.option("--cleanup", is_flag=True, help="Afterwards remove backups that need not be kept.")
 @click.option(
     "--keep-days",
@@ -32,8 +40,8 @@ from replica_platform.core.reports import format_bytes
 @click.option("--stats-only", is_flag=True, help="Make no backup; describe those in the folder.")
 @as_json_option
 def backup(
-    file: Path, to: Path, skip_checkpoint: bool, cleanup: bool, keep_days: int, keep_count: int,
-    stats_only: bool, as_json: bool,
+    file: Path, to: Path, skip_checkpoint: bool, blocks: str | None, encrypt: bool, cleanup: bool,
+    keep_days: int, keep_count: int, stats_only: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Make a verified backup of the SQLite file FILE.
 
@@ -44,7 +52,14 @@ def backup(
     if stats_only:
         return print_sentence(engine.status(to, file.stem), as_json)
     with bar("copying") as progress:
-        made = engine.backup(file, to, skip_checkpoint=skip_checkpoint, progress=progress)
+        made = engine.backup(
+            file,
+            to,
+            skip_checkpoint=skip_checkpoint,
+            blocks=blocks,
+            encrypt=encrypt,
+            progress=progress,
+        )
     removed = (
         engine.cleanup(to, file.stem, keep_days=keep_days, keep_count=keep_count) if cleanup else []
     )
@@ -54,14 +69,35 @@ def backup(
         unchecked = made.unchecked
         verified = f"copied, not fully checkable: {unchecked}" if unchecked else "verified"
         out.print(
-            f"{made.file}: {format_bytes(made.bytes)}, sha256 {made.sha256[:16]}…, "
+            f"{made.file}: {format_bytes(made.bytes)}, "
+            + (f"{format_bytes(made.used_bytes)} of it new in {made.blocks}, " if blocks else "")
+            + f"sha256 {made.sha256[:16]}…, "
             f"{made.seconds:.2f} s, {verified}; {len(removed)} old backups removed."
         )
     return 0
 
 
+@click.command("fetch-manifests")
+@click.argument("blocks", metavar="STORE")
+@click.option("--to", type=PATH, required=True, help="The folder of backups.")
+@as_json_option
+def fetch_manifests(blocks: str, to: Path, as_json: bool) -> int:
+    """Make the backups in a block STORE known in a folder.
+
+    Then they can be verified and restored there: on a new host, or after the folder was lost.
+    """
+    from replica_platform import backup as engine
+
+    found = engine.fetch_manifests(blocks, to)
+    if as_json:
+        print_json({"found": found})
+    else:
+        out.print(f"{len(found)} backups in {blocks} were not known in {to} and are now.")
+    return 0
+
+
 @click.command("verify-backup")
-@click.argument("file", type=FOUND, metavar="BACKUP")
+@click.argument("file", type=PATH, metavar="BACKUP")
 @as_json_option
 def verify_backup(file: Path, as_json: bool) -> int:
     """Read a BACKUP and compare it with its manifest."""
@@ -73,7 +109,7 @@ def verify_backup(file: Path, as_json: bool) -> int:
 
 
 @click.command("restore-backup")
-@click.argument("file", type=FOUND, metavar="BACKUP")
+@click.argument("file", type=PATH, metavar="BACKUP")
 @click.option("--to", type=PATH, required=True, help="The SQLite file to create or replace.")
 @click.option("--replace", is_flag=True, help="Replace an existing file; it is kept beside it.")
 @as_json_option

@@ -33,6 +33,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
     "Outbox": (outbox.append, outbox.drain, outbox.dead, outbox.doctor),
     "Backups": (
         backups.backup,
+        backups.fetch_manifests,
         backups.verify_backup,
         backups.restore_backup,
         backups.pull_sqlite,

@@ -9,6 +9,7 @@ import duckdb
 from dagster.components import Component, ComponentLoadContext, Model, Resolvable
 
 from replica_platform.components.sample import sample_is_included
+from replica_platform.components.scrubbed import scrub_result
 from replica_platform.policies import (
     AFTER_PARENTS,
     EACH_SESSION,
@@ -34,6 +35,8 @@ from replica_platform.resources.store import ReplicaStore
 class PurposeReplicas(Component, Model, Resolvable):
     """An asset for each purpose: some tables, columns and rows of the master, in a separate file.
 
+    A schedule reads the kept generations of all purposes in turn, as `replica_scrub` does.
+
     Values that are masked, and columns that are not listed, appear nowhere in the bytes of the
     file.
 
@@ -54,16 +57,27 @@ class PurposeReplicas(Component, Model, Resolvable):
     sample: bool = False
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """Return an asset and three checks for each purpose."""
+        """Return an asset and four checks for each purpose, a schedule and a sensor."""
         if self.sample and not sample_is_included():
             return dg.Definitions()
         if (file := context.path / "defs.yaml").exists():
             assert_keys_once(file)
         purposes = [Purpose.from_dict(name, given) for name, given in self.purposes.items()]
+        scrubs = [_scrub_check(purpose) for purpose in purposes]
         return dg.Definitions(
             assets=[self._asset(purpose) for purpose in purposes],
-            asset_checks=[_checks(purpose) for purpose in purposes],
+            asset_checks=[*(_checks(purpose) for purpose in purposes), *scrubs],
+            schedules=[self._scrub(scrubs)] if purposes else [],
             sensors=[self._repair(purposes)] if purposes else [],
+        )
+
+    def _scrub(self, checks: Sequence[dg.AssetChecksDefinition]) -> dg.ScheduleDefinition:
+        return dg.ScheduleDefinition(
+            name="purpose_scrub" if self.name == "purposes" else f"{self.name}_scrub",
+            target=dg.AssetSelection.checks(*checks),
+            cron_schedule="50 * * * *",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="A share of the purposes' kept generations each hour, all within a week.",
         )
 
     def _repair(self, purposes: Sequence[Purpose]) -> dg.SensorDefinition:
@@ -140,6 +154,18 @@ def data_as_of(connection: duckdb.DuckDBPyConnection, query: str) -> datetime | 
     if isinstance(found, datetime):
         return found if found.tzinfo else found.replace(tzinfo=UTC)
     return datetime.combine(found, time(), UTC) if isinstance(found, date) else None
+
+
+def _scrub_check(purpose: Purpose) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=_key(purpose),
+        name="kept_bytes_are_intact",
+        description="Every byte of the kept generations is read within a week; damage is repaired.",
+    )
+    def kept_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
+        return scrub_result(store, _key(purpose))
+
+    return kept_bytes_are_intact
 
 
 def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:

@@ -54,6 +54,9 @@ class FileEntry(Model, Resolvable):
         client_key: The private key to log in with; those of `~/.ssh` when absent.
         keep_days: Backups younger than this many days are kept.
         keep_count: The newest backups that are kept at any age.
+        blocks: The block store that keeps the content: a folder, absolute or below the data
+            folder, or a URL such as s3://bucket/prefix. When absent each backup is a file.
+        encrypted: Whether the blocks are encrypted, with the first key in `REPLICA_BACKUP_KEY`.
         drill: Queries that are run on a restored backup, one backup a night.
         sample: Whether the file belongs to the sample.
     """
@@ -66,6 +69,8 @@ class FileEntry(Model, Resolvable):
     client_key: str | None = None
     keep_days: int = 30
     keep_count: int = 7
+    blocks: str | None = None
+    encrypted: bool = False
     drill: Sequence[DrillEntry] = ()
     sample: bool = False
 
@@ -191,7 +196,9 @@ class SqliteBackups(Component, Model, Resolvable):
                 if file.pulled_from:
                     context.log.info(_pull(file, file.pulled_from, path))
                 known = {earlier.sha256 for earlier in backups(folder, path.stem)}
-                made = backup(path, folder)
+                made = backup(
+                    path, folder, blocks=_block_store(platform, file), encrypt=file.encrypted
+                )
                 kept = keep_one_of_equal(made, path.stem, within_s=REPEATED_WITHIN_S)
                 removed = cleanup(
                     folder, path.stem, keep_days=file.keep_days, keep_count=file.keep_count
@@ -205,6 +212,7 @@ class SqliteBackups(Component, Model, Resolvable):
                     "dagster/row_count": made.rows,
                     "dagster/uri": str(kept.file),
                     "bytes": made.bytes,
+                    "used_bytes": made.used_bytes,
                     "sha256": made.sha256,
                     "backup_seconds": made.seconds,
                 }
@@ -259,6 +267,13 @@ SCHEDULES = {
     "backups": _schedule("backups", "nightly_backups", "backups"),
     "remote": _schedule("remote", "remote_pulls", "remote"),
 }
+
+
+def _block_store(platform: PlatformConfig, file: FileEntry) -> Path | str | None:
+    """Return the address of a file's block store; a path is below the data folder."""
+    if file.blocks is None or "://" in file.blocks:
+        return file.blocks
+    return platform.path(file.blocks)
 
 
 def _kind(file: FileEntry) -> str:

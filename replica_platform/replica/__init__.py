@@ -27,6 +27,7 @@ from replica_platform.replica.errors import (
     MasterChanging,
     MasterDamaged,
     MasterDenied,
+    MasterEncrypted,
     MasterMissing,
     MasterOpenHere,
     NothingPublished,
@@ -43,16 +44,13 @@ from replica_platform.replica.master import STORAGE_VERSION, Master
 from replica_platform.replica.publish import prepare, publish
 from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
 from replica_platform.replica.purpose.definition import Part, Purpose, load_purposes
-from replica_platform.replica.reader import ReaderStatus, ReplicaReader
-from replica_platform.replica.remote.block_store import (
-    BlockStore,
-    BlockStoreVerification,
-    Pruned,
-    Pushed,
-)
+from replica_platform.replica.reader import ReplicaReader
+from replica_platform.replica.remote.block_store import BlockStore
+from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
 from replica_platform.replica.serving.connect import connect
+from replica_platform.replica.serving.reader_status import ReaderStatus
 from replica_platform.replica.status import (
     GenerationVerification,
     Reader,
@@ -84,6 +82,7 @@ __all__ = [
     "MasterChanging",
     "MasterDamaged",
     "MasterDenied",
+    "MasterEncrypted",
     "MasterMissing",
     "MasterOpenHere",
     "NothingPublished",

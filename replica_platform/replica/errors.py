@@ -36,6 +36,10 @@ class MasterDamaged(TerminalError):
     """The master is not a sound DuckDB file, or its write-ahead log cannot be checkpointed."""
 
 
+class MasterEncrypted(TerminalError):
+    """The master is encrypted, and encrypted masters are not supported."""
+
+
 class WrongLineage(TerminalError):
     """The master is not the database that the store's generations came from."""
 

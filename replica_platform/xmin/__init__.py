@@ -9,15 +9,16 @@ a sync that finds its target wrong repairs it, and `mode="full"` always reads ev
 Nothing here knows Dagster or the platform's settings. The modules in the order of the story:
 
 - `errors`, `names`, `reports`, `session`: what all others share.
-- `sync`: one sync, top to bottom; each step is one of the following modules.
+- `sync`: the functions; `group`: one sync, top to bottom, each step one of the following modules.
 - `lock`: lock the target tables and read their watermarks.
 - `plan`, `decide`: how each table is read, and why.
-- `stage`, `resume`: read what is needed into a staging table; continue an interrupted first copy.
+- `stage`: read what is needed into a staging table.
 - `commit`: write rows, deletes and the watermark in one transaction.
 - `upsert`: data frames.
 
 and the folders, from the bottom up: `source` (catalog and snapshot), `target` (tables and
-watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair and proof).
+watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair and proof),
+`first_copy` (loading in slices).
 """
 
 from replica_platform.core.postgres import BadDsn, CannotConnect

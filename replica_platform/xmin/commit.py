@@ -11,11 +11,9 @@ from typing import TypeVar, cast
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin import resume
+from replica_platform.xmin.copy.buckets import BucketCounts
 from replica_platform.xmin.errors import CannotSync
-from replica_platform.xmin.integrity.delete_limit import DeleteLimit
-from replica_platform.xmin.integrity.deletes import delete_absent_keys
-from replica_platform.xmin.integrity.key_hashes import KeyHashes
+from replica_platform.xmin.first_copy import ledger
 from replica_platform.xmin.integrity.prover import Prover
 from replica_platform.xmin.integrity.rolling import ContentOfBothSides
 from replica_platform.xmin.plan import PlannedTable
@@ -38,6 +36,7 @@ from replica_platform.xmin.target.tables import (
 )
 from replica_platform.xmin.target.watermark import Watermark
 from replica_platform.xmin.target.write import Equality, WriteSpec, WrittenRows
+from replica_platform.xmin.writing.deletes import Deletes
 
 # Smaller tables skip ANALYZE: the planner's estimate by their size is good enough.
 ANALYZE_FROM_ROWS = 10_000
@@ -89,7 +88,7 @@ class Commit:
     ) -> None:
         self._source = source
         self._target = target
-        self._max_delete_fraction = max_delete_fraction
+        self._deletes = Deletes(source, target, max_delete_fraction)
         self._prover = prover
 
     def steps(
@@ -121,8 +120,11 @@ class Commit:
         rows_read = self._staged_rows(staged)
         delivered = self._delivered(staged)
         if found is None:
-            rows_read += count_rows(self._target, load_name(staged.target))
-            committed = self._first_copy(staged)
+            loaded = staged.rows_loaded
+            if loaded is None:
+                loaded = count_rows(self._target, load_name(staged.target))
+            rows_read += loaded
+            committed = self._first_copy(staged, loaded)
             yield
         else:
             committed = yield from self._into_existing(staged, found, linked)
@@ -130,6 +132,7 @@ class Commit:
             drop(self._target, staging)
         committed = self._prove(staged, committed)
         watermarks.write(self._target, self._watermark(planned, committed, delivered))
+        self._deletes.write_counts(staged)
         written, notes = committed.written, planned.report.notes
         return replace(
             planned.report,
@@ -214,7 +217,7 @@ class Commit:
         rows = count_rows(self._target, staged.target)
         if rows == committed.rows:
             return committed
-        deleted = self._delete(staged, rows)
+        deleted = self._deletes.delete(staged, rows)
         _check_counts(staged, rows - deleted)
         written = replace(committed.written, deleted=committed.written.deleted + deleted)
         return replace(committed, written=written, rows=rows - deleted)
@@ -228,7 +231,7 @@ class Commit:
             self._target.execute(sql.SQL("analyze {}").format(staging.sql))
         return rows
 
-    def _first_copy(self, staged: StagedTable) -> Committed:
+    def _first_copy(self, staged: StagedTable, rows: int) -> Committed:
         """Adopt the loaded table; then merge what an interrupted copy had missed.
 
         Raises:
@@ -244,10 +247,10 @@ class Commit:
             raise Diverged(
                 "The interrupted copy holds a key twice, so it is not continued: all rows are read."
             ) from error
-        resume.clear(self._target, target)
-        rows = count_rows(self._target, target)
+        ledger.clear(self._target, target)
         if staged.scanned is not None:
-            _, rows = run_all(self._merge(staged, inspect(self._target, [target])[target], False))
+            found = inspect(self._target, [target])[target]
+            _, rows = run_all(self._merge(staged, found, False, rows))
         return Committed(oid, WrittenRows(inserted=rows), rows)
 
     def _into_existing(
@@ -268,37 +271,50 @@ class Commit:
             _check_triggers(self._target, staged, found)
         return Committed(found.oid, written, rows)
 
-    def _merge(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
-        """Merge the staged rows by key, delete what the source lacks, and check the counts."""
+    def _merge(
+        self, staged: StagedTable, found: TargetTable, linked: bool, loaded: int | None = None
+    ) -> _Steps:
+        """Merge the staged rows by key, delete what the source lacks, and check the counts.
+
+        Args:
+            staged: The staged rows.
+            found: The target table.
+            linked: Whether foreign keys join it to others of the same transaction.
+            loaded: Of a first copy: how many rows it has.
+        """
         planned = staged.planned
         written, deleted = WrittenRows(), 0
-        rows = self._rows_before(planned)
+        rows = self._rows_before(planned) if loaded is None else loaded
+        before = self._deletes.counts_before(staged)
         deletes_first = found.has_constraints_beside(planned.key) and not (
             linked and found.referred_to
         )
         if deletes_first:
-            deleted = self._delete_before_merge(staged, found, rows)
+            deleted = self._delete_before_merge(staged, found, rows, before)
         if staged.has_rows:
             # A new leaf may hold a key under the xmin that another leaf had it under.
             by_xmin = staged.scanned is not None and not staged.scanned.new_leaves
             equality = Equality.XMIN if by_xmin else Equality.XMIN_AND_CONTENT
             with planned.request.times.step("merge"):
-                written = write.merge(self._target, _write_spec(staged, found), equality)
+                blocks = before.blocks if before else None
+                written = write.merge(self._target, _write_spec(staged, found), equality, blocks)
         rows += written.inserted
         yield
         if not deletes_first:
             with planned.request.times.step("deletes"):
-                deleted = self._delete(staged, rows)
+                deleted = self._deletes.delete(staged, rows, before, written.left)
         if staged.scanned is not None:
             _check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
 
-    def _delete_before_merge(self, staged: StagedTable, found: TargetTable, rows: int) -> int:
+    def _delete_before_merge(
+        self, staged: StagedTable, found: TargetTable, rows: int, before: BucketCounts | None
+    ) -> int:
         """Delete first, where a new row may need the unique value of a deleted one."""
         if staged.has_rows:
             rows += write.count_new_keys(self._target, _write_spec(staged, found))
         with staged.planned.request.times.step("deletes"):
-            return self._delete(staged, rows)
+            return self._deletes.delete(staged, rows, before)
 
     def _replace(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
         """Make the staged rows the content of the table, or of the scope of a repair."""
@@ -314,7 +330,7 @@ class Commit:
         if deletes_last:
             with step("replace"):
                 written = replace(written, deleted=write.delete_unstaged(self._target, spec))
-        self._check_deletes(staged.planned, written.deleted, rows)
+        self._deletes.check(staged.planned, written.deleted, rows)
         return written, rows + written.inserted - written.deleted
 
     def _repair(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
@@ -331,7 +347,7 @@ class Commit:
             written = write.replace_multiset(self._target, _write_spec(staged, found))
         yield
         # Without a key a changed row is a deleted and an inserted one.
-        self._check_deletes(staged.planned, max(0, written.deleted - written.inserted), rows)
+        self._deletes.check(staged.planned, max(0, written.deleted - written.inserted), rows)
         return written, rows + written.inserted - written.deleted
 
     def _rows_before(self, planned: PlannedTable) -> int:
@@ -339,34 +355,6 @@ class Commit:
         if watermark is not None and watermark.rows is not None:
             return watermark.rows
         return count_rows(self._target, planned.target)
-
-    def _delete(self, staged: StagedTable, rows: int) -> int:
-        """Delete what the source lacks; in `auto` only where the counts say that rows are gone."""
-        planned = staged.planned
-        deletes = planned.request.spec.deletes
-        if deletes == "never" or (deletes == "auto" and staged.source_rows == rows):
-            return 0
-        deleted = delete_absent_keys(
-            self._source.connection,
-            planned.table,
-            self._target,
-            planned.target,
-            KeyHashes(planned.table, planned.key, rows, planned.casts),
-        )
-        self._check_deletes(planned, deleted, rows)
-        return deleted
-
-    def _check_deletes(self, planned: PlannedTable, deleted: int, rows: int) -> None:
-        if planned.taken_over:
-            return  # taking over means to replace the rows
-        DeleteLimit(
-            planned.table,
-            planned.target,
-            planned.locked.watermark,
-            self._source.snapshot.identity,
-            self._max_delete_fraction,
-            planned.rewritten,
-        ).check(deleted, rows)
 
     def _delivered(self, staged: StagedTable) -> tuple[int, ...] | None:
         """Return the xids at or above the new W that need no second read; None for too many.

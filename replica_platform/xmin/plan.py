@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from psycopg import sql
 
 from replica_platform.xmin.copy.changes import ChangedRows, holds_covered_rows
-from replica_platform.xmin.decide import FARTHEST, Plan, Situation, decide
+from replica_platform.xmin.decide import Plan, Situation, decide
 from replica_platform.xmin.errors import CannotSync, translate_errors
 from replica_platform.xmin.integrity.parts import Part
 from replica_platform.xmin.lock import LockedTable, SyncRequest
@@ -17,7 +17,7 @@ from replica_platform.xmin.names import TableName
 from replica_platform.xmin.reports import SyncReport
 from replica_platform.xmin.source.blocker import find_blocker
 from replica_platform.xmin.source.catalog import SourceTable
-from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.source.snapshot import FARTHEST, SourceSnapshot
 from replica_platform.xmin.source.timestamp import window
 from replica_platform.xmin.target.columns import Change, column_changes, wider_in_target
 from replica_platform.xmin.target.owner import check_owner
@@ -74,6 +74,11 @@ class PlannedTable:
     def target(self) -> TableName:
         """The target table's name."""
         return self.locked.target
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the table is a heap that the target lacks, so that its ranges are loaded."""
+        return self.locked.found is None and self.table.has_xmin
 
 
 def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:

@@ -12,6 +12,9 @@ from enum import StrEnum
 from replica_platform.core.reports import DoneReport, ReportFields
 from replica_platform.xmin.names import TableName, parse_schema
 
+# The source keeps all row versions for as long; a slice spends well under a second on starting.
+MAX_SNAPSHOT_S = 60.0
+
 
 @dataclass(frozen=True)
 class TableSpec:
@@ -121,6 +124,8 @@ class SyncReport(DoneReport):
         columns: The data columns, each with its type.
         notes: Further findings: columns added or kept, the transaction that holds W back.
         seconds_by_step: How long each step took.
+        snapshots: How many snapshots of the source were taken, for all tables of the group.
+        snapshot_s: Seconds that the longest one was held, and with it the source's horizon.
         proof: The part of the content that was proven; None where none was due.
     """
 
@@ -141,6 +146,8 @@ class SyncReport(DoneReport):
     columns: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
+    snapshots: int = 1
+    snapshot_s: float = 0.0
     proof: ContentProof | None = None
 
     @property

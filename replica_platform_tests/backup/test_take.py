@@ -71,6 +71,7 @@ def test_the_manifest_describes_the_file(app: Path, live: sqlite3.Connection, fo
     assert manifest["sqlite_version"] == sqlite3.sqlite_version
     assert manifest["taken_at"] == "2026-01-01T03:00:00+00:00"
     shown = {"ok": True, "problem": None, "rows": 4, "sentence": taken.sentence}
+    shown["used_bytes"] = len(content)
     paths = {"file": str(taken.file), "manifest": str(taken.manifest)}
     assert taken.as_dict() == {**manifest, **shown, **paths}
     assert backups(folder) == [taken]

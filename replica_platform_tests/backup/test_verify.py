@@ -2,17 +2,21 @@
 
 import json
 import os
+import sys
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import Backup, backup, backups, stats, status, verify
+from replica_platform.backup import Backup, backup, backups, drill, stats, status, verify
 from replica_platform.backup.errors import Unreadable
 from replica_platform.core.reports import format_bytes
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.conftest import day
+
+# `replica_platform.backup.verify` is the function.
+verification = sys.modules["replica_platform.backup.verify"]
 
 
 def test_an_unchanged_backup_is_sound_and_its_manifest_records_the_verification(
@@ -22,6 +26,22 @@ def test_an_unchanged_backup_is_sound_and_its_manifest_records_the_verification(
     assert seen.ok and seen.problems == [] and seen.tables == {"t": 2}
     assert seen.sentence == f"{taken.file.name} is sound: 1 tables, 2 rows."
     assert backups(folder)[0].verified_at == seen.checked_at > taken.verified_at
+
+
+def test_the_outcome_of_a_drill_that_ended_meanwhile_stays(
+    taken: Backup, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = verification.compare_with_manifest
+
+    def and_a_drill_ends(known: Backup, progress: object = None) -> object:
+        outcome = compare(known)
+        assert drill(folder, "app", now=day(2)).ok
+        return outcome
+
+    monkeypatch.setattr(verification, "compare_with_manifest", and_a_drill_ends)
+    seen = verify(taken.file)
+    (known,) = backups(folder)
+    assert (known.drilled_at, known.verified_at) == (day(2), seen.checked_at)
 
 
 def flip(file: Path) -> None:

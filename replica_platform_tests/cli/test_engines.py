@@ -244,6 +244,18 @@ def test_back_up_and_restore(cli: Cli, tmp_path: Path) -> None:
     replaced = cli("restore-backup", made["backup"]["file"], "--to", restored, "--replace")
     assert replaced.returncode == 0
     assert len(list(tmp_path.glob("restored_before_restore_*.db"))) == 1
+    key, store = {"REPLICA_BACKUP_KEY": "0f" * 32}, tmp_path / "store"
+    kept = cli("backup", file, "--to", tmp_path / "k", "--blocks", store, "--encrypt", **key)
+    assert kept.returncode == 0, kept.stderr
+    assert f"of it new in {store}" in kept.stdout.replace("\n", " ")
+    (found,) = result(cli("fetch-manifests", store, "--to", tmp_path / "l", "--json", **key))[
+        "found"
+    ]
+    assert cli("verify-backup", found["file"], **key).returncode == 0
+    assert cli("restore-backup", found["file"], "--to", tmp_path / "m.db", **key).returncode == 0
+    assert "0f0f" not in kept.stdout + json.dumps(found)
+    without = cli("restore-backup", found["file"], "--to", tmp_path / "n.db")
+    assert without.returncode == 1 and "REPLICA_BACKUP_KEY" in without.stderr
     backup = Path(made["backup"]["file"])
     assert result(cli("verify-backup", backup, "--json"))["ok"] is True
     backup.write_bytes(backup.read_bytes()[:-1])

@@ -61,6 +61,13 @@ def shorten_the_replica(platform: Platform) -> None:
     os.truncate(path, path.stat().st_size - 4096)
 
 
+def shorten_the_quotes(platform: Platform) -> None:
+    folder = platform.settings.store / "purposes" / "quotes"
+    path = (folder / "stock_data_replica.db").resolve()
+    path.chmod(0o644)
+    os.truncate(path, path.stat().st_size - 4096)
+
+
 def flip_a_bit_of_the_backup(platform: Platform) -> None:
     (copy,) = platform.settings.backup_dir.glob("*.db")
     flip_a_bit(copy)
@@ -113,6 +120,7 @@ CASES: list[tuple[str, str, Damage, str]] = [
         "Publish again",
     ),
     ("market_replica", "kept_bytes_are_intact", shorten_the_replica, "give a block store"),
+    ("purposes/quotes", "kept_bytes_are_intact", shorten_the_quotes, "give a block store"),
     (
         "market_replica",
         "replica_is_in_sync",

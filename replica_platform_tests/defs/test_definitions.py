@@ -81,7 +81,7 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
     assert status == dict.fromkeys(
         [
             "nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups",
-            "outbox_backlog", "replica_scrub", "replica_repair", "purpose_repair",
+            "outbox_backlog", "replica_scrub", "purpose_scrub", "replica_repair", "purpose_repair",
             "failed_runs", "failed_ticks",
             "declarative_automation",
         ],

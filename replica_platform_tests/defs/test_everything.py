@@ -20,7 +20,7 @@ def test_the_sync_takes_its_workers_from_the_settings(
     make_platform: MakePlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     platform = make_platform(xmin_workers=3, xmin_batch_bytes=65536)
-    with caplog.at_level("INFO", "replica_platform.xmin.sync"):
+    with caplog.at_level("INFO", "replica_platform.xmin.group"):
         assert platform.materialise("raw_data/prices").success
     assert "workers: 3 were asked for" in caplog.text
     assert "batch bytes: 65,536 were asked for" in caplog.text

@@ -84,7 +84,7 @@ def test_none_one_two_and_many_purposes(
         (one.asset_key.path[-1], one.check_name): one.passed
         for one in result.get_asset_check_evaluations()
     }
-    assert len(passed) == 3 * count
+    assert len(passed) == 4 * count
     assert all(passed.values())
     for n in range(count):
         replica = tmp_path / "store" / "purposes" / f"p{n}" / "stock_data_replica.db"

@@ -148,3 +148,19 @@ def test_a_kept_backup_is_restored_each_night_and_asked(
     assert restorable.metadata["oldest_drill_age_seconds"].value >= 0
     assert restorable.metadata["answers"].value == [members] * queries
     assert [one.drilled_at is not None for one in backups(data / "backups", "gym")] == [True] * 2
+
+
+def test_backups_as_blocks_are_configured_and_checked(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLICA_BACKUP_KEY", "0f" * 32)
+    data.mkdir()
+    with closing(sqlite3.connect(data / "app.db", isolation_level=None)) as db:
+        db.execute("create table t (v)")
+    file = FileEntry(path="app.db", blocks="blocks", encrypted=True)
+    done = run(SqliteBackups(files=[file]), data)
+    assert done.success
+    assert all(check.passed for check in done.get_asset_check_evaluations())
+    (taken,) = backups(data / "backups", "app")
+    assert taken.blocks == str(data / "blocks") and taken.key_id and not taken.file.exists()
+    assert taken.drilled_at is not None

@@ -38,6 +38,7 @@ def write(connection: duckdb.DuckDBPyConnection, rng: random.Random) -> None:
             f"update a set r = random() where i between {low} and {low + rows}",
             f"update a set s = 'x' || s where i % {nth} = 3",
             f"delete from a where i % 97 = {rng.randint(0, 96)}",
+            f"delete from a where rowid > {low + 100_000}",
             f"create or replace table b as select range i, random() q from range({4 * rows})",
             "drop table if exists b",
             f"alter table a add column c{rng.randint(0, 10**9)} int default {rng.randint(0, 9)}",

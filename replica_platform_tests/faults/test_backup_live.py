@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import backup
+from replica_platform.backup import backup, restore
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.faults import backup_writer
 
@@ -24,6 +24,11 @@ def with_backup(live: Path, folder: Path) -> Path:
 
 def with_backup_skipping_checkpoint(live: Path, folder: Path) -> Path:
     return backup(live, folder, skip_checkpoint=True).file
+
+
+def with_backup_as_blocks(live: Path, folder: Path) -> Path:
+    taken = backup(live, folder, blocks=folder / "store")
+    return restore(taken.file, folder / "restored.db").file
 
 
 def cp(source: Path, to: Path) -> None:
@@ -65,6 +70,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (with_backup, False),
         (with_backup_skipping_checkpoint, False),
+        (with_backup_as_blocks, False),
         (naive_file_alone, True),
         (naive_file_then_wal, True),
         (naive_wal_then_file, True),
@@ -78,7 +84,7 @@ def test_copies_under_a_writer_at_full_speed(
     copy: Callable[[Path, Path], Path],
     tears: bool,
 ) -> None:
-    rounds = 25 if torture else 40 if tears else 3
+    rounds = 50 if torture else 40 if tears else 3
     torn = done = 0
     with backup_writer.writing(live):
         # The short form stops at the first torn copy of a naive method.

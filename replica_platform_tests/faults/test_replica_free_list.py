@@ -37,7 +37,7 @@ def test_only_blocks_that_may_differ_do(tmp_path: Path, torture: bool, checkpoin
     counts: Counter[str] = Counter()
     rng = random.Random(11)
     use, digests = block_use(path), digest_blocks(path)
-    for _ in range(400 if torture else 40):
+    for _ in range(400 // checkpoints if torture else 40):
         replica_writes.write_plain(path, rng, checkpoints)
         later, found = block_use(path), digest_blocks(path)
         changed = {at for at, one in enumerate(found) if at >= len(digests) or one != digests[at]}
@@ -69,7 +69,7 @@ def test_publications_equal_the_master_whoever_wrote_it_and_was_killed(
     rng = random.Random(12)
     counts: Counter[str] = Counter()
     since_gap = 0
-    for number in range(250 if torture else 40):
+    for number in range(150 if torture else 40):
         way = rng.choice(["ours", "ours", "ours", "plain", "ours, killed", "plain, killed"])
         before = master.path.stat().st_ctime_ns
         if way == "ours":

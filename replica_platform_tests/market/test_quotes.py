@@ -17,7 +17,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from replica_platform.market.errors import SourceFailed
 from replica_platform.market.quotes import (
@@ -365,6 +365,18 @@ def test_a_broker_that_never_answers_fills_no_memory_and_is_reported() -> None:
     assert totals == Totals(10, 3, 0, 0, 3, 7, 0)
     assert not totals.ok
     assert any("Kafka: " in error for error in cycles[-1].errors)
+
+
+def test_a_producer_that_librdkafka_gave_up_is_replaced(brokers: str) -> None:
+    delivery = Delivery(brokers, "again")
+    delivery.send("A", b"1")
+    delivery.poll(10)
+    lost = KafkaError(KafkaError._FATAL, "Broker: Unknown Producer Id", fatal=True)
+    delivery._settings["error_cb"](lost)
+    assert delivery.send("A", b"2")
+    assert delivery.close(10) == 0
+    assert (delivery.sent, delivery.acknowledged, delivery.unknown) == (2, 2, 0)
+    assert [message.value() for message in messages_of(brokers, "again", 2)] == [b"1", b"2"]
 
 
 def test_sigterm_loses_nothing_in_flight(brokers: str, store: Path) -> None:

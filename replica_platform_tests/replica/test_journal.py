@@ -11,11 +11,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from replica_platform.replica import Master, Publication, publish, scrub, verify
-from replica_platform.replica.copy import free_list
+from replica_platform.replica import BlockStore, Master, Publication, publish, scrub, verify
+from replica_platform.replica.copy import blocks, free_list
 from replica_platform.replica.copy.blocks import block_range
 from replica_platform.replica.copy.free_list import FreeListUnreadable, read_block_use
-from replica_platform.replica.probe import verify_copy
+from replica_platform.replica.probe import program
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.spare import find_spare
 from replica_platform_tests.replica.conftest import damage
@@ -306,7 +306,7 @@ def test_rot_in_what_publications_do_not_read_is_found_by_the_scrub_of_the_file(
 ) -> None:
     """A new generation twice a day, patched into one of the same two files on the disk."""
     # As with a larger file, of which only the first rows are read.
-    monkeypatch.setattr(verify_copy, "READ_TO_THE_END_BYTES", 0)
+    monkeypatch.setattr(program, "READ_TO_THE_END_BYTES", 0)
     with master.write() as connection:
         connection.execute("create table old as select hash(range)::varchar s from range(500000)")
     digests = []
@@ -365,3 +365,35 @@ def test_the_state_of_former_versions_is_read(
 
     inode = layout.data(current).stat().st_ino
     assert ScrubState.load(layout).round_of(current, inode).next_block == 7
+
+
+def test_a_pull_reads_and_fetches_only_what_it_lacks(
+    master: Master, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a rotten spare fails no pull."""
+    here = tmp_path / "here"
+    block_store = BlockStore(tmp_path / "blocks")
+    read = []
+    scan = blocks.scan
+
+    def counting(*arguments: object, **keywords: object) -> blocks.Scan:
+        found = scan(*arguments, **keywords)  # type: ignore[arg-type]
+        read.append(found.read)
+        return found
+
+    for _ in range(4):
+        append(master)
+        publish(master.path, store, keep=1, min_age_s=0)
+        block_store.push(store)
+        monkeypatch.setattr(blocks, "scan", counting)
+        read.clear()
+        pulled = block_store.pull(here, keep=1, min_age_s=0)
+        monkeypatch.setattr(blocks, "scan", scan)
+        assert pulled.file.read_bytes() == master.path.read_bytes()
+    assert 0 < sum(read) < len(pulled.manifest.block_digests)
+    rot_spare(here, 4)
+    append(master)
+    publish(master.path, store, keep=1, min_age_s=0)
+    block_store.push(store)
+    pulled = block_store.pull(here, keep=1, min_age_s=0)
+    assert pulled.file.read_bytes() == master.path.read_bytes()

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import pytest
 
+from replica_platform.blocks import objects
 from replica_platform.replica import BlockStore, Publication
 from replica_platform.replica.errors import PointerMoved
-from replica_platform.replica.remote import objects
 
 STALLED_S = 90.0
 

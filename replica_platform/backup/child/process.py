@@ -30,9 +30,21 @@ MODULE = "replica_platform.backup.child"
 
 
 def take_snapshot(
-    source: Path, copy: Path, *, checkpoint: bool, progress: Progress | None = None
+    source: Path,
+    copy: Path,
+    *,
+    checkpoint: bool,
+    is_kept: bool = True,
+    progress: Progress | None = None,
 ) -> Snapshot:
     """Copy the live file `source` to `copy`, with everything in its WAL, and check the copy.
+
+    Args:
+        source: A database that a program may be writing to.
+        copy: The file to make.
+        checkpoint: Whether to shorten the source's WAL first.
+        is_kept: Whether the copy stays: then it is durable, and has an MD5.
+        progress: Called with the bytes copied plus the bytes checked.
 
     Raises:
         Unreadable: The source is not a database, or cannot be read.
@@ -41,7 +53,13 @@ def take_snapshot(
         ChildFailed: The child ended without an answer.
     """
     return _run(
-        Snapshot, "copy", progress, source=str(source), copy=str(copy), checkpoint=checkpoint
+        Snapshot,
+        "copy",
+        progress,
+        source=str(source),
+        copy=str(copy),
+        checkpoint=checkpoint,
+        is_kept=is_kept,
     )
 
 

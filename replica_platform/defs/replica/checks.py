@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from replica_platform.components.scrubbed import scrub_result
 from replica_platform.core.reports import format_age
 from replica_platform.defs.replica.assets import market_replica
 from replica_platform.market.sessions import last_close
-from replica_platform.policies import MASTER_POOL, after, translate_errors
-from replica_platform.replica import scrub, status, verify
+from replica_platform.policies import MASTER_POOL, after
+from replica_platform.replica import status, verify
 from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.store import MARKET_REPLICA, ReplicaStore
 
@@ -30,14 +31,7 @@ def kept_bytes_are_intact(store: ReplicaStore) -> dg.AssetCheckResult:
 
     Without blocks to repair it from, the current generation is published again by `replica_repair`.
     """
-    with translate_errors():
-        found = scrub(store.path, block_store=store.block_store(MARKET_REPLICA))
-    return dg.AssetCheckResult(
-        passed=found.ok and not found.damaged,
-        severity=dg.AssetCheckSeverity.WARN if found.ok else dg.AssetCheckSeverity.ERROR,
-        description=found.sentence,
-        metadata={"bytes_read": found.bytes_read, "damaged": len(found.damaged)},
-    )
+    return scrub_result(store, MARKET_REPLICA)
 
 
 @dg.asset_check(asset=market_replica, pool=MASTER_POOL, automation_condition=AFTER_PUBLICATION)

@@ -37,6 +37,8 @@ class Delivery:
         sent: Messages given to librdkafka.
         acknowledged: Messages that the brokers have, each once.
         failed: Messages that were refused for good, such as one that is too large.
+        unknown: Messages that were in flight when librdkafka gave up its connection; they may be in
+            the topic or not.
         skipped: Quotes that were not sent because too many messages were in flight.
         error: The last error of a message or a broker; None after a report of success.
 
@@ -53,40 +55,45 @@ class Delivery:
         settings: dict[str, Any] | None = None,
     ) -> None:
         try:
-            from confluent_kafka import Producer
+            import confluent_kafka
         except ImportError as error:
             raise QuotesNotInstalled(
                 "Quotes need confluent-kafka: pip install 'replica-platform[quotes]'."
             ) from error
+        self._kafka = confluent_kafka
         self._topic = topic
         self._most_in_flight = most_in_flight
-        self.sent = self.acknowledged = self.failed = self.skipped = 0
+        self.sent = self.acknowledged = self.failed = self.skipped = self.unknown = 0
         self.error: str | None = None
-        self._producer = Producer(
-            {
-                "bootstrap.servers": brokers,
-                "enable.idempotence": True,
-                "message.timeout.ms": 0,  # see the module
-                "queue.buffering.max.messages": 2 * most_in_flight,
-                "error_cb": self._broker_error,
-                **(settings or {}),
-            },
-            logger=LOG,
-        )
+        self._fatal = False
+        self._settings = {
+            "bootstrap.servers": brokers,
+            "enable.idempotence": True,
+            "message.timeout.ms": 0,  # see the module
+            "queue.buffering.max.messages": 2 * most_in_flight,
+            "error_cb": self._broker_error,
+            **(settings or {}),
+        }
+        self._producer = self._connect()
+
+    def _connect(self) -> Any:
+        return self._kafka.Producer(self._settings, logger=LOG)
 
     @property
     def in_flight(self) -> int:
         """Messages without a report yet."""
-        return self.sent - self.acknowledged - self.failed
+        return self.sent - self.acknowledged - self.failed - self.unknown
 
     def send(self, key: str, value: bytes) -> bool:
         """Give a message to librdkafka; return False if it was skipped."""
+        if self._fatal:
+            self._start_again()
         if self.in_flight >= self._most_in_flight:
             self.skipped += 1
             return False
         try:
             self._producer.produce(self._topic, value, key=key, on_delivery=self._report)
-        except (BufferError, Exception) as error:
+        except (BufferError, self._kafka.KafkaException) as error:
             self.skipped += 1
             self.error = str(error)
             return False
@@ -109,13 +116,29 @@ class Delivery:
         self.poll(grace_s)
         return self.in_flight
 
+    def _start_again(self) -> None:
+        """Replace a producer that librdkafka gave up, as when the brokers forgot its identity."""
+        self._producer.purge()
+        self._producer.poll(0)
+        self.unknown += self.in_flight
+        self._fatal = False
+        self._producer = self._connect()
+
     def _report(self, error: Any, _: Any) -> None:
         if error is None:
             self.acknowledged += 1
             self.error = None
+        elif error.code() in self._purged:
+            self.unknown += 1
         else:
             self.failed += 1
             self.error = str(error)
 
+    @property
+    def _purged(self) -> tuple[int, int]:
+        codes = self._kafka.KafkaError
+        return codes._PURGE_QUEUE, codes._PURGE_INFLIGHT
+
     def _broker_error(self, error: Any) -> None:
         self.error = str(error)
+        self._fatal = self._fatal or error.fatal()

@@ -123,13 +123,13 @@ def produce_quotes(
         if number != cycles:
             _wait(delivery, stop, due)
         report(cycle)
-    unknown = delivery.close(grace_s)
+    missing = delivery.close(grace_s)
     return Totals(
         cycles=number,
         sent=delivery.sent,
         acknowledged=delivery.acknowledged,
         failed=delivery.failed,
-        unknown=unknown,
+        unknown=delivery.unknown + missing,
         skipped=delivery.skipped,
         without_watchlist=without,
     )

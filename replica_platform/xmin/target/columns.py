@@ -16,7 +16,8 @@ from replica_platform.xmin.target.tables import (
     XMIN,
     TargetTable,
     column_definition,
-    create_index,
+    create_unique_index,
+    create_xmin_index,
 )
 from replica_platform.xmin.target.widening import widens
 
@@ -63,11 +64,12 @@ def column_changes(
         *_additions(name, found, table, {column.name: column.missing for column in added}),
         *(_type_change(name, column, kind) for column, kind in widened.items()),
         *_kept(found, table),
+        *_btrees(name, found),
     ]
     if XMIN not in found.columns:
-        changes.append(Change(create_index(name, (XMIN,))))
+        changes.append(Change(create_xmin_index(name)))
     if key and frozenset(key) not in found.unique_keys:
-        changes.append(Change(create_index(name, key, unique=True)))
+        changes.append(Change(create_unique_index(name, key)))
     return tuple(changes)
 
 
@@ -145,6 +147,19 @@ def _type_change(name: TableName, column: str, kind: str) -> Change:
         name.sql, sql.Identifier(column), sql.SQL(kind)
     )
     return Change(alter, f"column {column} was widened to {kind}")
+
+
+def _btrees(name: TableName, found: TargetTable) -> list[Change]:
+    """Name the indexes of earlier versions; a person may use them, so they are not dropped here."""
+    return [
+        Change(
+            None,
+            f"the btree {index} keeps updates from being HOT; replace it: "
+            f"{create_xmin_index(name, concurrently=True).as_string()}; "
+            f"DROP INDEX CONCURRENTLY {index};",
+        )
+        for index in found.xmin_btrees
+    ]
 
 
 def _kept(found: TargetTable, table: SourceTable) -> list[Change]:

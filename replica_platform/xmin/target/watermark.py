@@ -88,6 +88,10 @@ create table if not exists {SCHEMA}.mark (
 create unlogged table if not exists {SCHEMA}.first_copy (
     target_table text, part text, state jsonb not null, primary key (target_table, part)
 );
+create table if not exists {SCHEMA}.block_counts (
+    target_table text primary key, snapshot text not null, blocks int not null,
+    counts int[] not null
+);
 comment on table {SCHEMA}.mark is
     'What each finished sync remembers of its source; written by replica_platform, not by hand.';
 """
@@ -107,8 +111,8 @@ _NAMES = {
 
 
 def prepare(target: psycopg.Connection) -> None:
-    """Create the sync's schema and tables when they are absent."""
-    if one_value(target.execute(f"select to_regclass('{SCHEMA}.first_copy') is not null")):
+    """Create the sync's schema and tables when they are absent, or the newest of them."""
+    if one_value(target.execute(f"select to_regclass('{SCHEMA}.block_counts') is not null")):
         return
     with naming_the_grant(target, f"{SCHEMA!r}"), target.transaction():
         # CREATE … IF NOT EXISTS fails beside another session that does the same.

@@ -1,9 +1,15 @@
-"""A first copy that was killed continues under a new snapshot.
+"""The ledger of a first copy, by which it continues at a new snapshot.
 
-Ranges that had arrived are kept; the others are read as they are now, but only rows older than the
-first snapshot's W. Then every row at or above that W in the whole table is merged over them. Each
-key is loaded once: a version older than W was visible to both snapshots, in one range. The ledger
-is UNLOGGED: a crash of the target empties it, and the copy starts over.
+A copy that was killed, or whose snapshot was released to bound the source's horizon, keeps the
+ranges that have arrived. The others are read as they are now, but only rows older than the first
+snapshot's W. At the last snapshot every row at or above that W in the whole table is merged over
+them, and what was deleted meanwhile is deleted.
+
+Each key is loaded once: a version older than W was visible to the first snapshot, so it is the only
+such version of its key, and it stays in one range until it is gone. All of its successors are at
+or above W. A range is recorded only once the source has flushed what its snapshot saw: a crash
+there could undo a transaction that it has seen. The ledger is UNLOGGED: a crash of the target
+empties it, and the copy starts over.
 """
 
 import json
@@ -16,10 +22,9 @@ from psycopg import sql
 
 from replica_platform.xmin.copy.changes import ChangedRows
 from replica_platform.xmin.copy.ranges import Range, ranges
-from replica_platform.xmin.decide import FARTHEST
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.source.catalog import SourceTable, same_fingerprint
-from replica_platform.xmin.source.snapshot import Identity, Snapshot
+from replica_platform.xmin.source.snapshot import FARTHEST, Identity, Snapshot
 from replica_platform.xmin.target.schemas import SCHEMA
 
 _LEDGER = sql.Identifier(SCHEMA, "first_copy")
@@ -62,11 +67,13 @@ class InterruptedCopy:
         waiting: The ranges that have not arrived.
         arrived: How many ranges have arrived.
         newer: The rows to merge over all ranges: those not older than the first snapshot's W.
+        rows: The rows that have arrived; None where an earlier version did not count them.
     """
 
     waiting: list[Range]
     arrived: int
     newer: ChangedRows
+    rows: int | None
 
     @property
     def older(self) -> sql.Composable:
@@ -75,7 +82,7 @@ class InterruptedCopy:
 
     @property
     def note(self) -> str:
-        """What the report says of it."""
+        """What the report says of it, where another sync has begun it."""
         total = self.arrived + len(self.waiting)
         return f"an interrupted copy went on: {self.arrived} of {total} ranges had arrived"
 
@@ -103,9 +110,9 @@ def write_start(target: psycopg.Connection, name: TableName, start: CopyStart) -
     _write(target, name, _HEAD, json.dumps(asdict(start)))
 
 
-def write_range(target: psycopg.Connection, name: TableName, arrived: Range) -> None:
-    """Record a range as arrived, in the transaction of its rows."""
-    _write(target, name, _range_key(arrived), "{}")
+def write_range(target: psycopg.Connection, name: TableName, arrived: Range, rows: int) -> None:
+    """Record a range as arrived with its rows, in their transaction."""
+    _write(target, name, _range_key(arrived), json.dumps({"rows": rows}))
 
 
 def clear(target: psycopg.Connection, name: TableName) -> None:
@@ -129,7 +136,9 @@ def find_interrupted(
     leaves = [replace(leaf, blocks=start.heap_blocks[str(leaf.oid)]) for leaf in table.leaves]
     cut = ranges(leaves, start.range_blocks, start.streams)
     waiting = [one for one in cut if _range_key(one) not in lines]
-    return InterruptedCopy(waiting, len(lines), ChangedRows(start.w))
+    counts = [state.get("rows") for state in lines.values()]
+    rows = None if None in counts else sum(counts)
+    return InterruptedCopy(waiting, len(lines), ChangedRows(start.w), rows)
 
 
 def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> bool:
