@@ -223,25 +223,32 @@ def _unlike_talib(
     ).fetchall()
     if not sampled:
         return []
-    rows = connection.execute(
-        f"select symbol, close, {', '.join(COLUMNS)} from ohlcv o"
-        " left join indicators i using (symbol, day)"
-        " where symbol in (select unnest($symbols::varchar[])) and day between $first and $last"
+    symbols = [symbol for symbol, _ in sampled]
+    bars = connection.execute(
+        "select symbol, close from ohlcv where symbol in (select unnest($symbols::varchar[]))"
+        " and day between $first and $last"
         " and year(day) >= $years[list_position($symbols, symbol)] order by symbol, day",
         {
-            "symbols": [symbol for symbol, _ in sampled],
+            "symbols": symbols,
             "years": [window_start(last_day.year).year for _, last_day in sampled],
             "first": min(window_start(last_day.year) for _, last_day in sampled),
             "last": max(last_day for _, last_day in sampled),
         },
     ).fetchnumpy()
+    stored = connection.execute(
+        f"select symbol, day, {', '.join(COLUMNS)} from indicators where day >= $first"
+        " and symbol in (select unnest($symbols::varchar[]))",
+        {"symbols": symbols, "first": min(last_day for _, last_day in sampled)},
+    ).fetchall()
+    newest = {(symbol, day): values for symbol, day, *values in stored}
     differing: list[tuple[str, date, str]] = []
     for symbol, last_day in sampled:
-        mine = np.asarray(rows["symbol"]) == symbol
-        expected = compute_indicators(_filled(rows["close"])[mine])
-        for name, values in zip(COLUMNS, expected, strict=True):
-            found = _filled(rows[name])[mine][-1]
-            if not np.isclose(found, values[-1], rtol=ROUNDING, atol=ROUNDING, equal_nan=True):
+        closes = _filled(bars["close"])[np.asarray(bars["symbol"]) == symbol]
+        expected = compute_indicators(closes)
+        found = newest.get((symbol, last_day), [None] * len(COLUMNS))
+        for name, values, value in zip(COLUMNS, expected, found, strict=True):
+            is_value = np.nan if value is None else value
+            if not np.isclose(is_value, values[-1], rtol=ROUNDING, atol=ROUNDING, equal_nan=True):
                 differing.append((symbol, last_day, name))
     return differing[:SHOWN]
 
