@@ -255,7 +255,8 @@ def main() -> None:
     print(
         f"\none more day at {most} years: {results[most]['day']:.2f} s (wanted under 5), "
         f"{results[most]['peak_mb']:,.0f} MB (under 1,000), {ratio:.2f} times that of {least} "
-        f"(at most 1.3; {by_cpu:.2f} by cpu); nothing new {results[most]['nothing']:.2f} s (under 1)"
+        f"(at most 1.3; {by_cpu:.2f} by cpu); "
+        f"nothing new {results[most]['nothing']:.2f} s (under 1)"
     )
 
 
