@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from replica_platform.market.quotes import Cycle, Totals
     from replica_platform.market.tables import BarsLoaded, Written
 
+# Below the data folder, as the sample has them (`defs/sample/`).
+MASTER, STORE = Path("master/stock_data.duckdb"), Path("replica")
 DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command()
 @click.option("--from", "start", type=DAY, required=True, help="The first day, YYYY-MM-DD.")
 @click.option("--to", "end", type=DAY, help="The last day; the last closed session otherwise.")
-@click.option("--master", type=PATH, help="The DuckDB file; that of the settings otherwise.")
+@click.option("--master", type=PATH, help="The DuckDB file; the sample's otherwise.")
 @as_json_option
 def backfill(start: datetime, end: datetime | None, master: Path | None, as_json: bool) -> int:
     """Read a range of days again from the source of the bars.
@@ -43,7 +45,7 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
         raise click.UsageError("--to is before --from.")
     rules = load_rules(settings.watchlist)
     source = open_source(str(settings.bars) if settings.bars else None, settings.symbols)
-    writer = Master(master or settings.master)
+    writer = Master(master or settings.data_dir / MASTER)
     listed = write_symbols(writer, source)
     with bar("bars") as progress:
         loaded = load_bars(
@@ -145,7 +147,7 @@ def quotes(
 
 @click.command()
 @click.argument("symbol")
-@click.option("--store", type=FOUND, help="The folder of generations; the settings' otherwise.")
+@click.option("--store", type=FOUND, help="The folder of generations; the sample's otherwise.")
 @click.option("--days", type=click.IntRange(min=1), default=180, show_default=True,
               help="How many calendar days to draw.")  # fmt: skip
 @click.option("--png", type=PATH, help="Write a PNG to this file instead of the terminal.")
@@ -157,7 +159,7 @@ def chart(symbol: str, store: Path | None, days: int, png: Path | None) -> int:
     from replica_platform.market.chart import chart_png, chart_text, read_chart
     from replica_platform.replica import ReplicaReader
 
-    with ReplicaReader(store or Settings().store) as reader:
+    with ReplicaReader(store or Settings().data_dir / STORE) as reader:
         frame = read_chart(reader, symbol, days)
     if png is not None:
         png.write_bytes(chart_png(frame, symbol))

@@ -1,8 +1,8 @@
 """Rules of the master's tables; a broken rule comes with the rows that break it.
 
 Nothing here writes. Each rule is a query for the rows that break it: no row means that it holds.
-What a write can break is looked for in the days that were written; `audit_scope` says which these
-are for a publication.
+What a write can break is looked for in the days that were written; `audit_rules` are those for a
+candidate.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from replica_platform.market.indicators import COLUMNS, compute_indicators, window_start
-from replica_platform.market.reader import MarketReader
 from replica_platform.market.sessions import FIRST_SESSION, last_closed_session, sessions
-from replica_platform.market.tables.batches import first_day_since
-from replica_platform.market.tables.coverage import is_counted
 from replica_platform.market.tables.master import has_table
 
 SHOWN = 20
@@ -133,6 +130,10 @@ NEEDED = {
     "indicators": ("ohlcv", "indicators", "bar_coverage"),
     "watchlist": ("watchlist", "bar_coverage"),
 }
+NOT_PUBLISHED = f"""(
+    select coalesce(min(first_day), date '{NEVER}') from batches
+    where batch > (select coalesce(max(batch), 0) from published.batches)
+)"""
 BY_TALIB = f"{SAMPLED} symbols have the values of TA-Lib"
 COMPLETE = "the tables of this version are there"
 
@@ -189,24 +190,20 @@ def broken_rules(
     return broken
 
 
-def audit_scope(candidate: duckdb.DuckDBPyConnection, published: MarketReader) -> date:
-    """Return the first day that the candidate may have otherwise than what readers have.
+def audit_rules() -> dict[str, str]:
+    """Return the rules for a candidate, by sentences that name the table.
 
-    All of it where nothing is published, and where rows were written by hand.
-
-    Args:
-        candidate: The master or a candidate.
-        published: A reader of the current generation.
+    They look at the days that readers do not have yet: `published.batches` is the log of the
+    generation that they have. What needs the exchange's calendar or TA-Lib is checked in the
+    master.
     """
-    if not has_table(candidate, "batches") or not is_counted(candidate):
-        return BEGINNING
-    try:
-        rows = published.query("select max(batch) from batches", default=[])
-    except duckdb.Error:  # a generation of a version without this table
-        return BEGINNING
-    if not rows or rows[0][0] is None:
-        return BEGINNING
-    return first_day_since(candidate, rows[0][0]) or NEVER
+    words = {"since": NOT_PUBLISHED, "last_session": "current_date", "first_session": "null"}
+    return {
+        f"{table}: {rule}": query.format(**words)
+        for table, rules in RULES.items()
+        for rule, query in rules.items()
+        if "sessions" not in query
+    }
 
 
 def _unlike_talib(

@@ -7,7 +7,7 @@ import dagster as dg
 import pandas as pd
 import pytest
 
-from replica_platform.defs.market import checks as market_checks
+from replica_platform.defs.sample.market import checks as market_checks
 from replica_platform.market import sessions as calendar
 from replica_platform.market.sessions import last_delivered_session, sessions
 from replica_platform.market.sources import folder as folder_source
@@ -150,7 +150,7 @@ def test_bars_of_friday_are_fresh_on_monday_morning(
 
 
 def test_a_partition_is_a_weekday_and_today_has_one() -> None:
-    from replica_platform.defs.market.partitions import TRADING_DAYS
+    from replica_platform.defs.sample.market.partitions import TRADING_DAYS
 
     keys = TRADING_DAYS.get_partition_keys(current_time=datetime(2026, 11, 23, 21, 30, tzinfo=UTC))
     assert keys[-3:] == ["2026-11-19", "2026-11-20", "2026-11-23"]

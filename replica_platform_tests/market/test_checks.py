@@ -7,16 +7,14 @@ import pandas as pd
 import pytest
 
 from replica_platform.market.checks import (
-    BEGINNING,
-    NEVER,
     RULES,
     TABLES,
-    audit_scope,
+    audit_rules,
     broken_rules,
     rules_of,
 )
-from replica_platform.market.tables import write_symbols
-from replica_platform.replica import Master, ReplicaReader, publish
+from replica_platform.market.tables import load_bars, update_indicators, write_symbols
+from replica_platform.replica import Master, audit, prepare, publish
 from replica_platform_tests.market.conftest import Changeable, run_batch
 from replica_platform_tests.market.test_bars import add_days
 
@@ -126,23 +124,44 @@ def test_a_listing_cut_short_is_noticed_until_it_is_accepted(
 def test_a_candidate_is_audited_in_the_days_that_readers_lack(
     master: Master, source: Changeable, tmp_path: Path
 ) -> None:
+    def broken(day: str | None = None) -> list[str]:
+        if day:
+            with master.write() as connection:
+                connection.execute(f"update ohlcv set low = high + 1 where day = '{day}'")
+        candidate = prepare(master.path, tmp_path / "store")
+        found = [one.rule for one in audit(candidate, audit_rules())]
+        candidate.discard()
+        return found
+
     run_batch(master, source)
-    store = tmp_path / "store"
-    with ReplicaReader(store) as nothing, master.read() as connection:
-        assert audit_scope(connection, nothing) == BEGINNING
-    publish(master.path, store)
-    with ReplicaReader(store) as published:
-        with master.read() as connection:
-            assert audit_scope(connection, published) == NEVER
-        add_days(source, 1)
-        source.frame.loc[source.frame["day"] >= pd.Timestamp("2025-10-09"), "volume"] += 1
-        run_batch(master, source)
-        with master.read() as connection:
-            assert audit_scope(connection, published) == date(2025, 10, 9)
-        with master.write() as connection:
-            connection.execute("delete from ohlcv where day = '2023-01-03'")
-        with master.read() as connection:  # by hand: no batch says which days
-            assert audit_scope(connection, published) == BEGINNING
+    assert broken() == []
+    assert broken("2023-05-02") == ["ohlcv: prices are sane"]  # nothing is published: all days
+    with master.write() as connection:
+        connection.execute("delete from ohlcv where day = '2023-05-02'")
+    load_bars(master, source, start=date(2023, 5, 2), end=date(2023, 5, 2))
+    update_indicators(master)
+    assert broken() == []
+    publish(master.path, tmp_path / "store")
+    add_days(source, 1)
+    source.frame.loc[source.frame["day"] >= pd.Timestamp("2025-10-09"), "volume"] += 1
+    run_batch(master, source)
+    assert broken() == []
+    assert broken("2025-10-08") == []  # readers have this day
+    assert broken("2025-10-09") == ["ohlcv: prices are sane"]
+
+
+def test_an_audit_finds_what_was_deleted_by_hand(
+    master: Master, source: Changeable, tmp_path: Path
+) -> None:
+    run_batch(master, source)
+    publish(master.path, tmp_path / "store")
+    with master.write() as connection:
+        connection.execute("delete from ohlcv where day = '2023-01-03'")
+    candidate = prepare(master.path, tmp_path / "store")
+    assert [one.rule for one in audit(candidate, audit_rules())] == [
+        "ohlcv: as many bars as were written",
+        "indicators: as many rows as bars",
+    ]
 
 
 def test_rules_look_at_the_days_since(master: Master, source: Changeable) -> None:

@@ -53,13 +53,3 @@ def newest_batch(connection: Connection, table: str | None = None) -> int:
             [table],
         )
     )
-
-
-def first_day_since(connection: Connection, batch: int) -> date | None:
-    """Return the earliest day written by later writes than `batch`; None where there is none."""
-    if not has_table(connection, "batches"):
-        return None
-    first: date | None = value(
-        connection, "select min(first_day) from batches where batch > ?", [batch]
-    )
-    return first
