@@ -111,7 +111,7 @@ def test_a_check_reads_what_its_run_wrote_and_alone_everything(market: Platform)
     assert since(rules(result)) == "2025-06-02"
     assert since(rules(again)) == "9999-12-31"
     assert since(market.check("ohlcv", "rules_hold")) == "the beginning"
-    with Master(market.settings.master).write() as connection:
+    with Master(market.master).write() as connection:
         connection.execute("update ohlcv set low = high + 1 where day = '2025-06-03'")
     assert not market.check("ohlcv", "rules_hold").passed
 
