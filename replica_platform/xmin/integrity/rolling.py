@@ -139,7 +139,7 @@ class ContentOfBothSides:
         xmin = [sql.SQL("xmin::text::bigint")] if self.by_xmin else []
         query = sql.SQL(_READ).format(
             key=cast_columns(self.spec.key, self.spec.casts),
-            version=row_hash(self._columns, self.spec.casts, *xmin),
+            version=row_hash(self._columns, self.spec.casts, *xmin, masks=self.table.masks),
             piece=sql.Literal(piece),
             leaf=only(one.leaf),
             range=one.condition,
