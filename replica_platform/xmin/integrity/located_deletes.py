@@ -142,6 +142,8 @@ def _delete_absent(
     with translate_errors("source", table.name):
         alive = _alive(source, table, key, rows)
     target.execute(sql.SQL("delete from {} where n = any(%s)").format(_CANDIDATES), [alive])
+    # Few are left: to join them one by one takes less than a scan of the target.
+    target.execute(sql.SQL("analyze {}").format(_CANDIDATES))
     statement = sql.SQL(_DELETE).format(
         target=target_name.sql, candidates=_CANDIDATES, same=_same(key, "t")
     )
