@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import backups, outbox, platform, warehouse
+from replica_platform.cli import adopt, backups, outbox, platform, warehouse
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -31,7 +31,13 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.scrub_store,
         generations.quotes,
     ),
-    "Warehouse": (warehouse.sync, warehouse.validate, warehouse.forget_table, warehouse.tune),
+    "Warehouse": (
+        adopt.adopt,
+        warehouse.sync,
+        warehouse.validate,
+        warehouse.forget_table,
+        warehouse.tune,
+    ),
     "Outbox": (outbox.append, outbox.drain, outbox.dead, outbox.doctor),
     "Backups": (
         backups.backup,

@@ -6,7 +6,7 @@ How results look belongs here; which results a command has does not.
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +58,12 @@ def complain(sentence: str) -> int:
     return 1
 
 
-def verdict(ok: bool, *, padded: bool = False) -> str:
-    """Return `ok` or `RED`, in colour on a terminal; `padded` makes both equally wide."""
-    return f"[green]ok[/]{' ' * padded}" if ok else "[bold red]RED[/]"
+def verdict(ok: bool, *, idle: bool = False, padded: bool = False) -> str:
+    """Return `ok`, `RED` or `idle`, in colour on a terminal; `padded` makes them equally wide."""
+    if idle:
+        return "[yellow]idle[/]"
+    width = 4 if padded else 0
+    return f"[green]ok[/]{' ' * (width - 2)}" if ok else f"[bold red]RED[/]{' ' * (width - 3)}"
 
 
 def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -75,6 +78,22 @@ def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
         f"{labels.get(name) or _words(name)} {_figure(name, value)}"
         for name, value in known.items()
     )
+
+
+@contextmanager
+def live(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Yield a function that shows lines of markup in the place of those before.
+
+    Where there is no terminal, the lines follow one another.
+    """
+    if not console.is_terminal:
+        yield lambda lines: console.print("\n".join(lines))
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
+        yield lambda lines: shown.update(Text.from_markup("\n".join(lines)), refresh=True)
 
 
 @contextmanager

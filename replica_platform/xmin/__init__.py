@@ -25,6 +25,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -43,10 +44,12 @@ from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.reports import (
     ContentProof,
     GroupReport,
+    Mask,
     SyncReport,
     TableSpec,
     WriteMethod,
 )
+from replica_platform.xmin.source.listing import ListedColumn, ListedTable, Reference, list_tables
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 
@@ -85,14 +88,20 @@ __all__ = [
     "ContentProof",
     "GroupReport",
     "Integrity",
+    "ListedColumn",
+    "ListedTable",
+    "Mask",
     "MergeReport",
     "MissingGrant",
     "NoSuchTable",
     "NotFlushed",
     "Proving",
+    "Reference",
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",
+    "Survey",
+    "SurveyedTable",
     "SyncReport",
     "SyncStatus",
     "TableBusy",
@@ -103,10 +112,12 @@ __all__ = [
     "Tuning",
     "WriteMethod",
     "forget",
+    "list_tables",
     "merge_frame",
     "read_rows",
     "standings",
     "status",
+    "survey",
     "sync",
     "sync_group",
     "tune",
