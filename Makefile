@@ -31,6 +31,7 @@ LONG := $(addprefix replica_platform_tests/, \
   xmin/test_interruptions.py xmin/test_fifteen.py xmin/test_owner.py xmin/test_made_beforehand.py \
   xmin/test_zoo.py xmin/test_leaves.py xmin/test_foreign_keys.py xmin/test_score.py \
   xmin/test_wal_summaries.py xmin/test_watch.py defs/test_watched_tables.py \
+  xmin/test_slices.py xmin/test_located_deletes.py xmin/test_source_load.py \
   outbox/test_interrupted.py outbox/test_pooler.py outbox/test_sqlstates.py outbox/test_ledger.py \
   outbox/test_dead.py outbox/test_prune.py outbox/test_kinds.py \
   backup/test_pull_transactions.py backup/test_file_copy.py backup/test_openssh.py backup/test_drill.py \
