@@ -34,6 +34,7 @@ from replica_platform.replica.errors import (
     PointerMoved,
     PurposeWrong,
     ReplicaUnavailable,
+    RuleWrong,
     StoreBusy,
     StoreDenied,
     StoreFull,
@@ -49,6 +50,8 @@ from replica_platform.replica.remote.block_store import BlockStore
 from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
+from replica_platform.replica.serving.audit import BrokenRule, broken_rules, data_as_of
+from replica_platform.replica.serving.columns import PublishedColumn, published_columns
 from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.serving.reader_status import ReaderStatus
 from replica_platform.replica.status import (
@@ -71,6 +74,7 @@ __all__ = [
     "BlockStoreDamaged",
     "BlockStoreUnavailable",
     "BlockStoreVerification",
+    "BrokenRule",
     "Candidate",
     "CandidateDamaged",
     "CandidateGone",
@@ -90,6 +94,7 @@ __all__ = [
     "PointerMoved",
     "Pruned",
     "Publication",
+    "PublishedColumn",
     "Purpose",
     "PurposeWrong",
     "Pushed",
@@ -98,6 +103,7 @@ __all__ = [
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "RuleWrong",
     "Scrub",
     "StoreBusy",
     "StoreDenied",
@@ -106,10 +112,13 @@ __all__ = [
     "Verification",
     "WrongLineage",
     "WrongStore",
+    "broken_rules",
     "connect",
+    "data_as_of",
     "load_purposes",
     "prepare",
     "publish",
+    "published_columns",
     "repair",
     "rollback",
     "scrub",

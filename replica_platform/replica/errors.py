@@ -60,6 +60,10 @@ class PurposeWrong(TerminalError):
     """A purpose is written incorrectly, or names what the master does not have."""
 
 
+class RuleWrong(TerminalError):
+    """The query of a rule, or of the age of the data, cannot be run."""
+
+
 class WrongStore(TerminalError):
     """The store's generations belong to another purpose, or to the whole master."""
 

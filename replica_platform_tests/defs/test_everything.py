@@ -37,7 +37,7 @@ def test_everything_once_and_again(platform: Platform) -> None:
     assert rows["raw_data/sym_v1_sym_ticker_exchange"] == 5
     assert rows["conversations"] == 48
     assert all(evaluation.passed for evaluation in first.get_asset_check_evaluations())
-    assert len(first.get_asset_check_evaluations()) == 24
+    assert len(first.get_asset_check_evaluations()) == 26
 
     replica = platform.settings.store / "stock_data_replica.db"
     with duckdb.connect(str(replica), read_only=True) as reader:

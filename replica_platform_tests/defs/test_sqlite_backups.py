@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from replica_platform.app.entries.sqlite_files import DrillEntry, FileEntry
 from replica_platform.backup import backups
 from replica_platform.components import SqliteBackups
-from replica_platform.components.sqlite_backups import DrillEntry, FileEntry
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform_tests.backup.ssh_server import Host, serving
@@ -97,16 +99,22 @@ def test_a_host_with_an_unknown_key_leaves_the_newest_backup(
     assert members(data) == ["ada", "grace"]
 
 
-def test_each_kind_has_its_schedule(component: SqliteBackups, data: Path) -> None:
+def test_each_entry_and_kind_has_its_schedule(component: SqliteBackups, data: Path) -> None:
     def crons(*components: SqliteBackups) -> dict[str, str]:
         merged = definitions_of(data, *components)
         return {one.name: one.cron_schedule for one in merged.get_repository_def().schedule_defs}
 
     here = SqliteBackups(files=[FileEntry(path="app.db")])
-    other = SqliteBackups(files=[FileEntry(path="other.db")])
+    other = SqliteBackups(
+        name="other",
+        files=[FileEntry(path="other.db")],
+        cron_schedule="30 1 * * *",
+        timezone="Europe/Berlin",
+    )
     assert crons(component) == {"remote_pulls": "0 9 * * *"}
     assert crons(here, other, component) == {
         "nightly_backups": "0 3 * * *",
+        "other_nightly": "30 1 * * *",
         "remote_pulls": "0 9 * * *",
     }
 
@@ -129,6 +137,11 @@ def test_a_file_that_sqlite_cannot_check_in_full_is_kept_and_warned_about(data: 
 def test_a_kept_backup_is_restored_each_night_and_asked(
     data: Path, members: int, queries: int
 ) -> None:
+    def a_night_passes() -> None:
+        for one in backups(data / "backups", "gym"):
+            drilled_at = one.drilled_at and one.drilled_at - timedelta(days=1)
+            replace(one, drilled_at=drilled_at).save()
+
     data.mkdir()
     with closing(sqlite3.connect(data / "gym.db", isolation_level=None)) as db:
         db.execute("create table member (name text)")
@@ -138,6 +151,7 @@ def test_a_kept_backup_is_restored_each_night_and_asked(
     run(component, data)
     with closing(sqlite3.connect(data / "gym.db", isolation_level=None)) as db:
         db.execute("create table visit (at text)")  # an unchanged file gets no second backup
+    a_night_passes()
     result = run(component, data)
     assert result.success  # a failed drill blocks nothing
     found = {check.check_name: check for check in result.get_asset_check_evaluations()}
@@ -148,6 +162,35 @@ def test_a_kept_backup_is_restored_each_night_and_asked(
     assert restorable.metadata["oldest_drill_age_seconds"].value >= 0
     assert restorable.metadata["answers"].value == [members] * queries
     assert [one.drilled_at is not None for one in backups(data / "backups", "gym")] == [True] * 2
+
+
+def test_a_drill_that_passed_is_not_repeated_in_one_night_and_one_that_failed_is(
+    data: Path,
+) -> None:
+    data.mkdir()
+    with closing(sqlite3.connect(data / "gym.db", isolation_level=None)) as db:
+        db.execute("create table member (name text)")
+
+    def restorable(at_least: int) -> dg.AssetCheckEvaluation:
+        asked = [DrillEntry(sql="select count(*) from member", at_least=at_least)]
+        result = run(SqliteBackups(files=[FileEntry(path="gym.db", drill=asked)]), data)
+        return next(
+            check
+            for check in result.get_asset_check_evaluations()
+            if check.check_name == "is_restorable"
+        )
+
+    def drilled_at() -> list[datetime | None]:
+        return [one.drilled_at for one in backups(data / "backups", "gym")]
+
+    assert not restorable(at_least=1).passed
+    failed = drilled_at()
+    assert restorable(at_least=0).passed  # the query was mended: drilled again at once
+    passed = drilled_at()
+    assert passed != failed
+    again = restorable(at_least=0)
+    assert again.passed and drilled_at() == passed
+    assert "restored as a drill" in (again.description or "")
 
 
 def test_backups_as_blocks_are_configured_and_checked(

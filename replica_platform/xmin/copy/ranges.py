@@ -9,7 +9,6 @@ from itertools import pairwise
 
 from psycopg import sql
 
-from replica_platform.xmin.names import columns_sql
 from replica_platform.xmin.source.catalog import Leaf, SourceTable
 from replica_platform.xmin.source.snapshot import LOW32, Snapshot
 
@@ -31,6 +30,11 @@ class Range:
     leaf: Leaf
     first: int | None
     last: int | None
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has, by the size that the leaf had."""
+        return max(0, (self.leaf.blocks if self.last is None else self.last) - (self.first or 0))
 
     @property
     def condition(self) -> sql.Composable:
@@ -132,7 +136,7 @@ def copy_out(table: SourceTable, snapshot: Snapshot, selection: Selection) -> sq
     row_version: sql.Composable = sql.SQL("null::bigint, null::tid")
     if table.has_xmin:
         row_version = sql.SQL("{}, ctid").format(full_xid(snapshot))
-    columns = columns_sql(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
+    columns = table.selected(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
     return sql.SQL("copy (select {}{} from {} where {}) to stdout (format {})").format(
         columns, row_version, selection.from_item, selection.condition, copy_format(table)
     )
