@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def measure(description: str, run: Callable[..., dict[str, object]], **options: float) -> None:
+def measure(
+    description: str, run: Callable[..., dict[str, object]], **options: float | str
+) -> None:
     """Call `run` with a temporary folder, `--mb` and the options, and print its result.
 
     Args:

@@ -1,15 +1,13 @@
 """The whole platform on one page: four pillars, their resources, and when they run.
 
-    symbols → ohlcv → indicators, watchlist      in the master DuckDB              defs/market/
-        → market_replica                         a generation for all readers      defs/replica/
-            → watchlist_prices                   merged into the target            defs/replica/
-        → purposes/…                             a masked part for one use         defs/purposes/
-    source/fds/… → raw_data/…                    synced by xmin                    defs/warehouse/
-    worker_outboxes → conversations              drained to the target             defs/outbox/
-    backups/…                                    verified copies                   defs/backups/
+    a master DuckDB file → a replica             a generation for all readers      DuckDBReplica
+        → purposes                               a masked part for one use         PurposeReplicas
+    tables of a Postgres → tables of another     synced by xmin                    XminTables
+    workers' outboxes → records                  drained to the target             WorkerOutboxes
+    SQLite files → backups                       verified copies                   SqliteBackups
 
-Databases and folders are in `app.settings`. The `defs.yaml` of each folder lists the tables to
-sync, the outboxes to drain, the purposes to publish and the files to back up.
+Databases and folders are in `app.settings`. The `defs.yaml` of each folder of `defs/` says what of
+this there is; `defs/sample` can be left out.
 """
 
 import warnings
@@ -18,16 +16,15 @@ from typing import Any
 
 import dagster as dg
 
-from replica_platform.app.configured import SAMPLE, WrongEntry
+from replica_platform.app.configured import SAMPLE
+from replica_platform.app.entries import WrongEntry
 from replica_platform.app.settings import Settings
-from replica_platform.components.sample import sample_included
+from replica_platform.components.machine import Machine, loading_on
 from replica_platform.core.errors import PlatformError
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
-from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.resources.store import ReplicaStore
 
 # Dagster passes this beta parameter when it rebuilds a check; this project never does.
 warnings.filterwarnings("ignore", message="Parameter `execution_type` of function")
@@ -35,23 +32,22 @@ warnings.filterwarnings("ignore", message="Parameter `execution_type` of functio
 
 def build_resources(settings: Settings) -> dict[str, Any]:
     """Return the resources of a platform by the names that assets ask for."""
-    store = ReplicaStore(
-        folder=str(settings.store), keep=settings.keep_generations, blocks=settings.block_store
+    platform = PlatformConfig(
+        data_dir=str(settings.data_dir),
+        backup_dir=str(settings.backup_dir),
+        bars=str(settings.bars) if settings.bars else None,
+        xmin_workers=settings.xmin_workers,
+        xmin_batch_bytes=settings.xmin_batch_bytes,
+        keep_runs_days=settings.keep_runs_days,
+        keep_generations=settings.keep_generations,
+        block_store=settings.block_store,
     )
     target = PostgresDatabase(settings.target)
     return {
-        "platform": PlatformConfig(
-            data_dir=str(settings.data_dir),
-            backup_dir=str(settings.backup_dir),
-            bars=str(settings.bars) if settings.bars else None,
-            xmin_workers=settings.xmin_workers,
-            xmin_batch_bytes=settings.xmin_batch_bytes,
-        ),
-        "master": MasterDuckDB(database=str(settings.master)),
-        "store": store,
+        "platform": platform,
         "source": PostgresDatabase(settings.source),
         "target": target,
-        "published_replica": PublishedReplicaIOManager(store=store),
+        "published_replica": PublishedReplicaIOManager(platform=platform),
         "xmin_merge": XminMergeIOManager(target=target),
     }
 
@@ -68,7 +64,7 @@ def build_defs(settings: Settings) -> dg.Definitions:
         The assets, checks, schedules and sensors of `defs/`, ready to run.
     """
     return dg.Definitions.merge(
-        _load(sample=settings.sample),
+        _load(settings),
         dg.Definitions(
             resources=build_resources(settings),
             # One process for all steps: each further process costs 2.5 s, and the master has one
@@ -98,11 +94,12 @@ def load_defs(settings: Settings) -> dg.Definitions:
         raise WrongEntry(f"The definitions cannot be loaded: {sentence}") from error
 
 
-def _load(*, sample: bool) -> dg.Definitions:
+def _load(settings: Settings) -> dg.Definitions:
     """Return the definitions of every folder of `defs/`, with or without those of the sample."""
     package = Path(__file__).parent
-    with sample_included(sample), warnings.catch_warnings():
-        if sample:
+    machine = Machine(settings.data_dir, settings.source)
+    with loading_on(machine), warnings.catch_warnings():
+        if settings.sample:
             return without_repeats(dg.load_from_defs_folder(path_within_project=package))
         # `load_from_defs_folder` does this too: Dagster's own code uses what it warns of.
         warnings.simplefilter("ignore")
@@ -111,7 +108,7 @@ def _load(*, sample: bool) -> dg.Definitions:
             *(
                 tree.build_defs_at_path(path.name)
                 for path in sorted((package / "defs").iterdir())
-                if path.name not in SAMPLE and not path.name.startswith("_")
+                if path.name != SAMPLE and not path.name.startswith("_")
             )
         )
         return without_repeats(parts)
@@ -120,9 +117,10 @@ def _load(*, sample: bool) -> dg.Definitions:
 def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
     """Return the definitions with each external asset once; several components may name it."""
     external = {spec.key: spec for spec in loaded.assets or () if isinstance(spec, dg.AssetSpec)}
-    others = [one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)]
+    # Modules that import an asset of another one contain it too.
+    others = {id(one): one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)}
     return dg.Definitions(
-        assets=[*external.values(), *others],
+        assets=[*external.values(), *map(_with_source, others.values())],
         asset_checks=loaded.asset_checks,
         schedules=loaded.schedules,
         sensors=loaded.sensors,
@@ -131,6 +129,18 @@ def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
         metadata=loaded.metadata,
         component_tree=loaded.component_tree,
     )
+
+
+def _with_source(asset: Any) -> Any:
+    """Return an asset with a link to its line of code; one of a component has that of its YAML."""
+    if not isinstance(asset, dg.AssetsDefinition) or any(
+        "dagster/code_references" in spec.metadata for spec in asset.specs
+    ):
+        return asset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a beta feature, which decides nothing
+        (linked,) = dg.with_source_code_references([asset])
+    return linked
 
 
 @dg.definitions

@@ -5,34 +5,54 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition as AssetJob,
+)
 
 from replica_platform.core.errors import PlatformError, TransientError
 
-# DuckDB has one writer: everything that opens the master takes this pool, checks included.
+# DuckDB has one writer: everything that opens a master takes its pool, checks included.
 MASTER_POOL = "master"
-TARGET_POOL = "target"
 REPAIR_EVERY_S = 900
 
 TRANSIENT = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
 
-# These tell when Dagster last materialised an asset; the age of its data is an asset check.
-# Four days: from a Thursday's session to the next one after a long weekend.
+# Freshness policies tell when Dagster last materialised an asset; the age of its data is an asset
+# check. Four days: from a Thursday's session to the next one after a long weekend.
 EACH_SESSION = dg.FreshnessPolicy.time_window(
     fail_window=timedelta(days=4, hours=3), warn_window=timedelta(days=3, hours=3)
 )
-EVERY_FEW_MINUTES = dg.FreshnessPolicy.time_window(
-    fail_window=timedelta(minutes=30), warn_window=timedelta(minutes=15)
-)
-DAILY = dg.FreshnessPolicy.time_window(
-    fail_window=timedelta(hours=50), warn_window=timedelta(hours=26)
-)
+
+
+def reported_every(report_s: int, fresh_within_s: int) -> dg.FreshnessPolicy:
+    """Return the freshness of an asset that a run reports every `report_s` seconds, or on a change.
+
+    Args:
+        report_s: The seconds after which it is reported although it did not change.
+        fresh_within_s: The delay in seconds above which it is late; twice of it is a failure.
+    """
+    return dg.FreshnessPolicy.time_window(
+        fail_window=timedelta(seconds=report_s + 2 * fresh_within_s),
+        warn_window=timedelta(seconds=report_s + fresh_within_s),
+    )
+
+
+def fresh_within(seconds: int) -> dg.FreshnessPolicy:
+    """Return the freshness of an asset that is late after `seconds`, and has failed after twice."""
+    return reported_every(0, seconds)
+
 
 # Publish when a parent changed and its blocking checks passed.
 AFTER_PARENTS = (
     dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
 )
+
+
+def named_job(name: str, selection: dg.AssetSelection, description: str) -> AssetJob:
+    """Return the job of a schedule or sensor; without one, runs and timeline show no name."""
+    return dg.define_asset_job(name, selection=selection, description=description)
 
 
 def after(asset: dg.AssetKey) -> dg.AutomationCondition:

@@ -17,6 +17,7 @@ LAYERS = [
     # Blocks in an object store, which two engines keep there.
     ("blocks",),
     ENGINES,
+    ("pictures",),
     ("app",),
     ("metadata", "policies"),
     ("resources",),

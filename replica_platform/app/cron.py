@@ -1,5 +1,6 @@
 """The recent ticks of a cron schedule, without Dagster."""
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import islice
@@ -16,6 +17,8 @@ ALIASES = {
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 LONGEST_DAYS = 366
+# What some schedulers understand beyond the five fields of cron.
+EXTENSION = re.compile(r"[#?@]|\b\d*[LW]\b")
 
 
 def tick_before(cron: str, now: datetime, missed: int) -> datetime | None:
@@ -32,13 +35,38 @@ def tick_before(cron: str, now: datetime, missed: int) -> datetime | None:
     return next(islice(_ticks_back(cron, now), missed, None), None)
 
 
-def _ticks_back(cron: str, now: datetime) -> Iterator[datetime]:
+def assert_cron(cron: str) -> None:
+    """Refuse what is no cron schedule; extensions such as `L` are left to Dagster.
+
+    Raises:
+        ValueError: It has not five fields, or a value that does not exist.
+    """
+    fields = _fields(cron)
+    if not EXTENSION.search(cron):
+        _parsed(fields)
+
+
+def _fields(cron: str) -> list[str]:
     fields = ALIASES.get(cron.strip().lower(), cron).split()
     if len(fields) != 5:
-        raise ValueError(f"{cron!r} is not a cron schedule of five fields")
-    minutes, hours = _values(fields[0], 0, 59), _values(fields[1], 0, 23)
-    days, months = _values(fields[2], 1, 31), _values(fields[3], 1, 12, MONTHS, 1)
-    weekdays = {day % 7 for day in _values(fields[4], 0, 7, DAYS, 0)}
+        raise ValueError(f"{cron!r} is not a cron schedule of five fields, such as */5 * * * *")
+    return fields
+
+
+def _parsed(fields: list[str]) -> tuple[set[int], set[int], set[int], set[int], set[int]]:
+    """Return the minutes, hours, days, months and days of the week."""
+    return (
+        _values(fields[0], 0, 59),
+        _values(fields[1], 0, 23),
+        _values(fields[2], 1, 31),
+        _values(fields[3], 1, 12, MONTHS, 1),
+        {day % 7 for day in _values(fields[4], 0, 7, DAYS, 0)},
+    )
+
+
+def _ticks_back(cron: str, now: datetime) -> Iterator[datetime]:
+    fields = _fields(cron)
+    minutes, hours, days, months, weekdays = _parsed(fields)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     for back in range(LONGEST_DAYS):
         day = midnight - timedelta(days=back)

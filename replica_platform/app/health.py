@@ -4,39 +4,43 @@ The engines judge what they know of (`status`, `backlog`, `stats`); here the `de
 what should be there and how old it may be.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from replica_platform import replica
-from replica_platform.app.configured import (
-    Configured,
-    FileEntry,
-    PurposeReplicas,
-    SqliteBackups,
-    TableEntry,
-    WorkerOutboxes,
-    XminTables,
-    backup_folder,
-    configured,
-    names_of,
-)
+from replica_platform.app.catalog import CatalogFolder
+from replica_platform.app.configured import Configured, configured
 from replica_platform.app.cron import tick_before
+from replica_platform.app.entries import (
+    DuckDBReplicaEntry,
+    PurposeReplicasEntry,
+    SqliteBackupsEntry,
+    TableEntry,
+    WorkerOutboxesEntry,
+    XminTablesEntry,
+)
+from replica_platform.app.entries.base import environment_dsn
+from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.app.launch import is_made
-from replica_platform.app.scheduler import scheduler_status
+from replica_platform.app.scheduler import SchedulerStatus, scheduler_status
 from replica_platform.app.settings import Settings
 from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.outbox import backlog, reconcile
-from replica_platform.xmin import SyncStatus, TableSpec
+from replica_platform.xmin import SyncStatus
 from replica_platform.xmin import status as sync_status
 
 # Ticks of a schedule that may pass without a sync before its tables are red.
 MISSED_TICKS = 3
+# Where no daemon has ever run, for example after a first `make run`, nobody expects schedules to
+# run; after a day the data is too old all the same.
+IDLE_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,17 @@ class Health(ReportFields):
 
     Attributes:
         pillar: The name of the pillar.
-        ok: Whether all is well.
+        ok: Whether all is well, or idle.
         sentence: What is well, or what is wrong and what to do next.
         facts: Figures by name; a name ends in `_bytes` for a size and in `_age_s` for an age.
+        idle: Whether something waits for a schedule, and no daemon has ever run here.
     """
 
     pillar: str
     ok: bool
     sentence: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    idle: bool = False
 
 
 def platform_health(settings: Settings, found: Configured | None = None) -> list[Health]:
@@ -75,23 +81,27 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
             "REPLICA_DATA_DIR to the folder of a platform."
         )
         return [Health("platform", False, sentence)]
+    scheduler = _scheduler(settings)
     pillars: dict[str, Inspection] = {}
-    if "replica" in found.folders or settings.store.exists():
-        pillars["replica"] = partial(_replica, settings)
-    if found.of(PurposeReplicas):
-        pillars["purposes"] = partial(_purposes, settings, found)
-    if found.of(XminTables):
-        pillars["warehouse"] = partial(_warehouse, settings, found.of(XminTables))
-    if found.of(WorkerOutboxes):
-        pillars["outbox"] = partial(_outbox, settings, found.of(WorkerOutboxes))
-    if found.of(SqliteBackups):
-        pillars["backups"] = partial(_backups, settings, found.of(SqliteBackups))
+    for one in found.of(DuckDBReplicaEntry):
+        name = "replica" if len(found.of(DuckDBReplicaEntry)) == 1 else one.name
+        pillars[name] = partial(_replica, settings, one)
+    if found.of(PurposeReplicasEntry):
+        pillars["purposes"] = partial(_purposes, settings, found.of(PurposeReplicasEntry))
+    if found.of(XminTablesEntry):
+        pillars["warehouse"] = partial(_warehouse, settings, found.of(XminTablesEntry), scheduler)
+    if found.of(WorkerOutboxesEntry):
+        pillars["outbox"] = partial(_outbox, settings, found.of(WorkerOutboxesEntry), scheduler)
+    if found.of(SqliteBackupsEntry):
+        pillars["backups"] = partial(_backups, settings, found.of(SqliteBackupsEntry))
     pillars["dagster"] = partial(_dagster, settings)
     return [_health(pillar, inspect) for pillar, inspect in pillars.items()]
 
 
 Found = tuple[bool, str, Mapping[str, Any]]
-Inspection = Callable[[], Found]
+# The fourth value says whether the pillar is idle.
+MaybeIdle = tuple[bool, str, Mapping[str, Any], bool]
+Inspection = Callable[[], Found | MaybeIdle]
 
 
 def _health(pillar: str, inspect: Inspection) -> Health:
@@ -101,8 +111,8 @@ def _health(pillar: str, inspect: Inspection) -> Health:
         return Health(pillar, False, str(error))
 
 
-def _replica(settings: Settings) -> Found:
-    found = replica.status(settings.store, settings.master)
+def _replica(settings: Settings, entry: DuckDBReplicaEntry) -> Found:
+    found = replica.status(settings.path(entry.store_folder), settings.path(entry.master))
     facts = {
         "master_bytes": found.master_bytes,
         "replica_bytes": found.replica_bytes,
@@ -113,17 +123,27 @@ def _replica(settings: Settings) -> Found:
         "publication_age_s": found.publication_age_s,
         "readers": [f"{one.pid} on {one.generation}" for one in found.readers],
     }
+    age_s, within_s = found.publication_age_s, entry.fresh_within_s
+    if found.ok and within_s and (age_s is None or age_s > within_s):
+        sentence = (
+            f"It was published or confirmed {format_age(age_s)} ago, but should be every "
+            f"{format_age(within_s)}; see whether the schedules run (`make dev`), or run "
+            "`make run`."
+        )
+        return False, sentence, facts
     return found.ok, found.sentence, facts
 
 
-def _purposes(settings: Settings, found: Configured) -> Found:
-    purposes = found.purposes()
-    if not purposes:
-        return True, "No purpose is configured.", {}
+def _purposes(settings: Settings, entries: Sequence[PurposeReplicasEntry]) -> Found:
     states = {
-        one.name: replica.status(settings.store / "purposes" / one.name, settings.master)
-        for one in purposes
+        one.name if entry.name == "purposes" else f"{entry.name}/{one.name}": replica.status(
+            settings.path(entry.store_folder(one.name)), settings.path(entry.master)
+        )
+        for entry in entries
+        for one in entry.made()
     }
+    if not states:
+        return True, "No purpose is configured.", {}
     problems = [f"{name}: {state.sentence}" for name, state in states.items() if not state.ok]
     facts = {"generations": {name: state.generation for name, state in states.items()}}
     if problems:
@@ -131,17 +151,40 @@ def _purposes(settings: Settings, found: Configured) -> Found:
     return True, f"{', '.join(states)}: every purpose has its replica, in sync.", facts
 
 
-def _warehouse(settings: Settings, groups: Sequence[XminTables]) -> Found:
-    synced = {table.target_table: table for table in sync_status(settings.target)}
-    wanted = {_target(group, table): group for group in groups for table in group.tables}
-    problems = [
-        problem
-        for name, group in wanted.items()
-        if (problem := _table_problem(name, synced.get(name), group))
-    ]
-    left = [name for name in synced if name not in wanted]
-    facts = {"tables": list(wanted), "no_longer_configured": left}
-    ages = [synced[name].age_s for name in wanted if name in synced]
+def _warehouse(
+    settings: Settings, groups: Sequence[XminTablesEntry], scheduler: SchedulerStatus
+) -> MaybeIdle:
+    """Return the health of all groups, each in its own target database."""
+    problems: list[str] = []
+    late: dict[str, tuple[float, str]] = {}
+    left: list[str] = []
+    wanted: list[str] = []
+    ages: list[float] = []
+    for target in dict.fromkeys(group.target for group in groups):
+        dsn = environment_dsn(target) if target else settings.target
+        synced = {table.target_table: table for table in sync_status(dsn)}
+        tables = {
+            str(group.target_of(table)): group
+            for group in groups
+            if group.target == target
+            for table in _tables(settings, group)
+        }
+        problems += [
+            problem for name in tables if (problem := _table_problem(name, synced.get(name)))
+        ]
+        late |= {
+            name: (synced[name].age_s, group.cron_schedule)
+            for name, group in tables.items()
+            if name in synced and synced[name].there and _is_late(synced[name], group)
+        }
+        left += [name for name in synced if name not in tables]
+        wanted += tables
+        ages += [synced[name].age_s for name in tables if name in synced]
+    idle = bool(late) and _is_idle(scheduler, [age_s for age_s, _ in late.values()])
+    if late and not idle:
+        problems += [_late(name, *found) for name, found in late.items()]
+        problems.append(f"{_sentence(scheduler.hint)} Or run `make run`.")
+    facts = {"tables": wanted, "no_longer_configured": left}
     if problems:
         sentence = " ".join(problems)
     elif ages:
@@ -151,46 +194,65 @@ def _warehouse(settings: Settings, groups: Sequence[XminTables]) -> Found:
         )
     else:
         sentence = "No table is configured."
+    if idle and not problems:
+        sentence += f" {_sentence(scheduler.hint)}"
     if left:
         sentence += (
             f" No longer configured: {', '.join(left)}; `replica forget-table {left[0]}` removes "
             "what is remembered of it."
         )
-    return not problems, sentence, facts
+    return not problems, sentence, facts, idle and not problems
 
 
-def _target(group: XminTables, table: TableEntry) -> str:
-    return str(TableSpec(table.table, into=group.into).target_name)
+def _is_idle(scheduler: SchedulerStatus, ages_s: Iterable[float]) -> bool:
+    """Whether something is late only since no daemon has run here, and by less than a day."""
+    return not scheduler.started and max(ages_s) <= IDLE_S
 
 
-def _table_problem(name: str, table: SyncStatus | None, group: XminTables) -> str | None:
+def _sentence(hint: str) -> str:
+    return f"{hint[0].upper()}{hint[1:]}."
+
+
+def _tables(settings: Settings, group: XminTablesEntry) -> list[TableEntry]:
+    """Return the tables of a group, patterns as they were when definitions were loaded last."""
+    known = CatalogFolder(settings.data_dir, group.source).newest()
+    return group.resolved(known.tables)
+
+
+def _table_problem(name: str, table: SyncStatus | None) -> str | None:
     """Return what is wrong with a table, and what to do next; None if nothing is."""
     if table is None:
         return f"{name} was never synced; run `make run`, or wait for the schedule."
     if not table.there:
         return f"{name} is gone from the target; run `make run` to copy it again."
-    due = _due(group.cron_schedule)
-    age_s = (datetime.now(UTC) - due).total_seconds() if due else None
-    if age_s is not None and table.age_s > age_s:
-        return (
-            f"{name} was synced {format_age(table.age_s)} ago, and its schedule "
-            f"({group.cron_schedule}) should have run {MISSED_TICKS} times since; "
-            "see whether the schedules run (`make dev`), or run `make run`."
-        )
     return None
 
 
-def _due(cron: str) -> datetime | None:
+def _is_late(table: SyncStatus, group: XminTablesEntry) -> bool:
+    due = _due(group.cron_schedule, group.timezone)
+    return due is not None and table.age_s > (datetime.now(UTC) - due).total_seconds()
+
+
+def _late(name: str, age_s: float, cron: str) -> str:
+    return (
+        f"{name} was synced {format_age(age_s)} ago, and its schedule ({cron}) should have run "
+        f"{MISSED_TICKS} times since."
+    )
+
+
+def _due(cron: str, timezone: str) -> datetime | None:
     """Return the tick after which a table should have been synced; None if that is unknown."""
     try:
-        return tick_before(cron, datetime.now(UTC), MISSED_TICKS - 1)
-    except ValueError:
+        return tick_before(cron, datetime.now(ZoneInfo(timezone)), MISSED_TICKS - 1)
+    except (ValueError, ZoneInfoNotFoundError):
         return None
 
 
-def _outbox(settings: Settings, entries: Sequence[WorkerOutboxes]) -> Found:
+def _outbox(
+    settings: Settings, entries: Sequence[WorkerOutboxesEntry], scheduler: SchedulerStatus
+) -> Found | MaybeIdle:
     nodes = {
-        (entry.name, node): (settings.data_dir / folder, entry.backlog_within_s)
+        (entry.name, node): (settings.path(folder), entry.backlog_within_s)
         for entry in entries
         for node, folder in entry.nodes.items()
     }
@@ -211,23 +273,46 @@ def _outbox(settings: Settings, entries: Sequence[WorkerOutboxes]) -> Found:
         "dead": waiting.dead,
         "file_bytes": waiting.file_bytes,
     }
-    late = [
-        f"The oldest record of {node} waits for {format_age(one.oldest_pending_age_s)}; "
-        "see whether the schedules run (`make dev`), or run `replica drain`."
+    late = {
+        node: one.oldest_pending_age_s
         for (_, node), (folder, within_s) in nodes.items()
         if folder.is_dir() and (one := backlog([folder])).oldest_pending_age_s > within_s
+    }
+    problems = [*empty, *([] if waiting.ok else [waiting.sentence])]
+    if late and not problems and _is_idle(scheduler, late.values()):
+        hint = f"{_sentence(scheduler.hint)} Or run `replica drain`."
+        return True, f"{waiting.sentence} {hint}", facts, True
+    problems += [
+        f"The oldest record of {node} waits for {format_age(age_s)}; {scheduler.hint}, or run "
+        "`replica drain`."
+        for node, age_s in late.items()
     ]
-    if empty or late or not waiting.ok:
-        return False, " ".join([*empty, *late, *([] if waiting.ok else [waiting.sentence])]), facts
-    delivered = reconcile(folders, settings.target)
-    return delivered.ok, f"{waiting.sentence} {delivered.sentence}", facts
+    if problems:
+        return False, " ".join(problems), facts
+    delivered = [
+        reconcile(sorted(set(into)), environment_dsn(target) if target else settings.target)
+        for target, into in _by_target(settings, entries).items()
+    ]
+    sentences = " ".join(one.sentence for one in delivered)
+    return all(one.ok for one in delivered), f"{waiting.sentence} {sentences}", facts
 
 
-def _backups(settings: Settings, entries: Sequence[SqliteBackups]) -> Found:
+def _by_target(
+    settings: Settings, entries: Sequence[WorkerOutboxesEntry]
+) -> dict[str | None, list[Path]]:
+    """Return the folders of outboxes by the variable of the database that they are delivered to."""
+    folders: dict[str | None, list[Path]] = {}
+    for entry in entries:
+        own = [settings.path(folder) for folder in entry.nodes.values()]
+        folders.setdefault(entry.target, []).extend(own)
+    return folders
+
+
+def _backups(settings: Settings, entries: Sequence[SqliteBackupsEntry]) -> Found:
     files = [
-        (entry, file, *_backups_of(settings, entry, file))
+        (entry, file, entry.backups_of(settings.backup_dir, file, name), Path(file.path).stem)
         for entry in entries
-        for file in entry.files
+        for file, name in zip(entry.files, names_of(entry.files), strict=True)
     ]
     if not files:
         return True, "No file is configured.", {}
@@ -260,12 +345,14 @@ def _backups(settings: Settings, entries: Sequence[SqliteBackups]) -> Found:
     )
 
 
-def _backups_of(settings: Settings, entry: SqliteBackups, file: FileEntry) -> tuple[Path, str]:
-    """Return the folder of a file's backups, and the name that they begin with."""
-    name = dict(zip((one.path for one in entry.files), names_of(entry.files), strict=True))[
-        file.path
-    ]
-    return backup_folder(settings.backup_dir, entry.name, file, name), Path(file.path).stem
+def _scheduler(settings: Settings) -> SchedulerStatus:
+    """Return the state of Dagster's daemon; one that never ran if its database does not answer."""
+    if settings.dagster_dsn is None and not is_made(settings):
+        return SchedulerStatus()
+    try:
+        return scheduler_status(settings.dagster)
+    except PlatformError:  # `_dagster` reports it
+        return SchedulerStatus()
 
 
 def _dagster(settings: Settings) -> Found:

@@ -4,6 +4,7 @@
 daemon. A run in this process, without them, is in `runs`.
 """
 
+import importlib.util
 import os
 import signal
 import socket
@@ -14,6 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from dotenv import load_dotenv
+
+from replica_platform.app.configured import SAMPLE
 from replica_platform.app.embedded import binaries, running
 from replica_platform.app.settings import Settings
 from replica_platform.core.errors import TerminalError
@@ -53,7 +57,7 @@ def platform_up(settings: Settings, *, must_answer: bool = True) -> Iterator[Non
         EmbeddedPostgresFailed: The embedded Postgres could not be started.
     """
     settings.outbox_dir.mkdir(parents=True, exist_ok=True)
-    os.environ.update(settings.environment())
+    _export(settings)
     for given in settings.databases.values():
         if given is not None and must_answer:
             connect(given.get_secret_value()).close()
@@ -74,12 +78,21 @@ def existing_databases(settings: Settings) -> Iterator[None]:
     Raises:
         EmbeddedPostgresFailed: The embedded Postgres could not be started.
     """
-    os.environ.update(settings.environment())
+    _export(settings)
     if not settings.uses_embedded or not is_made(settings):
         yield
         return
     with running(settings.postgres_dir):
         yield
+
+
+def _export(settings: Settings) -> None:
+    """Give this process, and those that it starts, the variables that entries name.
+
+    `.env` may hold the DSNs of further databases and the salts of masks, as `dg` reads it too.
+    """
+    load_dotenv(".env", override=False)
+    os.environ.update(settings.environment())
 
 
 def is_made(settings: Settings) -> bool:
@@ -88,21 +101,12 @@ def is_made(settings: Settings) -> bool:
 
 
 def prepare_sample(settings: Settings) -> None:
-    """Create the sample's input where it is missing; existing files and tables stay.
-
-    A configured database receives no sample input; without the sample there is none.
-    """
+    """Let the sample create its input; without the sample there is none."""
     if not settings.sample:
         return
-    # Imported late: pandas comes with it, which is not needed without the sample.
-    from replica_platform.app.sample.gym_system import sample_gym_system
-    from replica_platform.app.sample.prepare import append_conversations, fill_source
-
-    if settings.source_dsn is None:
-        fill_source(settings.source)
-    if settings.target_dsn is None:
-        append_conversations(settings.outbox_dir / "worker-1.db")
-    sample_gym_system(settings.data_dir / "sample" / "gym_system.db")
+    name = f"{__package__.partition('.')[0]}.defs.{SAMPLE}"
+    if importlib.util.find_spec(name) is not None:
+        importlib.import_module(f"{name}.input").prepare(settings)
 
 
 def project_dir() -> Path:

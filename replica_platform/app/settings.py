@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         ge=64 * 1024,
         description="Bytes of a table that one connection reads at a time; 64 MiB when absent.",
     )
+    keep_runs_days: int = Field(
+        default=14,
+        ge=1,
+        description="Days after which runs, events and ticks leave Dagster's database.",
+    )
     sample: bool = Field(
         default=True,
         description="Whether the sample's assets and input are part of the platform; on or off.",
@@ -124,14 +129,13 @@ class Settings(BaseSettings):
             "REPLICA_DAGSTER_DSN": self.dagster,
         }
 
-    @property
-    def master(self) -> Path:
-        """The one writable DuckDB file."""
-        return self.data_dir / "master" / "stock_data.duckdb"
+    def path(self, path: str) -> Path:
+        """Return a path below the data folder; an absolute path stays as it is."""
+        return self.data_dir / path
 
     @property
     def store(self) -> Path:
-        """The store of published generations."""
+        """The folder of the replicas that name no other one."""
         return self.data_dir / "replica"
 
     @property

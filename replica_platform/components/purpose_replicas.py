@@ -1,204 +1,190 @@
 """Purpose replicas, listed in a `defs.yaml`: a part of the master, masked, for one use."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
-from typing import Any
+from collections.abc import Iterator
 
 import dagster as dg
-import duckdb
-from dagster.components import Component, ComponentLoadContext, Model, Resolvable
+from dagster.components import Component, ComponentLoadContext, Resolvable
 
-from replica_platform.components.sample import sample_is_included
-from replica_platform.policies import (
-    AFTER_PARENTS,
-    EACH_SESSION,
-    MASTER_POOL,
-    TRANSIENT,
-    after,
-    repair_key,
-    translate_errors,
+from replica_platform.app.entries import PurposeReplicasEntry
+from replica_platform.components.publishing import (
+    Replica,
+    automation,
+    check_automation,
+    repair_sensor,
+    scrub_check,
+    scrub_schedule,
 )
+from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
+from replica_platform.policies import TRANSIENT, fresh_within, translate_errors
 from replica_platform.replica import (
     Candidate,
+    Master,
     Purpose,
+    data_as_of,
     prepare,
-    status,
     unlisted_columns,
     verify,
 )
 from replica_platform.replica.purpose.rules import assert_keys_once
-from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.store import ReplicaStore
+from replica_platform.resources.platform import PlatformConfig
+from replica_platform.resources.store import store_metadata
 
 
-class PurposeReplicas(Component, Model, Resolvable):
-    """An asset for each purpose: some tables, columns and rows of the master, in a separate file.
+@with_attributes
+@dg.scaffold_with(ExampleScaffolder)
+class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
+    """Parts of a master, each for one use: some tables, columns and rows, in a file of its own.
+
+    A schedule reads the kept generations of all purposes in turn.
 
     Values that are masked, and columns that are not listed, appear nowhere in the bytes of the
     file.
 
-    Attributes:
-        purposes: For each name its `tables` (each with columns, left_out, where, mask) and the
-            options keep, min_age_s, max_age_s and salt_env.
-        name: The name of the entry; the repair sensor of another one than `purposes` carries it.
-        after: The assets that write the master; the purposes are published when they changed. The
-            purpose's own tables when absent.
-        as_of: A query of the master for the time of its newest data, shown with each generation.
-        sample: Whether these purposes belong to the sample.
+    Example:
+        name: shop
+        master: shop/master.duckdb # below the data folder, or absolute
+        after: [] # the assets that write the master, if there are any
+        purposes:
+          support: # published to replica/shop/support
+            tables:
+              customers:
+                columns: [id, name, email]
+                mask: {email: redact}
+                left_out: all # whatever other columns there are
     """
 
-    purposes: Mapping[str, Mapping[str, Any]]
-    name: str = "purposes"
-    after: Sequence[str] = ()
-    as_of: str | None = None
-    sample: bool = False
-
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """Return an asset and three checks for each purpose."""
-        if self.sample and not sample_is_included():
-            return dg.Definitions()
+        """Return an asset and its checks for each purpose, their repair and their scrub."""
         if (file := context.path / "defs.yaml").exists():
             assert_keys_once(file)
-        purposes = [Purpose.from_dict(name, given) for name, given in self.purposes.items()]
+        replicas = [(purpose, self._replica(purpose)) for purpose in self.made()]
+        # That of the first entry has the name from before there could be others.
+        prefix = "purpose" if self.name == "purposes" else f"{self.name}_purposes"
+        repaired = [replica for _, replica in replicas]
+        scrubs = [scrub_check(replica) for replica in repaired]
         return dg.Definitions(
-            assets=[self._asset(purpose) for purpose in purposes],
-            asset_checks=[_checks(purpose) for purpose in purposes],
-            sensors=[self._repair(purposes)] if purposes else [],
+            assets=[self._asset(*one) for one in replicas],
+            asset_checks=[*(self._checks(*one) for one in replicas), *scrubs],
+            schedules=[
+                scrub_schedule(f"{prefix}_scrub", scrubs, self.scrub_cron_schedule, self.timezone)
+            ]
+            if replicas
+            else [],
+            sensors=[repair_sensor(f"{prefix}_repair", repaired, self.repair_interval_s)]
+            if replicas
+            else [],
         )
 
-    def _repair(self, purposes: Sequence[Purpose]) -> dg.SensorDefinition:
-        @dg.sensor(
-            name="purpose_repair" if self.name == "purposes" else f"{self.name}_repair",
-            target=dg.AssetSelection.assets(*map(_key, purposes)),
-            minimum_interval_seconds=60,
-            default_status=dg.DefaultSensorStatus.RUNNING,
-            description="Publishes a purpose whose replica is missing, damaged or behind.",
+    def _replica(self, purpose: Purpose) -> Replica:
+        return Replica(
+            dg.AssetKey([self.name, purpose.name]),
+            self.master,
+            store_metadata(
+                self.store_folder(purpose.name),
+                self.blocks_of(purpose.name),
+                self.blocks_folder(purpose.name),
+            ),
         )
-        def purpose_repair(
-            context: dg.SensorEvaluationContext, master: MasterDuckDB, store: ReplicaStore
-        ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-            if not master.path.exists():
-                yield dg.SkipReason("There is no master yet.")
-                return
-            for purpose in purposes:
-                key = _key(purpose)
-                found = status(store.path_of(key), master.path)
-                if found.ok:
-                    continue
-                context.log.warning(f"{purpose.name}: {found.sentence}")
-                yield dg.RunRequest(
-                    run_key=f"{purpose.name}-{repair_key(context, found.generation)}",
-                    asset_selection=[key],
-                )
 
-        return purpose_repair
+    def _parents(self, purpose: Purpose) -> list[str]:
+        if self.after is not None:
+            return list(self.after)
+        return [name.split(".")[-1] for name in purpose.tables]
 
-    def _asset(self, purpose: Purpose) -> dg.AssetsDefinition:
-        tables = [name.split(".")[-1] for name in purpose.tables]
+    def _asset(self, purpose: Purpose, replica: Replica) -> dg.AssetsDefinition:
+        parents = self._parents(purpose)
 
         @dg.asset(
-            key=_key(purpose),
-            deps=list(self.after or tables),
-            group_name="replica",
+            key=replica.key,
+            deps=parents,
+            group_name=self.group,
             kinds={"duckdb"},
-            owners=["team:market"],
+            owners=list(self.owners),
+            tags=dict(self.tags),
+            metadata=replica.store,
             io_manager_key="published_replica",
-            pool=MASTER_POOL,
+            pool=self.pool_name,
             retry_policy=TRANSIENT,
-            freshness_policy=EACH_SESSION,
-            automation_condition=AFTER_PARENTS,
+            freshness_policy=fresh_within(self.fresh_within_s) if self.fresh_within_s else None,
+            automation_condition=automation(parents),
             description=f"A replica for {purpose.name}: only {', '.join(purpose.tables)}.",
         )
-        def replica(
-            context: dg.AssetExecutionContext, master: MasterDuckDB, store: ReplicaStore
+        def published(
+            context: dg.AssetExecutionContext, platform: PlatformConfig
         ) -> dg.MaterializeResult[Candidate]:
+            master = platform.path(self.master)
+            as_of = None
             with translate_errors():
-                with master.read() as connection:
-                    as_of = data_as_of(connection, self.as_of) if self.as_of else None
+                if self.as_of:
+                    with Master(master).read() as connection:
+                        as_of = data_as_of(connection, self.as_of)
                 candidate = prepare(
-                    master.path,
-                    store.path_of(_key(purpose)),
+                    master,
+                    replica.store_of(platform).path,
                     purpose=purpose,
                     data_as_of=as_of,
                     run_id=context.run.run_id,
+                    link=self.link,
                 )
             return dg.MaterializeResult(
                 value=candidate, data_version=dg.DataVersion(str(candidate.generation))
             )
 
-        return replica
+        return published
 
-
-def _key(purpose: Purpose) -> dg.AssetKey:
-    return dg.AssetKey(["purposes", purpose.name])
-
-
-def data_as_of(connection: duckdb.DuckDBPyConnection, query: str) -> datetime | None:
-    """Return the first value of a query as a time; a day is its midnight in UTC."""
-    row = connection.execute(query).fetchone()
-    found = row[0] if row else None
-    if isinstance(found, datetime):
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
-    return datetime.combine(found, time(), UTC) if isinstance(found, date) else None
-
-
-def _checks(purpose: Purpose) -> dg.AssetChecksDefinition:
-    specs = [
-        dg.AssetCheckSpec(
-            "published_bytes_are_intact",
-            asset=_key(purpose),
-            automation_condition=after(_key(purpose)),
-            blocking=True,
-            description="Every byte matches the manifest, and every table can be read.",
-        ),
-        dg.AssetCheckSpec(
-            "replica_is_fresh",
-            asset=_key(purpose),
-            automation_condition=after(_key(purpose)),
-            description="The generation shows the present master, within the purpose's max_age_s.",
-        ),
-        dg.AssetCheckSpec(
-            "every_column_is_listed",
-            asset=_key(purpose),
-            automation_condition=after(_key(purpose)),
-            description="The purpose lists or leaves out every column of its tables, "
+    def _checks(self, purpose: Purpose, replica: Replica) -> dg.AssetChecksDefinition:
+        condition = check_automation(self._parents(purpose), replica.key)
+        described = {
+            "published_bytes_are_intact": "Every byte matches the manifest, and every table can "
+            "be read.",
+            "replica_is_fresh": "The generation shows the present master, within the purpose's "
+            "max_age_s.",
+            "every_column_is_listed": "The purpose lists or leaves out every column of its tables, "
             "new ones included.",
-        ),
-    ]
+        }
+        specs = [
+            dg.AssetCheckSpec(
+                name,
+                asset=replica.key,
+                automation_condition=condition,
+                blocking=name == "published_bytes_are_intact",
+                description=description,
+            )
+            for name, description in described.items()
+        ]
 
-    @dg.multi_asset_check(
-        name=f"{_key(purpose).to_python_identifier()}_checks",
-        specs=specs,
-        can_subset=True,
-        pool=MASTER_POOL,
-    )
-    def checks(master: MasterDuckDB, store: ReplicaStore) -> Iterator[dg.AssetCheckResult]:
-        path = store.path_of(_key(purpose))
-        with translate_errors():
-            verification = verify(path)
-            found = status(path, master.path)
-            unlisted = unlisted_columns(purpose, master.path)
-        yield dg.AssetCheckResult(
-            asset_key=_key(purpose),
-            check_name="published_bytes_are_intact",
-            passed=verification.ok,
-            description=verification.sentence,
+        @dg.multi_asset_check(
+            name=f"{replica.key.to_python_identifier()}_checks",
+            specs=specs,
+            can_subset=True,
+            pool=self.pool_name,
         )
-        yield dg.AssetCheckResult(
-            asset_key=_key(purpose),
-            check_name="replica_is_fresh",
-            passed=found.ok,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=found.sentence,
-            metadata={"publication_age_seconds": found.publication_age_s},
-        )
-        yield dg.AssetCheckResult(
-            asset_key=_key(purpose),
-            check_name="every_column_is_listed",
-            passed=unlisted.ok,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=unlisted.sentence,
-            metadata={"columns": list(unlisted.columns)},
-        )
+        def checks(platform: PlatformConfig) -> Iterator[dg.AssetCheckResult]:
+            with translate_errors():
+                verification = verify(replica.store_of(platform).path)
+                found = replica.status(platform)
+                unlisted = unlisted_columns(purpose, platform.path(self.master))
+            yield dg.AssetCheckResult(
+                asset_key=replica.key,
+                check_name="published_bytes_are_intact",
+                passed=verification.ok,
+                description=verification.sentence,
+            )
+            yield dg.AssetCheckResult(
+                asset_key=replica.key,
+                check_name="replica_is_fresh",
+                passed=found.ok,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=found.sentence,
+                metadata={"publication_age_seconds": found.publication_age_s},
+            )
+            yield dg.AssetCheckResult(
+                asset_key=replica.key,
+                check_name="every_column_is_listed",
+                passed=unlisted.ok,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=unlisted.sentence,
+                metadata={"columns": list(unlisted.columns)},
+            )
 
-    return checks
+        return checks

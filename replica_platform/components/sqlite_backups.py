@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import dagster as dg
-from dagster.components import Component, ComponentLoadContext, Model, Resolvable
+from dagster.components import Component, ComponentLoadContext, Resolvable
 
-from replica_platform.app.configured import backup_folder, names_of
+from replica_platform.app.entries import FileEntry, SqliteBackupsEntry
+from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.backup import (
     DrillQuery,
     backup,
@@ -20,108 +20,75 @@ from replica_platform.backup import (
     status,
     verify,
 )
-from replica_platform.components.sample import without_sample
+from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.metadata import change
-from replica_platform.policies import DAILY, TRANSIENT, translate_errors
+from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 
 
-class DrillEntry(Model, Resolvable):
-    """A query that a restored backup must answer with a number.
-
-    Attributes:
-        sql: The query; the first value of its first row counts.
-        at_least: The least number that is right.
-        at_most: The greatest number that is right.
-    """
-
-    sql: str
-    at_least: float | None = None
-    at_most: float | None = None
-
-
-class FileEntry(Model, Resolvable):
-    """A SQLite file, and how long its backups are kept.
-
-    Attributes:
-        path: The file, absolute or below the data folder.
-        name: Its name among the backups. When absent, the stem of the file, preceded by its
-            folder's name where an earlier file has the same stem.
-        pulled_from: For a file on another host, its address `ssh://user@host:port/path.db`; it
-            is copied to `path` before each backup.
-        method: How it is copied: `query` transfers the rows that differ, `pages` the blocks that
-            differ, `scp` the whole file.
-        known_hosts: The file of host keys to trust; those of `~/.ssh` when absent.
-        client_key: The private key to log in with; those of `~/.ssh` when absent.
-        keep_days: Backups younger than this many days are kept.
-        keep_count: The newest backups that are kept at any age.
-        blocks: The block store that keeps the content: a folder, absolute or below the data
-            folder, or a URL such as s3://bucket/prefix. When absent each backup is a file.
-        encrypted: Whether the blocks are encrypted, with the first key in `REPLICA_BACKUP_KEY`.
-        drill: Queries that are run on a restored backup, one backup a night.
-        sample: Whether the file belongs to the sample.
-    """
-
-    path: str
-    name: str | None = None
-    pulled_from: str | None = None
-    method: Literal["query", "pages", "scp"] = "query"
-    known_hosts: str | None = None
-    client_key: str | None = None
-    keep_days: int = 30
-    keep_count: int = 7
-    blocks: str | None = None
-    encrypted: bool = False
-    drill: Sequence[DrillEntry] = ()
-    sample: bool = False
-
-
-class SqliteBackups(Component, Model, Resolvable):
-    """An asset for each SQLite file: its newest verified backup.
+@with_attributes
+@dg.scaffold_with(ExampleScaffolder)
+class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
+    """Verified backups of SQLite files, of this host or of another one, each night.
 
     The check `is_intact` blocks when the newest backup does not verify, and warns when SQLite
     cannot check all of it; `is_fresh` warns when it is too old. `is_restorable` restores one kept
     backup to a scratch folder, the one that waited longest, and runs the file's queries on it.
-    Files of this host (group `backups`) are backed up at 03:00, files of other hosts (group
-    `remote`) at 09:00.
 
-    Attributes:
-        files: The files to back up.
-        name: The first part of the assets' keys. Schedules, groups and the folder of backups of
-            another name than `backups` carry it too, so that several entries live side by side.
-        fresh_within_s: The age in seconds above which the newest backup counts as too old.
+    Example:
+        name: shop
+        files:
+          - path: shop/app.db # below the data folder, or absolute
+            keep_days: 30
+            keep_count: 7
+            drill: # queries that a restored backup must answer
+              - {sql: select count(*) from sqlite_schema, at_least: 0}
+        cron_schedule: 0 3 * * *
     """
-
-    files: Sequence[FileEntry]
-    name: str = "backups"
-    fresh_within_s: int = 26 * 3600
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return an asset and three checks for each file, and the schedules that they need."""
-        files = without_sample(self.files)
-        named = dict(zip(names_of(files), files, strict=True))
+        named = dict(zip(names_of(self.files), self.files, strict=True))
+        kinds: dict[str, list[str]] = {}
+        for name, file in named.items():
+            kinds.setdefault(_kind(file), []).append(name)
         return dg.Definitions(
             assets=[self._asset(name, file) for name, file in named.items()],
             asset_checks=[self._check(name, file) for name, file in named.items()],
-            schedules=[self._schedule(kind) for kind in sorted({_kind(file) for file in files})],
+            schedules=[self._schedule(kind, names) for kind, names in sorted(kinds.items())],
         )
 
     def _key(self, name: str) -> dg.AssetKey:
         return dg.AssetKey([self.name, name])
 
     def _folder(self, platform: PlatformConfig, name: str, file: FileEntry) -> Path:
-        return backup_folder(platform.backups, self.name, file, name)
+        return self.backups_of(platform.backups, file, name)
 
     def _group(self, kind: str) -> str:
-        if self.name == "backups":
-            return kind
-        return self.name if kind == "backups" else f"{self.name}_{kind}"
+        base = self.group or self.name
+        if kind == "backups":
+            return base
+        return "remote" if base == "backups" else f"{base}_remote"
 
-    def _schedule(self, kind: str) -> dg.ScheduleDefinition:
-        if self.name == "backups":
-            return SCHEDULES[kind]
-        name = f"{self.name}_{'nightly' if kind == 'backups' else 'pulls'}"
-        return _schedule(kind, name, self._group(kind))
+    def _schedule(self, kind: str, names: Sequence[str]) -> dg.ScheduleDefinition:
+        # The first entry's schedules have the names from before there could be others.
+        first = {"backups": "nightly_backups", "remote": "remote_pulls"}
+        own = {"backups": f"{self.name}_nightly", "remote": f"{self.name}_pulls"}
+        remote = kind == "remote"
+        name = (first if self.name == "backups" else own)[kind]
+        description = (
+            "Every SQLite file of another host, copied here and backed up."
+            if remote
+            else "A verified backup of every SQLite file."
+        )
+        return dg.ScheduleDefinition(
+            name=name,
+            target=named_job(name, dg.AssetSelection.assets(*map(self._key, names)), description),
+            cron_schedule=self.remote_cron_schedule if remote else self.cron_schedule,
+            execution_timezone=self.timezone,
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=description,
+        )
 
     def _check(self, name: str, file: FileEntry) -> dg.AssetChecksDefinition:
         key = self._key(name)
@@ -183,9 +150,11 @@ class SqliteBackups(Component, Model, Resolvable):
             key=self._key(name),
             group_name=self._group(_kind(file)),
             kinds={"sqlite", "file"},
-            owners=["team:platform"],
+            owners=list(self.owners),
+            tags=dict(self.tags),
+            pool=self.pool,
             retry_policy=TRANSIENT,
-            freshness_policy=DAILY,
+            freshness_policy=fresh_within(self.fresh_within_s),
             description=f"A verified backup of {file.pulled_from or file.path}, "
             "its write-ahead log included.",
         )
@@ -254,28 +223,6 @@ def _drill(key: dg.AssetKey, file: FileEntry, folder: Path) -> dg.AssetCheckResu
 REPEATED_WITHIN_S = 20 * 3600
 # Checks run more often: after each publication, and whenever somebody asks for them.
 DRILL_EVERY_S = 20 * 3600
-CRON = {"backups": "0 3 * * *", "remote": "0 9 * * *"}
-WHAT = {
-    "backups": "A verified backup of every SQLite file, at 03:00.",
-    "remote": "Every SQLite file of another host, copied here and backed up, at 09:00.",
-}
-
-
-def _schedule(kind: str, name: str, group: str) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(
-        name=name,
-        target=dg.AssetSelection.groups(group),
-        cron_schedule=CRON[kind],
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=WHAT[kind],
-    )
-
-
-# The same for every entry of the name `backups`, so that several of them share it.
-SCHEDULES = {
-    "backups": _schedule("backups", "nightly_backups", "backups"),
-    "remote": _schedule("remote", "remote_pulls", "remote"),
-}
 
 
 def _block_store(platform: PlatformConfig, file: FileEntry) -> Path | str | None:

@@ -2,48 +2,59 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-from dagster.components import Component, ComponentLoadContext, Model, Resolvable
+from dagster.components import Component, ComponentLoadContext, Resolvable
 
+from replica_platform.app.entries import WorkerOutboxesEntry
+from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.metadata import change
 from replica_platform.outbox import backlog, drain, reconcile
-from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
+from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.postgres import PostgresDatabase
+from replica_platform.resources.postgres import PostgresDatabase, database
 
-# A run ends before the schedule starts the next one, 5 minutes later.
-DRAIN_BUDGET_S = 240
 # The tags of a run that no person started.
 AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
 
 
-class WorkerOutboxes(Component, Model, Resolvable):
-    """An asset for all records that workers append, with a partition for each of several nodes.
+# The columns of `outbox.record`, in the words of its page.
+COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("id", "uuid", "The record's identity, which `append` returned."),
+        dg.TableColumn("file_uuid", "uuid", "The outbox that it was appended to."),
+        dg.TableColumn("seq", "bigint", "Its place in that outbox."),
+        dg.TableColumn("kind", "text", "What kind of record it is, in the words of the worker."),
+        dg.TableColumn("payload", "jsonb", "What the worker appended."),
+        dg.TableColumn("payload_sha", "bytea", "The digest that makes a changed resend noticed."),
+        dg.TableColumn("created_at", "timestamp with time zone", "When it was appended."),
+        dg.TableColumn("landed_at", "timestamp with time zone", "When it arrived here."),
+    ]
+)
 
-    It is drained every 5 minutes, and within 30 seconds of a new record. A run that a person
-    starts also sends again what the target has lost since its delivery.
 
-    Attributes:
-        name: The name of the asset; other ones than `conversations` name their schedule
-            and sensor too, so that several entries live side by side.
-        nodes: The folder of each node's outbox files, absolute or below the data folder.
-        mappings: For a kind of record, the typed table that is filled beside `outbox.record`.
-        backlog_within_s: The age in seconds above which a waiting record is a warning.
+@with_attributes
+@dg.scaffold_with(ExampleScaffolder)
+class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
+    """All records that workers append to local SQLite files, delivered to a Postgres, once.
+
+    An asset with a partition for each of several nodes. It is drained by a schedule, and soon after
+    a new record by a sensor. A run that a person starts also sends again what the target has lost
+    since its delivery.
+
+    Example:
+        name: shop
+        nodes: # the folder of each node's outbox files, below the data folder or absolute
+          local: outboxes/shop
+        backlog_within_s: 900
     """
-
-    name: str = "conversations"
-    nodes: Mapping[str, str]
-    mappings: Mapping[str, Mapping[str, Any]] = {}
-    backlog_within_s: int = 900
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external outboxes, the drained asset, its checks, schedule and sensor."""
         if not self.nodes:
             return dg.Definitions()
         outboxes = dg.AssetSpec(
-            "worker_outboxes",
+            self._outboxes,
             group_name="source",
             kinds={"sqlite"},
             description="The local SQLite files that workers append to, one for each worker slot.",
@@ -58,6 +69,14 @@ class WorkerOutboxes(Component, Model, Resolvable):
     def _named(self, what: str) -> str:
         """Return the name of the schedule or sensor; one of another asset carries its name."""
         return f"{'outbox' if self.name == 'conversations' else self.name}_{what}"
+
+    @property
+    def _outboxes(self) -> str:
+        return "worker_outboxes" if self.name == "conversations" else f"{self.name}_outboxes"
+
+    @property
+    def _pool(self) -> str:
+        return self.pool or self.name
 
     def _folders(self, platform: PlatformConfig) -> dict[str, Path]:
         return {node: platform.path(folder) for node, folder in self.nodes.items()}
@@ -78,14 +97,16 @@ class WorkerOutboxes(Component, Model, Resolvable):
     def _drained(self) -> dg.AssetsDefinition:
         @dg.asset(
             name=self.name,
-            deps=["worker_outboxes"],
+            deps=[self._outboxes],
             partitions_def=self._partitions,
-            group_name="outbox",
+            group_name=self.group,
             kinds={"postgres", "table"},
-            owners=["team:platform"],
-            pool=TARGET_POOL,
+            metadata={"dagster/column_schema": COLUMNS},
+            owners=list(self.owners),
+            tags=dict(self.tags),
+            pool=self._pool,
             retry_policy=TRANSIENT,
-            freshness_policy=EVERY_FEW_MINUTES,
+            freshness_policy=fresh_within(self.backlog_within_s),
             description="Every record that a worker's `append` acknowledged, once, "
             "in `outbox.record`.",
         )
@@ -98,17 +119,18 @@ class WorkerOutboxes(Component, Model, Resolvable):
             folders = [self._folders(platform)[node] for node in nodes]
             by_a_person = not AUTOMATIC & context.run.tags.keys()
             with translate_errors():
+                into = database(self.target, target)
                 report = drain(
                     folders,
-                    target.dsn,
-                    budget_s=DRAIN_BUDGET_S,
+                    into.dsn,
+                    budget_s=self.drain_budget_s,
                     mappings=self.mappings,
                     # The breaker's waiting time is for automatic runs only.
                     force=by_a_person,
                     # Compares every delivered row, which is too much for every 5 minutes.
                     repair=by_a_person,
                 )
-                rows = target.row_count("outbox", "record") if not report.trouble else None
+                rows = into.row_count("outbox", "record") if not report.trouble else None
             if report.trouble:
                 # No retry: each file's breaker knows when the next attempt makes sense.
                 raise dg.Failure(report.sentence, allow_retries=False)
@@ -130,13 +152,14 @@ class WorkerOutboxes(Component, Model, Resolvable):
         return drained
 
     def _nothing_is_missing(self) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=self.name, blocking=True, pool=TARGET_POOL)
+        @dg.asset_check(asset=self.name, blocking=True, pool=self._pool)
         def nothing_is_missing(
             platform: PlatformConfig, target: dg.ResourceParam[PostgresDatabase]
         ) -> dg.AssetCheckResult:
             """Everything that an outbox marks as delivered is in the target."""
             with translate_errors():
-                found = reconcile(list(self._folders(platform).values()), target.dsn)
+                into = database(self.target, target)
+                found = reconcile(list(self._folders(platform).values()), into.dsn)
             return dg.AssetCheckResult(
                 passed=found.ok,
                 description=found.sentence,
@@ -184,12 +207,17 @@ class WorkerOutboxes(Component, Model, Resolvable):
         return backlog_is_fresh
 
     def _schedule(self) -> dg.ScheduleDefinition:
+        assets = dg.AssetSelection.assets(self.name)
+
         @dg.schedule(
             name=self._named("drain"),
-            target=dg.AssetSelection.assets(self.name),
-            cron_schedule="*/5 * * * *",
+            target=named_job(
+                self._named("drain"), assets, f"Delivers every waiting record of {self.name}."
+            ),
+            cron_schedule=self.cron_schedule,
+            execution_timezone=self.timezone,
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Every waiting record, every 5 minutes.",
+            description="Delivers every waiting record.",
         )
         def outbox_drain(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
             # The same when Dagster repeats a tick; several requests need a run key each.
@@ -203,8 +231,9 @@ class WorkerOutboxes(Component, Model, Resolvable):
     def _sensor(self) -> dg.SensorDefinition:
         @dg.sensor(
             name=self._named("backlog"),
-            target=dg.AssetSelection.assets(self.name),
-            minimum_interval_seconds=30,
+            # The schedule's job, by name: Dagster copies the job that a target holds.
+            job_name=self._named("drain"),
+            minimum_interval_seconds=self.sensor_interval_s,
             default_status=dg.DefaultSensorStatus.RUNNING,
             description="Requests a drain for waiting records, once for the same records; "
             "the schedule repeats a drain that failed.",

@@ -1,146 +1,164 @@
-"""Tables synced from the source Postgres to the target Postgres, listed in a `defs.yaml`."""
+"""Tables synced from one Postgres to another, listed in a `defs.yaml` by name or by pattern."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import dagster as dg
-from dagster.components import Component, ComponentLoadContext, Model, Resolvable
+from dagster.components import Component, ComponentLoadContext, Resolvable
 
-from replica_platform.components.sample import without_sample
+from replica_platform.app.catalog import Catalog
+from replica_platform.app.entries import TableEntry, XminTablesEntry
+from replica_platform.components.changed_only import Reported, reported, unreported
+from replica_platform.components.machine import current_machine, with_catalog
+from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
+from replica_platform.components.xmin_catalog import catalog_definitions
+from replica_platform.components.xmin_metadata import (
+    ages_picture,
+    copied_columns,
+    integrity_metadata,
+    sync_metadata,
+    table_metadata,
+)
+from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
-from replica_platform.metadata import change, markdown_rows, table_schema
-from replica_platform.policies import EVERY_FEW_MINUTES, TARGET_POOL, TRANSIENT, translate_errors
+from replica_platform.metadata import key_part
+from replica_platform.pictures import sentence_of, with_picture
+from replica_platform.policies import TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.xmin import Integrity, Proving, SyncReport, TableSpec, sync_group, validate
+from replica_platform.resources.postgres import PostgresDatabase, database
+from replica_platform.xmin import GroupReport, Proving, sync_group, validate
 from replica_platform.xmin.names import TableName
 
+BLOCKING = frozenset({"is_intact"})
 
-class TableEntry(Model, Resolvable):
-    """A table of the source, and how it is synced.
 
-    Attributes:
-        table: Its name in the source, `schema.table`.
-        mode: How changes are found: `scan` reads every row's xmin, `timestamp` the rows above the
-            newest timestamp, `full` all rows; `auto` chooses.
-        timestamp_column: The column that `timestamp` reads by.
-        timestamp_zone: The writers' time zone, for a timestamp column that has none.
-        deletes: Whether rows that the source deleted are deleted here: `auto` compares keys when
-            the numbers of rows differ, `keys` always, `never` keeps them.
-        sample: Whether the table belongs to the sample.
+@with_attributes
+@dg.scaffold_with(ExampleScaffolder)
+class XminTables(Component, XminTablesEntry, Resolvable):
+    """Tables of a Postgres, kept in step in another one: every committed change, once.
+
+    All tables of a group are synced in one step from one snapshot of the source. The check
+    `is_intact` compares keys and xmin of both sides and blocks below a score; `is_fresh` warns
+    when the last sync is too old. The job of the schedule reports and checks the tables that
+    changed; it reports an unchanged one every `report_unchanged_s` seconds.
+
+    A pattern is resolved when definitions are loaded, by the list of tables that the source gives
+    then, or gave last. A table that is new and matches arrives with the next reload of the
+    definitions; the check `every_matching_table_is_synced` names it before.
+
+    Example:
+        name: shop
+        source: SHOP_DSN # the environment variable with the DSN, set here or in the file .env
+        into: shop # the schema in the target
+        tables:
+          - table: public.*
+            exclude: [public.sessions]
+            left_out: [notes] # in whatever table there is such a column
+            mask: {password: null}
     """
-
-    table: str
-    mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
-    timestamp_column: str | None = None
-    timestamp_zone: str | None = None
-    deletes: Literal["auto", "keys", "never"] = "auto"
-    sample: bool = False
-
-
-class XminTables(Component, Model, Resolvable):
-    """An asset for each table of a group, all synced in one step from one source snapshot.
-
-    The check `is_intact` compares keys and xmin of both sides and blocks below a score; `is_fresh`
-    warns when the last sync is too old.
-
-    Attributes:
-        tables: The tables of the group.
-        into: The schema in the target.
-        name: The name of the group; its schedule is `name_sync`.
-        threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
-        prove_within_s: The seconds in which the syncs compare the whole content of each table
-            once, a part at each sync, and repair what differs; null compares nothing.
-        fresh_within_s: The age in seconds above which the last sync counts as too old.
-        cron_schedule: When the group is synced.
-    """
-
-    tables: Sequence[TableEntry]
-    into: str = "raw_data"
-    name: str = "fds"
-    threshold: float = 0.9
-    prove_within_s: int | None = 86_400
-    fresh_within_s: int = 1800
-    cron_schedule: str = "*/5 * * * *"
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """Return the external source tables, the synced assets, their checks and the schedule."""
-        tables = without_sample(self.tables)
-        if len(tables) < len(self.tables):
-            return self.model_copy(update={"tables": tables}).build_defs(context)
-        if not tables:
+        if not self.tables:
             return dg.Definitions()
-        self._refuse_shared_targets()
-        external = [
-            dg.AssetSpec(
-                self._source_key(table),
-                group_name="source",
-                kinds={"postgres"},
-                description=f"{table.table} in the source database; others write it.",
-            )
-            for table in self.tables
-        ]
-        sync = self._sync()
+        catalog = current_machine().catalog(self.source, needed=self.has_patterns)
+        group = _Group(self, catalog)
+        definitions = dg.Definitions.merge(
+            *([group.definitions()] if group.tables else []),
+            *([catalog_definitions(self, group.tables)] if self.has_patterns else []),
+        )
+        return with_catalog(definitions, self.source, catalog)
+
+
+class _Group:
+    """The tables of an entry as they are when definitions are loaded."""
+
+    def __init__(self, entry: XminTables, catalog: Catalog) -> None:
+        self.entry = entry
+        self.tables = entry.resolved(catalog.tables)
+        self._listed = {table.name: table for table in catalog.tables}
+
+    def definitions(self) -> dg.Definitions:
+        """Return the assets of the tables, their checks, job and schedule."""
+        entry, job = self.entry, self._job()
         schedule = dg.ScheduleDefinition(
-            name=f"{self.name}_sync",
-            target=dg.AssetSelection.assets(sync),
-            cron_schedule=self.cron_schedule,
+            name=f"{entry.name}_sync",
+            target=job,
+            cron_schedule=entry.cron_schedule,
+            execution_timezone=entry.timezone,
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description=f"Every table of {self.name}, by xmin.",
+            description=f"Every table of {entry.name}, by xmin.",
         )
         return dg.Definitions(
-            assets=[*external, sync],
-            asset_checks=[self._integrity_check(table) for table in self.tables],
+            assets=[*map(self._external, self.tables), self._sync()],
+            asset_checks=[self._checks()],
+            jobs=[job],
             schedules=[schedule],
         )
 
-    def _refuse_shared_targets(self) -> None:
-        """Refuse two entries with one target table.
+    def _external(self, table: TableEntry) -> dg.AssetSpec:
+        listed = self._listed.get(TableName.parse(table.table))
+        comment = f" {listed.comment}" if listed and listed.comment else ""
+        return dg.AssetSpec(
+            self._source_key(TableName.parse(table.table)),
+            group_name="source",
+            kinds={"postgres"},
+            description=f"{table.table} in the source database; others write it.{comment}",
+            metadata=table_metadata(listed) if listed else {},
+        )
 
-        Raises:
-            dg.DagsterInvalidDefinitionError: It names both entries.
-        """
-        seen: dict[TableName, str] = {}
-        for table in self.tables:
-            target = self._target(table)
-            if target in seen:
-                raise dg.DagsterInvalidDefinitionError(
-                    f"{seen[target]} and {table.table} both arrive as {target}; list one of them, "
-                    "or move one to another component with another `into`."
-                )
-            seen[target] = table.table
+    def _source_key(self, name: TableName) -> dg.AssetKey:
+        source = self.entry.source
+        prefix = source.lower().removesuffix("_dsn") if source else "source"
+        return dg.AssetKey([prefix, key_part(name.schema), key_part(name.table)])
 
-    def _target(self, table: TableEntry) -> TableName:
-        return self._spec(table).target_name
-
-    def _source_key(self, table: TableEntry) -> dg.AssetKey:
-        name = TableName.parse(table.table)
-        return dg.AssetKey(["source", name.schema, name.table])
+    @cached_property
+    def keys(self) -> dict[dg.AssetKey, TableEntry]:
+        """The table of each synced asset."""
+        return {self._target_key(table): table for table in self.tables}
 
     def _target_key(self, table: TableEntry) -> dg.AssetKey:
-        return dg.AssetKey([self.into, TableName.parse(table.table).table])
+        target = self.entry.target_of(table)
+        other = self.entry.target
+        prefix = [other.lower().removesuffix("_dsn")] if other else []
+        return dg.AssetKey([*prefix, key_part(target.schema), key_part(target.table)])
+
+    def _spec(self, key: dg.AssetKey, table: TableEntry) -> dg.AssetSpec:
+        entry = self.entry
+        listed = self._listed.get(TableName.parse(table.table))
+        comment = f"{listed.comment}\n\n" if listed and listed.comment else ""
+        return dg.AssetSpec(
+            key,
+            deps=[self._source_key(TableName.parse(table.table))],
+            group_name=entry.group,
+            kinds={"postgres", "table"},
+            owners=list(entry.owners),
+            tags=dict(entry.tags),
+            skippable=True,
+            freshness_policy=reported_every(entry.report_unchanged_s, entry.fresh_within_s),
+            # A job of one op: Dagster does not see by itself that it writes this asset.
+            description=f"{comment}{table.table} of the source: every committed change, once. "
+            f"Synced by the job `{entry.name}_sync` ({entry.cron_schedule}).",
+            metadata=self._described(table),
+        )
+
+    def _described(self, table: TableEntry) -> dict[str, Any]:
+        """Return what the source's catalog tells of the columns that are copied."""
+        name = TableName.parse(table.table)
+        listed = self._listed.get(name)
+        if listed is None:
+            return {}
+        return table_metadata(copied_columns(listed, table), self._source_key(name))
 
     def _sync(self) -> dg.AssetsDefinition:
-        by_key = {self._target_key(table): table for table in self.tables}
-        specs = [
-            dg.AssetSpec(
-                key,
-                deps=[self._source_key(table)],
-                group_name="warehouse",
-                kinds={"postgres", "table"},
-                owners=["team:warehouse"],
-                skippable=True,
-                freshness_policy=EVERY_FEW_MINUTES,
-                description=f"{table.table} of the source: every committed change, once.",
-            )
-            for key, table in by_key.items()
-        ]
+        entry = self.entry
 
         @dg.multi_asset(
-            name=f"{self.name}_tables",
-            specs=specs,
+            name=f"{entry.name}_tables",
+            specs=[self._spec(key, table) for key, table in self.keys.items()],
             can_subset=True,
-            pool=TARGET_POOL,
+            pool=entry.pool or entry.name,
             retry_policy=TRANSIENT,
         )
         def sync(
@@ -150,157 +168,185 @@ class XminTables(Component, Model, Resolvable):
             target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[dg.MaterializeResult]:
             selected = context.selected_asset_keys
-            wanted = {str(self._target(by_key[key])): key for key in selected}
-            with translate_errors():
-                group = sync_group(
-                    source.dsn,
-                    target.dsn,
-                    [self._spec(table) for key, table in by_key.items() if key in selected],
-                    workers=platform.xmin_workers,
-                    batch_bytes=platform.xmin_batch_bytes,
-                    prove=Proving(self.prove_within_s) if self.prove_within_s else None,
-                )
-            for table, report in group.reports.items():
-                context.log.info(f"{table}: {report.mode}. {report.why}")
-                yield dg.MaterializeResult(asset_key=wanted[table], metadata=_sync_metadata(report))
-            if group.failures:
-                # The others are committed; the schedule repeats those that failed.
-                raise dg.Failure(
-                    "; ".join(f"{table}: {why}" for table, why in group.failures.items()),
-                    allow_retries=False,
-                )
+            tables = [table for key, table in self.keys.items() if key in selected]
+            group = self._sync_tables(tables, platform, source, target)
+            keys = self._keys_by_name(tables)
+            for name, report in group.reports.items():
+                context.log.info(f"{name}: {report.mode}. {report.why}")
+                metadata = sync_metadata(report, self._described(self.keys[keys[name]]))
+                yield dg.MaterializeResult(asset_key=keys[name], metadata=metadata)
+            _raise_failures(group)
 
         return sync
 
-    def _spec(self, table: TableEntry) -> TableSpec:
-        return TableSpec(
-            table.table,
-            into=self.into,
-            mode=table.mode,
-            timestamp_column=table.timestamp_column,
-            timestamp_zone=table.timestamp_zone,
-            deletes=table.deletes,
-        )
+    def _keys_by_name(self, tables: Sequence[TableEntry]) -> dict[str, dg.AssetKey]:
+        return {str(self.entry.target_of(table)): self._target_key(table) for table in tables}
 
-    def _integrity_check(self, table: TableEntry) -> dg.AssetChecksDefinition:
-        key = self._target_key(table)
-        specs = [
+    def _job(self) -> dg.JobDefinition:
+        """Return the job of the schedule: one step, with events of what changed."""
+        entry, keys = self.entry, self._keys_by_name(self.tables)
+
+        @dg.op(
+            name=f"sync_{entry.name}", out={}, pool=entry.pool or entry.name, retry_policy=TRANSIENT
+        )
+        def sync_changed(
+            context: dg.OpExecutionContext,
+            platform: PlatformConfig,
+            source: dg.ResourceParam[PostgresDatabase],
+            target: dg.ResourceParam[PostgresDatabase],
+        ) -> Iterator[Reported]:
+            due = unreported(context.instance, keys.values(), entry.report_unchanged_s)
+            group = self._sync_tables(self.tables, platform, source, target)
+            problems = []
+            for name, report in group.reports.items():
+                key = keys[name]
+                if not report.changed and key not in due:
+                    continue
+                context.log.info(f"{name}: {report.mode}. {report.why}")
+                metadata = sync_metadata(report, self._described(self.keys[key]))
+                results = self._evaluate(key, source, target)
+                for event in reported(context.instance, key, metadata, results, BLOCKING):
+                    yield event
+                    problems += _problem(event)
+            context.log.info(group.sentence)
+            _raise_failures(group)
+            if problems:
+                raise dg.Failure("; ".join(problems), allow_retries=False)
+
+        @dg.job(
+            name=f"{entry.name}_sync",
+            description=f"Every table of {entry.name}, by xmin; reports those that changed, and "
+            f"the others every {format_age(entry.report_unchanged_s)}.",
+        )
+        def job() -> None:
+            sync_changed()
+
+        return job
+
+    def _sync_tables(
+        self,
+        tables: Sequence[TableEntry],
+        platform: PlatformConfig,
+        source: PostgresDatabase,
+        target: PostgresDatabase,
+    ) -> GroupReport:
+        entry = self.entry
+        with translate_errors():
+            return sync_group(
+                database(entry.source, source).dsn,
+                database(entry.target, target).dsn,
+                [entry.spec(table) for table in tables],
+                workers=platform.xmin_workers,
+                batch_bytes=platform.xmin_batch_bytes,
+                max_delete_fraction=entry.max_delete_fraction,
+                prove=Proving(entry.prove_within_s) if entry.prove_within_s else None,
+                max_snapshot_s=entry.max_snapshot_s,
+                max_source_connections=entry.max_source_connections,
+                max_source_fraction=entry.max_source_fraction,
+            )
+
+    def _checks(self) -> dg.AssetChecksDefinition:
+        """Return the checks of all tables as one step: a step each costs more than most checks."""
+        entry = self.entry
+
+        @dg.multi_asset_check(
+            name=f"{entry.name}_checks",
+            specs=[spec for key in self.keys for spec in self._check_specs(key)],
+            can_subset=True,
+            pool=entry.pool or entry.name,
+        )
+        def checks(
+            context: dg.AssetCheckExecutionContext,
+            source: dg.ResourceParam[PostgresDatabase],
+            target: dg.ResourceParam[PostgresDatabase],
+        ) -> Iterator[dg.AssetCheckResult]:
+            selected = context.selected_asset_check_keys
+            for key in sorted({check.asset_key for check in selected}):
+                for result in self._evaluate(key, source, target):
+                    if dg.AssetCheckKey(key, result.check_name or "") in selected:
+                        yield result
+
+        return checks
+
+    def _check_specs(self, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+        return [
             dg.AssetCheckSpec(
                 "is_intact",
                 asset=key,
                 blocking=True,
-                description=f"The integrity score is at least {self.threshold}: "
-                "no key is missing, stale or extra.",
+                description=f"The integrity score is at least {self.entry.threshold} of what can "
+                "be proven: no key is missing, stale or extra.",
             ),
             dg.AssetCheckSpec(
                 "is_fresh",
                 asset=key,
-                description=f"The last sync was at most {self.fresh_within_s} seconds ago.",
+                description=f"The last sync was at most {self.entry.fresh_within_s} seconds ago.",
             ),
         ]
 
-        @dg.multi_asset_check(
-            name=f"{key.to_python_identifier()}_checks",
-            specs=specs,
-            can_subset=True,
-            pool=TARGET_POOL,
+    def _evaluate(
+        self, key: dg.AssetKey, source: PostgresDatabase, target: PostgresDatabase
+    ) -> Iterator[dg.AssetCheckResult]:
+        """Yield the result of each check of a table; an engine's error fails both by its text."""
+        entry = self.entry
+        try:
+            spec = entry.spec(self.keys[key])
+            found = validate(
+                database(entry.source, source).dsn,
+                database(entry.target, target).dsn,
+                spec.table,
+                into=spec.into,
+                key=spec.key,
+                masks=spec.masks,
+            )
+        except PlatformError as error:
+            for check in self._check_specs(key):
+                yield dg.AssetCheckResult(
+                    asset_key=key, check_name=check.name, passed=False, description=str(error)
+                )
+            return
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name="is_intact",
+            # How changes are found caps the score: that is how much can be proven, no damage.
+            passed=found.score >= entry.threshold * found.terms["mode"],
+            description=with_picture(found.sentence, ages_picture(found)),
+            metadata=integrity_metadata(found),
         )
-        def checks(
-            source: dg.ResourceParam[PostgresDatabase], target: dg.ResourceParam[PostgresDatabase]
-        ) -> Iterator[dg.AssetCheckResult]:
-            with translate_errors():
-                found = validate(source.dsn, target.dsn, table.table, into=self.into)
-            yield dg.AssetCheckResult(
-                asset_key=key,
-                check_name="is_intact",
-                passed=found.score >= self.threshold,
-                description=found.sentence,
-                metadata=_integrity_metadata(found),
-            )
-            gap_s = found.gap_s
-            fresh = gap_s is not None and gap_s <= self.fresh_within_s
-            yield dg.AssetCheckResult(
-                asset_key=key,
-                check_name="is_fresh",
-                passed=fresh,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=self._freshness(gap_s, fresh),
-                metadata={"gap_seconds": gap_s, "gap_xids": found.gap_xids},
-            )
-
-        return checks
-
-    def _freshness(self, gap_s: float | None, fresh: bool) -> str:
-        if gap_s is None:
-            return "It was never synced; materialise it, and see whether the schedule runs."
-        ago = f"The last sync was {format_age(gap_s)} ago"
-        return (
-            f"{ago}."
-            if fresh
-            else (
-                f"{ago}, but should be at most {format_age(self.fresh_within_s)} ago; "
-                "see whether the schedule runs."
-            )
+        gap_s = found.gap_s
+        fresh = gap_s is not None and gap_s <= entry.fresh_within_s
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name="is_fresh",
+            passed=fresh,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=_freshness(gap_s, entry.fresh_within_s),
+            metadata={"gap_seconds": gap_s, "gap_xids": found.gap_xids},
         )
 
 
-def _sync_metadata(report: SyncReport) -> dict[str, Any]:
-    moved = report.rows_inserted + report.rows_updated + report.rows_deleted
-    return {
-        **change(
-            report.changed,
-            f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
-            f"{report.rows_deleted:,} deleted",
-        ),
-        "dagster/row_count": report.rows,
-        "dagster/table_name": report.target_table,
-        "dagster/column_schema": table_schema(report.columns),
-        "mode": report.mode,
-        "why": report.why,
-        "rows_read": report.rows_read,
-        "rows_moved": moved,
-        "bytes": report.bytes,
-        "sync_seconds": report.seconds,
-        "lag_xids": report.lag_xids,
-        "content_rows_proven": report.proof.rows if report.proof else 0,
-        "content_rows_repaired": report.proof.repaired if report.proof else 0,
-    }
-
-
-def _integrity_metadata(found: Integrity) -> dict[str, Any]:
-    keys = {"missing": found.missing, "stale": found.stale, "extra": found.extra}
-    differing = [(difference, key) for difference, some in keys.items() for key in some]
-    return {
-        "score": found.score,
-        **{f"score/{name}": float(term) for name, term in found.terms.items()},
-        "missing": found.missing_count,
-        "stale": found.stale_count,
-        "extra": found.extra_count,
-        "pending": found.pending_count,
-        "keys": dg.MetadataValue.md(markdown_rows(differing, ("difference", "key"))),
-        "source_rows": found.source_rows,
-        "target_rows": found.target_rows,
-        "gap_xids": found.gap_xids,
-        "content_rows": found.content_rows,
-        "content_age_seconds": found.content_age_s,
-        "content_coverage": found.content_coverage,
-        "xmin_ages": dg.MetadataValue.md(_histogram(found)),
-        "held_back_by": found.held_back_by or "nobody",
-    }
-
-
-def _histogram(found: Integrity) -> str:
-    """Return the rows of both sides by the age of their xmin, as bars side by side."""
-    source, target = found.source_ages or {}, found.target_ages or {}
-    most = max([*source.values(), *target.values(), 1])
-    return markdown_rows(
-        [
-            (f"2^{age}", _bar(source.get(age, 0), most), _bar(target.get(age, 0), most))
-            for age in sorted({*source, *target})
-        ],
-        ("age in xids", "source", "target"),
+def _freshness(gap_s: float | None, within_s: int) -> str:
+    if gap_s is None:
+        return "It was never synced; materialise it, and see whether the schedule runs."
+    ago = f"The last sync was {format_age(gap_s)} ago"
+    if gap_s <= within_s:
+        return f"{ago}."
+    return (
+        f"{ago}, but should be at most {format_age(within_s)} ago; see whether the schedule runs."
     )
 
 
-def _bar(rows: int, most: int) -> str:
-    return f"{'█' * round(20 * rows / most)} {rows:,}"
+def _raise_failures(group: GroupReport) -> None:
+    """Raise what failed; the other tables are committed, and the schedule repeats those."""
+    if group.failures:
+        raise dg.Failure(
+            "; ".join(f"{table}: {why}" for table, why in group.failures.items()),
+            allow_retries=False,
+        )
+
+
+def _problem(event: Reported) -> list[str]:
+    """Return the sentence of a blocking check that failed, as a list of at most one."""
+    if isinstance(event, dg.AssetMaterialization) or event.passed or not event.blocking:
+        return []
+    return [f"{event.asset_key.to_user_string()}: {sentence_of(event.description)}"]

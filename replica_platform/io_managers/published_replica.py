@@ -2,30 +2,32 @@
 
 import dagster as dg
 
-from replica_platform.metadata import change
+from replica_platform.metadata import change, replica_columns
 from replica_platform.policies import translate_errors
-from replica_platform.replica import Candidate, ReplicaReader
-from replica_platform.resources.store import ReplicaStore
+from replica_platform.replica import Candidate, ReplicaReader, published_columns
+from replica_platform.resources.platform import PlatformConfig
+from replica_platform.resources.store import store_of
 
 
 class PublishedReplicaIOManager(dg.ConfigurableIOManager):
     """Releases the candidate that an asset returns, and gives downstream assets a reader.
 
     The candidate is closed and verified. If the run fails before its release, readers stay on
-    the current generation.
+    the current generation. The asset names its store in its metadata, see `resources.store`.
     """
 
-    store: dg.ResourceDependency[ReplicaStore]
+    platform: dg.ResourceDependency[PlatformConfig]
 
     def handle_output(self, context: dg.OutputContext, obj: Candidate) -> None:
         """Release the candidate, then send its blocks to the block store, if there is one.
 
         Where the master did not change, only the time of the publication is renewed.
         """
-        blocks = self.store.block_store(context.asset_key)
+        blocks = store_of(self.platform, context.definition_metadata).block_store
         with translate_errors():
             publication = obj.release()
             pushed = blocks.push(obj.store) if blocks else None
+            columns = published_columns(obj.store)
         manifest = publication.manifest
         context.add_output_metadata(
             {
@@ -40,10 +42,13 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
                 "blocks_written": publication.blocks_written,
                 "publication_seconds": publication.seconds,
                 "digest": publication.digest,
+                **replica_columns(columns, [dep.asset_key for dep in context.asset_spec.deps]),
                 **({"pushed_bytes": pushed.bytes_sent} if pushed else {}),
             }
         )
 
     def load_input(self, context: dg.InputContext) -> ReplicaReader:
         """Return a reader of the current generation; the caller closes it."""
-        return ReplicaReader(self.store.path_of(context.asset_key))
+        upstream = context.upstream_output
+        assert upstream is not None
+        return ReplicaReader(store_of(self.platform, upstream.definition_metadata).path)

@@ -94,7 +94,15 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("replica_platform"):
+            raise
+        raise ImportError(
+            f"{name} needs {error.name}, which a worker's installation leaves out; where records "
+            "are delivered, install replica-platform with all it needs."
+        ) from error
 
 
 __all__ = [

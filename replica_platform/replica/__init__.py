@@ -27,12 +27,14 @@ from replica_platform.replica.errors import (
     MasterChanging,
     MasterDamaged,
     MasterDenied,
+    MasterEncrypted,
     MasterMissing,
     MasterOpenHere,
     NothingPublished,
     PointerMoved,
     PurposeWrong,
     ReplicaUnavailable,
+    RuleWrong,
     StoreBusy,
     StoreDenied,
     StoreFull,
@@ -43,16 +45,15 @@ from replica_platform.replica.master import STORAGE_VERSION, Master
 from replica_platform.replica.publish import prepare, publish
 from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
 from replica_platform.replica.purpose.definition import Part, Purpose, load_purposes
-from replica_platform.replica.reader import ReaderStatus, ReplicaReader
-from replica_platform.replica.remote.block_store import (
-    BlockStore,
-    BlockStoreVerification,
-    Pruned,
-    Pushed,
-)
+from replica_platform.replica.reader import ReplicaReader
+from replica_platform.replica.remote.block_store import BlockStore
+from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
+from replica_platform.replica.serving.audit import BrokenRule, broken_rules, data_as_of
+from replica_platform.replica.serving.columns import PublishedColumn, published_columns
 from replica_platform.replica.serving.connect import connect
+from replica_platform.replica.serving.reader_status import ReaderStatus
 from replica_platform.replica.status import (
     GenerationVerification,
     Reader,
@@ -73,6 +74,7 @@ __all__ = [
     "BlockStoreDamaged",
     "BlockStoreUnavailable",
     "BlockStoreVerification",
+    "BrokenRule",
     "Candidate",
     "CandidateDamaged",
     "CandidateGone",
@@ -84,6 +86,7 @@ __all__ = [
     "MasterChanging",
     "MasterDamaged",
     "MasterDenied",
+    "MasterEncrypted",
     "MasterMissing",
     "MasterOpenHere",
     "NothingPublished",
@@ -91,6 +94,7 @@ __all__ = [
     "PointerMoved",
     "Pruned",
     "Publication",
+    "PublishedColumn",
     "Purpose",
     "PurposeWrong",
     "Pushed",
@@ -99,6 +103,7 @@ __all__ = [
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "RuleWrong",
     "Scrub",
     "StoreBusy",
     "StoreDenied",
@@ -107,10 +112,13 @@ __all__ = [
     "Verification",
     "WrongLineage",
     "WrongStore",
+    "broken_rules",
     "connect",
+    "data_as_of",
     "load_purposes",
     "prepare",
     "publish",
+    "published_columns",
     "repair",
     "rollback",
     "scrub",

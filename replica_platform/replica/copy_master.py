@@ -61,8 +61,7 @@ class MasterCopy:
 class MasterCopier:
     """One publication's copy of the master, in a `with` that ends when the copy is verified.
 
-    Until then the child process waits for its file, and a whole copy is restricted to half of the
-    cores.
+    Until then the child process waits for its file, and both are restricted to half of the cores.
 
     Args:
         layout: The store.
@@ -139,14 +138,14 @@ class MasterCopier:
     def _copy_once(self, source: QuiescentMaster, lineage: Lineage) -> MasterCopy:
         purpose = self._options.purpose
         probe = self._until_verified.enter_context(Probe())
+        # Readers notice a publication that leaves no core idle, whatever its priority.
+        self._until_verified.enter_context(half_the_cores(probe.pid))
         difference = None
         if purpose:
             file = None
         else:
             file, difference = self._copy_changes(source, lineage)
         if file is None:
-            # A patch is too short for readers to notice; a whole file is not.
-            self._until_verified.enter_context(half_the_cores(probe.pid))
             file = self._build(purpose, source) if purpose else self._copy_whole(source)
         source.assert_unchanged()
         size = self._target.stat().st_size

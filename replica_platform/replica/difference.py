@@ -9,8 +9,8 @@ from datetime import datetime
 
 from replica_platform.replica.master import QuiescentMaster
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Lineage, Manifest, now
-from replica_platform.replica.store.scrub_state import WITHIN_S, ScrubState
+from replica_platform.replica.store.manifest import Lineage, Manifest
+from replica_platform.replica.store.scrub_state import fully_read_at
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Difference:
     Attributes:
         blocks: Those blocks; None if it may be any.
         reason: Why it may be any; else empty.
-        read_at: When the spare's bytes had all been read.
+        read_at: When the spare's bytes had all been read; None if too long ago.
     """
 
     blocks: frozenset[int] | None
     reason: str
-    read_at: datetime
+    read_at: datetime | None
 
 
 def find_difference(
@@ -39,9 +39,8 @@ def find_difference(
         source: The master.
         lineage: Its lineage.
     """
-    inode = spare.seal.inode if spare.seal else None
-    read_at = ScrubState.load(layout).round_of(spare, inode).since
-    if (now() - read_at).total_seconds() > WITHIN_S:
+    read_at = fully_read_at(layout, spare)
+    if read_at is None:
         reason = "its bytes were not all read for a week; scrub the store regularly"
         return Difference(None, reason, read_at)
     changed = source.journal.changed_since(spare.lineage, lineage)

@@ -36,6 +36,10 @@ class MasterDamaged(TerminalError):
     """The master is not a sound DuckDB file, or its write-ahead log cannot be checkpointed."""
 
 
+class MasterEncrypted(TerminalError):
+    """The master is encrypted, and encrypted masters are not supported."""
+
+
 class WrongLineage(TerminalError):
     """The master is not the database that the store's generations came from."""
 
@@ -54,6 +58,10 @@ class StoreDenied(TerminalError):
 
 class PurposeWrong(TerminalError):
     """A purpose is written incorrectly, or names what the master does not have."""
+
+
+class RuleWrong(TerminalError):
+    """The query of a rule, or of the age of the data, cannot be run."""
 
 
 class WrongStore(TerminalError):

@@ -15,9 +15,11 @@ from pathlib import Path
 import duckdb
 
 from replica_platform.core import locks
+from replica_platform.core.errors import PlatformError
 from replica_platform.core.files import fsync_dir
 from replica_platform.replica.copy.file_format import (
     HEADER_BYTES,
+    Encrypted,
     Header,
     NotDuckDB,
     logs_beside,
@@ -28,6 +30,7 @@ from replica_platform.replica.errors import (
     MasterChanging,
     MasterDamaged,
     MasterDenied,
+    MasterEncrypted,
     MasterMissing,
     MasterOpenHere,
     translate_errors,
@@ -40,6 +43,7 @@ STORAGE_VERSION = "v1.5.0"
 PATIENCE_S = 30.0
 # How DuckDB 1.5 and 2.0 begin the message; damage is an IO Error too, and names a "block".
 LOCKED = "IO Error: Could not set lock on file"
+ENCRYPTED = "Cannot open encrypted database"
 
 
 class Master:
@@ -80,6 +84,7 @@ class Master:
             MasterBusy: Another process uses the master.
             MasterDamaged: DuckDB cannot open the file.
             MasterDenied: A permission is missing.
+            MasterEncrypted: It is encrypted.
             MasterOpenHere: This process has the master open.
         """
         with self._locked():
@@ -113,6 +118,7 @@ class Master:
             MasterBusy: Another process writes the master.
             MasterDamaged: DuckDB cannot open the file.
             MasterDenied: A permission is missing.
+            MasterEncrypted: It is encrypted.
             MasterMissing: There is no file.
             MasterOpenHere: This process has the master open.
         """
@@ -134,6 +140,7 @@ class Master:
             MasterBusy: Another process uses the master.
             MasterDamaged: The file or its log is damaged.
             MasterDenied: A permission is missing.
+            MasterEncrypted: It is encrypted.
             MasterMissing: There is no file.
             MasterOpenHere: This process has the master open.
         """
@@ -174,8 +181,10 @@ class Master:
                     raise self._translated(message) from error
                 time.sleep(locks.POLL_S)
 
-    def _translated(self, message: str) -> MasterDenied | MasterDamaged | MasterBusy:
+    def _translated(self, message: str) -> PlatformError:
         """Return our error for DuckDB's message."""
+        if ENCRYPTED in message:
+            return encrypted(self.path)
         if "Permission denied" in message:
             return self._denied()
         if message.startswith(LOCKED):
@@ -304,11 +313,22 @@ class QuiescentMaster:
         raw = os.pread(self.fd, HEADER_BYTES, 0)
         try:
             return parse_header(raw), raw
+        except Encrypted as error:
+            raise encrypted(self.path) from error
         except NotDuckDB as error:
             raise MasterDamaged(
                 f"The master {self.path} is not a sound DuckDB file: {error}; "
                 "restore it from a backup, readers keep their generation."
             ) from error
+
+
+def encrypted(master: Path) -> MasterEncrypted:
+    """Return the error for an encrypted master."""
+    return MasterEncrypted(
+        f"The master {master} is encrypted, and its replicas would need its key; nothing was "
+        "changed, and readers keep their generation. Copy it into a plain file with DuckDB's COPY "
+        "FROM DATABASE, publish that one, and keep it and the store on an encrypted disk."
+    )
 
 
 def _commit(connection: duckdb.DuckDBPyConnection) -> None:

@@ -26,6 +26,7 @@ class PublishKeywords(TypedDict, total=False):
     purpose: Purpose | None
     max_age_s: float | None
     step: Step | None
+    link: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class PublishOptions:
         purpose: The part of the master to build; None for all of it.
         max_age_s: The age in seconds beyond which the data is stale; a purpose has its own.
         step: Told the name of each step before it begins.
+        link: The name of the link to the current generation's file; None for the default one.
     """
 
     keep: int | None = None
@@ -57,6 +59,7 @@ class PublishOptions:
     purpose: Purpose | None = None
     max_age_s: float | None = None
     step: Step | None = None
+    link: str | None = None
 
     @property
     def retention(self) -> Retention:

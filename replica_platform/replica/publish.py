@@ -49,6 +49,7 @@ def publish(
             purpose: build this part of the master instead of copying it.
             max_age_s: the age in seconds beyond which `status` calls the data stale.
             step: told the name of each step before it begins.
+            link: the name of the link to the newest file in the store (`stock_data_replica.db`).
 
     Returns:
         What was published; `how` is `unchanged` where the master has nothing new.
@@ -158,6 +159,7 @@ def _confirm(layout: Layout, current: Manifest, options: PublishOptions) -> Mani
         confirmed_at=now(),
         data_as_of=options.data_as_of or current.data_as_of,
         max_age_s=options.stale_after_s,
+        link=options.link,
         seal=Seal.of(layout.data(current)),
     )
 
@@ -195,6 +197,7 @@ def _describe(
         purpose=options.purpose_name,
         recipe=options.recipe,
         max_age_s=options.stale_after_s,
+        link=options.link,
         read_at=copy.read_at or moment,
     )
 

@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,10 +21,11 @@ from weakref import WeakSet
 
 import duckdb
 
-from replica_platform.core.reports import ReportFields
 from replica_platform.replica.copy.file_format import use_sql
 from replica_platform.replica.errors import ReplicaUnavailable
 from replica_platform.replica.serving.answers import MEMORY_BYTES, Answers
+from replica_platform.replica.serving.forms import Snapshot, fetch_arrow, fetch_df, fetch_rows
+from replica_platform.replica.serving.reader_status import ReaderStatus
 from replica_platform.replica.serving.swap import (
     Attached,
     GenerationServer,
@@ -43,84 +43,8 @@ POLL_S = 0.5
 ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class ReaderStatus(ReportFields):
-    """How the last answer was obtained, and how old the data is.
-
-    Attributes:
-        served_from: current, previous, kept, memory or default; None before the first answer of a
-            store without a generation.
-        generation: The generation that is attached.
-        data_age_s: The age of the data in seconds; None when the publisher did not say.
-        publication_age_s: Seconds since a publisher last found the generation to be current.
-        data_as_of: The time that the data describes.
-        published_at: When the generation was published.
-        last_error: The last problem.
-        refused: Why and when each generation that is not used was refused.
-    """
-
-    served_from: str | None
-    generation: int | None
-    data_age_s: float | None
-    publication_age_s: float | None
-    data_as_of: datetime | None
-    published_at: datetime | None
-    last_error: str | None
-    refused: list[str]
-
-    @property
-    def ok(self) -> bool:
-        """Whether answers come from the current generation, or the one that was asked for."""
-        return self.served_from in ("current", "kept")
-
-    @property
-    def sentence(self) -> str:
-        """Where answers come from and, if not from the current generation, why."""
-        if self.ok:
-            which = "current" if self.served_from == "current" else "kept"
-            return f"Answers come from generation {self.generation}, the {which} one."
-        source = {
-            "previous": f"the previous generation {self.generation}",
-            "memory": "the last good answers",
-            "default": "the caller's defaults",
-        }.get(self.served_from or "", "nowhere yet")
-        return (
-            f"Answers come from {source} ({self.last_error or 'nothing is published yet'}); "
-            "publish again."
-        )
-
-    @property
-    def rung(self) -> str | None:
-        """The former name of `served_from`."""
-        return self.served_from
-
-
 class _Missing:
     """Stands for a default that was not given."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """One generation for several queries; see `ReplicaReader.snapshot`.
-
-    Attributes:
-        generation: The generation's number.
-    """
-
-    generation: int
-    _cursor: duckdb.DuckDBPyConnection
-
-    def query(self, sql: str, params: Any = None) -> list[tuple[Any, ...]]:
-        """Return the rows of `sql`."""
-        return _rows(self._cursor, sql, params)
-
-    def arrow(self, sql: str, params: Any = None) -> "pyarrow.Table":
-        """Return the rows of `sql` as an Arrow table."""
-        return _arrow(self._cursor, sql, params)
-
-    def df(self, sql: str, params: Any = None) -> "pandas.DataFrame":
-        """Return the rows of `sql` as a data frame."""
-        return _df(self._cursor, sql, params)
 
 
 class ReplicaReader:
@@ -200,7 +124,7 @@ class ReplicaReader:
             ReplicaUnavailable: Every fallback failed and there is no default.
             duckdb.Error: The query itself is wrong.
         """
-        return list(self._answer("rows", _rows, sql, params, default))
+        return list(self._answer("rows", fetch_rows, sql, params, default))
 
     def arrow(self, sql: str, params: Any = None, default: Any = _Missing) -> "pyarrow.Table":
         """Return the rows of a query as an Arrow table; needs pyarrow.
@@ -217,7 +141,7 @@ class ReplicaReader:
             ReplicaUnavailable: Every fallback failed and there is no default.
             duckdb.Error: The query itself is wrong.
         """
-        return self._answer("arrow", _arrow, sql, params, default)
+        return self._answer("arrow", fetch_arrow, sql, params, default)
 
     def df(self, sql: str, params: Any = None, default: Any = _Missing) -> "pandas.DataFrame":
         """Return the rows of a query as a data frame; needs pandas.
@@ -234,10 +158,10 @@ class ReplicaReader:
             ReplicaUnavailable: Every fallback failed and there is no default.
             duckdb.Error: The query itself is wrong.
         """
-        return self._answer("df", _df, sql, params, default)
+        return self._answer("df", fetch_df, sql, params, default)
 
     @contextmanager
-    def snapshot(self) -> Iterator["Snapshot"]:
+    def snapshot(self) -> Iterator[Snapshot]:
         """Yield one generation for several queries, unaffected by publications.
 
         Raises:
@@ -394,19 +318,6 @@ class ReplicaReader:
             self._local.instance, self._local.cursor = attached.instance, cursor
         local: duckdb.DuckDBPyConnection = self._local.cursor
         return local
-
-
-def _rows(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> list[tuple[Any, ...]]:
-    return cursor.execute(sql, params).fetchall()
-
-
-def _arrow(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
-    # As a relation: DuckDB 2.0 copies the rows once more when they come from `execute`.
-    return cursor.sql(sql, params=params).to_arrow_table()
-
-
-def _df(cursor: duckdb.DuckDBPyConnection, sql: str, params: Any) -> Any:
-    return cursor.sql(sql, params=params).df()
 
 
 _readers: WeakSet[ReplicaReader] = WeakSet()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from replica_platform.core import locks
 from replica_platform.core.reports import ReportFields
-from replica_platform.replica.copy.file_format import HEADER_BYTES, NotDuckDB
-from replica_platform.replica.lineage import has_same_content, lineage_of
-from replica_platform.replica.master import Master
-from replica_platform.replica.store.integrity import find_damage
+from replica_platform.replica.copy.file_format import HEADER_BYTES, Encrypted, NotDuckDB
+from replica_platform.replica.lineage import is_known_content, lineage_of
+from replica_platform.replica.master import Master, encrypted
+from replica_platform.replica.store.integrity import find_damage, find_traces
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, age_s
 from replica_platform.replica.store.retention import reader_pids
@@ -120,9 +120,9 @@ def verify(store: Path | str, generation: int | None = None) -> GenerationVerifi
 
 
 def status(store: Path | str, master: Path | str | None = None) -> ReplicaStatus:
-    """Inspect a store, and the master it is published from; lock nothing.
+    """Inspect a store, and the master it is published from; lock nothing and read no bytes.
 
-    A master that was touched since it was published is read; the store remembers the result.
+    Of a file that was touched since it was published, it says so: a publication compares its bytes.
 
     Args:
         store: The store's folder.
@@ -175,15 +175,15 @@ def _read_pointer(layout: Layout) -> tuple[Manifest | None, str | None]:
 def _problem_of_replica(
     layout: Layout, current: Manifest | None, unreadable: str | None
 ) -> str | None:
-    """Return what is wrong with the pointer or the file, whose bytes are read if it was touched."""
+    """Return what is wrong with the pointer or the file."""
     if current is None:
         problem = unreadable or f"Nothing is published in {layout.root}"
     elif not layout.data(current).exists():
         problem = (
             f"The file of generation {current.generation} is missing from {layout.generations}"
         )
-    elif damage := find_damage(layout.data(current), current):
-        problem = f"Generation {current.generation} is damaged: {damage}"
+    elif damage := find_traces(layout.data(current), current):
+        problem = f"Generation {current.generation} {damage}"
     else:
         return None
     return f"{problem}; publish again."
@@ -205,19 +205,27 @@ def _inspect_master(
         return False, None
     try:
         return _compare(master, layout, current)
+    except Encrypted:
+        return None, str(encrypted(master))
     except NotDuckDB as error:
         return None, f"The master {master} is damaged: {error}; restore it from a backup."
 
 
-def _compare(master: Path, layout: Layout, current: Manifest) -> tuple[bool, str | None]:
+def _compare(master: Path, layout: Layout, current: Manifest) -> tuple[bool | None, str | None]:
     """Compare the master's state with that of the current generation."""
     with master.open("rb", buffering=0) as file:
         found = lineage_of(file.read(HEADER_BYTES), Seal.of(file.fileno()))
-        if has_same_content(layout, current.lineage, found, file.fileno()):
-            if not Master(master).sidecars:
-                return True, None
-        elif current.withheld and has_same_content(layout, current.withheld, found, file.fileno()):
-            return False, None  # readers were rolled back from it on purpose
+    published = is_known_content(layout, current.lineage, found)
+    withheld = current.withheld is not None and is_known_content(layout, current.withheld, found)
+    if published and not Master(master).sidecars:
+        return True, None
+    if withheld:
+        return False, None  # readers were rolled back from it on purpose
+    if published is None or withheld is None:
+        return None, (
+            f"The master was touched since generation {current.generation} was published, and may "
+            "have other bytes; publish it, which compares them."
+        )
     return False, f"The master has data that generation {current.generation} lacks; publish it."
 
 

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import dagster as dg
 from psycopg import sql
 
+from replica_platform.app.entries.base import WrongEntry, environment_dsn
 from replica_platform.core.postgres import connect, one_value
 
 # Larger tables are estimated: counting them would take longer than writing to them.
@@ -44,3 +46,17 @@ class PostgresDatabase:
             return int(
                 one_value(connection.execute(sql.SQL("select count(*) from {}").format(name)))
             )
+
+
+def database(variable: str | None, default: PostgresDatabase) -> PostgresDatabase:
+    """Return the database whose DSN is in an environment variable; `default` for no variable.
+
+    Raises:
+        dg.Failure: The variable is not set.
+    """
+    if variable is None:
+        return default
+    try:
+        return PostgresDatabase(environment_dsn(variable))
+    except WrongEntry as error:
+        raise dg.Failure(str(error), allow_retries=False) from error

@@ -9,18 +9,23 @@ a sync that finds its target wrong repairs it, and `mode="full"` always reads ev
 Nothing here knows Dagster or the platform's settings. The modules in the order of the story:
 
 - `errors`, `names`, `reports`, `session`: what all others share.
-- `sync`: one sync, top to bottom; each step is one of the following modules.
+- `sync`: the functions; `group`: one sync, top to bottom, each step one of the following modules.
 - `lock`: lock the target tables and read their watermarks.
 - `plan`, `decide`: how each table is read, and why.
-- `stage`, `resume`: read what is needed into a staging table; continue an interrupted first copy.
+- `stage`: read what is needed into a staging table.
 - `commit`: write rows, deletes and the watermark in one transaction.
 - `upsert`: data frames.
 
 and the folders, from the bottom up: `source` (catalog and snapshot), `target` (tables and
-watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair and proof).
+watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair and proof),
+`first_copy` (loading in slices).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -35,23 +40,45 @@ from replica_platform.xmin.errors import (
     TargetTaken,
     TooManyDeletes,
 )
-from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
 from replica_platform.xmin.integrity.parts import Proving
-from replica_platform.xmin.integrity.validate import Integrity, validate
 from replica_platform.xmin.reports import (
     ContentProof,
     GroupReport,
+    Mask,
     SyncReport,
     TableSpec,
     WriteMethod,
 )
+from replica_platform.xmin.source.listing import ListedColumn, ListedTable, Reference, list_tables
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 
-verify = validate
+if TYPE_CHECKING:
+    from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
+    from replica_platform.xmin.integrity.validate import Integrity, validate
+    from replica_platform.xmin.integrity.validate import validate as verify
+
+# Loaded on first use: a sync of an idle table takes no longer than their import.
+_LAZY = {
+    "Integrity": ("integrity.validate", "Integrity"),
+    "MergeReport": ("frames.upsert", "MergeReport"),
+    "merge_frame": ("frames.upsert", "merge_frame"),
+    "read_rows": ("frames.upsert", "read_rows"),
+    "validate": ("integrity.validate", "validate"),
+    "verify": ("integrity.validate", "validate"),
+}
+
 # Names of earlier versions.
 Standing = SyncStatus
 standings = status
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
 
 __all__ = [
     "BadDsn",
@@ -61,14 +88,20 @@ __all__ = [
     "ContentProof",
     "GroupReport",
     "Integrity",
+    "ListedColumn",
+    "ListedTable",
+    "Mask",
     "MergeReport",
     "MissingGrant",
     "NoSuchTable",
     "NotFlushed",
     "Proving",
+    "Reference",
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",
+    "Survey",
+    "SurveyedTable",
     "SyncReport",
     "SyncStatus",
     "TableBusy",
@@ -79,10 +112,12 @@ __all__ = [
     "Tuning",
     "WriteMethod",
     "forget",
+    "list_tables",
     "merge_frame",
     "read_rows",
     "standings",
     "status",
+    "survey",
     "sync",
     "sync_group",
     "tune",

@@ -11,12 +11,10 @@ from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.reports import TableSpec
 from replica_platform.xmin.source.catalog import SourceColumn, SourceTable, same_fingerprint
 from replica_platform.xmin.source.drift import drift
-from replica_platform.xmin.source.snapshot import LOW32, Snapshot
+from replica_platform.xmin.source.snapshot import FARTHEST, LOW32, Snapshot
 from replica_platform.xmin.target.watermark import Watermark
 
 MODES = ("auto", "full", "scan", "timestamp")
-# age() is a signed 32-bit distance; the margin is what may pass during a read.
-FARTHEST = 2**31 - 10_000_000
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from psycopg import sql
 
 from replica_platform.xmin.copy.changes import ChangedRows, holds_covered_rows
-from replica_platform.xmin.decide import FARTHEST, Plan, Situation, decide
+from replica_platform.xmin.decide import Plan, Situation, decide
 from replica_platform.xmin.errors import CannotSync, translate_errors
 from replica_platform.xmin.integrity.parts import Part
 from replica_platform.xmin.lock import LockedTable, SyncRequest
@@ -17,7 +17,12 @@ from replica_platform.xmin.names import TableName
 from replica_platform.xmin.reports import SyncReport
 from replica_platform.xmin.source.blocker import find_blocker
 from replica_platform.xmin.source.catalog import SourceTable
-from replica_platform.xmin.source.snapshot import SourceSnapshot
+from replica_platform.xmin.source.projection import (
+    check_fixed_values,
+    project,
+    refuse_exposure,
+)
+from replica_platform.xmin.source.snapshot import FARTHEST, SourceSnapshot
 from replica_platform.xmin.source.timestamp import window
 from replica_platform.xmin.target.columns import Change, column_changes, wider_in_target
 from replica_platform.xmin.target.owner import check_owner
@@ -75,6 +80,11 @@ class PlannedTable:
         """The target table's name."""
         return self.locked.target
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the table is a heap that the target lacks, so that its ranges are loaded."""
+        return self.locked.found is None and self.table.has_xmin
+
 
 def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
     """Plan one table.
@@ -89,9 +99,13 @@ def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
     request = locked.request
     if request.source in source.failures:
         raise source.failures[request.source]
-    table = source.tables[request.source]
-    key = request.spec.key or table.key
+    described = source.tables[request.source]
+    key = request.spec.key or described.key
+    table = project(described, request.spec, key)
     with translate_errors("source", request.source):
+        if locked.watermark is not None:
+            refuse_exposure(table, locked.watermark.fingerprint, locked.target)
+        check_fixed_values(source.connection, table)
         taken_over = _check_owner(source, locked, table)
         rewritten = _rewritten(source, locked.watermark, table)
         plan = decide(_situation(source, locked, table, key, rewritten))
@@ -102,7 +116,8 @@ def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
     log.info("sync of %s: %s, because: %s", request.source, plan.mode, plan.why)
     changes: tuple[Change, ...] = ()
     if plan.mode != "none" and locked.found is not None:
-        changes = column_changes(locked.target, locked.found, table, key, plan.added)
+        delivered = locked.watermark.fingerprint if locked.watermark else None
+        changes = column_changes(locked.target, locked.found, table, key, plan.added, delivered)
     return PlannedTable(locked, table, key, plan, changes, taken_over, condition, rewritten, report)
 
 

@@ -12,6 +12,25 @@ from enum import StrEnum
 from replica_platform.core.reports import DoneReport, ReportFields
 from replica_platform.xmin.names import TableName, parse_schema
 
+# The source keeps all row versions for as long; a slice spends well under a second on starting.
+MAX_SNAPSHOT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What the target holds in a column instead of the source's value.
+
+    Attributes:
+        kind: `null`; `hash`, the SHA-256 of salt and value in hexadecimal digits, where NULL stays
+            NULL and equal values stay equal; `fixed`, one value for every row.
+        value: Of `fixed`: the value, as text of the column's type.
+        salt: Of `hash`: a secret, without which the values could be guessed; it is never stored.
+    """
+
+    kind: str
+    value: str | None = None
+    salt: str | None = field(default=None, repr=False)
+
 
 @dataclass(frozen=True)
 class TableSpec:
@@ -25,6 +44,11 @@ class TableSpec:
         deletes: `auto`, `keys` or `never`.
         key: The key columns, where the source has no key (views).
         timestamp_zone: The time zone of the writers, for a timestamp column without one.
+        columns: The columns to copy; None for all.
+        left_out: Columns that are not copied.
+        masks: What the target holds instead of a column's values, by column.
+        lenient: Whether `left_out` and `masks` may name columns that the table lacks, as those of
+            many tables together do.
     """
 
     table: str
@@ -34,6 +58,10 @@ class TableSpec:
     deletes: str = "auto"
     key: tuple[str, ...] | None = None
     timestamp_zone: str | None = None
+    columns: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] = ()
+    masks: Mapping[str, Mask] = field(default_factory=dict, hash=False)
+    lenient: bool = False
 
     @property
     def target_name(self) -> TableName:
@@ -121,6 +149,10 @@ class SyncReport(DoneReport):
         columns: The data columns, each with its type.
         notes: Further findings: columns added or kept, the transaction that holds W back.
         seconds_by_step: How long each step took.
+        snapshots: How many snapshots of the source were taken, for all tables of the group.
+        snapshot_s: Seconds that the longest one was held, and with it the source's horizon.
+        source_connections: How many sessions read the source at the same time, at most.
+        source_busy_s: Seconds that they worked on its rows, added up, for all tables of the group.
         proof: The part of the content that was proven; None where none was due.
     """
 
@@ -141,6 +173,10 @@ class SyncReport(DoneReport):
     columns: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
+    snapshots: int = 1
+    snapshot_s: float = 0.0
+    source_connections: int = 1
+    source_busy_s: float = 0.0
     proof: ContentProof | None = None
 
     @property

@@ -3,9 +3,9 @@
 from contextlib import closing
 from pathlib import Path
 
-from replica_platform.app.sample.gym_system import sample_gym_system
 from replica_platform.backup import backup
 from replica_platform.core.sqlite import sqlite3
+from replica_platform.defs.sample.input.gym_system import sample_gym_system
 
 
 def test_the_same_every_time_and_never_made_twice(tmp_path: Path) -> None:

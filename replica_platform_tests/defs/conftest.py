@@ -8,12 +8,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from replica_platform.app.sample.gym_system import sample_gym_system
-from replica_platform.app.sample.prepare import append_conversations, fill_source
 from replica_platform.app.settings import Settings
 from replica_platform.definitions import build_defs, build_resources
-from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
-from replica_platform.resources.store import ReplicaStore
+from replica_platform.defs.sample.input.gym_system import sample_gym_system
+from replica_platform.defs.sample.input.source import append_conversations, fill_source
+from replica_platform.defs.sample.resources import MASTER
 
 
 @dataclass
@@ -24,6 +23,22 @@ class Platform:
     definitions: dg.Definitions
     instance: dg.DagsterInstance
 
+    @property
+    def master(self) -> Path:
+        """The market's master."""
+        return self.settings.path(MASTER)
+
+    def tick(self, sensor: str) -> list[dg.RunRequest]:
+        """Return what a sensor requests."""
+        repository = self.definitions.get_repository_def()
+        with dg.build_sensor_context(
+            instance=self.instance,
+            repository_def=repository,
+            resources=build_resources(self.settings),
+        ) as context:
+            found = repository.get_sensor_def(sensor).evaluate_tick(context)
+            return list(found.run_requests or [])
+
     def materialise(self, asset: str | None = None) -> dg.ExecuteInProcessResult:
         """Materialise an asset and everything upstream of it, or all assets, with all checks."""
         selection = (
@@ -32,19 +47,6 @@ class Platform:
             else dg.AssetSelection.all()
         )
         return self._run(selection)
-
-    def set_store(self, store: ReplicaStore) -> None:
-        """Publish to another store from here on."""
-        resources = build_resources(self.settings) | {
-            "store": store,
-            "published_replica": PublishedReplicaIOManager(store=store),
-        }
-        self.definitions = dg.Definitions(
-            assets=self.definitions.assets,
-            asset_checks=self.definitions.asset_checks,
-            resources=resources,
-            executor=dg.in_process_executor,
-        )
 
     def run_only(self, asset: str) -> dg.ExecuteInProcessResult:
         """Materialise an asset without its parents."""

@@ -7,13 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from replica_platform.definitions import build_resources
-from replica_platform.defs.market.schedules import nasdaq_daily_pipeline
-from replica_platform.defs.replica.sensors import replica_repair
+from replica_platform.defs.sample.market.schedules import nasdaq_daily_pipeline
 from replica_platform.replica import Master, status
-from replica_platform.resources.master import MasterDuckDB
-from replica_platform.resources.store import ReplicaStore
-from replica_platform_tests.defs.conftest import Platform
+from replica_platform_tests.defs.conftest import MakePlatform, Platform
 
 
 def test_the_pipeline_runs_on_trading_days_only() -> None:
@@ -47,30 +43,29 @@ def outdate(store: Path) -> None:
 @pytest.mark.parametrize("with_blocks", [False, True])
 @pytest.mark.parametrize("damage", [lose, corrupt, outdate])
 def test_a_missing_damaged_or_outdated_replica_is_repaired(
-    platform: Platform, tmp_path: Path, damage: Callable[[Path], None], with_blocks: bool
+    make_platform: MakePlatform,
+    tmp_path: Path,
+    damage: Callable[[Path], None],
+    with_blocks: bool,
 ) -> None:
-    master = MasterDuckDB(database=str(platform.settings.master))
-    store = ReplicaStore(
-        folder=str(platform.settings.store),
-        blocks=str(tmp_path / "blocks") if with_blocks else None,
-    )
-    platform.set_store(store)
+    platform = make_platform(block_store=str(tmp_path / "blocks") if with_blocks else None)
+    store = platform.settings.store
 
-    def tick() -> dg.RunRequest | dg.SkipReason:
-        (answer,) = replica_repair(dg.build_sensor_context(), master=master, store=store)
-        return answer
+    def tick() -> list[dg.RunRequest]:
+        return platform.tick("market_replica_repair")
 
-    assert tick() == dg.SkipReason("There is no master yet.")
+    assert tick() == []
     assert platform.materialise("market_replica").success
-    assert isinstance(tick(), dg.SkipReason)
-    damage(store.path)
-    assert isinstance(tick(), dg.RunRequest)
+    assert tick() == []
+    damage(store)
+    (request,) = tick()
+    assert request.asset_selection == [dg.AssetKey("market_replica")]
     repaired = platform.run_only("market_replica")
     assert repaired.success
-    assert isinstance(tick(), dg.SkipReason)
+    assert tick() == []
     # The block store restores the same generation; the master gives a new one.
     generation = 1 if with_blocks and damage is not outdate else 2
-    assert status(store.path).generation == generation
+    assert status(store).generation == generation
     (made,) = repaired.asset_materializations_for_node("market_replica")
     assert made.tags is not None
     assert made.tags["dagster/data_version"] == str(generation)
@@ -81,15 +76,9 @@ def test_a_missing_or_damaged_purpose_is_repaired(
     platform: Platform, damage: Callable[[Path], None]
 ) -> None:
     assert platform.materialise("purposes/quotes").success
-    repository = platform.definitions.get_repository_def()
-    sensor = repository.get_sensor_def("purpose_repair")
-    resources = build_resources(platform.settings)
 
     def tick() -> list[dg.RunRequest]:
-        with dg.build_sensor_context(
-            instance=platform.instance, repository_def=repository, resources=resources
-        ) as context:
-            return list(sensor.evaluate_tick(context).run_requests or [])
+        return platform.tick("purpose_repair")
 
     assert tick() == []
     damage(platform.settings.store / "purposes" / "quotes")

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.defs.replica import checks as replica_checks
+from replica_platform.defs.sample import session
 from replica_platform.outbox import Outbox
 from replica_platform.replica import Master, ReplicaReader
 from replica_platform_tests.defs.conftest import Platform
@@ -20,7 +20,7 @@ Damage = Callable[[Platform], None]
 
 def on_master(statement: str) -> Damage:
     def damage(platform: Platform) -> None:
-        with Master(platform.settings.master).write() as connection:
+        with Master(platform.master).write() as connection:
             connection.execute(statement)
 
     return damage
@@ -61,6 +61,13 @@ def shorten_the_replica(platform: Platform) -> None:
     os.truncate(path, path.stat().st_size - 4096)
 
 
+def shorten_the_quotes(platform: Platform) -> None:
+    folder = platform.settings.store / "purposes" / "quotes"
+    path = (folder / "stock_data_replica.db").resolve()
+    path.chmod(0o644)
+    os.truncate(path, path.stat().st_size - 4096)
+
+
 def flip_a_bit_of_the_backup(platform: Platform) -> None:
     (copy,) = platform.settings.backup_dir.glob("*.db")
     flip_a_bit(copy)
@@ -73,7 +80,7 @@ def age_the_backup(platform: Platform) -> None:
 
 
 def lose_a_bar(platform: Platform) -> None:
-    with Master(platform.settings.master).write() as connection:
+    with Master(platform.master).write() as connection:
         connection.execute("delete from ohlcv where day = '2013-03-01'")
 
 
@@ -113,6 +120,7 @@ CASES: list[tuple[str, str, Damage, str]] = [
         "Publish again",
     ),
     ("market_replica", "kept_bytes_are_intact", shorten_the_replica, "give a block store"),
+    ("purposes/quotes", "kept_bytes_are_intact", shorten_the_quotes, "give a block store"),
     (
         "market_replica",
         "replica_is_in_sync",
@@ -183,10 +191,10 @@ def test_a_publication_before_the_last_close_is_not_fresh(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert platform.materialise("market_replica").success
-    assert platform.check("market_replica", "publication_is_fresh").passed
+    assert platform.check("market_replica", "published_since_the_last_session").passed
     # In ten days several sessions will have closed.
-    monkeypatch.setattr(replica_checks, "PIPELINE_TAKES", timedelta(days=-10))
-    late = platform.check("market_replica", "publication_is_fresh")
+    monkeypatch.setattr(session, "PIPELINE_TAKES", timedelta(days=-10))
+    late = platform.check("market_replica", "published_since_the_last_session")
     assert not late.passed
     assert "why the pipeline did not run" in (late.description or "")
 

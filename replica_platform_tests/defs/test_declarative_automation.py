@@ -9,7 +9,7 @@ import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
 from dagster._core.definitions.asset_key import EntityKey
 
-from replica_platform.defs.replica import checks as replica_checks
+from replica_platform.components import duckdb_replica
 from replica_platform.replica import Master
 from replica_platform_tests.defs.conftest import Platform
 
@@ -22,6 +22,7 @@ CHECKS = {
     "market_replica:published_bytes_are_intact",
     "market_replica:replica_is_in_sync",
     "market_replica:publication_is_fresh",
+    "market_replica:published_since_the_last_session",
     "purposes/quotes:published_bytes_are_intact",
     "purposes/quotes:replica_is_fresh",
     "purposes/quotes:every_column_is_listed",
@@ -122,10 +123,11 @@ def test_every_check_of_an_automated_asset_is_automated(automation: Automation) 
         for check in graph.get_check_keys_for_assets(automated)
         if not graph.get(check).automation_condition
     }
-    # The first is part of the asset's own step, the second runs by the schedule `replica_scrub`.
+    # The first is part of the asset's own step, the others run by schedules.
     assert without == {
         "market_replica:candidate_is_sound",
         "market_replica:kept_bytes_are_intact",
+        "purposes/quotes:kept_bytes_are_intact",
     }
 
 
@@ -133,7 +135,7 @@ def test_nothing_is_published_while_a_rule_of_the_master_is_broken(
     automation: Automation,
 ) -> None:
     def break_a_rule() -> None:
-        with Master(automation.platform.settings.master).write() as connection:
+        with Master(automation.platform.master).write() as connection:
             connection.execute("update watchlist set last_price = -1")
         graph = automation.platform.definitions.resolve_asset_graph()
         automation.run(set(), set(graph.get_check_keys_for_assets({dg.AssetKey("watchlist")})))
@@ -149,7 +151,7 @@ def test_a_damaged_replica_reaches_no_table_of_the_target(
 ) -> None:
     damaged = SimpleNamespace(ok=False, sentence="A byte differs.")
     with monkeypatch.context() as patch:
-        patch.setattr(replica_checks, "verify", lambda _: damaged)
+        patch.setattr(duckdb_replica, "verify", lambda _: damaged)
         automation.day()
     assert automation.made.count("market_replica") == 1
     assert not automation.passed["market_replica:published_bytes_are_intact"]

@@ -20,7 +20,7 @@ def test_the_sync_takes_its_workers_from_the_settings(
     make_platform: MakePlatform, caplog: pytest.LogCaptureFixture
 ) -> None:
     platform = make_platform(xmin_workers=3, xmin_batch_bytes=65536)
-    with caplog.at_level("INFO", "replica_platform.xmin.sync"):
+    with caplog.at_level("INFO", "replica_platform.xmin.group"):
         assert platform.materialise("raw_data/prices").success
     assert "workers: 3 were asked for" in caplog.text
     assert "batch bytes: 65,536 were asked for" in caplog.text
@@ -37,7 +37,7 @@ def test_everything_once_and_again(platform: Platform) -> None:
     assert rows["raw_data/sym_v1_sym_ticker_exchange"] == 5
     assert rows["conversations"] == 48
     assert all(evaluation.passed for evaluation in first.get_asset_check_evaluations())
-    assert len(first.get_asset_check_evaluations()) == 24
+    assert len(first.get_asset_check_evaluations()) == 26
 
     replica = platform.settings.store / "stock_data_replica.db"
     with duckdb.connect(str(replica), read_only=True) as reader:

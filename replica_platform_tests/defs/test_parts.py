@@ -1,4 +1,4 @@
-"""A platform without some of its parts: folders of `defs/` removed, the sample switched off."""
+"""A platform without some of its parts, and with several of each: folders removed, sample off."""
 
 import json
 import shutil
@@ -10,42 +10,52 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-import yaml
 
 import replica_platform
-from replica_platform.app import configured as plain
 from replica_platform.app import health
+from replica_platform.app.configured import configured
+from replica_platform.app.entries import FileEntry, SqliteBackupsEntry, TableEntry, WrongEntry
 from replica_platform.app.launch import prepare_sample
 from replica_platform.app.settings import Settings
 from replica_platform.backup import backups
-from replica_platform.components import PurposeReplicas, SqliteBackups, WorkerOutboxes, XminTables
-from replica_platform.components.sqlite_backups import FileEntry
-from replica_platform.components.xmin_tables import TableEntry
+from replica_platform.components import (
+    DuckDBReplica,
+    PurposeReplicas,
+    SqliteBackups,
+    WorkerOutboxes,
+    XminTables,
+)
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.definitions import build_defs, build_resources, without_repeats
 from replica_platform.resources.platform import PlatformConfig
 
 PACKAGE = Path(replica_platform.__file__).parent
-FOLDERS = ["market", "replica", "purposes", "warehouse", "outbox", "backups"]
+SAMPLE = PACKAGE / "defs" / "sample"
 PROGRAM = """
 import warnings
 warnings.simplefilter("ignore")
+from replica_platform.app.launch import prepare_sample
+from replica_platform.app.settings import Settings
 from replica_platform.definitions import defs
 loaded = defs()
 loaded.get_repository_def()
 print(*sorted(k.to_user_string() for k in loaded.resolve_asset_graph().materializable_asset_keys))
 """
 ASSETS = {
-    "market": {"symbols", "ohlcv", "indicators", "watchlist"},
-    "replica": {"market_replica", "watchlist_prices"},
-    "purposes": {"purposes/quotes"},
-    "warehouse": {"raw_data/prices", "raw_data/sym_v1_sym_ticker_exchange"},
+    "sample/market": {"symbols", "ohlcv", "indicators", "watchlist"},
+    "sample/replica": {"market_replica"},
+    "sample/purposes": {"purposes/quotes"},
+    "sample/warehouse": {"raw_data/prices", "raw_data/sym_v1_sym_ticker_exchange"},
+    "sample/backups": {"backups/gym_system"},
     "outbox": {"conversations"},
-    "backups": {"backups/gym_system"},
 }
+SHARED = {"watchlist_prices"}  # of the sample's folder itself
 
 
-@pytest.mark.parametrize("removed", [[], *([one] for one in FOLDERS), FOLDERS])
+@pytest.mark.parametrize(
+    "removed",
+    [[], ["sample"], ["outbox"], ["sample/warehouse", "sample/backups", "sample/purposes"]],
+)
 def test_definitions_load_without_a_folder(removed: list[str], tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "replica_platform", ignore=ignored)
@@ -60,11 +70,17 @@ def test_definitions_load_without_a_folder(removed: list[str], tmp_path: Path) -
         text=True,
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
-    kept = set().union(*(ASSETS[folder] for folder in FOLDERS if folder not in removed))
+    kept = set() if "sample" in removed else set(SHARED)
+    for folder, assets in ASSETS.items():
+        if not any(folder == one or folder.startswith(f"{one}/") for one in removed):
+            kept |= assets
     assert set(finished.stdout.split()) == kept
 
 
 def test_without_the_sample_nothing_of_it_is_left(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPLICA_SAMPLE", "off")
+        assert not Settings(_env_file=None).sample
     off = Settings(data_dir=tmp_path / "data", sample=False, _env_file=None)
     loaded = build_defs(off)
     graph = loaded.resolve_asset_graph()
@@ -74,66 +90,24 @@ def test_without_the_sample_nothing_of_it_is_left(tmp_path: Path) -> None:
     prepare_sample(off)
     assert not (tmp_path / "data").exists()
     assert off.environment()["REPLICA_SAMPLE"] == "off"
-    found = plain.configured(sample=False)
-    assert not any(group.tables for group in found.of(plain.XminTables))
-    assert not any(group.files for group in found.of(plain.SqliteBackups))
-    assert found.purposes() == []
-    assert "market" not in found.folders
-
-
-def test_entries_of_a_user_stay_without_the_sample(tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("REPLICA_SAMPLE", "off")
-        assert not Settings(_env_file=None).sample
-    tables = [
-        plain.TableEntry(table="fds.prices", sample=True),
-        plain.TableEntry(table="shop.orders"),
-    ]
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "defs.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "type": "replica_platform.components.XminTables",
-                "attributes": {"tables": [one.model_dump() for one in tables]},
-            }
-        )
-    )
-    (group,) = plain.configured(tmp_path, sample=False).of(plain.XminTables)
-    assert [one.table for one in group.tables] == ["shop.orders"]
-
-
-@pytest.mark.parametrize(
-    ("component", "entry"),
-    [
-        (XminTables, plain.XminTables),
-        (TableEntry, plain.TableEntry),
-        (WorkerOutboxes, plain.WorkerOutboxes),
-        (PurposeReplicas, plain.PurposeReplicas),
-        (SqliteBackups, plain.SqliteBackups),
-        (FileEntry, plain.FileEntry),
-    ],
-)
-def test_entries_without_dagster_have_the_attributes_and_defaults_of_the_components(
-    component: type[dg.Model], entry: type[dg.Model]
-) -> None:
-    def attributes(kind: type[dg.Model]) -> dict[str, object]:
-        return {
-            name: "required" if field.is_required() else field.default
-            for name, field in kind.model_fields.items()
-        }
-
-    assert attributes(component) == attributes(entry)
+    files = [file for file, _ in configured(sample=False).entries]
+    assert files == [PACKAGE / "defs" / "outbox" / "defs.yaml"]
 
 
 def test_the_general_parts_do_not_name_the_sample() -> None:
-    general = [PACKAGE / "definitions.py", *(PACKAGE / "components").glob("*.py")]
-    general += [path for path in (PACKAGE / "app").glob("*.py")]
+    names = ("market", "stock_data", "gym_system", "watchlist", "ohlcv", "fds", "defs.sample")
+    general = [PACKAGE / "definitions.py", PACKAGE / "policies.py"]
+    for folder in ("app", "components", "resources", "io_managers"):
+        general += (PACKAGE / folder).rglob("*.py")
     named = {
-        path.name
+        f"{path.relative_to(PACKAGE)}: {name}"
         for path in general
-        if any(f"replica_platform.{part}" in path.read_text() for part in ("market", "defs.market"))
+        for name in names
+        if name in path.read_text()
     }
-    assert named == set()
+    # The name of the embedded source database is from before there could be others.
+    assert named - {"app/settings.py: fds"} == set()
+    assert any(name in (SAMPLE / "session.py").read_text() for name in names)
 
 
 def instances(count: int) -> list[dg.Definitions]:
@@ -151,7 +125,8 @@ def instances(count: int) -> list[dg.Definitions]:
                 name=f"backups{suffix}",
                 files=[FileEntry(path="a/app.db"), FileEntry(path="b/app.db")],
             ),
-            PurposeReplicas(name=f"purposes{suffix}", purposes={f"quotes{suffix}": part}),
+            PurposeReplicas(name=f"purposes{suffix}", purposes={"quotes": part}),
+            DuckDBReplica(name=f"shop{suffix}", purposes={"quotes": part}),
         ]
         made += [one.build_defs(Context) for one in components]  # type: ignore[arg-type]
     return made
@@ -169,24 +144,77 @@ def test_several_entries_of_each_component_live_side_by_side(count: int) -> None
     merged = dg.Definitions.merge(*instances(count), dg.Definitions(resources=resources))
     repository = without_repeats(merged).get_repository_def()
     keys = {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
-    assert len(keys) == 5 * count
-    assert len(repository.asset_graph.asset_check_keys) == (2 + 3 + 2 * 3 + 3) * count
+    assert len(keys) == 7 * count
+    # A table, an outbox, two files, a purpose; a replica with a purpose of its own.
+    assert len(repository.asset_graph.asset_check_keys) == (2 + 3 + 2 * 3 + 4 + 4 + 4) * count
     schedules = [one.name for one in repository.schedule_defs]
     sensors = [
         one.name
         for one in repository.sensor_defs
         if not isinstance(one, dg.AutomationConditionSensorDefinition)
     ]
-    assert len(set(schedules)) == len(schedules) == 3 * count
-    assert len(set(sensors)) == len(sensors) == 2 * count
+    assert len(set(schedules)) == len(schedules) == 6 * count
+    assert len(set(sensors)) == len(sensors) == 4 * count
+    pools = {
+        node.pool
+        for one in repository.assets_defs_by_key.values()
+        if one.is_executable
+        for node in [one.op]
+        if node.pool
+    }
+    assert len(pools) == 4 * count  # backups take none
     if count:
-        assert {"conversations", "raw_data/t", "purposes/quotes"} <= keys
+        assert {"conversations", "raw_data/t", "purposes/quotes", "shop", "shop/quotes"} <= keys
         assert {"backups/app", "backups/b_app"} <= keys
-        assert {"fds_sync", "outbox_drain", "nightly_backups"} <= set(schedules)
-        assert {"outbox_backlog", "purpose_repair"} <= set(sensors)
+        assert {
+            "fds_sync",
+            "outbox_drain",
+            "nightly_backups",
+            "shop_scrub",
+            "purpose_scrub",
+        } <= set(schedules)
+        assert {"outbox_backlog", "purpose_repair", "shop_repair"} <= set(sensors)
     if count == 5:
         assert {"fds_4_sync", "conversations_4_drain", "backups_4_nightly"} <= set(schedules)
-        assert {"conversations_4_backlog", "purposes_4_repair"} <= set(sensors)
+        assert {"conversations_4_backlog", "purposes_4_purposes_repair"} <= set(sensors)
+        assert {"shop_4_repair", "shop_4_purposes_repair"} <= set(sensors)
+
+
+def test_every_schedule_budget_owner_tag_and_pool_is_an_attribute() -> None:
+    shared = {"owners": ["team:me"], "tags": {"tier": "gold"}, "group": "mine", "pool": "own"}
+    part = {"tables": {"t": {"columns": ["a"], "left_out": "all"}}}
+    file = FileEntry(path="a.db")
+    cron = {"cron_schedule": "1 2 * * *", "timezone": "Europe/Berlin"}
+    components = [
+        XminTables(name="x", tables=[TableEntry(table="s.t")], fresh_within_s=60, **shared, **cron),
+        WorkerOutboxes(name="o", nodes={"n": "f"}, backlog_within_s=60, **shared, **cron),
+        SqliteBackups(name="b", files=[file], fresh_within_s=60, **shared, **cron),
+        DuckDBReplica(
+            name="r",
+            purposes={"p": part},
+            fresh_within_s=60,
+            scrub_cron_schedule=cron["cron_schedule"],
+            timezone=cron["timezone"],
+            **shared,
+        ),
+    ]
+    for component in components:
+        made = component.build_defs(Context)  # type: ignore[arg-type]
+        definitions = dg.Definitions.merge(
+            made, dg.Definitions(resources=build_resources(Settings(_env_file=None)))
+        )
+        repository = definitions.get_repository_def()
+        for key in repository.asset_graph.materializable_asset_keys:
+            node = repository.asset_graph.get(key)
+            assert node.owners == ["team:me"], key
+            assert node.tags["tier"] == "gold", key
+            assert node.group_name == "mine", key
+            assert node.freshness_policy, key
+            assert repository.assets_defs_by_key[key].op.pool == "own", key
+        for schedule in repository.schedule_defs:
+            if not schedule.name.endswith("_new_tables"):
+                assert schedule.cron_schedule == "1 2 * * *"
+                assert schedule.execution_timezone == "Europe/Berlin"
 
 
 def test_two_files_of_one_name_have_their_own_backups(tmp_path: Path) -> None:
@@ -210,14 +238,19 @@ def test_two_files_of_one_name_have_their_own_backups(tmp_path: Path) -> None:
         (taken,) = backups(tmp_path / folder, "app")
         assert taken.tables == {table: 0}
     settings = Settings(data_dir=tmp_path, _env_file=None)
-    entry = plain.SqliteBackups(files=[plain.FileEntry(path=one.path) for one in files])
+    entry = SqliteBackupsEntry(files=[FileEntry(path=one.path) for one in files])
     ok, sentence, _ = health._backups(settings, [entry])
     assert ok, sentence
 
 
+def test_an_entry_that_is_renamed_finds_its_backups_again() -> None:
+    entry = SqliteBackupsEntry(name="mine", folder=".", files=[FileEntry(path="app.db")])
+    assert entry.backups_of(Path("backups"), entry.files[0], "app") == Path("backups")
+
+
 def test_names_that_are_still_the_same_are_refused() -> None:
     files = [FileEntry(path="x/a/app.db"), FileEntry(path="a/app.db"), FileEntry(path="y/a/app.db")]
-    with pytest.raises(plain.WrongEntry, match="would both be called 'a_app'"):
+    with pytest.raises(WrongEntry, match="would both be called 'a_app'"):
         SqliteBackups(files=files).build_defs(Context)  # type: ignore[arg-type]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from replica_platform.app.entries.sqlite_files import DrillEntry, FileEntry
 from replica_platform.backup import backups
 from replica_platform.components import SqliteBackups
-from replica_platform.components.sqlite_backups import DrillEntry, FileEntry
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform_tests.backup.ssh_server import Host, serving
@@ -99,16 +99,22 @@ def test_a_host_with_an_unknown_key_leaves_the_newest_backup(
     assert members(data) == ["ada", "grace"]
 
 
-def test_each_kind_has_its_schedule(component: SqliteBackups, data: Path) -> None:
+def test_each_entry_and_kind_has_its_schedule(component: SqliteBackups, data: Path) -> None:
     def crons(*components: SqliteBackups) -> dict[str, str]:
         merged = definitions_of(data, *components)
         return {one.name: one.cron_schedule for one in merged.get_repository_def().schedule_defs}
 
     here = SqliteBackups(files=[FileEntry(path="app.db")])
-    other = SqliteBackups(files=[FileEntry(path="other.db")])
+    other = SqliteBackups(
+        name="other",
+        files=[FileEntry(path="other.db")],
+        cron_schedule="30 1 * * *",
+        timezone="Europe/Berlin",
+    )
     assert crons(component) == {"remote_pulls": "0 9 * * *"}
     assert crons(here, other, component) == {
         "nightly_backups": "0 3 * * *",
+        "other_nightly": "30 1 * * *",
         "remote_pulls": "0 9 * * *",
     }
 

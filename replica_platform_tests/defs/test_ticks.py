@@ -8,15 +8,18 @@ import dagster as dg
 import pytest
 from dagster.components import Component
 
-from replica_platform.components import PurposeReplicas, SqliteBackups, WorkerOutboxes, XminTables
-from replica_platform.components.sqlite_backups import FileEntry
-from replica_platform.components.xmin_tables import TableEntry
+from replica_platform.app.entries import FileEntry, TableEntry
+from replica_platform.components import (
+    DuckDBReplica,
+    PurposeReplicas,
+    SqliteBackups,
+    WorkerOutboxes,
+    XminTables,
+)
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.outbox import Outbox
-from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
-from replica_platform.resources.store import ReplicaStore
 
 COUNTS = [1, 2, 5]
 AT = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
@@ -44,7 +47,12 @@ def purposes(count: int) -> Component:
     return PurposeReplicas(purposes={f"p{n}": part for n in range(count)})
 
 
-ALL = [outboxes, tables, backups, pulled, purposes]
+def replicas(count: int) -> Component:
+    part = {"tables": {"t": {"columns": ["a"], "left_out": "all"}}}
+    return DuckDBReplica(name="shop", purposes={f"p{n}": part for n in range(count)})
+
+
+ALL = [outboxes, tables, backups, pulled, purposes, replicas]
 
 
 @pytest.fixture
@@ -55,14 +63,12 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def resources(tmp_path: Path) -> dict[str, object]:
-    store = ReplicaStore(folder=str(tmp_path / "store"))
+    platform = PlatformConfig(data_dir=str(tmp_path), backup_dir=str(tmp_path / "backups"))
     return {
-        "platform": PlatformConfig(data_dir=str(tmp_path), backup_dir=str(tmp_path / "backups")),
+        "platform": platform,
         "source": PostgresDatabase("postgresql://nowhere"),
         "target": PostgresDatabase("postgresql://nowhere"),
-        "master": MasterDuckDB(database=str(tmp_path / "master.duckdb")),
-        "store": store,
-        "published_replica": PublishedReplicaIOManager(store=store),
+        "published_replica": PublishedReplicaIOManager(platform=platform),
     }
 
 
@@ -106,7 +112,7 @@ def test_every_schedule_requests_runs_at_every_tick(
     tmp_path: Path,
 ) -> None:
     repository = loaded(component(count), resources, tmp_path)
-    expected = 0 if component is purposes else 1
+    expected = 2 if component is replicas else 1  # of the replica and of its purposes
     assert len(repository.schedule_defs) == expected
     for schedule in repository.schedule_defs:
         keys = set()
@@ -132,11 +138,11 @@ def sensors(repository: dg.RepositoryDefinition) -> list[dg.SensorDefinition]:
     return [one for one in repository.sensor_defs if not isinstance(one, automatic)]
 
 
-def test_only_outboxes_and_purposes_have_a_sensor(
+def test_only_outboxes_replicas_and_purposes_have_a_sensor(
     resources: dict[str, object], tmp_path: Path
 ) -> None:
     found = {one: sensors(loaded(one(2), resources, tmp_path)) for one in ALL}
-    assert [one for one, some in found.items() if some] == [outboxes, purposes]
+    assert [one for one, some in found.items() if some] == [outboxes, purposes, replicas]
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -26,7 +26,7 @@ from replica_platform.replica import (
 )
 from replica_platform.replica.copy.file_format import BLOCK_BYTES, HEADER_BYTES
 from replica_platform.replica.errors import GenerationDamaged, MasterDamaged
-from replica_platform.replica.store import verify_copy
+from replica_platform.replica.probe import program
 from replica_platform.replica.store.layout import Layout
 
 SUMS = "select count(*), sum(i), bit_xor(hash(i, s)) from t"
@@ -299,7 +299,7 @@ def test_swapped_blocks_are_found_by_reading_every_row(
     whole = (made[0] / "master.duckdb").read_bytes()
 
     def refused(read_to_the_end_bytes: int) -> int:
-        monkeypatch.setattr(verify_copy, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
+        monkeypatch.setattr(program, "READ_TO_THE_END_BYTES", read_to_the_end_bytes)
         found = 0
         for seed in range(10):
             raw = bytearray(whole)

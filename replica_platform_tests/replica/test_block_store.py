@@ -1,10 +1,11 @@
 """The block store, in a folder and in a bucket: push, pull, verify, point, repair and prune."""
 
+import copy
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, Bloc
 from replica_platform.replica import (
     BlockStore,
     Master,
+    Part,
     Publication,
+    Purpose,
     ReplicaReader,
     publish,
     repair,
@@ -133,11 +136,11 @@ def test_the_pointer_moves_by_compare_and_swap(
 ) -> None:
     publish_next()
     block_store.push(store)
-    number, current = block_store._last_pointer()
+    number, current = block_store.index.last_pointer()
     assert current is not None
     block_store.point(1)
     with pytest.raises(PointerMoved, match="nothing is lost"):
-        block_store._move_pointer(number, current)
+        block_store.index.move_pointer(number, current)
 
 
 def test_of_many_concurrent_moves_of_the_pointer_one_succeeds(
@@ -149,11 +152,11 @@ def test_of_many_concurrent_moves_of_the_pointer_one_succeeds(
     together = threading.Barrier(8)
 
     def move(round_: int) -> str:
-        number, current = block_store._last_pointer()
+        number, current = block_store.index.last_pointer()
         assert (number, current is None) == (round_, False)
         together.wait()
         try:
-            block_store._move_pointer(number, current)
+            block_store.index.move_pointer(number, current)
         except PointerMoved:
             return "refused"
         return "moved"
@@ -175,17 +178,18 @@ def test_two_concurrent_pushes_lose_nothing(
             connection.execute("insert into bars values ('AAPL', ?, 11)", [day])
         publish(master.path, store)
     together = threading.Barrier(2)
-    read_pointer = block_store._last_pointer
+    read_pointer = block_store.index.last_pointer
 
     def push(store: Path) -> str:
-        mine = copy(block_store)
+        mine = copy.copy(block_store)
+        mine.index = copy.copy(block_store.index)
 
         def last_pointer() -> object:
             found = read_pointer()
             together.wait()  # both have seen the same pointer
             return found
 
-        mine._last_pointer = last_pointer  # type: ignore[method-assign,assignment]
+        mine.index.last_pointer = last_pointer  # type: ignore[method-assign,assignment]
         try:
             mine.push(store)
         except PointerMoved:
@@ -264,8 +268,6 @@ def test_pruning_keeps_what_can_be_pulled(
     other_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from datetime import timedelta
-
     from replica_platform.blocks import pool as module
 
     block_store = BlockStore(tmp_path / "blocks")
@@ -352,3 +354,69 @@ def test_repair_accepts_the_former_name_of_its_block_store(
         repaired = repair(store, blocks=block_store)
     assert repaired is not None
     assert repaired.how == "pull"
+
+
+def test_every_generation_can_be_restored_by_number_and_by_time(
+    publish_next: Callable[..., Publication],
+    block_store: BlockStore,
+    store: Path,
+    other_store: Path,
+) -> None:
+    """Each is here byte for byte, long after the local store has retired it."""
+    published = {}
+    for day in range(3, 8):
+        publication = publish_next(day, keep=1)
+        published[publication.generation] = (
+            publication.file.read_bytes(),
+            publication.manifest.published_at,
+        )
+        block_store.push(store)
+    assert status(store).kept == [5]
+    for wanted, (content, moment) in published.items():
+        for at in (wanted, moment, moment + timedelta(milliseconds=1)):
+            found = block_store.pull(other_store, at, min_age_s=0)
+            assert found.generation == wanted
+            assert found.file.read_bytes() == content
+    with pytest.raises(NothingPublished, match="is not kept"):
+        block_store.pull(other_store, datetime(2020, 1, 1, tzinfo=UTC))
+    with pytest.raises(ValueError, match="has no time zone"):
+        block_store.pull(other_store, datetime(2020, 1, 1))
+
+
+def test_a_push_and_a_pull_move_what_changed(
+    publish_next: Callable[..., Publication],
+    block_store: BlockStore,
+    store: Path,
+    other_store: Path,
+) -> None:
+    """The blocks that differ from the last generation, compressed, and the manifest."""
+    before = publish_next(3)
+    block_store.push(store)
+    block_store.pull(other_store)
+    after = publish_next(4)
+    digests = after.manifest.block_digests
+    changed = set(digests) - set(before.manifest.block_digests)
+    pushed = block_store.push(store)
+    pulled = block_store.pull(other_store)
+    assert pushed.blocks_sent == pulled.blocks_written == len(changed) < len(digests)
+    assert pushed.bytes_sent < len(changed) * 256 * 1024
+
+
+def test_a_changed_purpose_withdraws_its_earlier_generations(
+    master: Master, block_store: BlockStore, tmp_path: Path, other_store: Path
+) -> None:
+    wide = Purpose("crm", {"bars": Part(columns=("symbol", "close"))})
+    narrow = Purpose("crm", {"bars": Part(columns=("symbol",))})
+    store = tmp_path / "crm"
+    publish(master.path, store, purpose=wide)
+    block_store.push(store)
+    block_store.pull(other_store)
+    publish(master.path, store, purpose=narrow)
+    pushed = block_store.push(store)
+    assert pushed.withdrawn == [1]
+    assert "Withdrawn, because the purpose changed: 1" in pushed.sentence
+    assert block_store.generations() == [2]
+    with pytest.raises(NothingPublished):
+        block_store.pull(other_store, 1)
+    block_store.pull(other_store)
+    assert status(other_store).kept == [2]

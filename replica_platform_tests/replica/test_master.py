@@ -121,3 +121,48 @@ def test_status_keeps_the_lock_of_an_open_master(master: Master, store: Path) ->
         status(store, master.path)
         assert before != []
         assert holders(master.path) == before
+
+
+@pytest.fixture
+def encrypted(tmp_path: Path) -> Master:
+    """A master that DuckDB encrypts."""
+    master = Master(tmp_path / "secret.duckdb")
+    with duckdb.connect() as connection:
+        # The cipher that writes securely is an extension, which is not on every machine.
+        connection.execute("set force_mbedtls_unsafe = true")
+        connection.execute(
+            f"attach '{master.path}' as secret (encryption_key 'k', storage_version 'v1.5.0')"
+        )
+        connection.execute("create table secret.bars as select 1 symbol")
+        connection.execute("detach secret")
+    return master
+
+
+def test_an_encrypted_master_is_refused_by_name(encrypted: Master, tmp_path: Path) -> None:
+    from replica_platform.replica import MasterEncrypted, publish, status
+
+    store = tmp_path / "store"
+    plain = Master(tmp_path / "plain.duckdb")
+    with plain.write() as connection:
+        connection.execute("create table bars as select 1 symbol")
+    publish(plain.path, store)
+    with pytest.raises(MasterEncrypted, match="is encrypted"):
+        publish(encrypted.path, store)
+    for opened in (encrypted.read(), encrypted.write()):
+        with pytest.raises(MasterEncrypted, match="COPY FROM DATABASE"), opened:
+            pass
+    found = status(store, encrypted.path)
+    assert "is encrypted" in found.sentence
+    assert "damaged" not in found.sentence
+
+
+def test_the_remedy_for_an_encrypted_master(encrypted: Master, tmp_path: Path) -> None:
+    from replica_platform.replica import publish
+
+    plain = tmp_path / "plain.duckdb"
+    with duckdb.connect() as connection:
+        connection.execute("set force_mbedtls_unsafe = true")
+        connection.execute(f"attach '{encrypted.path}' as secret (encryption_key 'k')")
+        connection.execute(f"attach '{plain}' as plain (storage_version 'v1.5.0')")
+        connection.execute("copy from database secret to plain")
+    assert publish(plain, tmp_path / "store").manifest.tables["bars"].rows == 1

@@ -1,5 +1,10 @@
 """The program that reads a candidate in its own process: many tables, few statements."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +12,8 @@ from typing import Any
 import duckdb
 import pytest
 
-from replica_platform.replica.probe import program
+from replica_platform.replica.probe import process, program
+from replica_platform.replica.probe.process import Probe, ProbeFailed
 
 
 class Counting:
@@ -69,3 +75,80 @@ def test_only_the_largest_of_very_many_tables_are_read(
 def test_a_missing_required_table_is_named(many: Counting) -> None:
     with pytest.raises(LookupError, match="required table absent"):
         program.read_tables(many, ["absent"])  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("create table t as select 1 i")
+    return path
+
+
+def rows_of(path: Path, waiting: float = 0) -> tuple[int, int]:
+    """Read a file through a probe; return the process and the rows of its table."""
+    with Probe() as probe:
+        time.sleep(waiting)
+        return probe.pid, probe.read_tables(path, "file", ["*"]).tables["t"].rows
+
+
+def test_a_process_that_answered_is_kept_for_the_next_file(file: Path) -> None:
+    first, rows = rows_of(file)
+    with duckdb.connect(str(file)) as connection:  # the process has not kept the file open
+        connection.execute("insert into t values (2)")
+    assert (rows, rows_of(file)) == (1, (first, 2))
+
+
+def test_a_kept_process_that_was_killed_is_replaced(file: Path) -> None:
+    first, _ = rows_of(file)
+    os.kill(first, signal.SIGKILL)
+    time.sleep(0.2)
+    second, rows = rows_of(file)
+    assert (second != first, rows) == (True, 1)
+
+
+def test_a_kept_process_that_ends_when_it_is_asked_is_replaced(file: Path) -> None:
+    """Because it had waited for too long."""
+    pipe = subprocess.PIPE
+    ended = subprocess.Popen(
+        [sys.executable, "-c", ""], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
+    ended.wait()
+    with Probe() as probe:
+        process._end(probe._child)
+        probe._child, probe._waited = ended, True
+        assert probe.read_tables(file, "file", ["*"]).tables["t"].rows == 1
+
+
+def test_a_damaged_file_ends_the_process_and_not_the_next_probe(file: Path) -> None:
+    rows_of(file)
+    damaged = file.with_name("damaged.duckdb")
+    damaged.write_bytes(file.read_bytes()[:20_000])
+    with Probe() as probe, pytest.raises(ProbeFailed):
+        probe.read_tables(damaged, "damaged", ["*"])
+    assert rows_of(file)[1] == 1
+
+
+def test_a_forked_process_has_its_own(file: Path) -> None:
+    first, _ = rows_of(file)
+    told, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(tell, str(rows_of(file)[0]).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(told, 20)) != first
+    assert rows_of(file)[0] == first
+
+
+def test_after_reading_a_large_file_to_the_end_the_process_is_not_kept(
+    file: Path, tmp_path: Path
+) -> None:
+    """It has lowered its priority, and cannot raise it again."""
+    large = tmp_path / "large.duckdb"
+    with duckdb.connect(str(large)) as connection:
+        connection.execute("create table t as select hash(range)::varchar s from range(4000000)")
+    assert large.stat().st_size > program.READ_TO_THE_END_BYTES
+    first, rows = rows_of(large)
+    assert (rows, rows_of(file)[1]) == (4_000_000, 1)
+    assert rows_of(file)[0] != first

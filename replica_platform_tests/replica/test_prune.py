@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from replica_platform.blocks.pool import BlockPool, Sent
 from replica_platform.replica import BlockStore, Master, Publication, publish
 from replica_platform.replica.remote import block_store as module
 
@@ -48,15 +49,15 @@ def in_between(
     block_store: BlockStore, monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]
 ) -> None:
     """Act once, after the next push has looked at what is there and before it sends anything."""
-    send = BlockStore._send
+    send = BlockPool.send
     done = []
 
-    def acting(self: BlockStore, *arguments: object, **options: object) -> int:
+    def acting(self: BlockPool, *arguments: object, **options: object) -> Sent:
         if not done:
             done.append(act())
         return send(self, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(BlockStore, "_send", acting)
+    monkeypatch.setattr(BlockPool, "send", acting)
 
 
 DAYS = timedelta(days=2)

@@ -234,3 +234,43 @@ def test_stale_data_is_reported(people: Master, tmp_path: Path) -> None:
     publish(people.path, store, purpose=purpose, data_as_of=datetime.now(UTC) - timedelta(hours=2))
     assert not status(store).ok
     assert "may be 3,600 s at most" in status(store).sentence
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_changed_purpose_withdraws_the_generations_of_the_earlier_one(
+    people: Master, tmp_path: Path, held: bool
+) -> None:
+    """Also one that is read, or too young to retire; readers go on to the new one."""
+    store = tmp_path / "crm"
+    wide = Purpose("crm", {"customer": Part(columns=("id", "name", "card"))})
+    narrow = Purpose("crm", {"customer": Part(columns=("id",))})
+    publish(people.path, store, purpose=wide)
+    with people.write() as connection:
+        connection.execute("delete from customer where id = 7")
+    # A second one leaves a spare.
+    publish(people.path, store, purpose=wide, keep=1, min_age_s=0)
+    reader = ReplicaReader(store, poll_s=600)
+    try:
+        if held:
+            assert reader.query("select card from customer limit 1")
+        last = publish(people.path, store, purpose=narrow)
+        assert status(store).kept == [last.generation]
+        files = [path for path in store.rglob("*") if path.is_file()]
+        assert not any(b"CARD-" in path.read_bytes() for path in files)
+        assert [path for path in store.rglob("*.duckdb") if not path.is_symlink()] == [last.file]
+        reader._server.refresh()
+        assert reader.query("select count(*) from customer") == [(3999,)]
+        with pytest.raises(duckdb.Error, match="card"):
+            reader.query("select card from customer")
+    finally:
+        reader.close()
+
+
+def test_generations_of_one_definition_stay(people: Master, tmp_path: Path) -> None:
+    purpose = Purpose("crm", {"customer": Part(columns=("id",))})
+    for identifier in (7, 8):
+        publish(people.path, tmp_path / "crm", purpose=purpose)
+        with people.write() as connection:
+            connection.execute("delete from customer where id = ?", [identifier])
+    publish(people.path, tmp_path / "crm", purpose=purpose)
+    assert status(tmp_path / "crm").kept == [3, 2, 1]

@@ -54,7 +54,7 @@ def days(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     import sys
 
     moment = [datetime.now(UTC)]
-    for name in ("scrub", "store.scrub_state", "difference"):
+    for name in ("scrub", "store.scrub_state"):
         module = sys.modules[f"replica_platform.replica.{name}"]
         monkeypatch.setattr(module, "now", lambda: moment[0])
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.replica import Master, Publication, publish, rollback, status
+from replica_platform.replica import BlockStore, Master, Publication, publish, rollback, status
 from replica_platform.replica.copy import blocks
+from replica_platform.replica.copy.free_list import read_block_use
+from replica_platform.replica.errors import WrongLineage
 from replica_platform_tests.replica.conftest import damage
 
 
@@ -25,41 +27,76 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def touch(master: Master, how: str) -> None:
+def touch(path: Path, how: str) -> None:
     if how == "link":
-        master.path.with_name("link.duckdb").hardlink_to(master.path)
+        path.with_name("link.duckdb").hardlink_to(path)
+        path.with_name("link.duckdb").unlink()
     elif how == "chmod":
-        master.path.chmod(0o600)
+        path.chmod(0o600)
     else:
-        os.utime(master.path)
+        os.utime(path)
 
 
 @pytest.mark.parametrize("how", ["link", "chmod", "touch"])
-def test_status_reads_a_touched_master_once(
+def test_status_reads_no_touched_file(
     publish_next: Callable[..., Publication],
     master: Master,
     store: Path,
     scans: list[int],
     how: str,
 ) -> None:
-    publish_next()
-    touch(master, how)
+    """It says that the file was touched; a publication compares its bytes, once."""
+    replica = publish_next().file
+    touch(master.path, how)
     scans.clear()
     for _ in range(3):
-        assert status(store, master.path).in_sync
-    assert scans == [master.path.stat().st_size]
+        found = status(store, master.path)
+        assert (found.ok, found.in_sync) == (False, None)
+        assert "publish it, which compares them" in found.sentence
+    assert scans == []
+    assert publish(master.path, store).how == "unchanged"
+    assert status(store, master.path).in_sync
+    touch(replica, how)
+    scans.clear()
+    assert "touched since it was verified; publish again" in status(store, master.path).sentence
+    assert scans == []
+    assert publish(master.path, store).how == "unchanged"
+    assert status(store, master.path).ok
+
+
+def test_a_pull_seals_a_touched_file_again(
+    publish_next: Callable[..., Publication], store: Path, tmp_path: Path
+) -> None:
+    publish_next()
+    block_store = BlockStore(tmp_path / "blocks")
+    block_store.push(store)
+    here = tmp_path / "here"
+    touch(block_store.pull(here).file, "chmod")
+    assert not status(here).ok
+    assert block_store.pull(here).how == "unchanged"
+    assert status(here).ok
 
 
 def test_publications_read_a_touched_master_once(
     publish_next: Callable[..., Publication], master: Master, store: Path, scans: list[int]
 ) -> None:
     publish_next()
-    touch(master, "chmod")
+    touch(master.path, "chmod")
     scans.clear()
     for _ in range(3):
         assert publish(master.path, store).how == "unchanged"
         assert status(store, master.path).in_sync
     assert scans == [master.path.stat().st_size]
+
+
+def used_block(master: Master) -> int:
+    """Return the number of a block that holds rows."""
+    fd = os.open(master.path, os.O_RDONLY)
+    try:
+        use = read_block_use(fd)
+    finally:
+        os.close(fd)
+    return min({*range(use.header.block_count)} - use.free - {*use.metadata})
 
 
 def test_a_master_that_was_written_after_it_was_verified_is_noticed(
@@ -68,25 +105,28 @@ def test_a_master_that_was_written_after_it_was_verified_is_noticed(
     """One bit, under the same header: the remembered seal is broken."""
     publish_next()
     for _ in range(2):
-        touch(master, "chmod")
+        touch(master.path, "chmod")
+        assert publish(master.path, store).how == "unchanged"
         assert status(store, master.path).in_sync
-    damage(master.path, 300_000, b"\xff\x00\xff")
-    assert status(store, master.path).in_sync is False
-    assert status(store, master.path).in_sync is False
+    damage(master.path, 12288 + 256 * 1024 * used_block(master) + 999, b"\xff\x00\xff")
+    assert not status(store, master.path).ok
+    with pytest.raises(WrongLineage, match="has parted from"):
+        publish(master.path, store)
 
 
 def test_the_memory_ends_with_the_next_generation(
     publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
     publish_next()
-    touch(master, "chmod")
+    touch(master.path, "chmod")
+    assert publish(master.path, store).how == "unchanged"
     assert status(store, master.path).in_sync
     with master.write() as connection:
         connection.execute("delete from bars")
     assert status(store, master.path).in_sync is False
     publish(master.path, store)
     assert status(store, master.path).in_sync
-    touch(master, "chmod")
+    touch(master.path, "chmod")
     rollback(store)
     assert publish(master.path, store).how == "unchanged"
     assert status(store, master.path).in_sync is False
@@ -96,7 +136,8 @@ def test_a_store_that_cannot_be_written_is_inspected(
     publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
     publish_next()
-    touch(master, "chmod")
+    touch(master.path, "chmod")
     (store / "master.json").mkdir()  # nothing can be remembered there
-    assert status(store, master.path).in_sync
-    assert status(store, master.path).in_sync
+    for _ in range(2):
+        assert publish(master.path, store).how == "unchanged"
+        assert status(store, master.path).in_sync is None

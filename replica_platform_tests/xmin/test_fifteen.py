@@ -1,15 +1,11 @@
 """The oldest supported server, where the machine has one: as source, as target, as both."""
 
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from replica_platform.app import embedded
-from replica_platform.app.embedded import Server, server_at
+from replica_platform.app.embedded import Server
 from replica_platform.xmin import (
     CannotSync,
     Proving,
@@ -19,44 +15,15 @@ from replica_platform.xmin import (
     validate,
 )
 from replica_platform_tests.xmin.helpers import execute, rows
+from replica_platform_tests.xmin.servers import fifteen_running
 from replica_platform_tests.xmin.test_zoo import check_zoo
-
-BINARIES = Path("/usr/lib/postgresql/15/bin")
 
 
 @pytest.fixture
 def fifteen() -> Iterator[Server]:
     """A Postgres 15 with the databases source and target."""
-    if not BINARIES.exists():
-        pytest.skip("no Postgres 15 on this machine")
-    with tempfile.TemporaryDirectory(prefix="rp-") as folder:
-        data = Path(folder) / "pg15"
-        embedded.private_folder(data)
-        run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync",
-            "--locale=C.UTF-8")  # fmt: skip
-        options = f"-k {data} -c listen_addresses='' -c fsync=off"
-        run("pg_ctl", "start", "-w", "-s", "-D", data, "-l", data / "log", "-o", options)
-        try:
-            server = server_at(data)
-            execute(server.dsn(), "create database source", "create database target")
-            yield server
-        finally:
-            run("pg_ctl", "stop", "-w", "-s", "-D", data, "-m", "immediate")
-
-
-def run(program: str, *arguments: object) -> None:
-    """Run one of its programs as the user of the server."""
-    user = embedded.system_user()
-    subprocess.run(
-        [str(BINARIES / program), *map(str, arguments)],
-        check=True,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        user=user.pw_name if user else None,
-        group=user.pw_gid if user else None,
-        extra_groups=[] if user else None,
-    )
+    with fifteen_running() as server:
+        yield server
 
 
 def test_fifteen(fifteen: Server, source: str, target: str) -> None:

@@ -36,7 +36,7 @@ def test_everything_is_created_and_every_row_arrives(source: str, target: str) -
         target,
         "select indexdef from pg_indexes where schemaname = 'copy' order by 1",
     ) == [
-        ("CREATE INDEX person_source_xmin_idx ON copy.person USING btree (source_xmin)",),
+        ("CREATE INDEX person_source_xmin_idx ON copy.person USING brin (source_xmin)",),
         ("CREATE UNIQUE INDEX person_pkey ON copy.person USING btree (id)",),
     ]
     assert rows(target, "select relpersistence::text from pg_class where relname = 'person'") == [

@@ -60,7 +60,7 @@ def test_a_large_first_copy_is_measured(
         sync(source, target, "t", into="small")
         assert "not measured" in caplog.text
         caplog.clear()
-        monkeypatch.setattr(sys.modules["replica_platform.xmin.sync"], "MEASURED_FROM_BYTES", 1)
+        monkeypatch.setattr(sys.modules["replica_platform.xmin.group"], "MEASURED_FROM_BYTES", 1)
         sync(source, target, "t", into="large")
         assert "MB/s were moved" in caplog.text
 

@@ -14,6 +14,8 @@ SECTOR = 4096
 HEADER_BYTES = 3 * SECTOR
 BLOCK_BYTES = 256 * 1024
 MAGIC = b"DUCK"
+FLAGS_AT = 20
+ENCRYPTED = 1
 CHECKSUM_PRIME = 0xBF58476D1CE4E5B9
 CHECKSUM_SEED = 5381
 LOG_SUFFIXES = (".wal", ".wal.checkpoint", ".wal.recovery")
@@ -53,14 +55,21 @@ class NotDuckDB(ValueError):
     """The bytes are not a DuckDB header, or a torn or damaged one."""
 
 
+class Encrypted(NotDuckDB):
+    """The header of an encrypted database, of which only the first sector can be read."""
+
+
 def parse_header(raw: bytes) -> Header:
     """Parse the first 12288 bytes of a file.
 
     Raises:
+        Encrypted: The database is encrypted.
         NotDuckDB: No DuckDB header, or its checksums do not match.
     """
     if len(raw) < HEADER_BYTES or raw[8:12] != MAGIC:
         raise NotDuckDB("it does not begin with DuckDB's header")
+    if raw[FLAGS_AT] & ENCRYPTED:
+        raise Encrypted("it is encrypted")
     sound = [has_checksum(raw[at : at + SECTOR]) for at in range(0, HEADER_BYTES, SECTOR)]
     if not sound[0] or not any(sound[1:]):
         raise NotDuckDB("its header does not match its own checksum")

@@ -39,5 +39,6 @@ def half_the_cores(*children: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            os.sched_setaffinity(0, before)
+        for process in (0, *children):
+            with suppress(OSError):
+                os.sched_setaffinity(process, before)

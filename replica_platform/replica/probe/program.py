@@ -1,29 +1,41 @@
-"""A program that reads a database file in its own process, because a corrupt file can kill DuckDB.
+"""A program that reads database files in its own process, because a corrupt file can kill DuckDB.
 
-    python program.py    with {"path": …, "catalog": …, "scan": ["TABLE", …] or null} on its
-                       standard input
+    python program.py    with one request a line on its standard input:
+                         {"path": …, "catalog": …, "scan": ["TABLE", …] or null}
 
-Opens the file read-only, under the catalog's name that its views may contain, and prints JSON. With
-`scan`, each table's rows and schema, and why views do not open: the tables named are read to the
-end (`*` for all), of the largest others the first rows. Without, the columns.
+Opens the file read-only, under the catalog's name that its views may contain, and prints JSON, one
+line for each request: the answer, and whether it is the last one. With `scan`, each table's rows
+and schema, and why views do not open: the tables named are read to the end (`*` for all), of the
+largest others the first rows. Without, the columns. It ends with its standard input, when nothing
+was asked for a while, after an error, and after it has lowered its priority, which it cannot raise
+again.
 
-It runs by its path and must not import this package. Only reading to the end has the lowest
-priority: with all of it at that priority, a file with many tables was not published for minutes
-while the machine was busy.
+It runs by its path and must not import this package. Only reading a large file to the end has the
+lowest priority: with all of it at that priority, a file with many tables was not published for
+minutes while the machine was busy.
 """
 
 import hashlib
 import json
 import os
+import select
 import sys
 from collections.abc import Iterator
 
-import duckdb
+try:
+    # Half of the processor time of `import duckdb`, which also loads what only a caller needs.
+    import _duckdb as duckdb
+except ImportError:
+    import duckdb  # type: ignore[no-redef]
 
+# Longer than most publishers wait between two publications.
+IDLE_S = 120.0
 NICENESS = 5
 NICENESS_TO_THE_END = 15
 # Enough to open each column of a table, and fast.
 FIRST_ROWS = 16_384
+# A file of this size is read to the end in about the time that it takes to open it.
+READ_TO_THE_END_BYTES = 32 * 1024 * 1024
 FIRST_ROWS_OF_TABLES = 1_000
 # Planning takes longer than counting a small table; larger statements are planned more slowly.
 TABLES_A_QUERY = 20
@@ -59,32 +71,44 @@ class Table:
 
 def list_columns(connection: duckdb.DuckDBPyConnection) -> Columns:
     """Return schema, table, name and type of every column of the tables, in their order."""
-    return connection.execute(
+    return _columns_of(connection, set(_sizes(connection)))
+
+
+def _columns_of(connection: duckdb.DuckDBPyConnection, tables: set[tuple[str, str]]) -> Columns:
+    # Views have columns too. A join with the tables takes longer than reading all.
+    columns = connection.execute(
         "select schema_name, table_name, column_name, data_type from duckdb_columns() "
         "where not internal and database_name = current_database() "
-        "and (schema_name, table_name) in (select (schema_name, table_name) from duckdb_tables()) "
         "order by schema_name, table_name, column_index"
     ).fetchall()
+    return [column for column in columns if column[:2] in tables]
 
 
-def read_tables(
-    connection: duckdb.DuckDBPyConnection, scan: list[str]
-) -> dict[str, dict[str, object]]:
-    """Return the rows and the schema's digest of each table; `scan` names those to read fully.
-
-    Raises:
-        LookupError: A table in `scan` is missing.
-        duckdb.Error: The file is damaged.
-    """
-    tables: dict[str, Table] = {}
-    sizes = {
+def _sizes(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], int]:
+    """Return about how many rows each table has, by schema and name."""
+    return {
         (schema, table): size
         for schema, table, size in connection.execute(
             "select schema_name, table_name, estimated_size from duckdb_tables() "
             "where not internal and database_name = current_database()"
         ).fetchall()
     }
-    for schema, name, column, kind in list_columns(connection):
+
+
+def read_tables(
+    connection: duckdb.DuckDBPyConnection, scan: list[str], *, lower: bool = False
+) -> dict[str, dict[str, object]]:
+    """Return the rows and the schema's digest of each table; `scan` names those to read fully.
+
+    With `lower`, that is done at the lowest priority.
+
+    Raises:
+        LookupError: A table in `scan` is missing.
+        duckdb.Error: The file is damaged.
+    """
+    tables: dict[str, Table] = {}
+    sizes = _sizes(connection)
+    for schema, name, column, kind in _columns_of(connection, set(sizes)):
         source = f"{_quoted(schema)}.{_quoted(name)}"
         table = Table(source, sizes.get((schema, name), 0))
         key = name if schema == "main" else f"{schema}.{name}"
@@ -94,8 +118,12 @@ def read_tables(
     counted = _count_rows(connection, list(tables.values()))
     others = [] if "*" in scan else [table for name, table in tables.items() if name not in scan]
     largest = sorted(others, key=lambda table: table.size, reverse=True)[:FIRST_ROWS_OF_TABLES]
+    # Several threads would read more than these rows.
+    connection.execute("set threads = 1")
     _read(connection, largest, f" limit {FIRST_ROWS}")
-    _lower_priority(NICENESS_TO_THE_END - NICENESS)
+    connection.execute("reset threads")
+    if lower:
+        _lower_priority(NICENESS_TO_THE_END - NICENESS)
     _read(connection, [one for name, one in tables.items() if "*" in scan or name in scan])
     return {
         name: {"rows": rows, "schema": table.digest}
@@ -178,17 +206,28 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def answer(request: dict[str, object], *, lower: bool) -> object:
+    """Return the answer to one request."""
+    with _open(str(request["path"]), str(request["catalog"])) as connection:
+        if request["scan"] is None:
+            return list_columns(connection)
+        scan = request["scan"]
+        assert isinstance(scan, list)
+        tables = read_tables(connection, scan, lower=lower)
+        return {"tables": tables, "broken_views": find_broken_views(connection)}
+
+
 def main() -> None:
-    """Answer one request."""
-    request = json.load(sys.stdin)
-    if request["scan"] is None:
-        answer: object = list_columns(_open(request["path"], request["catalog"]))
-    else:
-        _lower_priority(NICENESS)
-        connection = _open(request["path"], request["catalog"])
-        tables = read_tables(connection, request["scan"])
-        answer = {"tables": tables, "broken_views": find_broken_views(connection)}
-    json.dump(answer, sys.stdout)
+    """Answer requests, one a line."""
+    _lower_priority(NICENESS)
+    waiting = sys.stdin
+    while select.select([waiting], [], [], IDLE_S)[0] and (line := waiting.readline()):
+        request = json.loads(line)
+        large = os.path.getsize(request["path"]) > READ_TO_THE_END_BYTES  # noqa: PTH202
+        lower = bool(request["scan"]) and large
+        print(json.dumps([answer(request, lower=lower), lower]), flush=True)  # noqa: T201
+        if lower:
+            return
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ from pathlib import Path
 from replica_platform.core.files import fsync_file
 from replica_platform.replica.copy import blocks
 from replica_platform.replica.errors import CandidateDamaged, MasterDamaged
+from replica_platform.replica.probe import program
 from replica_platform.replica.probe.process import Content, Probe, ProbeFailed
 from replica_platform.replica.store.candidate import Step
-
-# Reading every row takes some 2 s a gigabyte: for a file of this size, as long as opening it.
-READ_TO_THE_END_BYTES = 32 * 1024 * 1024
 
 
 def verify_copy(
@@ -47,7 +45,7 @@ def verify_copy(
         path.chmod(0o444)
         # A block that fails DuckDB's checksum may be a free one, torn by an old crash: only
         # reading every table tells.
-        small = path.stat().st_size <= READ_TO_THE_END_BYTES
+        small = path.stat().st_size <= program.READ_TO_THE_END_BYTES
         tables = [*required, "*"] if scan.unsound or small else list(required)
         with ThreadPoolExecutor(3, "verify") as pool:
             step("fsync")

@@ -1,7 +1,9 @@
 """Generations in an object store, as blocks: pushing, pulling, and verifying them there.
 
-block_store   manifests and the pointer in an object store; its blocks are those of `blocks.pool`
+index         the manifests and the pointer
+block_store   manifests, pointer and blocks together; the blocks are those of `blocks.pool`
 assemble      a candidate made of local and fetched blocks
+reports       what was pushed, verified and pruned
 
 DuckDB never opens a remote object.
 """

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from replica_platform.core.files import fsync_dir, fsync_file, write_atomically
@@ -27,6 +28,7 @@ from replica_platform.replica.store.manifest import Manifest, Seal, now
 from replica_platform.replica.store.ownership import assert_own_store
 from replica_platform.replica.store.pointer import point_to, store_lock
 from replica_platform.replica.store.retention import Retention
+from replica_platform.replica.store.scrub_state import fully_read_at
 from replica_platform.replica.store.spare import remove_spares
 
 CONNECTIONS = 8
@@ -67,22 +69,17 @@ def assemble(
             and current.file == manifest.file
             and not find_damage(layout.data(current), current)
         ):
-            # The bytes are the same; only the time of confirmation may be new.
-            manifest = replace(manifest, seal=current.seal, read_at=current.read_at)
+            # The bytes are the same; only the time of confirmation may be new, and the seal.
+            seal = Seal.of(layout.data(current))
+            manifest = replace(manifest, seal=seal, read_at=current.read_at)
             how, fetched = "unchanged", 0
         else:
             target = building_path(layout)
-            with Probe() as probe, half_the_cores(probe.pid):
-                spare = reserve(layout, target, manifest.bytes, retention)
-                known = spare.block_digests if spare else []
-                fetched = _write_blocks(layout, manifest, target, known, fetch, progress)
-                verify_copy(
-                    target, Scan(manifest.block_digests, [], [], 0), probe, manifest.catalog
-                )
+            fetched, read_at = _build(layout, manifest, target, fetch, retention, progress)
             path = layout.candidates / manifest.file
             target.replace(path)
             fsync_dir(layout.candidates)
-            manifest, how = replace(manifest, seal=Seal.of(path), read_at=now()), "pull"
+            manifest, how = replace(manifest, seal=Seal.of(path), read_at=read_at), "pull"
         candidate = Candidate(
             store=layout.root,
             manifest=manifest,
@@ -95,6 +92,43 @@ def assemble(
         )
         candidate.save()
     return candidate
+
+
+def _build(
+    layout: Layout,
+    manifest: Manifest,
+    target: Path,
+    fetch: Fetch,
+    retention: Retention,
+    progress: Progress | None,
+) -> tuple[int, datetime]:
+    """Make and verify the file; return how many blocks were fetched, and when all were read.
+
+    In a spare whose bytes were read within a week, only the written blocks are read again. A spare
+    that is damaged nevertheless is thrown away.
+    """
+    expected = Scan(manifest.block_digests, [], [], 0)
+    while True:
+        moment = now()
+        with Probe() as probe, half_the_cores(probe.pid):
+            spare = reserve(layout, target, manifest.bytes, retention)
+            known = spare.block_digests if spare else []
+            read_at = fully_read_at(layout, spare) if spare else None
+            written = [
+                block
+                for block, block_digest in enumerate(expected.digests)
+                if block >= len(known) or known[block] != block_digest
+            ]
+            fetched = _write_blocks(layout, manifest, target, written, fetch, progress)
+            compared = written if read_at else None
+            try:
+                verify_copy(target, expected, probe, manifest.catalog, written=compared)
+            except CandidateDamaged:
+                if spare is None:
+                    raise
+                remove_spares(layout)
+            else:
+                return fetched, read_at or moment
 
 
 def rebuild(layout: Layout, manifest: Manifest, fetch: Fetch) -> int:
@@ -113,7 +147,8 @@ def rebuild(layout: Layout, manifest: Manifest, fetch: Fetch) -> int:
         remove_spares(layout)  # it may be as damaged as the file
         reserve(layout, target, manifest.bytes, Retention(keep=len(layout.kept()) + 1))
         try:
-            fetched = _write_blocks(layout, manifest, target, [], fetch, None)
+            every = list(range(len(manifest.block_digests)))
+            fetched = _write_blocks(layout, manifest, target, every, fetch, None)
             target.chmod(0o444)
             fsync_file(target)
             if digest_blocks(target) != manifest.block_digests:
@@ -138,17 +173,16 @@ def _write_blocks(
     layout: Layout,
     manifest: Manifest,
     target: Path,
-    known: list[str],
+    blocks: list[int],
     fetch: Fetch,
     progress: Progress | None,
 ) -> int:
-    """Write the file, whose digests are `known` so far; return how many blocks were fetched."""
+    """Write those blocks of the file; return how many of them were fetched."""
     wanted = manifest.block_digests
     with _opened(target, manifest.bytes) as fd, _local_blocks(layout) as local:
         missing = []
-        for block, block_digest in enumerate(wanted):
-            if block < len(known) and known[block] == block_digest:
-                continue
+        for block in blocks:
+            block_digest = wanted[block]
             start, size = block_range(block, manifest.bytes)
             for copy, offset in local.get(block_digest, ()):
                 content = os.pread(copy, size, offset)

@@ -6,128 +6,36 @@
     pointers/00000007.json               the manifest of the current one; the highest number counts
     unused/20260102T030405Z/3fa9….zst    a block that no manifest names since then; see `prune`
 
-`blocks.pool` sends, reads and removes the blocks; manifests and the pointer are kept here.
-
 The pointer moves by creating the next object only if it does not exist: a compare-and-swap that a
 folder and every S3 support. Pulling, rolling back and repair are one operation: take a manifest
 and fetch the blocks that are missing.
 """
 
-import json
 import os
-import secrets
 import time
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from replica_platform.blocks.errors import BlockStoreDamaged
 from replica_platform.blocks.objects import Objects
 from replica_platform.blocks.pool import PRUNE_AGE, BlockPool, Sent, all_digests
-from replica_platform.core.reports import DoneReport, Progress, ReportFields, format_bytes
+from replica_platform.core.reports import Progress
 from replica_platform.replica.copy.blocks import block_range, digest
-from replica_platform.replica.errors import NothingPublished, PointerMoved
+from replica_platform.replica.errors import NothingPublished
 from replica_platform.replica.remote.assemble import assemble
+from replica_platform.replica.remote.index import Index, stem
+from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
 from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.candidate import Publication
 from replica_platform.replica.store.integrity import Unusable, find_damage
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Manifest, NotAManifest, generation_in, now
+from replica_platform.replica.store.manifest import Manifest, generation_in, now
 from replica_platform.replica.store.ownership import assert_same_purpose
 from replica_platform.replica.store.retention import Retention
 
 ADVICE = "push the generation again with resend, or pull another one"
-
-
-@dataclass(frozen=True)
-class Pushed(DoneReport):
-    """What a push sent.
-
-    Attributes:
-        generation: The generation.
-        block_count: How many blocks it has.
-        blocks_sent: How many of them were sent.
-        bytes: The size of its file.
-        bytes_sent: How many bytes were sent, compressed.
-        seconds: How long it took.
-    """
-
-    generation: int
-    block_count: int
-    blocks_sent: int
-    bytes: int
-    bytes_sent: int
-    seconds: float
-
-    @property
-    def sentence(self) -> str:
-        """What was sent."""
-        return (
-            f"Generation {self.generation} is in the block store: {self.blocks_sent:,} of "
-            f"{self.block_count:,} blocks sent, {format_bytes(self.bytes_sent)}."
-        )
-
-
-@dataclass(frozen=True)
-class BlockStoreVerification(ReportFields):
-    """Whether every block of a generation can be fetched undamaged.
-
-    Attributes:
-        generation: The generation.
-        block_count: How many different blocks it has.
-        ok: Whether all of them are right.
-        missing: How many are missing.
-        damaged: How many are damaged.
-    """
-
-    generation: int
-    block_count: int
-    ok: bool
-    missing: int
-    damaged: int
-
-    @property
-    def sentence(self) -> str:
-        """What is wrong and what to do next, or that all is well."""
-        if self.ok:
-            return f"Every block of generation {self.generation} in the block store is intact."
-        return (
-            f"{self.missing} blocks of generation {self.generation} are missing from the block "
-            f"store and {self.damaged} are damaged; push it again with resend."
-        )
-
-
-@dataclass(frozen=True)
-class Pruned(ReportFields):
-    """What a prune did.
-
-    Attributes:
-        generations: The generations that were removed.
-        marked: How many blocks no manifest names any more; a later prune removes them.
-        restored: How many marked blocks were needed again.
-        removed: How many blocks were removed.
-    """
-
-    generations: list[int]
-    marked: int
-    restored: int
-    removed: int
-
-    @property
-    def ok(self) -> bool:
-        """True: a prune that fails raises an error."""
-        return True
-
-    @property
-    def sentence(self) -> str:
-        """What was removed, and what a later prune removes."""
-        restored = f", {self.restored:,} restored" if self.restored else ""
-        return (
-            f"{len(self.generations)} generations and {self.removed:,} blocks were removed"
-            f"{restored}; {self.marked:,} more are unused and are removed by a prune in "
-            f"{PRUNE_AGE.total_seconds() / 3600:g} hours or later."
-        )
 
 
 class BlockStore:
@@ -140,6 +48,7 @@ class BlockStore:
 
     def __init__(self, where: str | Path, **config: Any) -> None:
         self.objects = Objects(where, **config)
+        self.index = Index(self.objects)
         self._blocks = BlockPool(self.objects, digest, ADVICE)
 
     def push(
@@ -151,6 +60,9 @@ class BlockStore:
         progress: Progress | None = None,
     ) -> Pushed:
         """Send a generation: the blocks that are missing, its manifest, then the pointer.
+
+        Generations of an earlier definition of the purpose are withdrawn; `prune` removes their
+        blocks.
 
         Args:
             store: The local store.
@@ -172,15 +84,13 @@ class BlockStore:
         layout = Layout(store)
         # The seal is that of this machine's file.
         manifest = replace(_undamaged(layout, generation), seal=None)
-        number, current = self._last_pointer()
+        number, current = self.index.last_pointer()
         if current is not None:
             assert_same_purpose(self.objects.where, current.purpose, manifest.purpose)
-        relied_on = {} if resend else self._read_manifests()
-        present = all_digests(relied_on.values())
-        missing: dict[str, int] = {}
-        for block, block_digest in enumerate(manifest.block_digests):
-            if block_digest not in present:
-                missing.setdefault(block_digest, block)
+        relied_on = {} if resend else self.index.read_all()
+        present = all_digests(one.block_digests for one in relied_on.values())
+        numbers = _numbers(manifest)
+        missing = {one: block for one, block in numbers.items() if one not in present}
         try:
             lease = Lease.take(layout, manifest)
         except Unusable as error:
@@ -188,23 +98,20 @@ class BlockStore:
         path = layout.data(manifest)
         try:
             sent = self._send(path, manifest, missing, resend, progress)
-            self.objects.create(f"manifests/{_stem(manifest)}.json", manifest.to_json())
+            self.index.add(manifest)
             # A prune that begins from here on keeps the blocks of the manifest. One in between may
             # have removed blocks that were not sent because they were there.
             late = time.monotonic() - started > PRUNE_AGE.total_seconds() / 2
-            if late or not set(relied_on) <= set(self._manifests()):
+            if late or not set(relied_on) <= set(self.index.names()):
                 there = self._blocks.present()
-                lost = {
-                    block_digest: block
-                    for block, block_digest in enumerate(manifest.block_digests)
-                    if block_digest not in there
-                }
+                lost = {one: block for one, block in numbers.items() if one not in there}
                 again = self._send(path, manifest, lost, resend, progress)
                 sent = Sent(sent.blocks + again.blocks, sent.bytes + again.bytes)
         finally:
             lease.release()
         if current is None or current.to_json() != manifest.to_json():
-            self._move_pointer(number, manifest)
+            self.index.move_pointer(number, manifest)
+        withdrawn = self.index.withdraw_earlier_definitions(manifest)
         return Pushed(
             generation=manifest.generation,
             block_count=len(manifest.block_digests),
@@ -212,12 +119,13 @@ class BlockStore:
             bytes=manifest.bytes,
             bytes_sent=sent.bytes,
             seconds=time.monotonic() - started,
+            withdrawn=withdrawn,
         )
 
     def pull(
         self,
         store: Path | str,
-        generation: int | None = None,
+        generation: int | datetime | None = None,
         *,
         keep: int = 3,
         min_age_s: float = 60.0,
@@ -230,7 +138,8 @@ class BlockStore:
 
         Args:
             store: The local store's folder; made if absent.
-            generation: Its number; by default the one that the pointer names.
+            generation: Its number, or a time, for the last one published by then; by default the
+                one that the pointer names.
             keep: How many generations stay.
             min_age_s: How long, in seconds, each stays at least.
             progress: Told the blocks that are fetched.
@@ -246,7 +155,7 @@ class BlockStore:
         """
         candidate = assemble(
             Layout(store),
-            self._manifest(generation),
+            self.index.find(generation),
             self.block,
             Retention(keep, min_age_s),
             progress,
@@ -263,7 +172,7 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: The pointer is damaged.
         """
-        return self._last_pointer()[1]
+        return self.index.last_pointer()[1]
 
     def generations(self) -> list[int]:
         """Return the generations that can be pulled, newest first.
@@ -274,7 +183,7 @@ class BlockStore:
         Raises:
             BlockStoreUnavailable: A request failed.
         """
-        return [generation_in(name) or 0 for name in self._manifests()]
+        return [generation_in(name) or 0 for name in self.index.names()]
 
     def point(self, generation: int) -> Manifest:
         """Make a generation, older or newer, the one that others pull.
@@ -291,9 +200,9 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: Its manifest is damaged.
         """
-        number, _ = self._last_pointer()
-        manifest = replace(self._manifest(generation), confirmed_at=now())
-        self._move_pointer(number, manifest)
+        number, _ = self.index.last_pointer()
+        manifest = replace(self.index.find(generation), confirmed_at=now())
+        self.index.move_pointer(number, manifest)
         return manifest
 
     def block(self, block_digest: str, size: int) -> bytes:
@@ -327,10 +236,10 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: Its manifest is damaged.
         """
-        manifest = self._manifest(generation)
+        manifest = self.index.find(generation)
         sizes = {
             block_digest: block_range(block, manifest.bytes)[1]
-            for block, block_digest in enumerate(manifest.block_digests)
+            for block_digest, block in _numbers(manifest).items()
         }
         found = self._blocks.verify(sizes)
         ok = found.missing + found.damaged == 0
@@ -356,17 +265,18 @@ class BlockStore:
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: A manifest is damaged.
         """
-        number, current = self._last_pointer()
-        names = self._manifests()
+        number, current = self.index.last_pointer()
         old = [
-            name for name in names[keep:] if current is None or Path(name).stem != _stem(current)
+            name
+            for name in self.index.names()[keep:]
+            if current is None or Path(name).stem != stem(current)
         ]
         pointers = sorted(self.objects.names("pointers"))
         self.objects.remove(old + pointers[:-1] if number else old)
         moment = now()
-        self._blocks.mark_unused(self._needed(), moment)
+        self._blocks.mark_unused(self.index.needed(), moment)
         # Read again: a push may have ended since.
-        swept = self._blocks.sweep(self._needed(), moment)
+        swept = self._blocks.sweep(self.index.needed(), moment)
         return Pruned(
             generations=sorted(generation_in(name) or 0 for name in old),
             marked=swept.marked,
@@ -401,71 +311,13 @@ class BlockStore:
         finally:
             os.close(fd)
 
-    def _needed(self) -> set[str]:
-        """Return the digests of all blocks that a manifest names."""
-        return all_digests(self._read_manifests().values())
 
-    def _read_manifests(self) -> dict[str, list[str]]:
-        """Return the blocks of each manifest: they exist, because a manifest is sent last."""
-        found: dict[str, list[str]] = {}
-        for name in self._manifests():
-            raw = self.objects.read(name)
-            if raw is not None:
-                found[name] = self._parsed(name, raw).block_digests
-        return found
-
-    def _manifests(self) -> list[str]:
-        """Return the names of the manifests, newest generation first."""
-        names = [name for name in self.objects.names("manifests") if generation_in(name)]
-        return sorted(names, key=lambda name: (generation_in(name), name), reverse=True)
-
-    def _manifest(self, generation: int | None) -> Manifest:
-        if generation is None:
-            current = self.current()
-            if current is None:
-                raise NothingPublished(
-                    f"Nothing was pushed to {self.objects.where} yet; push a generation first."
-                )
-            return current
-        for name in self._manifests():
-            raw = self.objects.read(name) if generation_in(name) == generation else None
-            if raw is not None:
-                return self._parsed(name, raw)
-        raise NothingPublished(
-            f"Generation {generation} is not kept in {self.objects.where}; "
-            f"there are {', '.join(map(str, self.generations())) or 'none'}."
-        )
-
-    def _last_pointer(self) -> tuple[int, Manifest | None]:
-        """Return the pointer's number and manifest; 0 and None before the first push."""
-        names = sorted(self.objects.names("pointers"))
-        if not names:
-            return 0, None
-        raw = self.objects.read(names[-1])
-        if raw is None:  # pruned since it was listed: there is a newer one
-            return self._last_pointer()
-        return int(Path(names[-1]).stem), self._parsed(names[-1], _manifest_in(raw))
-
-    def _move_pointer(self, number: int, manifest: Manifest) -> None:
-        name = f"pointers/{number + 1:08d}.json"
-        # Names this attempt: where its acknowledgement was lost, a retry finds the object there.
-        attempt = secrets.token_hex(8)
-        content = json.dumps({"attempt": attempt, "manifest": manifest.to_json().decode()})
-        if not self.objects.create(name, content.encode()) and (
-            self.objects.read(name) != content.encode()
-        ):
-            raise PointerMoved(
-                f"Another process moved the pointer of {self.objects.where} at the same time; the "
-                "blocks are there and nothing is lost. See what is current, and push again."
-            )
-
-    def _parsed(self, name: str, raw: bytes) -> Manifest:
-        try:
-            return Manifest.from_json(raw)
-        except NotAManifest as error:
-            raise BlockStoreDamaged(
-                f"{name} in {self.objects.where} is damaged ({error}); remove it, and push again."
-            ) from error
+def _numbers(manifest: Manifest) -> dict[str, int]:
+    """Return the number of the first block with each digest."""
+    numbers: dict[str, int] = {}
+    for block, block_digest in enumerate(manifest.block_digests):
+        numbers.setdefault(block_digest, block)
+    return numbers
 
 
 def _undamaged(layout: Layout, generation: int | None) -> Manifest:
@@ -476,16 +328,3 @@ def _undamaged(layout: Layout, generation: int | None) -> Manifest:
             "repair it, and push again."
         )
     return manifest
-
-
-def _manifest_in(raw: bytes) -> bytes:
-    """Return the manifest that a pointer contains; former versions wrote nothing else."""
-    with suppress(ValueError, TypeError):
-        fields = json.loads(raw)
-        if "attempt" in fields:
-            return str(fields["manifest"]).encode()
-    return raw
-
-
-def _stem(manifest: Manifest) -> str:
-    return Path(manifest.file).stem

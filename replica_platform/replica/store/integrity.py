@@ -40,6 +40,38 @@ def is_sealed(path: Path, manifest: Manifest) -> bool:
     return manifest.seal is not None and manifest.seal == Seal.of(path)
 
 
+def find_traces(path: Path, manifest: Manifest) -> str | None:
+    """Return what is wrong with a generation, as far as that shows without reading its file.
+
+    The end of a sentence that begins with the generation; None when nothing is.
+    """
+    try:
+        if not _check_traces(path, manifest):
+            return f"may be damaged: {path.name} was touched since it was verified"
+    except (Unusable, OSError) as error:
+        return f"is damaged: {error}"
+    return None
+
+
+def _check_traces(path: Path, manifest: Manifest) -> bool:
+    """Look for logs beside the file, the mark of a scrub and another size; return if it is sealed.
+
+    Raises:
+        Damaged: A scrub found damage, or the size is another one.
+        Unusable: A foreign log lies beside it.
+        OSError: The file is missing or may not be read.
+    """
+    for log in logs_beside(path):
+        raise Unusable(f"a foreign log {log.name} lies beside it; remove it")
+    # The disk may return the right bytes today, from the page cache for example.
+    with suppress(FileNotFoundError):
+        raise Damaged(damage_mark(path).read_text(errors="replace") or "a scrub found damage")
+    size = path.stat().st_size
+    if size != manifest.bytes:
+        raise Damaged(f"{path.name} has {size} bytes instead of {manifest.bytes}")
+    return is_sealed(path, manifest)
+
+
 def check(path: Path, manifest: Manifest, *, read_all: bool = False) -> None:
     """Make sure that the file at `path` is what the manifest says.
 
@@ -53,15 +85,7 @@ def check(path: Path, manifest: Manifest, *, read_all: bool = False) -> None:
         Unusable: A foreign log lies beside it, or its bytes cannot be compared.
         OSError: The file is missing or may not be read.
     """
-    for log in logs_beside(path):
-        raise Unusable(f"a foreign log {log.name} lies beside it; remove it")
-    # The disk may return the right bytes today, from the page cache for example.
-    with suppress(FileNotFoundError):
-        raise Damaged(damage_mark(path).read_text(errors="replace") or "a scrub found damage")
-    size = path.stat().st_size
-    if size != manifest.bytes:
-        raise Damaged(f"{path.name} has {size} bytes instead of {manifest.bytes}")
-    if is_sealed(path, manifest) and not read_all:
+    if _check_traces(path, manifest) and not read_all:
         return
     try:
         found = blocks.digest_blocks(path)

@@ -11,8 +11,8 @@
     scrub.json                           how far a scrub has read
     master.json                          the seal of the master when it was last verified
     current.copy.json                    its copy, written first, for when the pointer is damaged
-    stock_data_replica.db                a link to the current generation, and another one with
-                                         the name of the master's file
+    stock_data_replica.db                a link to the current generation, which may have another
+                                         name, and one with the name of the master's file
 
 Moving files is not here: see `pointer`, `retention` and `candidate`.
 """
@@ -65,7 +65,8 @@ class Layout:
 
         A file that already has the master's name, such as the master itself, is not replaced.
         """
-        names = {LINK, manifest.master or LINK}
+        link = manifest.link or LINK
+        names = {link, manifest.master or link}
         paths = [self.root / name for name in sorted(names)]
         return [path for path in paths if path.is_symlink() or not path.exists()]
 

@@ -110,6 +110,7 @@ class Manifest:
         max_age_s: The age in seconds beyond which the data counts as stale.
         withheld: The state of the master that readers were rolled back from.
         master: The name of the master's file; None in manifests of former versions.
+        link: The name of the link to its file while it is current; None for the default one.
         broken_views: Why each view that cannot be opened fails, by name.
         read_at: When all bytes of its file had last been read; None in manifests of former
             versions, which read them when they published.
@@ -135,6 +136,7 @@ class Manifest:
     max_age_s: float | None = None
     withheld: Lineage | None = None
     master: str | None = None
+    link: str | None = None
     broken_views: dict[str, str] = field(default_factory=dict)
     read_at: datetime | None = None
     seal: Seal | None = None
@@ -144,6 +146,8 @@ class Manifest:
             raise NotAManifest(f"{self.file!r} is not the name of a generation's file")
         if self.master is not None and Path(self.master).name != self.master:
             raise NotAManifest(f"{self.master!r} is not the name of a master's file")
+        if self.link is not None and Path(self.link).name != self.link:
+            raise NotAManifest(f"{self.link!r} is not the name of a link")
 
     @property
     def block_digests(self) -> list[str]:

@@ -77,6 +77,13 @@ class ScrubState:
         return Round(found.next_block, min(found.since, now()))
 
 
+def fully_read_at(layout: Layout, spare: Manifest) -> datetime | None:
+    """Return when a spare's bytes had all been read; None if that is more than a week ago."""
+    inode = spare.seal.inode if spare.seal else None
+    read_at = ScrubState.load(layout).round_of(spare, inode).since
+    return read_at if (now() - read_at).total_seconds() <= WITHIN_S else None
+
+
 def save_scrub_state(layout: Layout, rounds: dict[str, Round]) -> None:
     """Save how far each file was read, by inode, and the time."""
     files = {

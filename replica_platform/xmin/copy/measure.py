@@ -61,5 +61,5 @@ def _copy(source: psycopg.Connection, target: psycopg.Connection, rows: int) -> 
     query = sql.SQL(_ROWS).format(sql.Literal(rows))
     command = sql.SQL("copy pg_temp.replica_measure from stdin (format binary)")
     with target.transaction():
-        size = copy_stream(source, query, target, command, _MEASUREMENT)
+        size = copy_stream(source, query, target, command, _MEASUREMENT).bytes
     return size, time.perf_counter() - began

@@ -4,12 +4,11 @@ Statements for the source belong here; who runs them, and where the rows go, doe
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from psycopg import sql
 
-from replica_platform.xmin.names import columns_sql
 from replica_platform.xmin.source.catalog import Leaf, SourceTable
 from replica_platform.xmin.source.snapshot import LOW32, Snapshot
 
@@ -31,6 +30,11 @@ class Range:
     leaf: Leaf
     first: int | None
     last: int | None
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it has, by the size that the leaf had."""
+        return max(0, (self.leaf.blocks if self.last is None else self.last) - (self.first or 0))
 
     @property
     def condition(self) -> sql.Composable:
@@ -56,26 +60,40 @@ class Selection:
     condition: sql.Composable
 
 
-def ranges(leaves: Iterable[Leaf], blocks: int, streams: int) -> list[Range]:
+def ranges(leaves: Iterable[Leaf], blocks: int, streams: int, multiple: int = 1) -> list[Range]:
     """Cut leaves into ranges, as `leaf_ranges` does."""
-    return [one for leaf in leaves for one in leaf_ranges(leaf, blocks, streams)]
+    return [one for leaf in leaves for one in leaf_ranges(leaf, blocks, streams, multiple)]
 
 
-def leaf_ranges(leaf: Leaf, blocks: int, streams: int) -> Iterator[Range]:
+def leaf_ranges(leaf: Leaf, blocks: int, streams: int, multiple: int = 1) -> Iterator[Range]:
     """Cut a leaf into equal ranges, open at its start and end so that no block is left out.
 
     Args:
         leaf: The leaf.
         blocks: The most blocks of a range.
         streams: How many streams read side by side; each gets as many ranges as the others.
+        multiple: The blocks of each range are a multiple of it, even above `blocks`.
     """
     count = max(-(-leaf.blocks // blocks), min(streams, leaf.blocks // BLOCKS_PER_STREAM))
     if count > 1:
         count = -(-count // streams) * streams
     step = -(-leaf.blocks // max(1, count)) or 1
+    step = -(-step // multiple) * multiple
     cuts: list[int | None] = [None, *range(step, leaf.blocks, step), None]
     for first, last in pairwise(cuts):
         yield Range(leaf, first, last)
+
+
+def joined(parts: Iterable[Range]) -> list[Range]:
+    """Join ranges where one ends at the start of the next, in their order."""
+    found: list[Range] = []
+    for part in parts:
+        before = found[-1] if found else None
+        if before and before.leaf == part.leaf and before.last == part.first is not None:
+            found[-1] = replace(before, last=part.last)
+        else:
+            found.append(part)
+    return found
 
 
 def rows_in(one: Range, where: sql.Composable) -> Selection:
@@ -118,7 +136,7 @@ def copy_out(table: SourceTable, snapshot: Snapshot, selection: Selection) -> sq
     row_version: sql.Composable = sql.SQL("null::bigint, null::tid")
     if table.has_xmin:
         row_version = sql.SQL("{}, ctid").format(full_xid(snapshot))
-    columns = columns_sql(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
+    columns = table.selected(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
     return sql.SQL("copy (select {}{} from {} where {}) to stdout (format {})").format(
         columns, row_version, selection.from_item, selection.condition, copy_format(table)
     )

@@ -8,6 +8,7 @@ Only libpq's calls and the waiting on sockets belong here, nothing about tables.
 import select
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import psycopg
 from psycopg import pq, sql
@@ -18,6 +19,18 @@ from replica_platform.xmin.errors import translate_errors
 PIECE_BYTES = 64 * 1024
 
 
+class Copied(NamedTuple):
+    """What one COPY has moved.
+
+    Attributes:
+        bytes: Bytes of COPY.
+        rows: Rows, as the target counted them.
+    """
+
+    bytes: int
+    rows: int
+
+
 def copy_stream(
     source: psycopg.Connection,
     query: sql.Composable,
@@ -25,7 +38,7 @@ def copy_stream(
     command: sql.Composable,
     table: object,
     on_bytes: Callable[[int], None] = lambda _: None,
-) -> int:
+) -> Copied:
     """Stream `query` (COPY … TO STDOUT) into `command` (COPY … FROM STDIN).
 
     After an error both connections can be used again, where they are still open.
@@ -39,7 +52,7 @@ def copy_stream(
         on_bytes: Told the bytes of each piece.
 
     Returns:
-        The bytes moved.
+        The bytes and rows moved.
     """
     # libpq is used directly, so that no other thread may use the sessions meanwhile.
     with source.lock, target.lock:
@@ -53,7 +66,7 @@ def _stream(
     command: sql.Composable,
     table: object,
     on_bytes: Callable[[int], None],
-) -> int:
+) -> Copied:
     out, into = source.pgconn, target.pgconn
     try:
         with translate_errors("source", table):
@@ -66,8 +79,8 @@ def _stream(
         with translate_errors("target", table):
             into.put_copy_end()
             _flush(into)
-            _finish(into)
-        return total
+            rows = _finish(into)
+        return Copied(total, rows)
     except BaseException:
         _abandon(out)
         _abandon(into)
@@ -138,8 +151,10 @@ def _poll(connection: pq.abc.PGconn, events: int) -> int:
     return poller.poll()[0][1]
 
 
-def _finish(connection: pq.abc.PGconn) -> None:
+def _finish(connection: pq.abc.PGconn) -> int:
+    """Wait until the COPY has ended; return how many rows it moved."""
     failed = None
+    rows = 0
     while True:
         while connection.is_busy():
             _wait(connection)
@@ -148,8 +163,10 @@ def _finish(connection: pq.abc.PGconn) -> None:
             break
         if result.status != pq.ExecStatus.COMMAND_OK:
             failed = result
+        rows = result.command_tuples or 0
     if failed is not None:
         raise _error(connection, failed)
+    return rows
 
 
 def _abandon(connection: pq.abc.PGconn) -> None:

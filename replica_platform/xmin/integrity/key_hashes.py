@@ -93,10 +93,22 @@ def differing_ranges(one: RangeSums, other: RangeSums) -> list[int]:
 
 
 def row_hash(
-    columns: Sequence[str], casts: Mapping[str, str], *more: sql.Composable
+    columns: Sequence[str],
+    casts: Mapping[str, str],
+    *more: sql.Composable,
+    masks: Mapping[str, sql.Composable] | None = None,
 ) -> sql.Composable:
-    """Return the expression that hashes the text of some columns and values as a bigint."""
-    listed = [cast_columns([name], casts) for name in columns]
+    """Return the expression that hashes the text of some columns and values as a bigint.
+
+    Args:
+        columns: The columns.
+        casts: Columns that are wider in the target, with their types there.
+        more: Further values.
+        masks: What is hashed instead of masked columns, where these are read as they are.
+    """
+    listed = [
+        masks[name] if masks and name in masks else cast_columns([name], casts) for name in columns
+    ]
     return sql.SQL("hashtextextended(row({})::text, 0)").format(
         sql.SQL(", ").join([*listed, *more])
     )

@@ -17,9 +17,11 @@ from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.xmin.errors import CannotSync, NoSuchTable, translate_errors
 from replica_platform.xmin.integrity.compare import BothSides, Difference, compare
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.reports import TableSpec
+from replica_platform.xmin.reports import Mask, TableSpec
 from replica_platform.xmin.session import open_target
 from replica_platform.xmin.source.blocker import find_blocker
+from replica_platform.xmin.source.catalog import SourceTable
+from replica_platform.xmin.source.projection import as_delivered
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.owner import check_owner
@@ -169,6 +171,7 @@ def validate(
     into: str | None = None,
     key: tuple[str, ...] | None = None,
     content: bool = False,
+    masks: Mapping[str, Mask] | None = None,
 ) -> Integrity:
     """Compare one table of the target with its source; nothing is repaired.
 
@@ -182,6 +185,7 @@ def validate(
         into: The schema in the target; None for the same schema.
         key: The key columns, where the source has no key.
         content: Whether all columns are compared too, which reads the whole of both tables.
+        masks: The masks that the table is synced with, to compare the content of those columns.
 
     Returns:
         The score, its terms and the rows that differ.
@@ -189,7 +193,8 @@ def validate(
     Raises:
         BadTableName: `table` or `into` is not a name.
         NoSuchTable: One side has no such table.
-        CannotSync: The target table has no watermark.
+        CannotSync: The target table has no watermark, or content is compared without the masks
+            that it was synced with.
         TargetTaken: The target holds another source table.
         SourceInterrupted: The source ended the read.
         TargetInterrupted: The target ended the read.
@@ -207,7 +212,7 @@ def validate(
             session.begin([name])
             for problem in session.failures.values():
                 raise problem
-            described = session.tables[name]
+            described = as_delivered(session.tables[name], watermark.fingerprint, masks or {})
             check_owner(
                 session.connection, session.snapshot.identity, described, target_name, watermark
             )
@@ -217,6 +222,8 @@ def validate(
             session, described, connection, target_name, found, key or described.key, watermark,
             content,
         )  # fmt: skip
+        if both.compares_content:
+            _require_masks(described, watermark)
         difference = compare(both, MOST_NAMED)
         content_known = _content(both, difference)
         with translate_errors("source", name):
@@ -232,6 +239,18 @@ def _content(both: BothSides, difference: Difference) -> _Content:
     if found is not None and found.target_oid != both.found.oid:
         found = None
     return _Content(_proof(both, difference), found, both.compares_content)
+
+
+def _require_masks(table: SourceTable, watermark: Watermark) -> None:
+    compared = {str(column.attnum) for column in table.columns}
+    unknown = [n for n in watermark.fingerprint.get("masked", {}) if n not in compared]
+    if unknown:
+        column = table.left_out.get(int(unknown[0]), unknown[0])
+        raise CannotSync(
+            f"Column {column} of {table.name} is masked in the target; its content can only be "
+            "compared with the masks of the last sync. Validate it with the same `masks` "
+            "(the check is_intact of the platform does), or without content."
+        )
 
 
 def _proof(both: BothSides, difference: Difference) -> Proof | None:

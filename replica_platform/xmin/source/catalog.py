@@ -6,14 +6,14 @@ that `format_type` spells every type that is not built in with its schema.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from replica_platform.xmin.names import TableName, columns_sql
+from replica_platform.xmin.names import TableName
 
 FIRST_USER_OID = 16384
 
@@ -31,6 +31,7 @@ class SourceColumn:
         missing: The constant that rows older than the column have (`attmissingval`).
         generated: How a generated column is computed; empty for others.
         definition: What else changes values in place: enum labels, parts of a composite.
+        mask: What is read instead of the column; None reads the column itself.
     """
 
     attnum: int
@@ -41,6 +42,20 @@ class SourceColumn:
     missing: str | None
     generated: str
     definition: str
+    mask: sql.Composable | None = None
+
+    @property
+    def selected(self) -> sql.Composable:
+        """The column in the list of a SELECT, under its name."""
+        name = sql.Identifier(self.name)
+        return name if self.mask is None else sql.SQL("{} as {}").format(self.mask, name)
+
+    @property
+    def mask_digest(self) -> str:
+        """A digest of the mask, its salt included; empty without one."""
+        if self.mask is None:
+            return ""
+        return hashlib.sha256(self.mask.as_string().encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,7 @@ class SourceTable:
         key: The columns of its key; empty where it has none.
         leaves: Its heap tables.
         policies: A hash of its row security policies; empty where none is in force.
+        left_out: Names of the columns that are not copied, by attnum.
     """
 
     oid: int
@@ -105,6 +121,7 @@ class SourceTable:
     key: tuple[str, ...]
     leaves: tuple[Leaf, ...]
     policies: str
+    left_out: Mapping[int, str] = field(default_factory=dict, hash=False)
 
     @property
     def has_xmin(self) -> bool:
@@ -117,7 +134,7 @@ class SourceTable:
         The leaves are read one by one, never through the parent, which shows a leaf that is
         attached during the read whatever the snapshot. Tables that inherit are other tables.
         """
-        listed = columns_sql(columns) if columns else sql.SQL("null as nothing")
+        listed = self.selected(columns) if columns else sql.SQL("null as nothing")
         if not self.has_xmin:
             return sql.SQL("(select {} from {}) s").format(listed, self.name.sql)
         if system:
@@ -129,11 +146,16 @@ class SourceTable:
             leaves = [sql.SQL("select {} from {} where false").format(listed, self.name.sql)]
         return sql.SQL("({}) s").format(sql.SQL(" union all ").join(leaves))
 
+    def selected(self, names: Sequence[str]) -> sql.Composable:
+        """Return columns for the list of a SELECT, masked ones as what is read instead."""
+        columns = {column.name: column for column in self.columns}
+        return sql.SQL(", ").join(columns[name].selected for name in names)
+
     @property
     def xmin_column(self) -> sql.Identifier:
         """The name under which `rows` returns the xmin; no column of the table has it."""
         name = "version"
-        while name in self.names:
+        while name in self.names or name in self.left_out.values():
             name += "_"
         return sql.Identifier(name)
 
@@ -141,6 +163,11 @@ class SourceTable:
     def names(self) -> tuple[str, ...]:
         """The columns' names in order."""
         return tuple(column.name for column in self.columns)
+
+    @property
+    def masks(self) -> dict[str, sql.Composable]:
+        """What is read instead of the masked columns, by name."""
+        return {column.name: column.mask for column in self.columns if column.mask is not None}
 
     @property
     def types(self) -> dict[str, str]:
@@ -170,6 +197,7 @@ class SourceTable:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """All that changes content without changing xmin; kept in the watermark and compared."""
+        masked = {str(c.attnum): c.mask_digest for c in self.columns if c.mask is not None}
         return {
             "oid": self.oid,
             "columns": [
@@ -183,6 +211,8 @@ class SourceTable:
                 }
                 for leaf in self.leaves
             },
+            **({"left_out": sorted(self.left_out)} if self.left_out else {}),
+            **({"masked": masked} if masked else {}),
         }
 
 

@@ -32,7 +32,7 @@ def drift(known: dict[str, Any], table: SourceTable) -> Drift:
     whole = (
         _changed_table(known, table)
         or _changed_column(known_columns, table)
-        or _unreadable_addition(known_columns, added)
+        or _unreadable_addition(known, added)
         or _changed_leaf_column(known, leaves)
         or _differing_constants(added, leaves)
     )
@@ -49,6 +49,8 @@ def _changed_table(known: dict[str, Any], table: SourceTable) -> str:
         return "The row security policies of the table have changed."
     if known["key"] != now["key"]:
         return "The key of the table has changed."
+    if known.get("masked", {}) != now.get("masked", {}):
+        return "The masks of the table have changed."
     return ""
 
 
@@ -63,9 +65,11 @@ def _changed_column(known_columns: dict[int, list[Any]], table: SourceTable) -> 
     return ""
 
 
-def _unreadable_addition(known_columns: dict[int, list[Any]], added: Sequence[SourceColumn]) -> str:
-    old_names = {column[1] for column in known_columns.values()}
+def _unreadable_addition(known: dict[str, Any], added: Sequence[SourceColumn]) -> str:
+    old_names = {column[1] for column in known["columns"]}
     for column in added:
+        if column.attnum in known.get("left_out", ()):
+            return f"Column {column.name} was left out before."
         if column.generated:
             return f"The generated column {column.name} is new."
         if column.name in old_names:

@@ -5,8 +5,8 @@ snapshots, so they either end before it or wait until the read is over.
 """
 
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -29,6 +29,8 @@ from replica_platform.xmin.source.timestamp import next_start
 FLUSH_TIMEOUT_S = 30
 FORCE_FLUSH_AFTER_S = 0.3
 LOW32 = 4294967295
+# age() is a signed 32-bit distance; the margin is what may pass during a read.
+FARTHEST = 2**31 - 10_000_000
 LOCKABLE_KINDS = "rpv"  # tables, partitioned tables, views
 
 
@@ -121,6 +123,7 @@ class SourceSnapshot:
         failures: The tables that cannot be read, each with its error.
         running_since: A time before the start of any transaction that the snapshot does not see,
             for reading by timestamp.
+        held_s: Seconds that the snapshot was held, once it is released.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -130,6 +133,8 @@ class SourceSnapshot:
         self.failures: dict[TableName, PlatformError] = {}
         self.snapshot: Snapshot
         self.running_since = ""
+        self.held_s = 0.0
+        self._taken_at: float | None = None
 
     def __enter__(self) -> "SourceSnapshot":
         """Return the session itself."""
@@ -139,13 +144,24 @@ class SourceSnapshot:
         """Close the session."""
         self.close()
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the snapshot was taken; 0 where none is held."""
+        return time.monotonic() - self._taken_at if self._taken_at is not None else 0.0
+
     def release(self) -> None:
         """Release the snapshot and the locks, before anything else is done."""
         end_session(self.connection)
+        self._released()
 
     def close(self) -> None:
         """Close the session, which the server notices soon."""
         close_session(self.connection)
+        self._released()
+
+    def _released(self) -> None:
+        self.held_s = max(self.held_s, self.age_s)
+        self._taken_at = None
 
     def begin(self, names: Iterable[TableName]) -> None:
         """Lock the tables against rewriting, take the snapshot, and describe them as it sees them.
@@ -157,6 +173,7 @@ class SourceSnapshot:
         self.running_since = next_start(self.connection)
         self._lock([name for name, (_, kind) in found.items() if kind in LOCKABLE_KINDS])
         oids = {name: oid for name, (oid, _) in found.items() if name not in self.failures}
+        self._taken_at = time.monotonic()
         self.snapshot = self._take()
         described = describe(self.connection, oids.values())
         for name, oid in oids.items():
@@ -257,6 +274,28 @@ class SourceSnapshot:
             else:  # costs an xid: only a commit flushes
                 other.execute("set synchronous_commit = local")
                 other.execute("select pg_logical_emit_message(true, 'replica_platform', '')")
+
+
+@dataclass
+class HeldSnapshots:
+    """How long the snapshots of one sync were held.
+
+    Attributes:
+        count: How many there were.
+        longest_s: Seconds of the longest one.
+    """
+
+    count: int = 0
+    longest_s: float = 0.0
+
+    @contextmanager
+    def noting(self, source: SourceSnapshot) -> Iterator[None]:
+        """Take note of one snapshot."""
+        try:
+            yield
+        finally:
+            self.count += 1
+            self.longest_s = max(self.longest_s, source.held_s, source.age_s)
 
 
 def open_reader(dsn: str, snapshot: Snapshot) -> psycopg.Connection:

@@ -5,6 +5,7 @@ Every change is worked out, or refused, before a row is read; the commit carries
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from psycopg import sql
 
@@ -16,7 +17,8 @@ from replica_platform.xmin.target.tables import (
     XMIN,
     TargetTable,
     column_definition,
-    create_index,
+    create_unique_index,
+    create_xmin_index,
 )
 from replica_platform.xmin.target.widening import widens
 
@@ -40,10 +42,12 @@ def column_changes(
     table: SourceTable,
     key: tuple[str, ...],
     added: Sequence[SourceColumn],
+    delivered: Mapping[str, Any] | None = None,
 ) -> tuple[Change, ...]:
     """Return what brings a target table in step with its source; nothing is changed yet.
 
-    New columns are added, wider types taken over, and dropped columns kept.
+    New columns are added, wider types taken over, and dropped columns kept. Only columns that are
+    left out from now on are dropped: what they hold was not to be copied.
 
     Args:
         name: The target table.
@@ -51,6 +55,7 @@ def column_changes(
         table: The source table.
         key: The key that rows are matched by; empty for none.
         added: The new columns that all old rows hold a constant of.
+        delivered: The fingerprint of the last sync; None where there was none.
 
     Raises:
         SchemaRefused: A column's new type does not hold all values of the old one.
@@ -59,15 +64,18 @@ def column_changes(
         raise SchemaRefused(f"{name} in the target is not a table; rename or drop it there.")
     widened = _widened(table, found)
     _refuse_narrowing(name, found, table, widened)
+    withdrawn = _withdrawn(found, table, delivered or {})
     changes = [
         *_additions(name, found, table, {column.name: column.missing for column in added}),
         *(_type_change(name, column, kind) for column, kind in widened.items()),
-        *_kept(found, table),
+        *_dropped(name, withdrawn),
+        *_kept(found, table, withdrawn),
+        *_btrees(name, found),
     ]
     if XMIN not in found.columns:
-        changes.append(Change(create_index(name, (XMIN,))))
+        changes.append(Change(create_xmin_index(name)))
     if key and frozenset(key) not in found.unique_keys:
-        changes.append(Change(create_index(name, key, unique=True)))
+        changes.append(Change(create_unique_index(name, key)))
     return tuple(changes)
 
 
@@ -147,9 +155,51 @@ def _type_change(name: TableName, column: str, kind: str) -> Change:
     return Change(alter, f"column {column} was widened to {kind}")
 
 
-def _kept(found: TargetTable, table: SourceTable) -> list[Change]:
+def _btrees(name: TableName, found: TargetTable) -> list[Change]:
+    """Name the indexes of earlier versions; a person may use them, so they are not dropped here."""
     return [
-        Change(None, f"column {column} is no longer in the source and was kept")
+        Change(
+            None,
+            f"the btree {index} keeps updates from being HOT; replace it: "
+            f"{create_xmin_index(name, concurrently=True).as_string()}; "
+            f"DROP INDEX CONCURRENTLY {index};",
+        )
+        for index in found.xmin_btrees
+    ]
+
+
+def _withdrawn(
+    found: TargetTable, table: SourceTable, delivered: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Return the columns that an earlier sync copied, and that are left out now."""
+    copied = {attnum: name for attnum, name, *_ in delivered.get("columns", ())}
+    return tuple(
+        name
+        for attnum, name in table.left_out.items()
+        if copied.get(attnum) == name and name in found.columns
+    )
+
+
+def _dropped(name: TableName, withdrawn: Sequence[str]) -> list[Change]:
+    drop = sql.SQL("alter table {} drop column {}")
+    return [
+        Change(
+            drop.format(name.sql, sql.Identifier(column)),
+            f"column {column} is left out now and was dropped",
+        )
+        for column in withdrawn
+    ]
+
+
+def _kept(found: TargetTable, table: SourceTable, withdrawn: Sequence[str]) -> list[Change]:
+    left_out = table.left_out.values()
+    return [
+        Change(
+            None,
+            f"column {column} of the target is left out of the copy and was kept"
+            if column in left_out
+            else f"column {column} is no longer in the source and was kept",
+        )
         for column in found.columns
-        if column not in table.names and column not in SYNC_COLUMNS
+        if column not in (*table.names, *SYNC_COLUMNS, *withdrawn)
     ]

@@ -14,7 +14,7 @@ from replica_platform.xmin.names import TableName
 from replica_platform.xmin.session import open_target
 from replica_platform.xmin.target.proof import forget_proofs
 from replica_platform.xmin.target.schemas import SCHEMA
-from replica_platform.xmin.target.watermark import lock
+from replica_platform.xmin.target.watermark import lock, prepare
 
 _HAS_WATERMARKS = f"select to_regclass('{SCHEMA}.mark') is not null"
 _STATUS = f"""
@@ -95,9 +95,10 @@ def forget(target: str, table: str) -> bool:
             return False
         if not lock(connection, name):
             raise TableBusy(f"{name} is being synced; run this again when that has ended.")
+        prepare(connection)
         with connection.transaction():
             forget_proofs(connection, name)
-            for remembered in ("first_copy", "mark"):
+            for remembered in ("first_copy", "block_counts", "mark"):
                 removed = connection.execute(
                     _FORGET.format(table=sql.Identifier(SCHEMA, remembered)), [str(name)]
                 )

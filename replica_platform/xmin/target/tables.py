@@ -6,6 +6,7 @@ The columns of a table that is there already are `columns`'; rows are `write`'s.
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psycopg
@@ -52,6 +53,7 @@ class TargetTable:
         acted_upon: Whether a foreign key refers to it that forbids to delete a row and insert it
             again in one statement, or that then changes others.
         row_triggers: The user's triggers that see each row before it is written.
+        xmin_btrees: Its btrees on `source_xmin` alone, which earlier versions created.
     """
 
     oid: int
@@ -62,6 +64,7 @@ class TargetTable:
     referred_to: bool
     acted_upon: bool
     row_triggers: tuple[str, ...]
+    xmin_btrees: tuple[str, ...] = ()
 
     @property
     def generated(self) -> frozenset[str]:
@@ -95,7 +98,13 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
        array(select distinct g.tgname::text
              from pg_trigger g
              where g.tgrelid in (select c.oid union all select relid from pg_partition_tree(c.oid))
-               and not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 3 = 3 order by 1)
+               and not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 3 = 3
+             order by 1),
+       array(select format('%%I.%%I', n.nspname, x.relname) from pg_index i
+             join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
+             join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
+             where i.indrelid = c.oid and i.indnatts = 1 and m.amname = 'btree'
+               and a.attname = 'source_xmin' and i.indpred is null)
 from unnest(%s::text[], %s::text[]) w(schema, name)
 join pg_namespace n on n.nspname = w.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -112,11 +121,11 @@ def inspect(target: psycopg.Connection, names: Iterable[TableName]) -> dict[Tabl
         rows = target.execute(
             _INSPECT, [[name.schema for name in wanted], [name.table for name in wanted]]
         ).fetchall()
-    for oid, schema, table, kind, columns, keys, exclusive, referred, acted, triggers in rows:
+    for oid, schema, table, kind, columns, keys, exclusive, referred, acted, *names in rows:
         described = {name: TargetColumn(*column) for name, *column in columns or []}
         unique = tuple(frozenset(key) for key in keys or [])
         found[TableName(schema, table)] = TargetTable(
-            oid, kind, described, unique, exclusive, referred, acted, tuple(triggers)
+            oid, kind, described, unique, exclusive, referred, acted, *map(tuple, names)
         )
     return found
 
@@ -158,7 +167,14 @@ def create_staging(
             "rename it in the source or sync a view without it."
         )
     kinds = {**table.types, **SYNC_COLUMNS}
-    columns = sql.SQL(", ").join(column_definition(*column) for column in kinds.items())
+    # To add the key later would read the whole table once more, for a NULL.
+    not_null = table.key if logged else ()
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(
+            column_definition(name, kind), sql.SQL("not null" if name in not_null else "")
+        )
+        for name, kind in kinds.items()
+    )
     drop(target, name)
     target.execute(
         sql.SQL("create {} table {} ({}) with (autovacuum_enabled = false)").format(
@@ -177,26 +193,83 @@ def count_rows(target: psycopg.Connection, name: TableName) -> int:
     return int(one_value(target.execute(sql.SQL("select count(*) from {}").format(name.sql))))
 
 
+def bucket_sql(place: sql.Composable, blocks: int) -> sql.Composed:
+    """Return the bucket that a tid lies in; Postgres casts a tid to a block in no other way."""
+    return sql.SQL("(({}::text::point)[0]::bigint / {})").format(place, sql.Literal(blocks))
+
+
+def count_by_bucket(target: psycopg.Connection, name: TableName, blocks: int) -> dict[int, int]:
+    """Return the rows of a table by the bucket of source blocks that they came from."""
+    bucket = bucket_sql(sql.Identifier(CTID), blocks)
+    found = target.execute(
+        sql.SQL("select {}, count(*) from {} where {} is not null group by 1").format(
+            bucket, name.sql, sql.Identifier(CTID)
+        )
+    )
+    return dict(found.fetchall())
+
+
+def add_keys(target: psycopg.Connection, loaded: TableName, key: tuple[str, ...]) -> None:
+    """Give a loaded table its key and its index, where it has none; call it in a transaction.
+
+    Args:
+        target: A session on the target.
+        loaded: The table.
+        key: Its key columns; empty for none.
+    """
+    found = target.execute(_HAS_INDEX, [loaded.sql.as_string()])
+    if one_value(found):
+        return
+    target.execute("select set_config('maintenance_work_mem', '256MB', true)")
+    if key:
+        target.execute(
+            sql.SQL("alter table {} add constraint {} primary key ({})").format(
+                loaded.sql, sql.Identifier(f"{loaded.table}_pkey"), columns_sql(key)
+            )
+        )
+    target.execute(create_xmin_index(loaded))
+    target.execute(sql.SQL("analyze {}").format(loaded.sql))
+
+
+_HAS_INDEX = "select exists (select from pg_index where indrelid = %s::regclass)"
+_INDEXES = """
+select c.relname, i.indisprimary from pg_index i join pg_class c on c.oid = i.indexrelid
+where i.indrelid = %s::regclass
+"""
+
+
 def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> int:
     """Turn the loaded table into the target table: keyed and indexed. Return its oid.
 
     Args:
-        target: A session on the target.
+        target: A session on the target, in a transaction.
         name: The target table.
         key: Its key columns; empty for none.
     """
     run = target.execute
-    run("select set_config('maintenance_work_mem', '256MB', true)")
     loaded = load_name(name)
+    add_keys(target, loaded, key)
     moved = TableName(name.schema, loaded.table)
     run(sql.SQL("alter table {} reset (autovacuum_enabled)").format(loaded.sql))
     run(sql.SQL("alter table {} set schema {}").format(loaded.sql, sql.Identifier(name.schema)))
     run(sql.SQL("alter table {} rename to {}").format(moved.sql, sql.Identifier(name.table)))
-    if key:
-        run(sql.SQL("alter table {} add primary key ({})").format(name.sql, columns_sql(key)))
-    run(create_index(name, (XMIN,)))
-    run(sql.SQL("analyze {}").format(name.sql))
+    for index, primary in run(_INDEXES, [name.sql.as_string()]).fetchall():
+        suffix = "_pkey" if primary else f"_{XMIN}_idx"
+        _rename_index(target, TableName(name.schema, index), _trimmed(name.table, suffix))
     return int(one_value(run("select %s::regclass::oid", [name.sql.as_string()])))
+
+
+def _rename_index(target: psycopg.Connection, index: TableName, name: str) -> None:
+    """Rename an index; where the name is taken, it keeps the unique one that it has."""
+    with suppress(psycopg.errors.DuplicateTable), target.transaction():
+        target.execute(
+            sql.SQL("alter index {} rename to {}").format(index.sql, sql.Identifier(name))
+        )
+
+
+def _trimmed(table: str, suffix: str) -> str:
+    """Return a name of at most 63 bytes, the most that Postgres keeps."""
+    return table.encode()[: 63 - len(suffix)].decode(errors="ignore") + suffix
 
 
 def alter(target: psycopg.Connection, statement: sql.SQL | sql.Composed) -> None:
@@ -223,10 +296,21 @@ def _set_lock_timeout(target: psycopg.Connection, seconds: float) -> None:
     target.execute("select set_config('lock_timeout', %s, true)", [f"{int(seconds * 1000)}ms"])
 
 
-def create_index(name: TableName, columns: Sequence[str], *, unique: bool = False) -> sql.Composed:
-    """Return the statement that creates an index."""
-    return sql.SQL("create {} index on {} ({})").format(
-        sql.SQL("unique" if unique else ""), name.sql, columns_sql(columns)
+def create_unique_index(name: TableName, columns: Sequence[str]) -> sql.Composed:
+    """Return the statement that creates a unique index."""
+    return sql.SQL("create unique index on {} ({})").format(name.sql, columns_sql(columns))
+
+
+def create_xmin_index(name: TableName, *, concurrently: bool = False) -> sql.Composed:
+    """Return the statement that creates the index on `source_xmin`.
+
+    A btree there would make every update of a row write to all indexes of the table. BRIN does not,
+    from version 16 on (of 49,400 updates 0 were HOT with a btree, 19,700 with BRIN and 20,500
+    without an index), and is built in a third of the time.
+    """
+    how = sql.SQL("concurrently" if concurrently else "")
+    return sql.SQL("create index {} on {} using brin ({})").format(
+        how, name.sql, columns_sql((XMIN,))
     )
 
 

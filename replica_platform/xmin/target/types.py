@@ -75,7 +75,7 @@ _NEEDED = f"""
 -- The types of the columns and of their parts, the innermost first.
 with recursive needed(oid, depth) as (
     select a.atttypid, 0 from pg_attribute a
-    where a.attrelid = %(table)s and a.attnum > 0 and not a.attisdropped
+    where a.attrelid = %(table)s and a.attname = any(%(columns)s)
     union
     select part.oid, depth + 1
     from needed n join pg_type t on t.oid = n.oid
@@ -121,7 +121,10 @@ def types_of(source: psycopg.Connection, table: SourceTable) -> list[UserType]:
     """Return the user-defined types of a table's columns, each after the types of its parts."""
     if table.built_in:
         return []
-    rows = source.execute(_NEEDED, {"table": table.oid, "user": FIRST_USER_OID}).fetchall()
+    columns = [column.name for column in table.columns if not column.built_in]
+    rows = source.execute(
+        _NEEDED, {"table": table.oid, "columns": columns, "user": FIRST_USER_OID}
+    ).fetchall()
     return [
         UserType(TableName(schema, name), kind, base, _parts(parts), extension, row_type)
         for schema, name, kind, base, parts, extension, row_type in rows

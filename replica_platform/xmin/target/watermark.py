@@ -15,7 +15,7 @@ from psycopg import sql
 from replica_platform.core.postgres import one_value
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.source.snapshot import Identity
-from replica_platform.xmin.target.schemas import SCHEMA, naming_the_grant
+from replica_platform.xmin.target.schemas import SCHEMA, create_schema, naming_the_grant
 
 # The first key of all advisory locks of the sync, so that they meet no other program's.
 LOCK_SPACE = 0x786D696E  # "xmin"
@@ -64,7 +64,6 @@ class Watermark:
 
 # `lsn` and `history` are no longer used; an earlier version that writes here needs the columns.
 _SETUP = f"""
-create schema if not exists {SCHEMA};
 create table if not exists {SCHEMA}.mark (
     target_table text primary key,
     source_table text not null,
@@ -88,6 +87,10 @@ create table if not exists {SCHEMA}.mark (
 create unlogged table if not exists {SCHEMA}.first_copy (
     target_table text, part text, state jsonb not null, primary key (target_table, part)
 );
+create table if not exists {SCHEMA}.block_counts (
+    target_table text primary key, snapshot text not null, blocks int not null,
+    counts int[] not null
+);
 comment on table {SCHEMA}.mark is
     'What each finished sync remembers of its source; written by replica_platform, not by hand.';
 """
@@ -107,12 +110,13 @@ _NAMES = {
 
 
 def prepare(target: psycopg.Connection) -> None:
-    """Create the sync's schema and tables when they are absent."""
-    if one_value(target.execute(f"select to_regclass('{SCHEMA}.first_copy') is not null")):
+    """Create the sync's schema and tables when they are absent, or the newest of them."""
+    if one_value(target.execute(f"select to_regclass('{SCHEMA}.block_counts') is not null")):
         return
     with naming_the_grant(target, f"{SCHEMA!r}"), target.transaction():
         # CREATE … IF NOT EXISTS fails beside another session that does the same.
         target.execute("select pg_advisory_xact_lock(%s, 0)", [LOCK_SPACE])
+        create_schema(target, SCHEMA)  # not where an administrator has made it for the role
         target.execute(_SETUP)
 
 

@@ -10,10 +10,10 @@ from enum import Enum, auto
 import psycopg
 from psycopg import sql
 
-from replica_platform.core.postgres import one_row, one_value
+from replica_platform.core.postgres import one_value
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.names import TableName, cast_columns, columns_sql, equal_columns
-from replica_platform.xmin.target.tables import SYNC_COLUMNS
+from replica_platform.xmin.target.tables import CTID, SYNC_COLUMNS, bucket_sql
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,14 @@ class WrittenRows:
         inserted: Rows inserted.
         updated: Rows updated.
         deleted: Rows deleted.
+        left: Of a merge: from which bucket of source blocks the updated rows have gone, where that
+            is known.
     """
 
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
+    left: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,16 @@ _XMIN_DIFFERS = sql.SQL(
 )
 
 
-def merge(target: psycopg.Connection, spec: WriteSpec, equality: Equality) -> WrittenRows:
+def merge(
+    target: psycopg.Connection, spec: WriteSpec, equality: Equality, blocks: int | None = None
+) -> WrittenRows:
     """Merge the staged rows by key; equal rows are not written, so a replay writes nothing.
+
+    Args:
+        target: A session on the target, in a transaction.
+        spec: What is merged.
+        equality: Which rows are equal.
+        blocks: How many blocks a bucket has, to count where the updated rows were.
 
     Raises:
         CannotSync: There is no key.
@@ -105,17 +116,51 @@ def merge(target: psycopg.Connection, spec: WriteSpec, equality: Equality) -> Wr
         merged = merge(target, replace(spec, delete_changed=False), equality)
         return replace(merged, updated=merged.updated + changed)
     statement = _merge(spec, differs)
-    if target.info.server_version >= 170000:
-        counted = sql.SQL(
-            "with merged as ({} returning merge_action() as did) "
-            "select count(*) filter (where did = 'INSERT'), count(*) filter (where did = 'UPDATE') "
-            "from merged"
+    if target.info.server_version >= 180000:
+        return _merge_returning(target, statement, blocks)
+    # An older MERGE does not return where a row was: the rows to update are counted before.
+    inserted, left = _count_matches(target, spec, blocks)
+    return WrittenRows(inserted, target.execute(statement).rowcount - inserted, left=left)
+
+
+def _merge_returning(
+    target: psycopg.Connection, statement: sql.Composed, blocks: int | None
+) -> WrittenRows:
+    bucket = bucket_sql(sql.SQL("old.source_ctid"), blocks) if blocks else sql.SQL("null::bigint")
+    counted = sql.SQL(
+        "with merged as ({} returning merge_action() as did, {} as bucket) "
+        "select did, bucket, count(*) from merged group by 1, 2"
+    )
+    inserted, left = 0, {}
+    updated = 0
+    for did, number, count in target.execute(counted.format(statement, bucket)):
+        if did == "INSERT":
+            inserted += count
+        else:
+            updated += count
+            left[number] = count
+    left.pop(None, None)
+    return WrittenRows(inserted, updated, left=left)
+
+
+def _count_matches(
+    target: psycopg.Connection, spec: WriteSpec, blocks: int | None
+) -> tuple[int, dict[int, int]]:
+    """Return how many staged keys are new, and the others by the bucket that their rows are in."""
+    place = sql.Identifier("t", CTID)
+    bucket = bucket_sql(place, blocks) if blocks else sql.SQL("null::bigint")
+    found = target.execute(
+        sql.SQL(
+            "select t.ctid is null, {bucket}, count(*) from {staging} s left join {target} t "
+            "on {on} group by 1, 2"
+        ).format(
+            bucket=bucket, staging=spec.staging.sql, target=spec.target.sql, on=spec.key_matches
         )
-        inserted, updated = one_row(target.execute(counted.format(statement)))
-        return WrittenRows(inserted=inserted, updated=updated)
-    # An older MERGE returns one number only: the new keys are counted before.
-    inserted = count_new_keys(target, spec)
-    return WrittenRows(inserted=inserted, updated=target.execute(statement).rowcount - inserted)
+    ).fetchall()
+    inserted = sum(count for new, _, count in found if new)
+    return inserted, {
+        number: count for new, number, count in found if not new and number is not None
+    }
 
 
 def count_new_keys(target: psycopg.Connection, spec: WriteSpec) -> int:

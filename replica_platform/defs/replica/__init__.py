@@ -1,1 +1,0 @@
-"""The published replica, its checks, and what is derived from it."""

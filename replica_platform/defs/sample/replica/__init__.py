@@ -1,0 +1,1 @@
+"""The published replica of the market's master."""
