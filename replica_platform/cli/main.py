@@ -11,13 +11,13 @@ from typing import NoReturn
 import click
 from pydantic import ValidationError
 
-from replica_platform.cli import adopt, backups, outbox, platform, warehouse
+from replica_platform.cli import adopt, backups, metrics, outbox, platform, warehouse
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
 
 PILLARS: dict[str, tuple[click.Command, ...]] = {
-    "Platform": (platform.run, platform.dev, platform.status, platform.env),
+    "Platform": (platform.run, platform.dev, platform.status, metrics.metrics, platform.env),
     "Replica": (
         generations.publish,
         generations.verify_generation,
