@@ -33,7 +33,7 @@ COUNTS_AND_STATES = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, source: str, target: str, database: Callable[[str], str]) -> Folder:
+def made(tmp_path: Path, source: str, target: str, database: Callable[[str], str]) -> Folder:
     """A platform with one of each, made by hand."""
     folder = Folder(tmp_path, source, target, database("dagster"))
     kinds = {
@@ -65,16 +65,18 @@ def folder(tmp_path: Path, source: str, target: str, database: Callable[[str], s
 
 def samples(text: bytes) -> dict[str, dict[tuple[str, ...], float]]:
     """Return the samples of each metric without its prefix, by the values of their labels."""
-    return {
-        family.name.removeprefix(f"{PREFIX}_"): {
-            tuple(sample.labels.values()): sample.value for sample in family.samples
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text.decode()):
+        name = family.name.removeprefix(f"{PREFIX}_")
+        found[name] = {
+            tuple(sample.labels[label] for label in METRICS[name][0]): sample.value
+            for sample in family.samples
         }
-        for family in text_string_to_metric_families(text.decode())
-    }
+    return found
 
 
-def test_what_is_configured_is_measured(folder: Folder) -> None:
-    found = samples(metrics_text(folder.settings, configured(folder.defs)))
+def test_what_is_configured_is_measured(made: Folder) -> None:
+    found = samples(metrics_text(made.settings, configured(made.defs)))
     now = time.time()
     assert found["healthy"][("warehouse",)] == 1
     assert found["table_there"] == {("raw.t",): 1}
@@ -90,11 +92,11 @@ def test_what_is_configured_is_measured(folder: Folder) -> None:
     assert now - found["collected_timestamp_seconds"][()] < 60
 
 
-def test_what_cannot_be_reached_is_unhealthy_and_the_rest_is_measured(folder: Folder) -> None:
-    away = folder.settings.model_copy(
-        update={"target_dsn": type(folder.settings.target_dsn)("postgresql://127.0.0.1:1/away")}
+def test_what_cannot_be_reached_is_unhealthy_and_the_rest_is_measured(made: Folder) -> None:
+    away = made.settings.model_copy(
+        update={"target_dsn": type(made.settings.target_dsn)("postgresql://127.0.0.1:1/away")}
     )
-    found = samples(metrics_text(away, configured(folder.defs)))
+    found = samples(metrics_text(away, configured(made.defs)))
     assert found["healthy"][("warehouse",)] == 0
     assert "last_sync_timestamp_seconds" not in found
     assert found["replica_generation"] == {("shop",): 1}
@@ -120,13 +122,13 @@ def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
         assert name in METRICS, expression
 
 
-def test_the_command_writes_prints_and_serves(folder: Folder, cli: Cli, tmp_path: Path) -> None:
+def test_the_command_writes_prints_and_serves(made: Folder, cli: Cli, tmp_path: Path) -> None:
     dsns = {
-        "REPLICA_DATA_DIR": str(folder.settings.data_dir),
+        "REPLICA_DATA_DIR": str(made.settings.data_dir),
         "REPLICA_SAMPLE": "off",
-        "REPLICA_SOURCE_DSN": folder.settings.source,
-        "REPLICA_TARGET_DSN": folder.settings.target,
-        "REPLICA_DAGSTER_DSN": folder.settings.dagster,
+        "REPLICA_SOURCE_DSN": made.settings.source,
+        "REPLICA_TARGET_DSN": made.settings.target,
+        "REPLICA_DAGSTER_DSN": made.settings.dagster,
     }
     printed = cli("metrics", **dsns)
     assert printed.returncode == 0, printed.stderr
@@ -151,7 +153,7 @@ def test_the_command_writes_prints_and_serves(folder: Folder, cli: Cli, tmp_path
         url = f"http://127.0.0.1:{port}/metrics"
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert samples(answer.read())["outbox_pending_records"][("conversations", "local")] == 1
-        with Outbox(folder.settings.data_dir / "outbox" / "w.db") as outbox:
+        with Outbox(made.settings.data_dir / "outbox" / "w.db") as outbox:
             outbox.append("note", {"n": 2})
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert samples(answer.read())["outbox_pending_records"][("conversations", "local")] == 2
