@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.common import as_json_option, on_signal
 from replica_platform.cli.terminal import (
     bar,
@@ -19,12 +18,12 @@ from replica_platform.cli.terminal import (
     print_table,
     verdict,
 )
-from replica_platform.core.postgres import mask_dsn
 
 if TYPE_CHECKING:
     from replica_platform.app.configured import Configured
     from replica_platform.app.health import Health
     from replica_platform.app.runs import StepDone
+    from replica_platform.app.settings import Settings
 
 # Words for figures whose names are too short for a reader of `replica status`.
 LABELS = {
@@ -43,6 +42,8 @@ def run(as_json: bool) -> int:
 
     Databases without a DSN are in the embedded Postgres, which runs as long as the command.
     """
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     from replica_platform.app.configured import configured
     from replica_platform.app.launch import platform_up, prepare_sample
@@ -80,8 +81,9 @@ def run(as_json: bool) -> int:
     return int(not well)
 
 
-def _print_locations(settings: Settings, entries: "Configured") -> None:
+def _print_locations(settings: "Settings", entries: "Configured") -> None:
     from replica_platform.app.entries import DuckDBReplicaEntry
+    from replica_platform.core.postgres import mask_dsn
 
     for one in entries.of(DuckDBReplicaEntry):
         out.print(f"\nmaster    {settings.path(one.master)}")
@@ -99,6 +101,8 @@ def dev(port: int | None) -> int:
 
     It runs until Ctrl-C, which ends every process that it started.
     """
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     settings.port = port or settings.port
     from replica_platform.app.configured import configured
@@ -136,6 +140,8 @@ def status(watch: bool, every_s: float, as_json: bool) -> int:
     """
     if watch and as_json:
         raise click.UsageError("--watch is for people; call `status --json` again and again.")
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     from replica_platform.app.health import platform_health
     from replica_platform.app.launch import existing_databases
@@ -184,12 +190,16 @@ def env(command: tuple[str, ...], as_json: bool) -> int:
     Passwords are masked in the output; COMMAND gets them in its environment. The embedded Postgres
     runs as long as COMMAND. Example: `replica env dg dev`.
     """
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     if command:
         from replica_platform.app.launch import platform_up, run_command
 
         with platform_up(settings):
             return run_command(command)
+    from replica_platform.core.postgres import mask_dsn
+
     shown = {name: mask_dsn(value) for name, value in settings.environment().items()}
     if as_json:
         print_json(shown)

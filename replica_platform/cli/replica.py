@@ -1,5 +1,6 @@
 """Commands of the replica: publish, verify, roll back, repair, exchange with a block store."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,11 +101,19 @@ def push_generation(
     if as_json:
         print_json(pushed)
     else:
-        out.print(
-            f"Generation {pushed.generation} is in the block store: {pushed.blocks_sent:,} of "
-            f"{pushed.block_count:,} blocks sent, {format_bytes(pushed.bytes_sent)}."
-        )
+        out.print(pushed.sentence)
     return 0
+
+
+def _time(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
+    """Return the time that an option gives, with its zone."""
+    try:
+        found = datetime.fromisoformat(value) if value else None
+    except ValueError:
+        raise click.BadParameter(f"{value} is no time; write 2026-01-31T18:00+01:00.") from None
+    if found and found.tzinfo is None:
+        raise click.BadParameter(f"{value} has no zone; write {value}Z for UTC.")
+    return found
 
 
 @click.command("pull-generation")
@@ -113,16 +122,24 @@ def push_generation(
 )
 @click.option("--blocks", required=True, help="The block store: a folder or s3://bucket/prefix.")
 @click.option("--generation", type=int, help="Its number; the newest one otherwise.")
+@click.option(
+    "--at", metavar="TIME", callback=_time, help="The last one published by then, with a zone."
+)
 @as_json_option
-def pull_generation(store: Path, blocks: str, generation: int | None, as_json: bool) -> int:
+def pull_generation(
+    store: Path, blocks: str, generation: int | None, at: datetime | None, as_json: bool
+) -> int:
     """Fetch a generation from a block store.
 
-    Only blocks that are missing here are fetched.
+    Only blocks that are missing here are fetched. With --at, what readers had at a time is
+    restored, such as --at 2026-01-31T18:00+01:00.
     """
     from replica_platform.replica import BlockStore
 
+    if generation is not None and at is not None:
+        raise click.UsageError("give --generation or --at, not both.")
     with bar("pulling") as progress:
-        publication = BlockStore(blocks).pull(store, generation, progress=progress)
+        publication = BlockStore(blocks).pull(store, generation or at, progress=progress)
     return _print_publication(publication, as_json)
 
 

@@ -8,18 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from replica_platform.core.reports import Progress as ProgressCallback
 from replica_platform.core.reports import Unit, format_age, format_bytes
 from replica_platform.core.reports import plain as plain_values
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # Pipes and files have no width; lines are not folded there.
 WIDTH = None if sys.stdout.isatty() else 160
@@ -41,6 +40,8 @@ def print_json(result: Any) -> None:
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table with numbers aligned to the right; markup in cells has no effect."""
+    from rich.table import Table
+
     rows = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, name in enumerate(head):
@@ -88,6 +89,9 @@ def live(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
     if not console.is_terminal:
         yield lambda lines: console.print("\n".join(lines))
         return
+    from rich.live import Live
+    from rich.text import Text
+
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
         yield lambda lines: shown.update(Text.from_markup("\n".join(lines)), refresh=True)
 
@@ -96,6 +100,27 @@ def live(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
 def bar(title: str) -> Iterator[ProgressCallback]:
     """Yield a progress callback that draws a bar on a terminal after `BAR_AFTER_S`."""
     began = time.monotonic()
+    progress: Progress | None = None
+
+    def advance(done: int, total: int, unit: Unit = "steps") -> None:
+        nonlocal progress
+        if progress is None and err.is_terminal and time.monotonic() - began > BAR_AFTER_S:
+            progress = _bar(title, began)
+            progress.start()
+        if progress is not None:
+            progress.update(progress.task_ids[0], completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if progress is not None:
+            progress.stop()
+
+
+def _bar(title: str, began: float) -> "Progress":
+    # Imported late, like the tables: most commands end before they need one.
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -105,18 +130,8 @@ def bar(title: str) -> Iterator[ProgressCallback]:
         transient=True,
     )
     task = progress.add_task(title, total=None)
-
-    def advance(done: int, total: int, unit: Unit = "steps") -> None:
-        progress.update(task, completed=done, total=total)
-        late = time.monotonic() - began > BAR_AFTER_S
-        if late and err.is_terminal and not progress.live.is_started:
-            progress.start()
-
-    try:
-        yield advance
-    finally:
-        if progress.live.is_started:
-            progress.stop()
+    progress.tasks[task].start_time = began
+    return progress
 
 
 def _words(name: str) -> str:

@@ -240,6 +240,9 @@ class _Group:
                 batch_bytes=platform.xmin_batch_bytes,
                 max_delete_fraction=entry.max_delete_fraction,
                 prove=Proving(entry.prove_within_s) if entry.prove_within_s else None,
+                max_snapshot_s=entry.max_snapshot_s,
+                max_source_connections=entry.max_source_connections,
+                max_source_fraction=entry.max_source_fraction,
             )
 
     def _checks(self) -> dg.AssetChecksDefinition:

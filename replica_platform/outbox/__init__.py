@@ -3,8 +3,8 @@
 A worker's `append` is durable when it returns; drains deliver later. Outside `delivery` nothing
 imports the Postgres driver, and `Outbox` imports SQLite only. In the order of the story:
 
-- `box`: `Outbox`, which a worker appends to; `encoding`: records as JSON text; `joined`: records in
-  the application's own transactions.
+- `box`: `Outbox`, which a worker appends to; `group`: the commits of all its threads; `encoding`:
+  records as JSON text; `joined`: records in the application's own transactions.
 - `file`: the outbox file; `slots`: folders and writers' locks; `reserve`: kept disk space.
 - `queue`: the rows that wait; `breaker`: when to try again; `inspect`: backlog and dead rows.
 - `delivery`: everything that needs Postgres.

@@ -3,17 +3,20 @@
 The header holds the database's identity and its number of checkpoints. Two histories of the same
 length (one of them from a restored backup) can have equal headers, so an equal header counts only
 while the file's seal is unbroken; otherwise every byte is compared, and the new seal is remembered
-in the store.
+in the store. Bytes in free blocks may differ: a write that was rolled back or killed leaves them.
 """
 
 import json
+import os
 import time
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import zip_longest
 
 from replica_platform.core.files import write_atomically
 from replica_platform.replica.copy import blocks
-from replica_platform.replica.copy.file_format import parse_header
+from replica_platform.replica.copy.file_format import NotDuckDB, parse_header
+from replica_platform.replica.copy.free_list import FreeListUnreadable, differ_only_unused
 from replica_platform.replica.errors import WrongLineage
 from replica_platform.replica.master import QuiescentMaster
 from replica_platform.replica.store.layout import Layout
@@ -59,12 +62,26 @@ def has_same_content(layout: Layout, known: Lineage, found: Lineage, master: int
     if is_known is not None or copy is None:
         return is_known
     settled = _wait_until_settled(found.seal)
-    if blocks.scan(master, found.seal.bytes).digests != copy.block_digests:
+    digests = blocks.scan(master, found.seal.bytes).digests
+    if digests != copy.block_digests and not _differs_only_unused(layout, copy, master, digests):
         return False
     if settled and Seal.of(master) == found.seal:
         with suppress(OSError):  # this user may not write into the store
             write_atomically(layout.master_state, json.dumps(_verified(copy, found)).encode())
     return True
+
+
+def _differs_only_unused(layout: Layout, copy: Manifest, master: int, digests: list[str]) -> bool:
+    """Return whether the master has the same content, beside what an unfinished write left."""
+    pairs = zip_longest(digests, copy.block_digests)
+    different = [block for block, (one, other) in enumerate(pairs) if one != other]
+    with suppress(OSError, NotDuckDB, FreeListUnreadable):
+        fd = os.open(layout.data(copy), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return differ_only_unused(master, fd, different)
+        finally:
+            os.close(fd)
+    return False
 
 
 def _copy_of(layout: Layout, known: Lineage) -> Manifest | None:

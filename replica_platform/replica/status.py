@@ -183,7 +183,7 @@ def _problem_of_replica(
             f"The file of generation {current.generation} is missing from {layout.generations}"
         )
     elif damage := find_traces(layout.data(current), current):
-        problem = f"Generation {current.generation} cannot be relied on: {damage}"
+        problem = f"Generation {current.generation} {damage}"
     else:
         return None
     return f"{problem}; publish again."

@@ -5,24 +5,21 @@ those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar, cast
 
 import psycopg
 from psycopg import sql
 
 from replica_platform.xmin.copy.buckets import BucketCounts
-from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.first_copy import ledger
 from replica_platform.xmin.integrity.prover import Prover
-from replica_platform.xmin.integrity.rolling import ContentOfBothSides
 from replica_platform.xmin.plan import PlannedTable
-from replica_platform.xmin.reports import ContentProof, SyncReport, WriteMethod
+from replica_platform.xmin.reports import SyncReport, WriteMethod
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target import write
-from replica_platform.xmin.target.columns import writable_columns
 from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.tables import (
     TargetTable,
@@ -35,32 +32,19 @@ from replica_platform.xmin.target.tables import (
     staging_name,
 )
 from replica_platform.xmin.target.watermark import Watermark
-from replica_platform.xmin.target.write import Equality, WriteSpec, WrittenRows
+from replica_platform.xmin.target.write import Equality, WrittenRows
+from replica_platform.xmin.writing.content import Content, proof_notes
 from replica_platform.xmin.writing.deletes import Deletes
+from replica_platform.xmin.writing.written import (
+    Committed,
+    Diverged,
+    check_counts,
+    check_triggers,
+    write_spec,
+)
 
 # Smaller tables skip ANALYZE: the planner's estimate by their size is good enough.
 ANALYZE_FROM_ROWS = 10_000
-
-
-class Diverged(Exception):
-    """The target is proven not to hold what its watermark, or the ledger of a copy, says."""
-
-
-@dataclass(frozen=True)
-class Committed:
-    """The target table once its rows are written.
-
-    Attributes:
-        oid: Its oid.
-        written: The rows that were written.
-        rows: How many rows it has.
-        proof: The part of its content that was proven.
-    """
-
-    oid: int
-    written: WrittenRows
-    rows: int
-    proof: ContentProof | None = None
 
 
 _Steps = Generator[None, None, tuple[WrittenRows, int]]
@@ -89,7 +73,7 @@ class Commit:
         self._source = source
         self._target = target
         self._deletes = Deletes(source, target, max_delete_fraction)
-        self._prover = prover
+        self._content = Content(source, target, prover, self._deletes)
 
     def steps(
         self, staged: StagedTable, *, linked: bool = False
@@ -116,7 +100,9 @@ class Commit:
         found = planned.locked.found
         if planned.plan.mode == "none" and found is not None:
             yield
-            return self._prove_unchanged(staged, found)
+            rows = self._rows_before(planned)
+            unchanged = Committed(found.oid, WrittenRows(), rows)
+            return self._content.prove_unchanged(staged, unchanged)
         rows_read = self._staged_rows(staged)
         delivered = self._delivered(staged)
         if found is None:
@@ -130,7 +116,7 @@ class Commit:
             committed = yield from self._into_existing(staged, found, linked)
         if staged.has_rows:
             drop(self._target, staging)
-        committed = self._prove(staged, committed)
+        committed = self._content.prove(staged, committed)
         watermarks.write(self._target, self._watermark(planned, committed, delivered))
         self._deletes.write_counts(staged)
         written, notes = committed.written, planned.report.notes
@@ -147,80 +133,11 @@ class Commit:
             notes=notes
             + staged.notes
             + tuple(change.note for change in planned.changes if change.note)
-            + _proof_notes(committed.proof),
+            + proof_notes(committed.proof),
             seconds=planned.request.times.total,
             seconds_by_step=planned.request.times.by_step,
             proof=committed.proof,
         )
-
-    def _prove_unchanged(self, staged: StagedTable, found: TargetTable) -> SyncReport:
-        """Prove a part of a table whose source is unchanged; its watermark stays."""
-        planned = staged.planned
-        rows = self._rows_before(planned)
-        committed = self._prove(staged, Committed(found.oid, WrittenRows(), rows))
-        written = committed.written
-        report = replace(
-            planned.report,
-            rows_inserted=written.inserted,
-            rows_updated=written.updated,
-            rows_deleted=written.deleted,
-            notes=planned.report.notes + _proof_notes(committed.proof),
-            seconds=planned.request.times.total,
-            seconds_by_step=planned.request.times.by_step,
-            proof=committed.proof,
-        )
-        return replace(report, written_by=WriteMethod.MERGE) if report.changed else report
-
-    def _prove(self, staged: StagedTable, committed: Committed) -> Committed:
-        """Prove the part of the content that is due, now that the target is what the source was.
-
-        Raises:
-            Diverged: A row that is absent here cannot be written beside those that are.
-            TooManyDeletes: Too many rows are only in the target.
-        """
-        planned, found = staged.planned, staged.planned.locked.found
-        if found is None:
-            self._prover.begin(planned.target, committed.oid)
-            return committed
-        if planned.plan.mode == "full":  # all rows were compared
-            self._prover.proven_whole(planned.target, committed.oid, committed.rows)
-            return committed
-        # After a change of the definition, at the next sync.
-        if planned.part is None or any(change.statement for change in planned.changes):
-            return committed
-        by_xmin = planned.plan.mode != "timestamp"
-        both = ContentOfBothSides(
-            self._source, planned.table, self._target, _write_spec(staged, found), by_xmin
-        )
-        try:
-            with planned.request.times.step("prove"):
-                proof, repaired = self._prover.prove(
-                    both, committed.oid, planned.part, staging_name(planned.target)
-                )
-        except psycopg.errors.IntegrityError as error:
-            if not by_xmin:
-                raise
-            raise Diverged(
-                "A row of the source is absent in the target, where another "
-                "has its place; somebody has written to it."
-            ) from error
-        written = WrittenRows(
-            committed.written.inserted + repaired.inserted,
-            committed.written.updated + repaired.updated,
-            committed.written.deleted,
-        )
-        committed = replace(committed, written=written, proof=proof)
-        return self._delete_surplus(staged, committed) if proof.whole else committed
-
-    def _delete_surplus(self, staged: StagedTable, committed: Committed) -> Committed:
-        """Delete the rows that only the target has, which no part of the source shows."""
-        rows = count_rows(self._target, staged.target)
-        if rows == committed.rows:
-            return committed
-        deleted = self._deletes.delete(staged, rows)
-        _check_counts(staged, rows - deleted)
-        written = replace(committed.written, deleted=committed.written.deleted + deleted)
-        return replace(committed, written=written, rows=rows - deleted)
 
     def _staged_rows(self, staged: StagedTable) -> int:
         if not staged.has_rows:
@@ -268,7 +185,7 @@ class Commit:
         }
         written, rows = yield from methods[staged.method](staged, found, linked)
         if found.row_triggers:
-            _check_triggers(self._target, staged, found)
+            check_triggers(self._target, staged, found)
         return Committed(found.oid, written, rows)
 
     def _merge(
@@ -297,14 +214,14 @@ class Commit:
             equality = Equality.XMIN if by_xmin else Equality.XMIN_AND_CONTENT
             with planned.request.times.step("merge"):
                 blocks = before.blocks if before else None
-                written = write.merge(self._target, _write_spec(staged, found), equality, blocks)
+                written = write.merge(self._target, write_spec(staged, found), equality, blocks)
         rows += written.inserted
         yield
         if not deletes_first:
             with planned.request.times.step("deletes"):
                 deleted = self._deletes.delete(staged, rows, before, written.left)
         if staged.scanned is not None:
-            _check_counts(staged, rows - deleted)
+            check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
 
     def _delete_before_merge(
@@ -312,7 +229,7 @@ class Commit:
     ) -> int:
         """Delete first, where a new row may need the unique value of a deleted one."""
         if staged.has_rows:
-            rows += write.count_new_keys(self._target, _write_spec(staged, found))
+            rows += write.count_new_keys(self._target, write_spec(staged, found))
         with staged.planned.request.times.step("deletes"):
             return self._deletes.delete(staged, rows, before)
 
@@ -320,7 +237,7 @@ class Commit:
         """Make the staged rows the content of the table, or of the scope of a repair."""
         rows = count_rows(self._target, staged.target)  # the watermark's count is not believed
         step = staged.planned.request.times.step
-        spec, deletes_last = _write_spec(staged, found), linked and found.referred_to
+        spec, deletes_last = write_spec(staged, found), linked and found.referred_to
         with step("replace"):
             if deletes_last:
                 written = write.merge(self._target, spec, Equality.XMIN_AND_CONTENT)
@@ -344,7 +261,7 @@ class Commit:
         """Make the staged rows the content of a table without a key."""
         rows = count_rows(self._target, staged.target)
         with staged.planned.request.times.step("replace"):
-            written = write.replace_multiset(self._target, _write_spec(staged, found))
+            written = write.replace_multiset(self._target, write_spec(staged, found))
         yield
         # Without a key a changed row is a deleted and an inserted one.
         self._deletes.check(staged.planned, max(0, written.deleted - written.inserted), rows)
@@ -398,66 +315,9 @@ class Commit:
         )
 
 
-def _check_triggers(target: psycopg.Connection, staged: StagedTable, found: TargetTable) -> None:
-    """Check that the user's triggers have let every row through as it is.
-
-    Deletes that a trigger suppresses after a scan show in the counts; the repair comes here.
-
-    Raises:
-        CannotSync: They have not.
-    """
-    spec, replaced = _write_spec(staged, found), staged.method is not WriteMethod.MERGE
-    if staged.has_rows and write.differs_from_staged(target, spec, replaced=replaced):
-        names = [sql.Identifier(name).as_string() for name in found.row_triggers]
-        disable = ", ".join(f"DISABLE TRIGGER {name}" for name in names)
-        raise CannotSync(
-            f"{staged.target} is not what the source is after it was written; its triggers "
-            f"({', '.join(names)}) suppress or change rows. Nothing was changed. Run in the "
-            f"target: ALTER TABLE {staged.target.sql.as_string()} {disable};"
-        )
-
-
-def _proof_notes(proof: ContentProof | None) -> tuple[str, ...]:
-    """Return what the report says of a proof: nothing, where all was equal."""
-    return (proof.sentence,) if proof and proof.differing else ()
-
-
-def _write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
-    planned = staged.planned
-    columns = writable_columns(planned.table, found)
-    # Not where the delete would take more than the insert brings back.
-    kept = set(found.columns) - found.generated - set(columns)
-    delete_changed = found.has_constraints_beside(planned.key) and not found.acted_upon and not kept
-    return WriteSpec(
-        staged.target,
-        staging_name(staged.target),
-        columns,
-        planned.key,
-        found.always_identity,
-        planned.casts,
-        delete_changed,
-        staged.scope,
-    )
-
-
 def _delivered_before(staged: StagedTable) -> tuple[int, ...]:
     """Return what the watermark lists as delivered, where the sync continues from it."""
     watermark = staged.planned.locked.watermark
     if watermark is None or not watermark.complete or staged.planned.plan.mode != "scan":
         return ()
     return watermark.delivered
-
-
-def _check_counts(staged: StagedTable, rows: int) -> None:
-    """Compare the counts after a scan: the target has at least the source's rows.
-
-    Raises:
-        Diverged: It has fewer, or with deletes other than as many.
-    """
-    deletes, source_rows = staged.planned.request.spec.deletes, staged.source_rows
-    if source_rows is None or rows == source_rows or (deletes == "never" and rows > source_rows):
-        return
-    raise Diverged(
-        f"The target has {rows:,} rows where the source has {source_rows:,}, though its watermark "
-        "says that all were delivered; somebody has written to it."
-    )

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import psycopg
 
 from replica_platform.core.errors import PlatformError
-from replica_platform.xmin.commit import Commit, Diverged, run_all
+from replica_platform.xmin.commit import Commit, run_all
 from replica_platform.xmin.errors import CannotSync, translate_errors
 from replica_platform.xmin.reports import SyncReport
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target.foreign_keys import ForeignKeys
+from replica_platform.xmin.writing.written import Diverged
 
 
 @dataclass

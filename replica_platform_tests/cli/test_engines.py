@@ -12,7 +12,7 @@ import pytest
 
 from replica_platform.cli import warehouse
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.replica import Master
+from replica_platform.replica import BlockStore, Master
 from replica_platform.xmin.decide import MODES
 from replica_platform_tests.conftest import Cli
 
@@ -84,6 +84,13 @@ def test_pruning_keeps_the_newest_generations(cli: Cli, master: Path, tmp_path: 
             connection.execute("insert into t values (?, 'new')", [row])
         assert cli("publish", "--master", master, "--store", store).returncode == 0
         assert cli("push-generation", "--store", store, "--blocks", blocks).returncode == 0
+    first = BlockStore(blocks).index.find(1).published_at
+    earlier = ["--store", tmp_path / "earlier", "--blocks", blocks, "--at"]
+    restored = cli("pull-generation", *earlier, first.isoformat(), "--json")
+    assert result(restored)["generation"] == 1
+    for wrong, advice in (("yesterday", "is no time"), ("2026-01-31T18:00", "has no zone")):
+        refused = cli("pull-generation", *earlier, wrong)
+        assert (refused.returncode, advice in refused.stderr) == (2, True)
     pruned = result(cli("prune-blocks", "--blocks", blocks, "--keep", "1", "--json"))
     assert (pruned["generations"], pruned["removed"]) == ([1], 0)
     pulled = cli("pull-generation", "--store", tmp_path / "elsewhere", "--blocks", blocks, "--json")
@@ -231,8 +238,8 @@ def test_back_up_and_restore(cli: Cli, tmp_path: Path) -> None:
         connection.execute("create table visit (id integer primary key)")
         connection.execute("insert into visit values (1), (2)")
     connection.close()
-    made = result(cli("backup", file, "--to", to, "--cleanup", "--json"))
-    assert made["backup"]["tables"] == {"visit": 2}
+    made = result(cli("backup", file, "--to", to, "--cleanup", "--md5", "--json"))
+    assert made["backup"]["tables"] == {"visit": 2} and len(made["backup"]["md5"]) == 32
     assert result(cli("backup", file, "--to", to, "--stats-only", "--json"))["count"] == 1
     restored = tmp_path / "restored.db"
     assert cli("restore-backup", made["backup"]["file"], "--to", restored).returncode == 0

@@ -1,7 +1,7 @@
 """The programs that `test_replica_torture` runs: a publisher that is killed, and readers.
 
-    python -m replica_platform_tests.faults.replica_torture publisher METHOD FOLDER KILLS SEED
-    python -m replica_platform_tests.faults.replica_torture reader METHOD FOLDER
+    python -m …faults.replica_torture publisher METHOD FOLDER KILLS ANSWERS SEED
+    python -m …faults.replica_torture reader METHOD FOLDER
 
 Each row of two tables holds the version of the data, so that one query tells a whole answer from
 a torn one. METHOD is `ours`, or a common one that must fail.
@@ -66,13 +66,22 @@ def batch(method: str, folder: Path, step: object) -> None:
         (folder / "replica.tmp").replace(folder / "replica.db")
 
 
-def publisher(method: str, folder: Path, kills: int, seed: int) -> None:
-    """Kill batches at a step or at a random moment, until `kills` died; then let one finish."""
+def answered(folder: Path) -> int:
+    """Return how many answers all readers have got so far."""
+    return sum(int(path.read_text() or 0) for path in folder.glob("answers-*"))
+
+
+def publisher(method: str, folder: Path, kills: int, answers: int, seed: int) -> None:
+    """Kill batches at a step or at a random moment, until `kills` died; then let one finish.
+
+    More of them are killed until the readers have got so many answers.
+    """
     rng = random.Random(seed)
     at: Counter[str] = Counter()
     usual_s = 0.3
     number = 0
-    while at.total() - at["lived"] < kills and number < 3 * kills:
+    most = 3 * kills if answers == 0 else 100 * kills
+    while (at.total() - at["lived"] < kills or answered(folder) < answers) and number < most:
         number += 1
         by_step = STEPS[(number // 2) % len(STEPS)] if number % 2 else None
         # Some live, always the one before a kill while patching: it leaves a spare to patch.
@@ -123,6 +132,8 @@ def reader(method: str, folder: Path) -> None:
     """Query until SIGTERM; print how many answers were whole, torn or missing."""
     counts: Counter[str] = Counter()
     versions: set[int] = set()
+    count = folder / f"answers-{os.getpid()}"
+    pause_s = float(os.environ.get("REPLICA_PAUSE_S", "0.02"))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if method == "ours":
@@ -139,7 +150,7 @@ def reader(method: str, folder: Path) -> None:
             except Exception as error:
                 counts["failed"] += 1
                 counts[f"{type(error).__name__}: {str(error)[:60]}"] += 1
-            time.sleep(0.02)
+            time.sleep(pause_s)
 
     # The common reader has one connection, so it gets one thread.
     threads = [
@@ -147,6 +158,9 @@ def reader(method: str, folder: Path) -> None:
     ]
     for thread in threads:
         thread.start()
+    while not stop.wait(0.5):
+        if method == "ours":
+            count.write_text(str(counts["whole"]))
     for thread in threads:
         thread.join()
     print(json.dumps({"counts": counts, "last": max(versions), "versions": len(versions)}))
@@ -155,6 +169,6 @@ def reader(method: str, folder: Path) -> None:
 if __name__ == "__main__":
     program, method, folder, *rest = sys.argv[1:]
     if program == "publisher":
-        publisher(method, Path(folder), int(rest[0]), int(rest[1]))
+        publisher(method, Path(folder), int(rest[0]), int(rest[1]), int(rest[2]))
     else:
         reader(method, Path(folder))

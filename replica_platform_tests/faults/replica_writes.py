@@ -1,6 +1,6 @@
 """Random writes into a DuckDB file, and a program that is killed while it makes one.
 
-python -m replica_platform_tests.faults.replica_writes WAY MASTER SEED
+python -m replica_platform_tests.faults.replica_writes WAY MASTER SEED CHECKPOINTS
 
 WAY is `ours` for Master.write, or `plain` for a program of somebody else.
 """
@@ -38,7 +38,7 @@ def write(connection: duckdb.DuckDBPyConnection, rng: random.Random) -> None:
             f"update a set r = random() where i between {low} and {low + rows}",
             f"update a set s = 'x' || s where i % {nth} = 3",
             f"delete from a where i % 97 = {rng.randint(0, 96)}",
-            f"delete from a where rowid > {low + 100_000}",
+            "create or replace table a as select i, s[:20] s, r from a limit 200000",
             f"create or replace table b as select range i, random() q from range({4 * rows})",
             "drop table if exists b",
             f"alter table a add column c{rng.randint(0, 10**9)} int default {rng.randint(0, 9)}",
@@ -82,4 +82,4 @@ if __name__ == "__main__":
     if way == "ours":
         write_ours(Master(path), random.Random(seed))
     else:
-        write_plain(path, random.Random(seed), 3)
+        write_plain(path, random.Random(seed), int(sys.argv[4]))

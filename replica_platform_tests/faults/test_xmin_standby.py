@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from replica_platform.app.embedded import Server
-from replica_platform.xmin import sync, validate
+from replica_platform.xmin import Proving, sync, validate
 from replica_platform_tests.faults.xmin_servers import own_server, standby_of
 from replica_platform_tests.xmin.helpers import execute, rows
 
@@ -47,7 +47,9 @@ def _reads(primary: Server, standby: Server, target: str) -> None:
         slow.execute("insert into t values (1001, 'slow')")
         execute(source, "insert into t values (1002, 'fast')", "delete from t where id = 7")
         catch_up(source, replica)
-        report = sync(replica, target, "t")
+        report = sync(replica, target, "t", prove=Proving(within_s=0))
+        assert report.proof is not None
+        assert (report.proof.differing, report.proof.whole) == (0, True)
         assert (report.mode, report.rows_inserted, report.rows_deleted) == ("scan", 1, 1)
     catch_up(source, replica)
     assert sync(replica, target, "t").rows_inserted == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from replica_platform.replica import Master, Publication, publish
+from replica_platform.replica import Master, Publication, publish, verify
 
 
 @pytest.fixture
@@ -45,3 +45,32 @@ def damage(path: Path, at: int, content: bytes) -> None:
         file.seek(at)
         file.write(content)
     path.chmod(0o444)
+
+
+def append(master: Master, rows: int = 100) -> None:
+    with master.write() as connection:
+        connection.execute(
+            f"insert into pad select hash(range + {rows})::varchar from range(?)", [rows]
+        )
+
+
+@pytest.fixture
+def publish_now(master: Master, store: Path) -> Callable[[], Publication]:
+    """A function that publishes, and compares the generation with the master."""
+
+    def publish_it() -> Publication:
+        publication = publish(master.path, store, keep=1, min_age_s=0)
+        assert publication.file.read_bytes() == master.path.read_bytes()
+        assert verify(store).ok
+        return publication
+
+    return publish_it
+
+
+@pytest.fixture
+def patching(master: Master, publish_now: Callable[[], Publication]) -> Callable[[], Publication]:
+    """`publish_now`, of a store whose next publication patches."""
+    for _ in range(3):
+        append(master)
+        publish_now()
+    return publish_now

@@ -71,7 +71,7 @@ def test_a_retired_generation_is_patched_to_the_master_byte_for_byte(
     assert verify(store).ok
 
 
-def test_a_whole_copy_leaves_half_of_the_cores_to_readers(
+def test_every_publication_leaves_half_of_the_cores_to_readers(
     publish_next: Callable[..., Publication], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, int] = {}
@@ -84,9 +84,9 @@ def test_a_whole_copy_leaves_half_of_the_cores_to_readers(
 
     monkeypatch.setattr(blocks, "digest", recorded)
     before = os.sched_getaffinity(0)
-    for day, cores in ((3, (len(before) + 1) // 2), (4, (len(before) + 1) // 2), (5, len(before))):
-        publish_next(day, keep=1)
-        assert seen == {"scan": cores}
+    for day, how in ((3, "copy"), (4, "copy"), (5, "patch")):
+        assert publish_next(day, keep=1).how == how
+        assert seen == {"scan": (len(before) + 1) // 2}
         assert os.sched_getaffinity(0) == before
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from replica_platform.replica import BlockStore, Master, Publication, publish, rollback, status
 from replica_platform.replica.copy import blocks
+from replica_platform.replica.copy.free_list import read_block_use
 from replica_platform.replica.errors import WrongLineage
 from replica_platform_tests.replica.conftest import damage
 
@@ -57,7 +58,7 @@ def test_status_reads_no_touched_file(
     assert status(store, master.path).in_sync
     touch(replica, how)
     scans.clear()
-    assert "may be damaged; publish again" in status(store, master.path).sentence
+    assert "touched since it was verified; publish again" in status(store, master.path).sentence
     assert scans == []
     assert publish(master.path, store).how == "unchanged"
     assert status(store, master.path).ok
@@ -88,6 +89,16 @@ def test_publications_read_a_touched_master_once(
     assert scans == [master.path.stat().st_size]
 
 
+def used_block(master: Master) -> int:
+    """Return the number of a block that holds rows."""
+    fd = os.open(master.path, os.O_RDONLY)
+    try:
+        use = read_block_use(fd)
+    finally:
+        os.close(fd)
+    return min({*range(use.header.block_count)} - use.free - {*use.metadata})
+
+
 def test_a_master_that_was_written_after_it_was_verified_is_noticed(
     publish_next: Callable[..., Publication], master: Master, store: Path
 ) -> None:
@@ -97,7 +108,7 @@ def test_a_master_that_was_written_after_it_was_verified_is_noticed(
         touch(master.path, "chmod")
         assert publish(master.path, store).how == "unchanged"
         assert status(store, master.path).in_sync
-    damage(master.path, 300_000, b"\xff\x00\xff")
+    damage(master.path, 12288 + 256 * 1024 * used_block(master) + 999, b"\xff\x00\xff")
     assert not status(store, master.path).ok
     with pytest.raises(WrongLineage, match="has parted from"):
         publish(master.path, store)

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from replica_platform.app.embedded import Server
-from replica_platform.xmin import TableSpec, sync, sync_group, validate
+from replica_platform.xmin import Proving, TableSpec, forget, status, sync, sync_group, validate
 from replica_platform.xmin.errors import CannotSync, MissingGrant
 from replica_platform_tests.xmin.helpers import execute, rows
 
@@ -119,3 +119,117 @@ def test_a_policy_of_the_table_is_refused_before_a_row_is_read(
 def validate_after_sync_by_another_role(source: str, target: str, reader: str) -> None:
     sync(source, target, "t")
     validate(reader, target, "t")
+
+
+@pytest.fixture
+def limited(server: Server, source: str, target: str) -> Iterator[tuple[str, str]]:
+    """The DSNs of two roles that have what docs/xmin.md lists, and nothing else."""
+    name = {dsn: dsn.split("@/")[1].split("?")[0] for dsn in (source, target)}
+    roles = ("limited_reader", "limited_writer")
+    with psycopg.connect(server.dsn(), autocommit=True) as admin:
+        for dsn, role in zip((source, target), roles, strict=True):
+            admin.execute(f"create role {role} login")  # type: ignore[arg-type]
+            admin.execute(f"revoke all on database {name[dsn]} from public")  # type: ignore[arg-type]
+            admin.execute(f"grant connect on database {name[dsn]} to {role}")  # type: ignore[arg-type]
+        try:
+            yield (
+                source.replace("postgres@", f"{roles[0]}@"),
+                target.replace("postgres@", f"{roles[1]}@"),
+            )
+        finally:
+            for dsn, role in zip((source, target), roles, strict=True):
+                execute(dsn, f"drop owned by {role} cascade")
+                admin.execute(f"drop role {role}")  # type: ignore[arg-type]
+                admin.execute(  # type: ignore[call-overload]
+                    f"grant temporary, connect on database {name[dsn]} to public"
+                )
+
+
+def fill(source: str) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, x text) partition by range (id)",
+        "create table t1 partition of t for values from (0) to (100)",
+        "create table t2 partition of t for values from (100) to (2000)",
+        "create type mood as enum ('good')",
+        "create table bag (a int, m mood)",
+        "insert into t select i, 'x' from generate_series(0, 999) i",
+        "insert into bag values (1, 'good'), (1, null)",
+        "grant usage on schema public to limited_reader",
+        "grant select on t, t1, t2, bag to limited_reader",
+    )
+
+
+WHOLE = "grant create, temporary on database xmin_target to limited_writer"
+NARROW = [
+    "grant temporary on database xmin_target to limited_writer",
+    "create schema replica_platform authorization limited_writer",
+    "create schema copy authorization limited_writer",
+    "grant usage, create on schema public to limited_writer",  # for the type
+]
+
+
+@pytest.mark.parametrize("grants", [[WHOLE, NARROW[3]], NARROW])
+def test_exactly_the_listed_privileges_are_enough(
+    grants: list[str], source: str, target: str, limited: tuple[str, str]
+) -> None:
+    fill(source)
+    execute(target, *grants)
+    reader, writer = limited
+    specs = [TableSpec("t", into="copy"), TableSpec("bag", into="copy")]
+    prove = Proving(within_s=0)
+    assert sync_group(reader, writer, specs, prove=prove).ok
+    execute(
+        source,
+        "delete from t where id = 1",
+        "update t set x = 'y' where id = 2",
+        "alter table t add column more int default 3",
+        "alter type mood add value 'better'",
+        "delete from bag where m is null",
+    )
+    group = sync_group(reader, writer, specs, atomic=True, prove=prove)
+    assert group.ok, group.failures
+    assert group.reports["copy.t"].rows_deleted == 1
+    execute(target, "update copy.t set x = 'z' where id = 3")
+    assert sync(reader, writer, "t", into="copy", prove=prove).rows_updated == 1
+    assert sync(reader, writer, "t", into="copy", mode="full").mode == "full"
+    for table in ("t", "bag"):
+        assert validate(reader, writer, table, into="copy", content=True).in_sync
+    assert status(writer)
+    assert forget(writer, "copy.t")
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        (NARROW[0], "permission denied to create temporary tables"),
+        (NARROW[1], "GRANT CREATE ON DATABASE"),
+        (NARROW[2], "GRANT CREATE ON DATABASE"),
+        (NARROW[3], "permission denied for schema public"),
+    ],
+)
+def test_each_of_them_is_needed_and_named(
+    missing: str, sentence: str, source: str, target: str, limited: tuple[str, str]
+) -> None:
+    fill(source)
+    execute(target, *(grant for grant in NARROW if grant != missing))
+    reader, writer = limited
+    specs = [TableSpec("t", into="copy"), TableSpec("bag", into="copy")]
+    with pytest.raises(MissingGrant, match=sentence):
+        failed = sync_group(reader, writer, specs).failures
+        execute(source, "delete from t where id = 1")
+        failed = failed or sync_group(reader, writer, specs).failures
+        assert failed
+        raise MissingGrant(str(failed))
+    execute(target, missing)
+    group = sync_group(reader, writer, specs)
+    assert group.ok, group.failures
+
+
+def test_a_leaf_that_may_not_be_read_is_named(
+    source: str, target: str, limited: tuple[str, str]
+) -> None:
+    fill(source)
+    execute(source, "revoke select on t2 from limited_reader")
+    with pytest.raises(MissingGrant, match="t2"):
+        sync(limited[0], target, "t", into="copy")

@@ -2,11 +2,18 @@
 
 import threading
 from itertools import pairwise
+from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
+from dagster.components.core.component_tree import ComponentTree
 
 from replica_platform.app.embedded import Server
+from replica_platform.components import XminTables
+from replica_platform.components.xmin_tables import TableEntry
+from replica_platform.resources.platform import PlatformConfig
+from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import Proving, TableSpec, sync, sync_group, validate
 from replica_platform.xmin.integrity.parts import DAY_S, LEAST_BLOCKS, next_part, position_after
 from replica_platform.xmin.names import TableName
@@ -16,6 +23,7 @@ from replica_platform_tests.xmin.helpers import execute, rows
 
 BLOCK = 8192
 PARTS = 10
+MANY = 1 << 30
 CONTENT = "select * from t order by 1"
 
 
@@ -237,6 +245,27 @@ def test_a_group_is_proven_in_one_transaction(source: str, target: str) -> None:
     assert rows(target, "select sum(x) from a") == [(5151,)]
 
 
+def test_the_tables_of_a_group_share_the_bounds_in_turn(source: str, target: str) -> None:
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        execute(
+            source,
+            f"create table {name} (id int primary key, x text)",
+            f"insert into {name} select i, repeat('x', 900) from generate_series(1, 80) i",
+        )
+    specs = [TableSpec(name) for name in names]
+    sync_group(source, target, specs)
+    turns = []
+    for _ in range(4):  # of about ten blocks each, two tables fit
+        reports = sync_group(source, target, specs, prove=Proving(0, 21 * BLOCK)).reports
+        turns.append({name for name, report in reports.items() if report.proof})
+        assert sum(report.proof.bytes for report in reports.values() if report.proof) <= 21 * BLOCK
+    assert set.union(*turns[:2]) == {f"public.{name}" for name in names}
+    assert all(2 <= len(turn) <= 3 for turn in turns)
+    reports = sync_group(source, target, specs, prove=Proving(0, most_s=0)).reports
+    assert sum(bool(report.proof) for report in reports.values()) == 1
+
+
 def test_a_part_ends_when_its_time_is_over(source: str, target: str) -> None:
     execute(
         source,
@@ -315,15 +344,15 @@ def last(age_s: float, position: Position) -> ProofRound:
 
 def test_the_share_of_the_time_is_due() -> None:
     table = described(leaf(5, 86_400))
-    assert next_part(table, None, Proving()) is None
-    assert next_part(table, last(LEAST_BLOCKS - 1, Position()), Proving()) is None
-    part = next_part(table, last(300, Position(5, 1, 1000)), Proving())
+    assert next_part(table, None, Proving(), MANY) is None
+    assert next_part(table, last(LEAST_BLOCKS - 1, Position()), Proving(), MANY) is None
+    part = next_part(table, last(300, Position(5, 1, 1000)), Proving(), MANY)
     assert part is not None
     assert [(one.first, one.last) for one in part.ranges] == [(1000, 1300)]
     assert not part.ends_round
     small = described(leaf(5, 3))
-    assert next_part(small, last(DAY_S - 60, Position()), Proving()) is None
-    whole = next_part(small, last(DAY_S + 60, Position()), Proving())
+    assert next_part(small, last(DAY_S - 60, Position()), Proving(), MANY) is None
+    whole = next_part(small, last(DAY_S + 60, Position()), Proving(), MANY)
     assert whole is not None
     assert whole.ends_round
     assert [(one.first, one.last) for one in whole.ranges] == [(None, None)]
@@ -333,7 +362,7 @@ def test_a_round_reads_every_block_once() -> None:
     table = described(leaf(7, 5000), leaf(5, 0), leaf(6, 4097))
     position, seen = Position(), []
     for _ in range(100):
-        part = next_part(table, last(0, position), Proving(0, most_bytes=1000 * BLOCK))
+        part = next_part(table, last(0, position), Proving(0), 1000)
         assert part is not None
         seen += [(one.leaf.oid, one.first or 0, one.last) for one in part.ranges]
         position = position_after(part.ranges[-1])
@@ -355,6 +384,39 @@ def test_a_rewritten_leaf_is_read_from_its_start() -> None:
         (described(leaf(5, 1000, filenode=2)), (5, None)),
         (described(leaf(4, 9), leaf(6, 1000)), (6, None)),
     ):
-        part = next_part(table, last(0, position), Proving(0))
+        part = next_part(table, last(0, position), Proving(0), MANY)
         assert part is not None
         assert (part.ranges[0].leaf.oid, part.ranges[0].first) == first
+
+
+@pytest.mark.parametrize(("within_s", "repaired"), [(0, 100), (DAY_S, 0), (None, 0)])
+def test_the_component_passes_on_what_to_prove(
+    within_s: int | None, repaired: int, source: str, target: str, tmp_path: Path
+) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, x int)",
+        "insert into t select i, i from generate_series(1, 100) i",
+    )
+    sync(source, target, "t", into="copy")
+    execute(target, "update copy.t set x = 0")
+    component = XminTables(
+        tables=[TableEntry(table="public.t")], into="copy", prove_within_s=within_s
+    )
+    built = component.build_defs(ComponentTree.for_test().load_context)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [asset for asset in built.assets or [] if isinstance(asset, dg.AssetsDefinition)],
+            resources={
+                "platform": PlatformConfig(data_dir=str(tmp_path), backup_dir=str(tmp_path)),
+                "source": PostgresDatabase(dsn=source),
+                "target": PostgresDatabase(dsn=target),
+            },
+            instance=instance,
+        )
+    (made,) = result.get_asset_materialization_events()
+    metadata = made.materialization.metadata
+    assert metadata["content_rows_repaired"].value == repaired
+    assert metadata["content_rows_proven"].value == repaired
+    wrong = rows(target, "select count(*) from copy.t where x = 0")
+    assert wrong == [(0 if repaired else 100,)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from replica_platform.app.entries.base import (
     Cron,
@@ -117,6 +117,11 @@ class XminTablesEntry(Entry):
             its cap.
         prove_within_s: The seconds in which the syncs compare the whole content of each table
             once, a part at each sync, and repair what differs; null compares nothing.
+        max_snapshot_s: The seconds that a first copy holds a snapshot of the source; a larger table
+            is copied in slices.
+        max_source_connections: How many sessions may read the source; null chooses.
+        max_source_fraction: The largest part of the time, above 0 and at most 1, that each of them
+            may work.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
         timezone: The time zone of the schedules.
@@ -136,6 +141,9 @@ class XminTablesEntry(Entry):
     salt_env: Variable | None = None
     threshold: Fraction = 0.9
     prove_within_s: Positive | None = 86_400
+    max_snapshot_s: float = Field(default=60.0, gt=0)
+    max_source_connections: Positive | None = None
+    max_source_fraction: float = Field(default=1.0, gt=0, le=1)
     fresh_within_s: Positive = 1800
     cron_schedule: Cron = "*/5 * * * *"
     timezone: Timezone = "UTC"

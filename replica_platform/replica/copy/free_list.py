@@ -11,6 +11,7 @@ passed. Uses the standard library only.
 
 import os
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from replica_platform.replica.copy.file_format import (
@@ -27,6 +28,8 @@ CHECKSUM_BYTES = 8
 # A metadata block is divided into so many parts, which are linked to lists.
 PARTS = 64
 _ID_BITS = 56
+# `BlockUse` has a field named `bytes`, which hides the type inside the class.
+Raw = bytes
 
 
 class FreeListUnreadable(ValueError):
@@ -41,13 +44,13 @@ class BlockUse:
         header: The file's header.
         bytes: The file's size.
         free: The blocks that were free.
-        metadata: The metadata blocks.
+        metadata: For each metadata block, which of its parts are free: the bits of a number.
     """
 
     header: Header
     bytes: int
     free: frozenset[int]
-    metadata: frozenset[int]
+    metadata: Mapping[int, int]
 
     def may_differ(self, later: "BlockUse") -> set[int]:
         """Return the blocks of 256 KiB that may have changed by `later`, one checkpoint on.
@@ -57,7 +60,7 @@ class BlockUse:
         """
         size = self.header.block_bytes
         ends = [HEADER_BYTES + use.header.block_count * size for use in (self, later)]
-        changed = self.free | self.metadata | later.free | later.metadata
+        changed = self.free | later.free | {*self.metadata, *later.metadata}
         found = {0}
         for block in changed:
             found.update(_covering(block * size, (block + 1) * size))
@@ -66,6 +69,46 @@ class BlockUse:
         found.update(_covering(max(0, known_end - 1), later.bytes - HEADER_BYTES))
         last = len(_covering(0, later.bytes - HEADER_BYTES))
         return {block for block in found if block <= last}
+
+    def is_unused(self, block: int, one: Raw, other: Raw) -> bool:
+        """Return whether two contents of a block differ only where nothing is stored.
+
+        A write that was rolled back or killed leaves such bytes.
+        """
+        if block in self.free or block >= self.header.block_count:
+            return True
+        if block not in self.metadata or len(one) != len(other):
+            return False
+        size = part_bytes(self.header)
+        ends = range(CHECKSUM_BYTES, CHECKSUM_BYTES + PARTS * size, size)
+        return all(
+            self.metadata[block] >> part & 1 or one[at : at + size] == other[at : at + size]
+            for part, at in enumerate(ends)
+        )
+
+
+def differ_only_unused(ours: int, theirs: int, blocks: Iterable[int]) -> bool:
+    """Return whether two open files of one header differ only where nothing is stored.
+
+    Args:
+        ours: A database file at rest.
+        theirs: The other one.
+        blocks: The blocks of 256 KiB that differ.
+
+    Raises:
+        NotDuckDB: The header is damaged.
+        FreeListUnreadable: The free list is damaged, or has another layout.
+    """
+    use = read_block_use(ours)
+    size = use.header.block_bytes
+    for block in blocks:
+        if block == 0:
+            return False
+        for inner in range((block - 1) * BLOCK_BYTES // size, block * BLOCK_BYTES // size):
+            one, other = (os.pread(fd, size, HEADER_BYTES + inner * size) for fd in (ours, theirs))
+            if one != other and not use.is_unused(inner, one, other):
+                return False
+    return True
 
 
 def read_block_use(fd: int) -> BlockUse:
@@ -78,17 +121,19 @@ def read_block_use(fd: int) -> BlockUse:
     header = parse_header(os.pread(fd, HEADER_BYTES, 0))
     size = os.fstat(fd).st_size
     if header.free_list == NO_LIST:
-        return BlockUse(header, size, frozenset(), frozenset())
+        return BlockUse(header, size, frozenset(), {})
     values = _Values(fd, header)
     free = frozenset(values.block() for _ in range(values.count()))
     for _ in range(values.count()):  # blocks with several owners: how many each has
         values.block()
         values.take("<I")
-    metadata = set()
-    for _ in range(values.count()):  # metadata blocks: which parts of each are free
-        metadata.add(values.block())
-        values.take("<Q")
-    return BlockUse(header, size, free, frozenset(metadata))
+    metadata = {values.block(): values.take("<Q") for _ in range(values.count())}
+    return BlockUse(header, size, free, metadata)
+
+
+def part_bytes(header: Header) -> int:
+    """Return the size of each part of a metadata block."""
+    return (header.block_bytes - CHECKSUM_BYTES) // PARTS // 8 * 8
 
 
 def _covering(start: int, end: int) -> range:
@@ -102,7 +147,7 @@ class _Values:
     def __init__(self, fd: int, header: Header) -> None:
         self._fd = fd
         self._header = header
-        self._part_bytes = (header.block_bytes - CHECKSUM_BYTES) // PARTS // 8 * 8
+        self._part_bytes = part_bytes(header)
         self._blocks: dict[int, bytes] = {}
         self._seen: set[int] = set()
         self._go_to(header.free_list)

@@ -41,12 +41,15 @@ def is_sealed(path: Path, manifest: Manifest) -> bool:
 
 
 def find_traces(path: Path, manifest: Manifest) -> str | None:
-    """Return what is wrong with the file, as far as that shows without reading it."""
+    """Return what is wrong with a generation, as far as that shows without reading its file.
+
+    The end of a sentence that begins with the generation; None when nothing is.
+    """
     try:
         if not _check_traces(path, manifest):
-            return f"{path.name} was touched since it was verified, and may be damaged"
+            return f"may be damaged: {path.name} was touched since it was verified"
     except (Unusable, OSError) as error:
-        return str(error)
+        return f"is damaged: {error}"
     return None
 
 

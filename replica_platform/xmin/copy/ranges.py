@@ -32,6 +32,11 @@ class Range:
     last: int | None
 
     @property
+    def blocks(self) -> int:
+        """How many blocks it has, by the size that the leaf had."""
+        return max(0, (self.leaf.blocks if self.last is None else self.last) - (self.first or 0))
+
+    @property
     def condition(self) -> sql.Composable:
         """The range as a condition on ctid, which Postgres reads as a range of blocks."""
         parts = []

@@ -5,7 +5,7 @@ Pure: sizes and times go in, ranges come out. How a part is compared is `rolling
 
 from dataclasses import dataclass
 
-from replica_platform.xmin.copy.ranges import BLOCK_BYTES, Range
+from replica_platform.xmin.copy.ranges import Range
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.target.proof import Position, ProofRound
 
@@ -21,10 +21,10 @@ class Proving:
     """How much of the content each sync proves.
 
     Attributes:
-        within_s: The seconds in which the whole table is proven once; each sync proves the share
-            of the time since the last part. With 0 each sync proves as much as `most_bytes`.
-        most_bytes: The most bytes of the source's heap that one sync reads for it.
-        most_s: The seconds after which a part ends early; the next sync continues there.
+        within_s: The seconds in which the whole of each table is proven once; each sync proves the
+            share of the time since the last part. With 0 each sync proves as much as `most_bytes`.
+        most_bytes: The most bytes of the source's heap that one sync reads for it, of all tables.
+        most_s: The seconds that it takes, about; the next sync continues where it ended.
     """
 
     within_s: float = DAY_S
@@ -44,23 +44,31 @@ class Part:
     ranges: tuple[Range, ...]
     ends_round: bool
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks of the source it reads."""
+        return sum(max(1, one.blocks) for one in self.ranges)
 
-def next_part(table: SourceTable, last: ProofRound | None, proving: Proving) -> Part | None:
+
+def next_part(
+    table: SourceTable, last: ProofRound | None, proving: Proving, most_blocks: int
+) -> Part | None:
     """Return the next part; None where nothing is due yet.
 
     Args:
         table: The source table, whose rows lie in heaps.
         last: How far the proof has come; None where no round has begun.
         proving: How much is to be proven.
+        most_blocks: The most blocks of the part.
     """
     total = sum(max(leaf.blocks, 1) for leaf in table.leaves)
     due = total
     if proving.within_s > 0:
         due = int(total * (last.part_age_s if last else 0.0) / proving.within_s)
-    if due < min(LEAST_BLOCKS, total):
+    if due < min(LEAST_BLOCKS, total) or most_blocks < 1:
         return None
-    most = max(1, proving.most_bytes // BLOCK_BYTES)
-    ranges, ends = _ranges(table, last.position if last else Position(), min(due, most))
+    position = last.position if last else Position()
+    ranges, ends = _ranges(table, position, min(due, most_blocks))
     return Part(ranges, ends)
 
 

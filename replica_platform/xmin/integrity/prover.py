@@ -8,21 +8,32 @@ from collections.abc import Mapping
 
 import psycopg
 
+from replica_platform.xmin.copy.ranges import BLOCK_BYTES
 from replica_platform.xmin.integrity.parts import Part, Proving, next_part
 from replica_platform.xmin.integrity.rolling import ContentOfBothSides
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.reports import ContentProof
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.target import proof
+from replica_platform.xmin.target.proof import ProofRound
 from replica_platform.xmin.target.write import WrittenRows
 
 
 class Prover:
-    """Proves parts of target tables; without `proving` nothing is due."""
+    """Proves parts of the target tables of one sync; without `proving` nothing is due.
+
+    The bounds are those of the whole sync: the tables whose last part is the oldest come first.
+    """
 
     def __init__(self, target: psycopg.Connection, proving: Proving | None) -> None:
         self._target = target
         self._proving = proving
+        self._left_s = proving.most_s if proving else 0.0
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the seconds of this sync are not used up."""
+        return self._left_s >= 0
 
     @property
     def proves(self) -> bool:
@@ -38,16 +49,16 @@ class Prover:
         if self._proving is None or not tables:
             return {}
         rounds = proof.read_rounds(self._target, tables)
+        current = {n: last for n, last in rounds.items() if last.target_oid == tables[n][0]}
+        for name in tables.keys() - current.keys():
+            proof.begin_round(self._target, name, tables[name][0])
+        left = max(1, self._proving.most_bytes // BLOCK_BYTES)
         due = {}
-        for name, (oid, table) in tables.items():
-            last = rounds.get(name)
-            if last is not None and last.target_oid != oid:
-                last = None
-            if last is None:
-                proof.begin_round(self._target, name, oid)
-            part = next_part(table, last, self._proving)
+        for name in sorted(tables, key=lambda name: -_waited_s(current.get(name))):
+            part = next_part(tables[name][1], current.get(name), self._proving, left)
             if part is not None:
                 due[name] = part
+                left -= part.blocks
         return due
 
     def prove(
@@ -61,9 +72,8 @@ class Prover:
             part: The part.
             staging: The table that rows to repair are staged in.
         """
-        assert self._proving is not None  # otherwise no part is due
         began = time.monotonic()
-        found = both.compare(part, self._proving.most_s)
+        found = both.compare(part, self._left_s)
         written = both.repair(found.selections, staging) if found.selections else WrittenRows()
         repaired = written.inserted + written.updated
         target = both.spec.target
@@ -71,6 +81,7 @@ class Prover:
         if found.whole:
             proof.end_round(self._target, target, oid)
         seconds = time.monotonic() - began
+        self._left_s -= seconds
         return ContentProof(
             found.rows, found.differing, repaired, found.bytes, seconds, found.whole
         ), written
@@ -85,3 +96,8 @@ class Prover:
         if self._proving is not None:
             proof.write_proof(self._target, target, oid, rows)
             proof.begin_round(self._target, target, oid)
+
+
+def _waited_s(last: ProofRound | None) -> float:
+    """Return the seconds since the last part of a table; a table without one comes first."""
+    return last.part_age_s if last else float("inf")

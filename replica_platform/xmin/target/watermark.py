@@ -15,7 +15,7 @@ from psycopg import sql
 from replica_platform.core.postgres import one_value
 from replica_platform.xmin.names import TableName, columns_sql
 from replica_platform.xmin.source.snapshot import Identity
-from replica_platform.xmin.target.schemas import SCHEMA, naming_the_grant
+from replica_platform.xmin.target.schemas import SCHEMA, create_schema, naming_the_grant
 
 # The first key of all advisory locks of the sync, so that they meet no other program's.
 LOCK_SPACE = 0x786D696E  # "xmin"
@@ -64,7 +64,6 @@ class Watermark:
 
 # `lsn` and `history` are no longer used; an earlier version that writes here needs the columns.
 _SETUP = f"""
-create schema if not exists {SCHEMA};
 create table if not exists {SCHEMA}.mark (
     target_table text primary key,
     source_table text not null,
@@ -117,6 +116,7 @@ def prepare(target: psycopg.Connection) -> None:
     with naming_the_grant(target, f"{SCHEMA!r}"), target.transaction():
         # CREATE … IF NOT EXISTS fails beside another session that does the same.
         target.execute("select pg_advisory_xact_lock(%s, 0)", [LOCK_SPACE])
+        create_schema(target, SCHEMA)  # not where an administrator has made it for the role
         target.execute(_SETUP)
 
 
