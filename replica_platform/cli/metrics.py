@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.common import PATH, on_signal
 from replica_platform.cli.terminal import complain, err
 
@@ -24,9 +23,12 @@ def metrics(textfile: Path | None, port: int | None, host: str) -> int:
     """
     if textfile and port:
         raise click.UsageError("--textfile writes once and --port serves; give one of them.")
-    settings = Settings()
+    if textfile and not textfile.absolute().parent.is_dir():
+        return complain(f"There is no folder {textfile.absolute().parent}; make it first.")
     from replica_platform.app.launch import existing_databases
+    from replica_platform.app.settings import Settings
 
+    settings = Settings()
     try:
         from replica_platform.app.metrics import PlatformCollector, metrics_text
     except ModuleNotFoundError as error:
@@ -51,7 +53,10 @@ def _serve(collector: "PlatformCollector", host: str, port: int) -> int:
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     stop = on_signal()
-    server, thread = start_http_server(port, host, registry)
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        return complain(f"{host}:{port} cannot be listened on ({error.strerror}); give another.")
     err.print(f"Metrics are at http://{host}:{port}/metrics (Ctrl-C ends it).")
     stop.wait()
     server.shutdown()

@@ -138,9 +138,17 @@ def test_the_command_writes_prints_and_serves(made: Folder, cli: Cli, tmp_path: 
     assert samples(file.read_bytes()).keys() == samples(printed.stdout.encode()).keys()
     assert cli("metrics", "--textfile", file, "--port", 9, **dsns).returncode == 2
 
+    nowhere = cli("metrics", "--textfile", tmp_path / "absent" / "m.prom", **dsns)
+    assert (nowhere.returncode, nowhere.stdout) == (1, "")
+    assert "There is no folder" in nowhere.stderr
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
+        probe.listen()
         port = probe.getsockname()[1]
+        taken = cli("metrics", "--port", port, **dsns)
+    assert taken.returncode == 1
+    assert f"127.0.0.1:{port} cannot be listened on" in taken.stderr
     server = subprocess.Popen(
         [sys.executable, "-m", "replica_platform.cli.main", "metrics", "--port", str(port)],
         env=dsns | {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
