@@ -1,15 +1,18 @@
 """The time of a pull: by rows, by rows again, and as a file.
 
     python benchmarks/backup_pull.py [--members 200000]
+    python benchmarks/backup_pull.py --openssh [--megabytes 500] [--rounds 3]
     python benchmarks/backup_pull.py --server ssh://root@127.0.0.1:22 --key KEY --known-hosts FILE
 
 Both ends are this machine, so the network's speed is not measured; bytes moved are what a network
-would carry. Without `--server`, asyncssh's own server is between them and the peer is `cp`. With
-the address of this machine's OpenSSH server, the method `scp` is measured against `sftp get`, in
-turn; the medians are printed.
+would carry. Without an option, asyncssh's own server is between them and the peer is `cp`. With
+`--openssh`, which starts Debian's `sshd`, or the address of this machine's OpenSSH server, the
+method `scp` is measured against `sftp get`, in turn; then the other methods after 0.1 % of the rows
+changed, each on the copy of its own last pull. The medians are printed.
 """
 
 import argparse
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -22,6 +25,7 @@ from backup_one_step import make as make_file
 
 from replica_platform.backup import Pulled, pull
 from replica_platform.core.sqlite import sqlite3
+from replica_platform_tests.backup.openssh_server import serving_openssh
 from replica_platform_tests.backup.ssh_server import serving
 
 
@@ -58,6 +62,8 @@ def against_sftp(options: argparse.Namespace, folder: Path) -> None:
     sftp = ["sftp", "-q", "-P", str(server.port), "-i", str(options.key), "-o", "BatchMode=yes"]
     sftp += ["-o", f"UserKnownHostsFile={options.known_hosts}"]
     peer, ours = [], []
+    again: dict[str, list[float]] = {"query": [], "pages": []}
+    moved: dict[str, int] = {}
     for _ in range(options.rounds):
         began = time.perf_counter()
         source = f"{server.username}@{server.hostname}:{remote}"
@@ -66,18 +72,39 @@ def against_sftp(options: argparse.Namespace, folder: Path) -> None:
         pulled = pull(f"{options.server}{remote}", folder / "file.db", method="scp", **access)
         ours.append(pulled.seconds)
         (folder / "sftp.db").unlink()
-        (folder / "file.db").unlink()
+        shutil.copyfile(folder / "file.db", folder / "query.db")
+        (folder / "file.db").rename(folder / "pages.db")
+        for method in ("pages", "query"):
+            with closing(sqlite3.connect(remote, isolation_level=None)) as db:
+                (rows,) = db.execute("select max(id) from t").fetchone()
+                db.execute(
+                    "update t set v = randomblob(400) where id between ? and ?",
+                    (rows // 2, rows // 2 + rows // 1000),
+                )
+            pulled = pull(
+                f"{options.server}{remote}", folder / f"{method}.db", method=method, **access
+            )
+            again[method].append(pulled.seconds)
+            moved[method] = pulled.bytes_moved
     got, by_sftp = statistics.median(ours), statistics.median(peer)
     print(
         f"{size / 1e6:.0f} MB: sftp get {by_sftp:.2f} s ({min(peer):.2f} to {max(peer):.2f}), "
         f"pull --method scp {got:.2f} s ({min(ours):.2f} to {max(ours):.2f}): {got / by_sftp:.2f}"
     )
+    for method, seconds in again.items():
+        middle = statistics.median(seconds)
+        print(
+            f"pull --method {method} after 0.1 % changed {middle:.2f} s "
+            f"({min(seconds):.2f} to {max(seconds):.2f}), {moved[method] / 1e6:.1f} MB moved: "
+            f"{middle / by_sftp:.2f}"
+        )
 
 
 def main() -> None:
     """Make the file, pull it by each method, print the table."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--members", type=int, default=200_000)
+    options.add_argument("--openssh", action="store_true", help="Start an OpenSSH server.")
     options.add_argument("--server", help="ssh://user@host:port of an OpenSSH server here.")
     options.add_argument("--key", type=Path)
     options.add_argument("--known-hosts", type=Path)
@@ -86,6 +113,12 @@ def main() -> None:
     given = options.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         folder = Path(name)
+        if given.openssh:
+            with serving_openssh(folder) as host:
+                given.server = host.url(Path("/")).removesuffix("/")
+                given.key, given.known_hosts = folder / "client", folder / "known_hosts"
+                against_sftp(given, folder)
+            return
         if given.server:
             against_sftp(given, folder)
             return

@@ -104,7 +104,7 @@ def threads(box: Outbox, rows_each: int) -> float:
 SLOT = """
 import json, sys, time
 from replica_platform.outbox import file
-from replica_platform.outbox.box import INSERT
+from replica_platform.outbox.file import INSERT
 from pathlib import Path
 connection = file.create_or_open(Path(sys.argv[1]))
 row = ("id", "conversation", sys.argv[3], b"x" * 32, 0.0)

@@ -38,6 +38,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         bars=str(settings.bars) if settings.bars else None,
         xmin_workers=settings.xmin_workers,
         xmin_batch_bytes=settings.xmin_batch_bytes,
+        keep_runs_days=settings.keep_runs_days,
         keep_generations=settings.keep_generations,
         block_store=settings.block_store,
     )
@@ -116,9 +117,10 @@ def _load(settings: Settings) -> dg.Definitions:
 def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
     """Return the definitions with each external asset once; several components may name it."""
     external = {spec.key: spec for spec in loaded.assets or () if isinstance(spec, dg.AssetSpec)}
-    others = [one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)]
+    # Modules that import an asset of another one contain it too.
+    others = {id(one): one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)}
     return dg.Definitions(
-        assets=[*external.values(), *others],
+        assets=[*external.values(), *map(_with_source, others.values())],
         asset_checks=[_as_checks(one) for one in loaded.asset_checks or ()],
         schedules=loaded.schedules,
         sensors=loaded.sensors,
@@ -137,6 +139,18 @@ def _as_checks(checks: dg.AssetsDefinition) -> dg.AssetsDefinition:
     if isinstance(checks, dg.AssetChecksDefinition):
         return checks
     return dg.AssetChecksDefinition(**checks.get_attributes_dict())
+
+
+def _with_source(asset: Any) -> Any:
+    """Return an asset with a link to its line of code; one of a component has that of its YAML."""
+    if not isinstance(asset, dg.AssetsDefinition) or any(
+        "dagster/code_references" in spec.metadata for spec in asset.specs
+    ):
+        return asset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a beta feature, which decides nothing
+        (linked,) = dg.with_source_code_references([asset])
+    return linked
 
 
 @dg.definitions

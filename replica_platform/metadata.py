@@ -1,9 +1,16 @@
 """Metadata that all pillars name and format alike."""
 
+import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import dagster as dg
+
+from replica_platform.replica import PublishedColumn
+
+# An event keeps its columns; more than these would be a megabyte a publication.
+MOST_COLUMNS = 300
 
 
 def change(changed: bool, summary: str) -> dict[str, Any]:
@@ -14,6 +21,49 @@ def change(changed: bool, summary: str) -> dict[str, Any]:
 def table_schema(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
     """Return the schema for an asset's page from pairs of column name and type."""
     return dg.TableSchema([dg.TableColumn(name, type=type_) for name, type_ in columns])
+
+
+def key_part(name: str) -> str:
+    """Return a name as a part of an asset's key, which Dagster makes an identifier of.
+
+    A name with other characters gets a digest of it, so that two such names stay two.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    if plain == name:
+        return name
+    return f"{plain}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def replica_columns(
+    columns: Sequence[PublishedColumn], parents: Iterable[dg.AssetKey]
+) -> dict[str, Any]:
+    """Return the schema and lineage of a replica's page, its columns as `table.column`.
+
+    Args:
+        columns: The columns of all tables; none is shown of more than `MOST_COLUMNS`.
+        parents: The assets that the replica is made of; a column comes from the one that is
+            called like its table.
+    """
+    if len(columns) > MOST_COLUMNS:
+        return {}
+    by_table = {key.path[-1]: key for key in parents}
+    schema = dg.TableSchema(
+        [dg.TableColumn(_full_name(one), one.type, one.comment) for one in columns]
+    )
+    lineage = {
+        _full_name(one): [dg.TableColumnDep(by_table[one.table], one.name)]
+        for one in columns
+        if one.table in by_table
+    }
+    return {
+        "dagster/column_schema": schema,
+        **({"dagster/column_lineage": dg.TableColumnLineage(lineage)} if lineage else {}),
+    }
+
+
+def _full_name(column: PublishedColumn) -> str:
+    schema = "" if column.schema == "main" else f"{column.schema}."
+    return f"{schema}{column.table}.{column.name}"
 
 
 def markdown_rows(rows: Sequence[Sequence[Any]], head: Sequence[str] = ()) -> str:

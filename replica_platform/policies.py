@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import (
+    UnresolvedAssetJobDefinition as AssetJob,
+)
 
 from replica_platform.core.errors import PlatformError, TransientError
 
@@ -45,6 +48,11 @@ def fresh_within(seconds: int) -> dg.FreshnessPolicy:
 AFTER_PARENTS = (
     dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
 )
+
+
+def named_job(name: str, selection: dg.AssetSelection, description: str) -> AssetJob:
+    """Return the job of a schedule or sensor; without one, runs and timeline show no name."""
+    return dg.define_asset_job(name, selection=selection, description=description)
 
 
 def after(asset: dg.AssetKey) -> dg.AutomationCondition:

@@ -17,6 +17,7 @@ LAYERS = [
     # Blocks in an object store, which two engines keep there.
     ("blocks",),
     ENGINES,
+    ("pictures",),
     ("app",),
     ("metadata", "policies"),
     ("resources",),
@@ -37,7 +38,16 @@ FOLDERS = {
     ],
     "xmin": ["errors", "names", "reports", "session", "source", "target", "copy", "integrity", ""],
     "outbox": [
-        *("errors", "encoding", "file", "slots", "reserve", "joined", "box"),  # the worker's side
+        *(
+            "errors",
+            "encoding",
+            "file",
+            "slots",
+            "reserve",
+            "joined",
+            "group",
+            "box",
+        ),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),
     ],
     "backup": ["errors", "manifest", "child", "blocks", "folder", "destination", "remote", ""],

@@ -4,7 +4,7 @@ The engines judge what they know of (`status`, `backlog`, `stats`); here the `de
 what should be there and how old it may be.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -27,7 +27,7 @@ from replica_platform.app.entries import (
 from replica_platform.app.entries.base import environment_dsn
 from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.app.launch import is_made
-from replica_platform.app.scheduler import scheduler_status
+from replica_platform.app.scheduler import SchedulerStatus, scheduler_status
 from replica_platform.app.settings import Settings
 from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
@@ -38,6 +38,9 @@ from replica_platform.xmin import status as sync_status
 
 # Ticks of a schedule that may pass without a sync before its tables are red.
 MISSED_TICKS = 3
+# Where no daemon has ever run, for example after a first `make run`, nobody expects schedules to
+# run; after a day the data is too old all the same.
+IDLE_S = 86_400
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,17 @@ class Health(ReportFields):
 
     Attributes:
         pillar: The name of the pillar.
-        ok: Whether all is well.
+        ok: Whether all is well, or idle.
         sentence: What is well, or what is wrong and what to do next.
         facts: Figures by name; a name ends in `_bytes` for a size and in `_age_s` for an age.
+        idle: Whether something waits for a schedule, and no daemon has ever run here.
     """
 
     pillar: str
     ok: bool
     sentence: str
     facts: Mapping[str, Any] = field(default_factory=dict)
+    idle: bool = False
 
 
 def platform_health(settings: Settings, found: Configured | None = None) -> list[Health]:
@@ -76,6 +81,7 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
             "REPLICA_DATA_DIR to the folder of a platform."
         )
         return [Health("platform", False, sentence)]
+    scheduler = _scheduler(settings)
     pillars: dict[str, Inspection] = {}
     for one in found.of(DuckDBReplicaEntry):
         name = "replica" if len(found.of(DuckDBReplicaEntry)) == 1 else one.name
@@ -83,9 +89,9 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
     if found.of(PurposeReplicasEntry):
         pillars["purposes"] = partial(_purposes, settings, found.of(PurposeReplicasEntry))
     if found.of(XminTablesEntry):
-        pillars["warehouse"] = partial(_warehouse, settings, found.of(XminTablesEntry))
+        pillars["warehouse"] = partial(_warehouse, settings, found.of(XminTablesEntry), scheduler)
     if found.of(WorkerOutboxesEntry):
-        pillars["outbox"] = partial(_outbox, settings, found.of(WorkerOutboxesEntry))
+        pillars["outbox"] = partial(_outbox, settings, found.of(WorkerOutboxesEntry), scheduler)
     if found.of(SqliteBackupsEntry):
         pillars["backups"] = partial(_backups, settings, found.of(SqliteBackupsEntry))
     pillars["dagster"] = partial(_dagster, settings)
@@ -93,7 +99,9 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
 
 
 Found = tuple[bool, str, Mapping[str, Any]]
-Inspection = Callable[[], Found]
+# The fourth value says whether the pillar is idle.
+MaybeIdle = tuple[bool, str, Mapping[str, Any], bool]
+Inspection = Callable[[], Found | MaybeIdle]
 
 
 def _health(pillar: str, inspect: Inspection) -> Health:
@@ -143,9 +151,12 @@ def _purposes(settings: Settings, entries: Sequence[PurposeReplicasEntry]) -> Fo
     return True, f"{', '.join(states)}: every purpose has its replica, in sync.", facts
 
 
-def _warehouse(settings: Settings, groups: Sequence[XminTablesEntry]) -> Found:
+def _warehouse(
+    settings: Settings, groups: Sequence[XminTablesEntry], scheduler: SchedulerStatus
+) -> MaybeIdle:
     """Return the health of all groups, each in its own target database."""
     problems: list[str] = []
+    late: dict[str, tuple[float, str]] = {}
     left: list[str] = []
     wanted: list[str] = []
     ages: list[float] = []
@@ -159,13 +170,20 @@ def _warehouse(settings: Settings, groups: Sequence[XminTablesEntry]) -> Found:
             for table in _tables(settings, group)
         }
         problems += [
-            problem
-            for name, group in tables.items()
-            if (problem := _table_problem(name, synced.get(name), group))
+            problem for name in tables if (problem := _table_problem(name, synced.get(name)))
         ]
+        late |= {
+            name: (synced[name].age_s, group.cron_schedule)
+            for name, group in tables.items()
+            if name in synced and synced[name].there and _is_late(synced[name], group)
+        }
         left += [name for name in synced if name not in tables]
         wanted += tables
         ages += [synced[name].age_s for name in tables if name in synced]
+    idle = bool(late) and _is_idle(scheduler, [age_s for age_s, _ in late.values()])
+    if late and not idle:
+        problems += [_late(name, *found) for name, found in late.items()]
+        problems.append(f"{_sentence(scheduler.hint)} Or run `make run`.")
     facts = {"tables": wanted, "no_longer_configured": left}
     if problems:
         sentence = " ".join(problems)
@@ -176,12 +194,23 @@ def _warehouse(settings: Settings, groups: Sequence[XminTablesEntry]) -> Found:
         )
     else:
         sentence = "No table is configured."
+    if idle and not problems:
+        sentence += f" {_sentence(scheduler.hint)}"
     if left:
         sentence += (
             f" No longer configured: {', '.join(left)}; `replica forget-table {left[0]}` removes "
             "what is remembered of it."
         )
-    return not problems, sentence, facts
+    return not problems, sentence, facts, idle and not problems
+
+
+def _is_idle(scheduler: SchedulerStatus, ages_s: Iterable[float]) -> bool:
+    """Whether something is late only since no daemon has run here, and by less than a day."""
+    return not scheduler.started and max(ages_s) <= IDLE_S
+
+
+def _sentence(hint: str) -> str:
+    return f"{hint[0].upper()}{hint[1:]}."
 
 
 def _tables(settings: Settings, group: XminTablesEntry) -> list[TableEntry]:
@@ -190,21 +219,25 @@ def _tables(settings: Settings, group: XminTablesEntry) -> list[TableEntry]:
     return group.resolved(known.tables)
 
 
-def _table_problem(name: str, table: SyncStatus | None, group: XminTablesEntry) -> str | None:
+def _table_problem(name: str, table: SyncStatus | None) -> str | None:
     """Return what is wrong with a table, and what to do next; None if nothing is."""
     if table is None:
         return f"{name} was never synced; run `make run`, or wait for the schedule."
     if not table.there:
         return f"{name} is gone from the target; run `make run` to copy it again."
-    due = _due(group.cron_schedule, group.timezone)
-    age_s = (datetime.now(UTC) - due).total_seconds() if due else None
-    if age_s is not None and table.age_s > age_s:
-        return (
-            f"{name} was synced {format_age(table.age_s)} ago, and its schedule "
-            f"({group.cron_schedule}) should have run {MISSED_TICKS} times since; "
-            "see whether the schedules run (`make dev`), or run `make run`."
-        )
     return None
+
+
+def _is_late(table: SyncStatus, group: XminTablesEntry) -> bool:
+    due = _due(group.cron_schedule, group.timezone)
+    return due is not None and table.age_s > (datetime.now(UTC) - due).total_seconds()
+
+
+def _late(name: str, age_s: float, cron: str) -> str:
+    return (
+        f"{name} was synced {format_age(age_s)} ago, and its schedule ({cron}) should have run "
+        f"{MISSED_TICKS} times since."
+    )
 
 
 def _due(cron: str, timezone: str) -> datetime | None:
@@ -215,7 +248,9 @@ def _due(cron: str, timezone: str) -> datetime | None:
         return None
 
 
-def _outbox(settings: Settings, entries: Sequence[WorkerOutboxesEntry]) -> Found:
+def _outbox(
+    settings: Settings, entries: Sequence[WorkerOutboxesEntry], scheduler: SchedulerStatus
+) -> Found | MaybeIdle:
     nodes = {
         (entry.name, node): (settings.path(folder), entry.backlog_within_s)
         for entry in entries
@@ -238,14 +273,22 @@ def _outbox(settings: Settings, entries: Sequence[WorkerOutboxesEntry]) -> Found
         "dead": waiting.dead,
         "file_bytes": waiting.file_bytes,
     }
-    late = [
-        f"The oldest record of {node} waits for {format_age(one.oldest_pending_age_s)}; "
-        "see whether the schedules run (`make dev`), or run `replica drain`."
+    late = {
+        node: one.oldest_pending_age_s
         for (_, node), (folder, within_s) in nodes.items()
         if folder.is_dir() and (one := backlog([folder])).oldest_pending_age_s > within_s
+    }
+    problems = [*empty, *([] if waiting.ok else [waiting.sentence])]
+    if late and not problems and _is_idle(scheduler, late.values()):
+        hint = f"{_sentence(scheduler.hint)} Or run `replica drain`."
+        return True, f"{waiting.sentence} {hint}", facts, True
+    problems += [
+        f"The oldest record of {node} waits for {format_age(age_s)}; {scheduler.hint}, or run "
+        "`replica drain`."
+        for node, age_s in late.items()
     ]
-    if empty or late or not waiting.ok:
-        return False, " ".join([*empty, *late, *([] if waiting.ok else [waiting.sentence])]), facts
+    if problems:
+        return False, " ".join(problems), facts
     delivered = [
         reconcile(sorted(set(into)), environment_dsn(target) if target else settings.target)
         for target, into in _by_target(settings, entries).items()
@@ -300,6 +343,16 @@ def _backups(settings: Settings, entries: Sequence[SqliteBackupsEntry]) -> Found
         ),
         facts,
     )
+
+
+def _scheduler(settings: Settings) -> SchedulerStatus:
+    """Return the state of Dagster's daemon; one that never ran if its database does not answer."""
+    if settings.dagster_dsn is None and not is_made(settings):
+        return SchedulerStatus()
+    try:
+        return scheduler_status(settings.dagster)
+    except PlatformError:  # `_dagster` reports it
+        return SchedulerStatus()
 
 
 def _dagster(settings: Settings) -> Found:

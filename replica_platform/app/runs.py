@@ -1,15 +1,18 @@
 """One run of all assets in this process, and the outcome of each."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from dagster._core.execution.stats import RunStepKeyStatsSnapshot, StepEventStatus
+from dagster._core.utils import make_new_run_id
 
 from replica_platform.app.launch import project_dir
 from replica_platform.core.reports import Progress, ReportFields
+from replica_platform.pictures import sentence_of
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -52,44 +55,80 @@ class AssetDone(ReportFields):
         return not self.problems and self.done != "not reached"
 
 
+@dataclass(frozen=True)
+class StepDone:
+    """A step of a run that has ended.
+
+    Attributes:
+        step: Its key.
+        seconds: Its duration.
+        ok: Whether it succeeded.
+    """
+
+    step: str
+    seconds: float
+    ok: bool
+
+
 def materialise_all(
-    definitions: dg.Definitions, progress: Progress | None = None
+    definitions: dg.Definitions,
+    progress: Progress | None = None,
+    on_step: Callable[[StepDone], None] | None = None,
 ) -> list[AssetDone]:
     """Materialise every asset once, with its checks, recorded for the Dagster UI.
 
     Args:
         definitions: The platform to run.
         progress: A callback that receives the number of finished steps.
+        on_step: A callback that receives each finished step.
 
     Returns:
         The outcome of each asset, by pillar and then in the order of the graph.
     """
     job = definitions.resolve_implicit_global_asset_job_def()
+    assets = definitions.resolve_asset_graph().materializable_asset_keys
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.from_config(str(project_dir())) as instance:
         # Keep connections open, as the Dagster UI does: some 600 new ones took a second.
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, MAX_OVERFLOW)
-        with _reported(instance, len(job.nodes), progress):
+        run_id = make_new_run_id()
+        with _reported(instance, run_id, len(job.nodes), progress, on_step):
+            # Named, so that the list of runs shows what this one is of.
             result = job.execute_in_process(
-                instance=instance, run_config=quiet, raise_on_error=False
+                instance=instance,
+                run_config=quiet,
+                raise_on_error=False,
+                run_id=run_id,
+                asset_selection=sorted(assets),
             )
         return _outcomes(definitions, result)
 
 
 @contextmanager
 def _reported(
-    instance: dg.DagsterInstance, steps: int, progress: Progress | None
+    instance: dg.DagsterInstance,
+    run_id: str,
+    steps: int,
+    progress: Progress | None,
+    on_step: Callable[[StepDone], None] | None,
 ) -> Iterator[None]:
-    """Report the number of finished steps twice a second, if there is a callback."""
-    if progress is None:
+    """Report finished steps twice a second, and once at the end, if there is a callback."""
+    if progress is None and on_step is None:
         yield
         return
     finished = threading.Event()
 
     def report() -> None:
-        while not finished.wait(0.5):
-            for run in instance.get_runs(limit=1):
-                ended = [s for s in instance.get_run_step_stats(run.run_id) if s.end_time]
+        reported: set[str] = set()
+        last = False
+        while not last:
+            last = finished.wait(0.5)
+            ended = [s for s in instance.get_run_step_stats(run_id) if s.start_time and s.end_time]
+            for stats in sorted(ended, key=lambda one: one.end_time or 0.0):
+                if on_step and stats.step_key not in reported:
+                    on_step(_step_done(stats))
+                reported.add(stats.step_key)
+            if progress:
                 progress(len(ended), steps, "steps")
 
     reporter = threading.Thread(target=report, daemon=True)
@@ -99,6 +138,11 @@ def _reported(
     finally:
         finished.set()
         reporter.join()
+
+
+def _step_done(stats: RunStepKeyStatsSnapshot) -> StepDone:
+    seconds = (stats.end_time or 0.0) - (stats.start_time or 0.0)
+    return StepDone(stats.step_key, seconds, stats.status is StepEventStatus.SUCCESS)
 
 
 def _outcomes(definitions: dg.Definitions, result: dg.ExecuteInProcessResult) -> list[AssetDone]:
@@ -138,7 +182,8 @@ def _add_checks(outcomes: dict[dg.AssetKey, AssetDone], result: dg.ExecuteInProc
         outcome.checks += 1
         outcome.checks_passed += evaluation.passed
         if not evaluation.passed:
-            outcome.problems.append(f"{evaluation.check_name}: {evaluation.description}")
+            sentence = sentence_of(evaluation.description)
+            outcome.problems.append(f"{evaluation.check_name}: {sentence}")
 
 
 def _add_materializations(

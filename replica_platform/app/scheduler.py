@@ -63,6 +63,20 @@ class SchedulerStatus(ReportFields):
         return not self.failed_ticks and not self.failed_runs and not self._silent
 
     @property
+    def started(self) -> bool:
+        """Whether a daemon has ever run here."""
+        return self.heartbeat_age_s is not None
+
+    @property
+    def hint(self) -> str:
+        """What to do next when a schedule did not run."""
+        if not self.started:
+            return "no daemon has run here, so no schedule does; start it with `make dev`"
+        if self._silent:
+            return "the daemon does not run, so no schedule does; start it with `make dev`"
+        return "the daemon runs, so see in the Dagster UI whether the schedule is switched on"
+
+    @property
     def _silent(self) -> bool:
         return self.heartbeat_age_s is not None and self.heartbeat_age_s > DAEMON_SILENT_S
 

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         ge=64 * 1024,
         description="Bytes of a table that one connection reads at a time; 64 MiB when absent.",
     )
+    keep_runs_days: int = Field(
+        default=14,
+        ge=1,
+        description="Days after which runs, events and ticks leave Dagster's database.",
+    )
     sample: bool = Field(
         default=True,
         description="Whether the sample's assets and input are part of the platform; on or off.",

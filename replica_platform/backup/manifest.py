@@ -29,7 +29,7 @@ class Backup(ReportFields):
         taken_at: When the backup was taken, in UTC.
         bytes: Size of the backup.
         sha256: Hexadecimal digest of its bytes.
-        md5: The same by MD5, for tools that know no other.
+        md5: The same by MD5, for tools that know no other; empty where it was not asked for.
         pages: Pages of the database.
         page_size: Bytes of a page.
         tables: Rows of each table.

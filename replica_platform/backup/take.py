@@ -36,6 +36,7 @@ def backup(
     skip_checkpoint: bool = False,
     blocks: Path | str | None = None,
     encrypt: bool = False,
+    md5: bool = False,
     now: datetime | None = None,
     progress: Progress | None = None,
 ) -> Backup:
@@ -56,6 +57,8 @@ def backup(
         blocks: The block store, a folder or a URL such as s3://bucket/prefix; a plain file is
             kept if left out.
         encrypt: Whether the blocks are encrypted, with the first key in `REPLICA_BACKUP_KEY`.
+        md5: Whether the manifest has an MD5 too, for tools that know no other digest; it takes
+            more time than all else.
         now: The moment in the backup's name and manifest; the next free second if left out.
         progress: Called with the bytes copied plus the bytes checked, then with the blocks sent.
 
@@ -94,6 +97,7 @@ def backup(
                     copy,
                     checkpoint=not skip_checkpoint,
                     is_kept=store is None,
+                    with_md5=md5,
                     progress=progress,
                 )
                 kept = backups(folder, name)

@@ -22,6 +22,7 @@ from replica_platform.core.reports import format_bytes
 @click.option(
     "--encrypt", is_flag=True, help="Encrypt the blocks with the key in REPLICA_BACKUP_KEY."
 )
+@click.option("--md5", is_flag=True, help="Put an MD5 into the manifest too.")
 @click.option("--cleanup", is_flag=True, help="Afterwards remove backups that need not be kept.")
 @click.option(
     "--keep-days",
@@ -40,8 +41,8 @@ from replica_platform.core.reports import format_bytes
 @click.option("--stats-only", is_flag=True, help="Make no backup; describe those in the folder.")
 @as_json_option
 def backup(
-    file: Path, to: Path, skip_checkpoint: bool, blocks: str | None, encrypt: bool, cleanup: bool,
-    keep_days: int, keep_count: int, stats_only: bool, as_json: bool,
+    file: Path, to: Path, skip_checkpoint: bool, blocks: str | None, encrypt: bool, md5: bool,
+    cleanup: bool, keep_days: int, keep_count: int, stats_only: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Make a verified backup of the SQLite file FILE.
 
@@ -58,6 +59,7 @@ def backup(
             skip_checkpoint=skip_checkpoint,
             blocks=blocks,
             encrypt=encrypt,
+            md5=md5,
             progress=progress,
         )
     removed = (
@@ -125,10 +127,10 @@ def restore_backup(file: Path, to: Path, replace: bool, as_json: bool) -> int:
 @click.option("--to", type=PATH, required=True, help="The SQLite file to create or replace.")
 @click.option(
     "--method",
-    type=click.Choice(["query", "scp"]),
+    type=click.Choice(["query", "pages", "scp"]),
     default="scp",
     show_default=True,
-    help="Transfer the rows that differ, or the whole file.",
+    help="Transfer the rows that differ, the blocks that differ, or the whole file.",
 )
 @click.option("--known-hosts", type=FOUND, help="Host keys to trust; ~/.ssh/known_hosts otherwise.")
 @click.option(
@@ -143,7 +145,7 @@ def restore_backup(file: Path, to: Path, replace: bool, as_json: bool) -> int:
 def pull_sqlite(
     url: str,
     to: Path,
-    method: Literal["query", "scp"],
+    method: Literal["query", "pages", "scp"],
     known_hosts: Path | None,
     client_keys: tuple[Path, ...],
     info_only: bool,

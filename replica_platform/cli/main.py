@@ -6,15 +6,17 @@ stderr as one sentence that says what to do next.
 
 import errno
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
-from pydantic import ValidationError
 
-from replica_platform.cli import backups, outbox, platform, warehouse
+from replica_platform.cli import adopt, backups, outbox, platform, warehouse
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 PILLARS: dict[str, tuple[click.Command, ...]] = {
     "Platform": (platform.run, platform.dev, platform.status, platform.env),
@@ -29,7 +31,13 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.scrub_store,
         generations.quotes,
     ),
-    "Warehouse": (warehouse.sync, warehouse.validate, warehouse.forget_table, warehouse.tune),
+    "Warehouse": (
+        adopt.adopt,
+        warehouse.sync,
+        warehouse.validate,
+        warehouse.forget_table,
+        warehouse.tune,
+    ),
     "Outbox": (outbox.append, outbox.drain, outbox.dead, outbox.doctor),
     "Backups": (
         backups.backup,
@@ -108,16 +116,20 @@ def main() -> NoReturn:
         code = 130
     except PlatformError as error:
         code = complain(str(error))
-    except ValidationError as error:
-        code = complain(_invalid_setting(error))
     except OSError as error:
         if error.errno not in DISK_TROUBLE:
             raise
         code = complain(f"{error.filename or 'A write'}: {DISK_TROUBLE[error.errno]}.")
+    except ValueError as error:
+        # Not imported here: no light command needs pydantic, whose import takes 0.1 s.
+        pydantic = sys.modules.get("pydantic")
+        if pydantic is None or not isinstance(error, pydantic.ValidationError):
+            raise
+        code = complain(_invalid_setting(error))
     sys.exit(code)
 
 
-def _invalid_setting(error: ValidationError) -> str:
+def _invalid_setting(error: "ValidationError") -> str:
     """Return which setting is not valid, by its environment variable and without its value."""
     first = error.errors()[0]
     name = "_".join(str(part) for part in first["loc"]).upper()

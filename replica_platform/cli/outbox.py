@@ -9,7 +9,6 @@ from uuid import UUID
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal, print_sentence
 from replica_platform.cli.terminal import (
     bar,
@@ -225,6 +224,7 @@ def doctor(outboxes: tuple[Path, ...], target: str | None, as_json: bool) -> int
     SQLite, the file system, the disk, the target's settings, the clocks.
     """
     from replica_platform.app.launch import platform_up
+    from replica_platform.app.settings import Settings
     from replica_platform.outbox import doctor as examine
 
     settings = Settings()

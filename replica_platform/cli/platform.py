@@ -1,25 +1,29 @@
 """Commands of the platform as a whole: run it, serve it, show its health and its settings."""
 
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from replica_platform.app.settings import Settings
-from replica_platform.cli.common import as_json_option
+from replica_platform.cli.common import as_json_option, on_signal
 from replica_platform.cli.terminal import (
     bar,
     err,
     figures,
+    live,
     out,
     plain,
     print_json,
     print_table,
     verdict,
 )
-from replica_platform.core.postgres import mask_dsn
 
 if TYPE_CHECKING:
     from replica_platform.app.configured import Configured
+    from replica_platform.app.health import Health
+    from replica_platform.app.runs import StepDone
+    from replica_platform.app.settings import Settings
 
 # Words for figures whose names are too short for a reader of `replica status`.
 LABELS = {
@@ -38,6 +42,8 @@ def run(as_json: bool) -> int:
 
     Databases without a DSN are in the embedded Postgres, which runs as long as the command.
     """
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     from replica_platform.app.configured import configured
     from replica_platform.app.launch import platform_up, prepare_sample
@@ -52,7 +58,9 @@ def run(as_json: bool) -> int:
 
         definitions = load_defs(settings)
         with bar("materialising") as progress:
-            assets = materialise_all(definitions, progress if err.is_terminal else None)
+            # For people only: a program reads the result.
+            watched = (progress, _print_step) if err.is_terminal else (None, None)
+            assets = materialise_all(definitions, *watched)
     well = all(asset.ok for asset in assets)
     if as_json:
         print_json(assets)
@@ -73,8 +81,9 @@ def run(as_json: bool) -> int:
     return int(not well)
 
 
-def _print_locations(settings: Settings, entries: "Configured") -> None:
+def _print_locations(settings: "Settings", entries: "Configured") -> None:
     from replica_platform.app.entries import DuckDBReplicaEntry
+    from replica_platform.core.postgres import mask_dsn
 
     for one in entries.of(DuckDBReplicaEntry):
         out.print(f"\nmaster    {settings.path(one.master)}")
@@ -92,6 +101,8 @@ def dev(port: int | None) -> int:
 
     It runs until Ctrl-C, which ends every process that it started.
     """
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     settings.port = port or settings.port
     from replica_platform.app.configured import configured
@@ -104,28 +115,70 @@ def dev(port: int | None) -> int:
         return serve(settings)
 
 
+def _print_step(step: "StepDone") -> None:
+    """Print a step of a run as soon as it has ended."""
+    err.print(f"{verdict(step.ok, padded=True)} {plain(step.step)} [dim]{step.seconds:.1f} s[/]")
+
+
 @click.command()
+@click.option("--watch", is_flag=True, help="Show it again and again, until Ctrl-C.")
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(0.5, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often --watch looks.",
+)
 @as_json_option
-def status(as_json: bool) -> int:
+def status(watch: bool, every_s: float, as_json: bool) -> int:
     """Show the health of every pillar.
 
-    The exit code is 0 only when all pillars are well.
+    `idle` says that no schedule runs, since `replica dev` was never started. The exit code is 0
+    only when all pillars are well or idle.
     """
+    if watch and as_json:
+        raise click.UsageError("--watch is for people; call `status --json` again and again.")
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     from replica_platform.app.health import platform_health
     from replica_platform.app.launch import existing_databases
 
     with existing_databases(settings):
         pillars = platform_health(settings)
-    if as_json:
-        print_json(pillars)
-    else:
-        for pillar in pillars:
-            mark = verdict(pillar.ok, padded=True)
-            out.print(f"{mark} {pillar.pillar:<10} {plain(pillar.sentence)}")
-            if facts := figures(pillar.facts, LABELS):
-                out.print(f"    [dim]{plain(facts)}[/]")
+        if watch:
+            pillars = _watched(pillars, lambda: platform_health(settings), every_s)
+        elif as_json:
+            print_json(pillars)
+        else:
+            for line in _health_lines(pillars):
+                out.print(line)
     return int(not all(pillar.ok for pillar in pillars))
+
+
+def _watched(
+    pillars: "list[Health]", look: "Callable[[], list[Health]]", every_s: float
+) -> "list[Health]":
+    """Show the health until a signal; return what was seen last."""
+    stop = on_signal()
+    with live(out) as show:
+        while True:
+            now = f"[dim]{datetime.now():%H:%M:%S}, every {every_s:g} s; Ctrl-C ends[/]"
+            show([*_health_lines(pillars), now])
+            if stop.wait(every_s):
+                return pillars
+            pillars = look()
+
+
+def _health_lines(pillars: "Iterable[Health]") -> Iterator[str]:
+    """Yield the lines of each pillar: its state, and its figures."""
+    for pillar in pillars:
+        mark = verdict(pillar.ok, idle=pillar.idle, padded=True)
+        yield f"{mark} {pillar.pillar:<10} {plain(pillar.sentence)}"
+        if facts := figures(pillar.facts, LABELS):
+            yield f"    [dim]{plain(facts)}[/]"
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -137,12 +190,16 @@ def env(command: tuple[str, ...], as_json: bool) -> int:
     Passwords are masked in the output; COMMAND gets them in its environment. The embedded Postgres
     runs as long as COMMAND. Example: `replica env dg dev`.
     """
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     if command:
         from replica_platform.app.launch import platform_up, run_command
 
         with platform_up(settings):
             return run_command(command)
+    from replica_platform.core.postgres import mask_dsn
+
     shown = {name: mask_dsn(value) for name, value in settings.environment().items()}
     if as_json:
         print_json(shown)

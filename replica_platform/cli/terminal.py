@@ -6,18 +6,19 @@ How results look belongs here; which results a command has does not.
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from replica_platform.core.reports import Progress as ProgressCallback
 from replica_platform.core.reports import Unit, format_age, format_bytes
 from replica_platform.core.reports import plain as plain_values
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # Pipes and files have no width; lines are not folded there.
 WIDTH = None if sys.stdout.isatty() else 160
@@ -39,6 +40,8 @@ def print_json(result: Any) -> None:
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table with numbers aligned to the right; markup in cells has no effect."""
+    from rich.table import Table
+
     rows = [list(row) for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for at, name in enumerate(head):
@@ -55,9 +58,12 @@ def complain(sentence: str) -> int:
     return 1
 
 
-def verdict(ok: bool, *, padded: bool = False) -> str:
-    """Return `ok` or `RED`, in colour on a terminal; `padded` makes both equally wide."""
-    return f"[green]ok[/]{' ' * padded}" if ok else "[bold red]RED[/]"
+def verdict(ok: bool, *, idle: bool = False, padded: bool = False) -> str:
+    """Return `ok`, `RED` or `idle`, in colour on a terminal; `padded` makes them equally wide."""
+    if idle:
+        return "[yellow]idle[/]"
+    width = 4 if padded else 0
+    return f"[green]ok[/]{' ' * (width - 2)}" if ok else f"[bold red]RED[/]{' ' * (width - 3)}"
 
 
 def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
@@ -75,9 +81,46 @@ def figures(facts: Mapping[str, Any], labels: Mapping[str, str]) -> str:
 
 
 @contextmanager
+def live(console: Console) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Yield a function that shows lines of markup in the place of those before.
+
+    Where there is no terminal, the lines follow one another.
+    """
+    if not console.is_terminal:
+        yield lambda lines: console.print("\n".join(lines))
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as shown:
+        yield lambda lines: shown.update(Text.from_markup("\n".join(lines)), refresh=True)
+
+
+@contextmanager
 def bar(title: str) -> Iterator[ProgressCallback]:
     """Yield a progress callback that draws a bar on a terminal after `BAR_AFTER_S`."""
     began = time.monotonic()
+    progress: Progress | None = None
+
+    def advance(done: int, total: int, unit: Unit = "steps") -> None:
+        nonlocal progress
+        if progress is None and err.is_terminal and time.monotonic() - began > BAR_AFTER_S:
+            progress = _bar(title, began)
+            progress.start()
+        if progress is not None:
+            progress.update(progress.task_ids[0], completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if progress is not None:
+            progress.stop()
+
+
+def _bar(title: str, began: float) -> "Progress":
+    # Imported late, like the tables: most commands end before they need one.
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -87,18 +130,8 @@ def bar(title: str) -> Iterator[ProgressCallback]:
         transient=True,
     )
     task = progress.add_task(title, total=None)
-
-    def advance(done: int, total: int, unit: Unit = "steps") -> None:
-        progress.update(task, completed=done, total=total)
-        late = time.monotonic() - began > BAR_AFTER_S
-        if late and err.is_terminal and not progress.live.is_started:
-            progress.start()
-
-    try:
-        yield advance
-    finally:
-        if progress.live.is_started:
-            progress.stop()
+    progress.tasks[task].start_time = began
+    return progress
 
 
 def _words(name: str) -> str:

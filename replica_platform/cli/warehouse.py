@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.columns import choice_options, mask_options
 from replica_platform.cli.common import as_json_option
 from replica_platform.cli.terminal import (
@@ -80,6 +79,25 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Compare the whole content once in so many seconds, a part at each sync; repair it.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), help="Connections that copy in parallel.")
+@click.option(
+    "--max-snapshot-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds that a first copy holds a snapshot of the source; a larger one takes several.",
+)
+@click.option(
+    "--max-source-connections",
+    type=click.IntRange(min=1),
+    help="Connections that read the source at the same time.",
+)
+@click.option(
+    "--max-source-fraction",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="The part of the time that each of them may work; the sync pauses in between.",
+)
 def sync(
     tables: tuple[str, ...],
     source: str,
@@ -99,15 +117,19 @@ def sync(
     take_over: bool,
     prove: float | None,
     workers: int | None,
+    max_snapshot_s: float,
+    max_source_connections: int | None,
+    max_source_fraction: float,
 ) -> int:
     """Copy committed changes of TABLE… to the target.
 
     Each change arrives once, also when a sync is interrupted and repeated. The source computes
     masks; a later sync that forgets one is refused.
     """
+    from replica_platform.app.sync_settings import sync_settings
     from replica_platform.xmin import Proving, TableSpec, sync_group
 
-    settings = Settings()
+    settings = sync_settings()
     specs = [
         TableSpec(
             table,
@@ -130,12 +152,15 @@ def sync(
             source,
             target,
             specs,
-            workers=workers or settings.xmin_workers,
-            batch_bytes=settings.xmin_batch_bytes,
+            workers=workers or settings.workers,
+            batch_bytes=settings.batch_bytes,
             max_delete_fraction=max_delete_fraction,
             take_over=take_over,
             prove=None if prove is None else Proving(prove),
             progress=progress,
+            max_snapshot_s=max_snapshot_s,
+            max_source_connections=max_source_connections,
+            max_source_fraction=max_source_fraction,
         )
     if as_json:
         print_json(group)
@@ -167,6 +192,7 @@ def forget_table(table: str, target: str | None, as_json: bool) -> int:
     TABLE is its name in the target, `schema.table`; the table stays there with its rows.
     """
     from replica_platform.app.launch import existing_databases
+    from replica_platform.app.settings import Settings
     from replica_platform.xmin import forget
 
     settings = Settings()
@@ -239,6 +265,7 @@ def validate(
 def tune(source: str | None, target: str | None, as_json: bool) -> int:
     """Measure which settings of a sync suit this machine."""
     from replica_platform.app.launch import platform_up
+    from replica_platform.app.settings import Settings
     from replica_platform.xmin import tune as tune_sync
 
     settings = Settings()

@@ -57,6 +57,10 @@ class Machine:
         """
         if source not in self._catalogs:
             self._catalogs[source] = self._load(source, needed)
+            # What a run of a code server is told; `with_catalog` tells that of this process alone.
+            DefinitionsLoadContext.get().add_to_pending_reconstruction_metadata(
+                metadata_key(source), self._catalogs[source].digest
+            )
         return self._catalogs[source]
 
     def _load(self, source: str | None, needed: bool) -> Catalog:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from replica_platform.core.reports import format_age
-from replica_platform.policies import AFTER_PARENTS, after, repair_key, translate_errors
+from replica_platform.policies import AFTER_PARENTS, after, named_job, repair_key, translate_errors
 from replica_platform.replica import NothingPublished, ReplicaStatus, scrub, status
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.store import ReplicaStore, store_of
@@ -114,13 +114,14 @@ def scrub_schedule(
     name: str, checks: Sequence[dg.AssetChecksDefinition], cron: str, timezone: str
 ) -> dg.ScheduleDefinition:
     """Return the schedule of such checks."""
+    description = "A share of the kept generations, all of them within a week."
     return dg.ScheduleDefinition(
         name=name,
-        target=dg.AssetSelection.checks(*checks),
+        target=named_job(name, dg.AssetSelection.checks(*checks), description),
         cron_schedule=cron,
         execution_timezone=timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="A share of the kept generations, all of them within a week.",
+        description=description,
     )
 
 
@@ -129,13 +130,15 @@ def repair_sensor(name: str, replicas: Sequence[Replica], interval_s: int) -> dg
 
     It compares lineage and manifest; the asset's blocking check reads the bytes.
     """
+    description = "Publishes what is missing, damaged or behind its master."
+    assets = dg.AssetSelection.assets(*(replica.key for replica in replicas))
 
     @dg.sensor(
         name=name,
-        target=dg.AssetSelection.assets(*(replica.key for replica in replicas)),
+        target=named_job(name, assets, description),
         minimum_interval_seconds=interval_s,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Publishes what is missing, damaged or behind its master.",
+        description=description,
     )
     def repair(
         context: dg.SensorEvaluationContext, platform: PlatformConfig

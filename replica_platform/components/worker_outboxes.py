@@ -10,12 +10,27 @@ from replica_platform.app.entries import WorkerOutboxesEntry
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.metadata import change
 from replica_platform.outbox import backlog, drain, reconcile
-from replica_platform.policies import TRANSIENT, fresh_within, translate_errors
+from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
 
 # The tags of a run that no person started.
 AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
+
+
+# The columns of `outbox.record`, in the words of its page.
+COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("id", "uuid", "The record's identity, which `append` returned."),
+        dg.TableColumn("file_uuid", "uuid", "The outbox that it was appended to."),
+        dg.TableColumn("seq", "bigint", "Its place in that outbox."),
+        dg.TableColumn("kind", "text", "What kind of record it is, in the words of the worker."),
+        dg.TableColumn("payload", "jsonb", "What the worker appended."),
+        dg.TableColumn("payload_sha", "bytea", "The digest that makes a changed resend noticed."),
+        dg.TableColumn("created_at", "timestamp with time zone", "When it was appended."),
+        dg.TableColumn("landed_at", "timestamp with time zone", "When it arrived here."),
+    ]
+)
 
 
 @with_attributes
@@ -86,6 +101,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             partitions_def=self._partitions,
             group_name=self.group,
             kinds={"postgres", "table"},
+            metadata={"dagster/column_schema": COLUMNS},
             owners=list(self.owners),
             tags=dict(self.tags),
             pool=self._pool,
@@ -191,9 +207,13 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         return backlog_is_fresh
 
     def _schedule(self) -> dg.ScheduleDefinition:
+        assets = dg.AssetSelection.assets(self.name)
+
         @dg.schedule(
             name=self._named("drain"),
-            target=dg.AssetSelection.assets(self.name),
+            target=named_job(
+                self._named("drain"), assets, f"Delivers every waiting record of {self.name}."
+            ),
             cron_schedule=self.cron_schedule,
             execution_timezone=self.timezone,
             default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -211,7 +231,8 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
     def _sensor(self) -> dg.SensorDefinition:
         @dg.sensor(
             name=self._named("backlog"),
-            target=dg.AssetSelection.assets(self.name),
+            # The schedule's job, by name: Dagster copies the job that a target holds.
+            job_name=self._named("drain"),
             minimum_interval_seconds=self.sensor_interval_s,
             default_status=dg.DefaultSensorStatus.RUNNING,
             description="Requests a drain for waiting records, once for the same records; "

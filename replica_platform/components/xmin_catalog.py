@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from replica_platform.app.entries import TableEntry, XminTablesEntry
-from replica_platform.policies import translate_errors
+from replica_platform.policies import named_job, translate_errors
 from replica_platform.resources.postgres import PostgresDatabase, database
 from replica_platform.xmin import list_tables
 
@@ -51,7 +51,11 @@ def catalog_definitions(entry: XminTablesEntry, loaded: Sequence[TableEntry]) ->
         schedules=[
             dg.ScheduleDefinition(
                 name=f"{entry.name}_new_tables",
-                target=dg.AssetSelection.checks(every_matching_table_is_synced),
+                target=named_job(
+                    f"{entry.name}_new_tables",
+                    dg.AssetSelection.checks(every_matching_table_is_synced),
+                    f"Looks for new tables that match {entry.name}.",
+                ),
                 cron_schedule=entry.catalog_cron_schedule,
                 execution_timezone=entry.timezone,
                 default_status=dg.DefaultScheduleStatus.RUNNING,

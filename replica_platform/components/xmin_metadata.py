@@ -8,6 +8,7 @@ import dagster as dg
 
 from replica_platform.app.entries import TableEntry
 from replica_platform.metadata import change, markdown_rows, table_schema
+from replica_platform.pictures import bars
 from replica_platform.xmin import Integrity, ListedColumn, ListedTable, SyncReport
 
 
@@ -76,9 +77,9 @@ def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str,
         report: What the sync did.
         described: The metadata of its definition, see `table_metadata`.
     """
-    # What the definition says of the columns, if they are still those of the source.
+    # The page shows what the definition says of the columns, unless they are others by now.
     schema = {"dagster/column_schema": table_schema(report.columns)}
-    columns = described if _same_columns(described, report) else schema
+    columns = {} if _same_columns(described, report) else schema
     moved = report.rows_inserted + report.rows_updated + report.rows_deleted
     return {
         **change(
@@ -96,6 +97,9 @@ def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str,
         "bytes": report.bytes,
         "sync_seconds": report.seconds,
         "lag_xids": report.lag_xids,
+        "snapshot_seconds": report.snapshot_s,
+        "source_connections": report.source_connections,
+        "source_busy_seconds": report.source_busy_s,
         "content_rows_proven": report.proof.rows if report.proof else 0,
         "content_rows_repaired": report.proof.repaired if report.proof else 0,
     }
@@ -117,30 +121,30 @@ def integrity_metadata(found: Integrity) -> dict[str, Any]:
         "stale": found.stale_count,
         "extra": found.extra_count,
         "pending": found.pending_count,
-        "keys": dg.MetadataValue.md(markdown_rows(differing, ("difference", "key"))),
+        **(
+            {"keys": dg.MetadataValue.md(markdown_rows(differing, ("difference", "key")))}
+            if differing
+            else {}
+        ),
         "source_rows": found.source_rows,
         "target_rows": found.target_rows,
         "gap_xids": found.gap_xids,
         "content_rows": found.content_rows,
         "content_age_seconds": found.content_age_s,
         "content_coverage": found.content_coverage,
-        "xmin_ages": dg.MetadataValue.md(_histogram(found)),
         "held_back_by": found.held_back_by or "nobody",
     }
 
 
-def _histogram(found: Integrity) -> str:
-    """Return the rows of both sides by the age of their xmin, as bars side by side."""
+def ages_picture(found: Integrity) -> str:
+    """Return the rows of both sides by the age of their xmin, as a picture in markdown."""
     source, target = found.source_ages or {}, found.target_ages or {}
-    most = max([*source.values(), *target.values(), 1])
-    return markdown_rows(
-        [
-            (f"2^{age}", _bar(source.get(age, 0), most), _bar(target.get(age, 0), most))
-            for age in sorted({*source, *target})
-        ],
-        ("age in xids", "source", "target"),
+    ages = sorted({*source, *target})
+    return bars(
+        "Rows by the age of their xmin in transactions",
+        [f"2^{age}" for age in ages],
+        {
+            "source": [source.get(age, 0) for age in ages],
+            "target": [target.get(age, 0) for age in ages],
+        },
     )
-
-
-def _bar(rows: int, most: int) -> str:
-    return f"{'█' * round(20 * rows / most)} {rows:,}"

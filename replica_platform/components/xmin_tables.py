@@ -14,6 +14,7 @@ from replica_platform.components.machine import current_machine, with_catalog
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.components.xmin_catalog import catalog_definitions
 from replica_platform.components.xmin_metadata import (
+    ages_picture,
     copied_columns,
     integrity_metadata,
     sync_metadata,
@@ -21,6 +22,8 @@ from replica_platform.components.xmin_metadata import (
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
+from replica_platform.metadata import key_part
+from replica_platform.pictures import sentence_of, with_picture
 from replica_platform.policies import TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
@@ -108,7 +111,7 @@ class _Group:
     def _source_key(self, name: TableName) -> dg.AssetKey:
         source = self.entry.source
         prefix = source.lower().removesuffix("_dsn") if source else "source"
-        return dg.AssetKey([prefix, name.schema, name.table])
+        return dg.AssetKey([prefix, key_part(name.schema), key_part(name.table)])
 
     @cached_property
     def keys(self) -> dict[dg.AssetKey, TableEntry]:
@@ -119,7 +122,7 @@ class _Group:
         target = self.entry.target_of(table)
         other = self.entry.target
         prefix = [other.lower().removesuffix("_dsn")] if other else []
-        return dg.AssetKey([*prefix, target.schema, target.table])
+        return dg.AssetKey([*prefix, key_part(target.schema), key_part(target.table)])
 
     def _spec(self, key: dg.AssetKey, table: TableEntry) -> dg.AssetSpec:
         entry = self.entry
@@ -134,7 +137,9 @@ class _Group:
             tags=dict(entry.tags),
             skippable=True,
             freshness_policy=reported_every(entry.report_unchanged_s, entry.fresh_within_s),
-            description=f"{comment}{table.table} of the source: every committed change, once.",
+            # A job of one op: Dagster does not see by itself that it writes this asset.
+            description=f"{comment}{table.table} of the source: every committed change, once. "
+            f"Synced by the job `{entry.name}_sync` ({entry.cron_schedule}).",
             metadata=self._described(table),
         )
 
@@ -235,6 +240,9 @@ class _Group:
                 batch_bytes=platform.xmin_batch_bytes,
                 max_delete_fraction=entry.max_delete_fraction,
                 prove=Proving(entry.prove_within_s) if entry.prove_within_s else None,
+                max_snapshot_s=entry.max_snapshot_s,
+                max_source_connections=entry.max_source_connections,
+                max_source_fraction=entry.max_source_fraction,
             )
 
     def _checks(self) -> dg.AssetChecksDefinition:
@@ -266,8 +274,8 @@ class _Group:
                 "is_intact",
                 asset=key,
                 blocking=True,
-                description=f"The integrity score is at least {self.entry.threshold}: "
-                "no key is missing, stale or extra.",
+                description=f"The integrity score is at least {self.entry.threshold} of what can "
+                "be proven: no key is missing, stale or extra.",
             ),
             dg.AssetCheckSpec(
                 "is_fresh",
@@ -300,8 +308,9 @@ class _Group:
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name="is_intact",
-            passed=found.score >= entry.threshold,
-            description=found.sentence,
+            # How changes are found caps the score: that is how much can be proven, no damage.
+            passed=found.score >= entry.threshold * found.terms["mode"],
+            description=with_picture(found.sentence, ages_picture(found)),
             metadata=integrity_metadata(found),
         )
         gap_s = found.gap_s
@@ -340,4 +349,4 @@ def _problem(event: Reported) -> list[str]:
     """Return the sentence of a blocking check that failed, as a list of at most one."""
     if isinstance(event, dg.AssetMaterialization) or event.passed or not event.blocking:
         return []
-    return [f"{event.asset_key.to_user_string()}: {event.description}"]
+    return [f"{event.asset_key.to_user_string()}: {sentence_of(event.description)}"]

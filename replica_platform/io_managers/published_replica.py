@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from replica_platform.metadata import change
+from replica_platform.metadata import change, replica_columns
 from replica_platform.policies import translate_errors
-from replica_platform.replica import Candidate, ReplicaReader
+from replica_platform.replica import Candidate, ReplicaReader, published_columns
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.store import store_of
 
@@ -27,6 +27,7 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
         with translate_errors():
             publication = obj.release()
             pushed = blocks.push(obj.store) if blocks else None
+            columns = published_columns(obj.store)
         manifest = publication.manifest
         context.add_output_metadata(
             {
@@ -41,6 +42,7 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
                 "blocks_written": publication.blocks_written,
                 "publication_seconds": publication.seconds,
                 "digest": publication.digest,
+                **replica_columns(columns, [dep.asset_key for dep in context.asset_spec.deps]),
                 **({"pushed_bytes": pushed.bytes_sent} if pushed else {}),
             }
         )

@@ -3,8 +3,8 @@
 A worker's `append` is durable when it returns; drains deliver later. Outside `delivery` nothing
 imports the Postgres driver, and `Outbox` imports SQLite only. In the order of the story:
 
-- `box`: `Outbox`, which a worker appends to; `encoding`: records as JSON text; `joined`: records in
-  the application's own transactions.
+- `box`: `Outbox`, which a worker appends to; `group`: the commits of all its threads; `encoding`:
+  records as JSON text; `joined`: records in the application's own transactions.
 - `file`: the outbox file; `slots`: folders and writers' locks; `reserve`: kept disk space.
 - `queue`: the rows that wait; `breaker`: when to try again; `inspect`: backlog and dead rows.
 - `delivery`: everything that needs Postgres.
@@ -94,7 +94,15 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("replica_platform"):
+            raise
+        raise ImportError(
+            f"{name} needs {error.name}, which a worker's installation leaves out; where records "
+            "are delivered, install replica-platform with all it needs."
+        ) from error
 
 
 __all__ = [

@@ -60,19 +60,13 @@ class JoinedOutbox:
     def append(self, kind: str, record: Mapping[str, Any], id: str | UUID | None = None) -> str:
         """Add one record to the open transaction; it is saved when the application commits.
 
-        Args:
-            kind: What the record is: 1 to 200 printable characters.
-            record: Names to values that have a JSON form.
-            id: A UUID, for a call that may be repeated.
-
-        Returns:
-            The record's id, a UUID.
+        Arguments and result are those of `Outbox.append`.
 
         Raises:
             NotStorable: Postgres could not store the record; the transaction is as before.
             NotJoinable: No transaction is open, or the outbox is closed.
             NotDurable: The connection is less durable than the outbox.
-            OutboxFull: The disk is full.
+            OutboxFull: The disk is full; the application must roll back.
             OutboxBusy: Another connection holds the file's write lock.
         """
         return self._insert([self._make_row(kind, record, id)])[0]
@@ -83,22 +77,9 @@ class JoinedOutbox:
         records: Iterable[Mapping[str, Any]],
         ids: Iterable[str | UUID] | None = None,
     ) -> list[str]:
-        """Add all of `records` to the open transaction.
+        """Add all of `records` to the open transaction, or none.
 
-        Args:
-            kind: What the records are: 1 to 200 printable characters.
-            records: Names to values that have a JSON form, one mapping for each record.
-            ids: Their UUIDs, as many as there are records; random ones if left out.
-
-        Returns:
-            The records' ids, in order.
-
-        Raises:
-            NotStorable: Postgres could not store one of the records; the transaction is as before.
-            NotJoinable: No transaction is open, or the outbox is closed.
-            NotDurable: The connection is less durable than the outbox.
-            OutboxFull: The disk is full; the application must roll back.
-            OutboxBusy: Another connection holds the file's write lock.
+        Arguments and result are those of `Outbox.append_many`, the errors those of `append`.
         """
         if ids is None:
             return self._insert([self._make_row(kind, record, None) for record in records])

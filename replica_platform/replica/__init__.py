@@ -51,6 +51,7 @@ from replica_platform.replica.remote.reports import BlockStoreVerification, Prun
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
 from replica_platform.replica.serving.audit import BrokenRule, broken_rules, data_as_of
+from replica_platform.replica.serving.columns import PublishedColumn, published_columns
 from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.serving.reader_status import ReaderStatus
 from replica_platform.replica.status import (
@@ -93,6 +94,7 @@ __all__ = [
     "PointerMoved",
     "Pruned",
     "Publication",
+    "PublishedColumn",
     "Purpose",
     "PurposeWrong",
     "Pushed",
@@ -116,6 +118,7 @@ __all__ = [
     "load_purposes",
     "prepare",
     "publish",
+    "published_columns",
     "repair",
     "rollback",
     "scrub",

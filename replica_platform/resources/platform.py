@@ -14,6 +14,7 @@ class PlatformConfig(dg.ConfigurableResource):
         bars: A CSV or Parquet file of daily bars; the sample's bars when absent.
         xmin_workers: Connections that copy one table in parallel; measured when absent.
         xmin_batch_bytes: Bytes of a table that one connection reads at a time.
+        keep_runs_days: Days after which runs, events and ticks leave Dagster's database.
         keep_generations: How many generations of a replica are kept.
         block_store: A folder or URL for a second copy of each generation; None for none.
     """
@@ -23,6 +24,7 @@ class PlatformConfig(dg.ConfigurableResource):
     bars: str | None = None
     xmin_workers: int | None = None
     xmin_batch_bytes: int | None = None
+    keep_runs_days: int = 14
     keep_generations: int = 3
     block_store: str | None = None
 

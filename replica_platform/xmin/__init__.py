@@ -21,7 +21,11 @@ watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair 
 `first_copy` (loading in slices).
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
@@ -36,9 +40,7 @@ from replica_platform.xmin.errors import (
     TargetTaken,
     TooManyDeletes,
 )
-from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
 from replica_platform.xmin.integrity.parts import Proving
-from replica_platform.xmin.integrity.validate import Integrity, validate
 from replica_platform.xmin.reports import (
     ContentProof,
     GroupReport,
@@ -51,10 +53,32 @@ from replica_platform.xmin.source.listing import ListedColumn, ListedTable, Refe
 from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 
-verify = validate
+if TYPE_CHECKING:
+    from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
+    from replica_platform.xmin.integrity.validate import Integrity, validate
+    from replica_platform.xmin.integrity.validate import validate as verify
+
+# Loaded on first use: a sync of an idle table takes no longer than their import.
+_LAZY = {
+    "Integrity": ("integrity.validate", "Integrity"),
+    "MergeReport": ("frames.upsert", "MergeReport"),
+    "merge_frame": ("frames.upsert", "merge_frame"),
+    "read_rows": ("frames.upsert", "read_rows"),
+    "validate": ("integrity.validate", "validate"),
+    "verify": ("integrity.validate", "validate"),
+}
+
 # Names of earlier versions.
 Standing = SyncStatus
 standings = status
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(f"{__name__}.{module}"), attribute)
+
 
 __all__ = [
     "BadDsn",
@@ -76,6 +100,8 @@ __all__ = [
     "SchemaRefused",
     "SourceInterrupted",
     "Standing",
+    "Survey",
+    "SurveyedTable",
     "SyncReport",
     "SyncStatus",
     "TableBusy",
@@ -91,6 +117,7 @@ __all__ = [
     "read_rows",
     "standings",
     "status",
+    "survey",
     "sync",
     "sync_group",
     "tune",

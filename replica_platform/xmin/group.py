@@ -20,6 +20,7 @@ from replica_platform.core.reports import Progress
 from replica_platform.xmin.commit import Commit
 from replica_platform.xmin.commit_group import GroupCommit, Outcome
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
+from replica_platform.xmin.copy.source_load import SourceLoad
 from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
 from replica_platform.xmin.copy.workers import Workers
 from replica_platform.xmin.errors import (
@@ -31,7 +32,13 @@ from replica_platform.xmin.errors import (
 from replica_platform.xmin.first_copy.load import FirstCopies, fitting_batch_bytes
 from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.integrity.prover import Prover
-from replica_platform.xmin.lock import LockedTable, SyncRequest, lock_tables
+from replica_platform.xmin.lock import (
+    LockedTable,
+    SyncRequest,
+    lock_tables,
+    shared_targets,
+    target_of,
+)
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import PlannedTable, plan_table
 from replica_platform.xmin.reports import MAX_SNAPSHOT_S, GroupReport, SyncReport, TableSpec
@@ -62,6 +69,8 @@ class SyncOptions:
         proving: How much of the content is proven; None proves nothing.
         progress: Told the bytes done and expected of each table.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds.
+        max_source_connections: How many sessions may read the source; None chooses.
+        max_source_fraction: The largest fraction of the time that each of them may work.
     """
 
     source: str
@@ -74,6 +83,8 @@ class SyncOptions:
     proving: Proving | None
     progress: Progress | None
     max_snapshot_s: float = MAX_SNAPSHOT_S
+    max_source_connections: int | None = None
+    max_source_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the limits.
@@ -83,6 +94,14 @@ class SyncOptions:
         """
         if not self.max_snapshot_s > 0:
             raise CannotSync(f"max_snapshot_s is above 0 seconds, not {self.max_snapshot_s}.")
+        if not 0 < self.max_source_fraction <= 1:
+            raise CannotSync(
+                f"max_source_fraction is above 0 and at most 1, not {self.max_source_fraction}."
+            )
+        if self.max_source_connections is not None and self.max_source_connections < 1:
+            raise CannotSync(
+                f"max_source_connections is at least 1, not {self.max_source_connections}."
+            )
 
 
 class _OneTable(Protocol):
@@ -116,14 +135,17 @@ class Group:
         self._options = options
         self._tables = tables
         self._on_standby = False
-        self.errors: dict[str, PlatformError] = _same_targets(tables)
+        self._load_of_source = SourceLoad(
+            options.max_source_connections, options.max_source_fraction
+        )
+        self.errors: dict[str, PlatformError] = shared_targets(tables)
 
     def sync(self) -> GroupReport:
         """Sync the tables, some again at a new snapshot where that can help."""
         began = time.monotonic()
         reports: dict[str, SyncReport] = {}
         doubts: dict[str, str] = {}
-        tables = [spec for spec in self._tables if _target(spec) not in self.errors]
+        tables = [spec for spec in self._tables if target_of(spec) not in self.errors]
         todo = tables
         for turn in range(TURNS):
             if not todo:
@@ -132,7 +154,7 @@ class Group:
             reports |= done
             doubts |= diverged
             again = self._again(diverged, last=turn == TURNS - 1)
-            todo = [spec for spec in tables if _target(spec) in again]
+            todo = [spec for spec in tables if target_of(spec) in again]
             if todo and self._options.atomic:
                 todo = tables
         return self._report(reports, time.monotonic() - began)
@@ -181,7 +203,7 @@ class Group:
                 copies.add_keys()
                 # A table that failed stays out of the slices that follow.
                 locked = [one for one in locked if str(one.target) not in self.errors]
-        return _reports(now.planned, outcome.reports, held), outcome.diverged
+        return _reports(now.planned, outcome.reports, held, self._load_of_source), outcome.diverged
 
     @contextmanager
     def _snapshot(
@@ -198,7 +220,9 @@ class Group:
             self._begin(source, locked)
             planned = _with_parts(prover, self._each(partial(plan_table, source), locked))
             tuning = tuning or self._tune(source, target, planned)
-            workers = stack.enter_context(Workers(source, options.target, target, tuning.workers))
+            workers = stack.enter_context(
+                Workers(source, options.target, target, tuning.workers, self._load_of_source)
+            )
             stage = Stage(source, target, workers, tuning.batch_bytes, options.progress)
             yield _Now(source, planned, tuning, workers, stage)
 
@@ -238,7 +262,7 @@ class Group:
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []
         for spec in specs:
-            name = _target(spec)
+            name = target_of(spec)
             with self._recording(name):
                 doubt = doubts.get(name, "")
                 requests.append(SyncRequest.of(spec, doubt, take_over=self._options.take_over))
@@ -315,7 +339,10 @@ class Group:
 
 
 def _reports(
-    planned: Sequence[PlannedTable], committed: dict[str, SyncReport], held: HeldSnapshots
+    planned: Sequence[PlannedTable],
+    committed: dict[str, SyncReport],
+    held: HeldSnapshots,
+    load: SourceLoad,
 ) -> dict[str, SyncReport]:
     """Return the reports of the tables that were committed and of those that are unchanged."""
     reports: dict[str, SyncReport] = {}
@@ -326,7 +353,13 @@ def _reports(
         elif name in committed:
             reports[name] = committed[name]
     for name, report in reports.items():
-        reports[name] = replace(report, snapshots=held.count, snapshot_s=held.longest_s)
+        reports[name] = replace(
+            report,
+            snapshots=held.count,
+            snapshot_s=held.longest_s,
+            source_connections=load.connections,
+            source_busy_s=load.busy_s,
+        )
         log.info(
             "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
             report.rows_read, report.rows_inserted, report.rows_updated, report.rows_deleted,
@@ -353,29 +386,6 @@ def _saying_what_is_not_proven(one: PlannedTable) -> PlannedTable:
         return one
     note = "Its content is not proven by parts, since it is no heap table; use validate --content."
     return replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
-
-
-def _target(spec: TableSpec) -> str:
-    """Return the target table of a spec, by which all that is reported of it goes."""
-    try:
-        return str(spec.target_name)
-    except PlatformError:
-        return spec.table
-
-
-def _same_targets(tables: Sequence[TableSpec]) -> dict[str, PlatformError]:
-    """Return an error for each target table that several specs would arrive in."""
-    by_target: dict[str, list[str]] = {}
-    for spec in tables:
-        by_target.setdefault(_target(spec), []).append(spec.table)
-    return {
-        target: CannotSync(
-            f"{' and '.join(names)} both arrive as {target}; "
-            "list one of them, or let them arrive in different schemas with `into`."
-        )
-        for target, names in by_target.items()
-        if len(names) > 1
-    }
 
 
 def _names(tables: Iterable[TableName]) -> str:

@@ -83,6 +83,29 @@ class LockedTable:
         return self.request.target
 
 
+def target_of(spec: TableSpec) -> str:
+    """Return the target table of a spec, by which all that is reported of it goes."""
+    try:
+        return str(spec.target_name)
+    except PlatformError:
+        return spec.table
+
+
+def shared_targets(tables: Sequence[TableSpec]) -> dict[str, PlatformError]:
+    """Return an error for each target table that several specs would arrive in."""
+    by_target: dict[str, list[str]] = {}
+    for spec in tables:
+        by_target.setdefault(target_of(spec), []).append(spec.table)
+    return {
+        target: CannotSync(
+            f"{' and '.join(names)} both arrive as {target}; "
+            "list one of them, or let them arrive in different schemas with `into`."
+        )
+        for target, names in by_target.items()
+        if len(names) > 1
+    }
+
+
 def lock_tables(
     target: psycopg.Connection, requests: Sequence[SyncRequest]
 ) -> tuple[list[LockedTable], dict[str, PlatformError]]:

@@ -151,6 +151,8 @@ class SyncReport(DoneReport):
         seconds_by_step: How long each step took.
         snapshots: How many snapshots of the source were taken, for all tables of the group.
         snapshot_s: Seconds that the longest one was held, and with it the source's horizon.
+        source_connections: How many sessions read the source at the same time, at most.
+        source_busy_s: Seconds that they worked on its rows, added up, for all tables of the group.
         proof: The part of the content that was proven; None where none was due.
     """
 
@@ -173,6 +175,8 @@ class SyncReport(DoneReport):
     seconds_by_step: Mapping[str, float] = field(default_factory=dict)
     snapshots: int = 1
     snapshot_s: float = 0.0
+    source_connections: int = 1
+    source_busy_s: float = 0.0
     proof: ContentProof | None = None
 
     @property

@@ -31,6 +31,8 @@ def sync(
     prove: Proving | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
+    max_source_connections: int | None = None,
+    max_source_fraction: float = 1.0,
 ) -> SyncReport:
     """Bring one table of the target in step with its source.
 
@@ -53,6 +55,9 @@ def sync(
         progress: Told the bytes done and expected.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; a larger
             table is copied in slices.
+        max_source_connections: How many sessions may read the source; None chooses.
+        max_source_fraction: The largest fraction of the time that each of them may work; the sync
+            pauses in between, and holds its snapshot the longer.
 
     Returns:
         What was read and written, and why.
@@ -69,7 +74,7 @@ def sync(
     )
     options = SyncOptions(
         source, target, True, workers, batch_bytes, max_delete_fraction, take_over, prove,
-        progress, max_snapshot_s,
+        progress, max_snapshot_s, max_source_connections, max_source_fraction,
     )  # fmt: skip
     group = Group(options, [spec])
     report = group.sync()
@@ -91,6 +96,8 @@ def sync_group(
     prove: Proving | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
+    max_source_connections: int | None = None,
+    max_source_fraction: float = 1.0,
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
 
@@ -111,6 +118,9 @@ def sync_group(
         progress: Told the bytes done and expected of each table.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; larger
             tables are copied in slices, and all are completed at one snapshot.
+        max_source_connections: How many sessions may read the source; None chooses.
+        max_source_fraction: The largest fraction of the time that each of them may work; the sync
+            pauses in between, and holds its snapshot the longer.
 
     Returns:
         Reports and failures by target table.
@@ -123,6 +133,6 @@ def sync_group(
     """
     options = SyncOptions(
         source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, prove,
-        progress, max_snapshot_s,
+        progress, max_snapshot_s, max_source_connections, max_source_fraction,
     )  # fmt: skip
     return Group(options, tables).sync()

@@ -1,11 +1,14 @@
 """What `replica status` finds: what is configured, each entry with its own budget."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
+from dagster._daemon.types import DaemonHeartbeat
 
 from replica_platform.app.configured import configured
 from replica_platform.app.health import Health, platform_health
@@ -67,6 +70,17 @@ class Folder:
                 (interval, target_table),
             )
 
+    def daemon_ran(self, seconds_ago: float) -> None:
+        """Let Dagster's daemon have given a sign of life."""
+        storage = {"postgres": {"postgres_url": self.settings.dagster}}
+        (self.defs.parent / "dagster.yaml").write_text(
+            json.dumps({"storage": storage, "telemetry": {"enabled": False}})
+        )
+        with dg.DagsterInstance.from_config(str(self.defs.parent)) as instance:
+            instance.add_daemon_heartbeat(
+                DaemonHeartbeat(time.time() - seconds_ago, "SENSOR", "d", [])
+            )
+
     def health(self) -> dict[str, Health]:
         found = platform_health(self.settings, configured(self.defs))
         return {one.pillar: one for one in found}
@@ -97,15 +111,75 @@ def test_only_what_is_configured_is_looked_at(folder: Folder) -> None:
 def test_a_table_is_late_after_three_missed_ticks(
     folder: Folder, cron: str, age: str, ok: bool
 ) -> None:
+    folder.daemon_ran(seconds_ago=1)
     folder.tables("public.a", cron=cron)
     folder.sync("public.a")
     folder.age("raw.a", age)
     found = folder.health()["warehouse"]
     assert found.ok is ok, found.sentence
     assert ok or "should have run 3 times since" in found.sentence
+    assert ok or "The daemon runs, so see in the Dagster UI whether the" in found.sentence
+
+
+def test_a_late_table_is_idle_where_no_daemon_has_ever_run(folder: Folder) -> None:
+    folder.tables("public.a")
+    folder.sync("public.a")
+    assert not folder.health()["warehouse"].idle
+    folder.age("raw.a", "20 minutes")
+    found = folder.health()["warehouse"]
+    assert found.ok and found.idle
+    assert "the last sync was 20 minutes ago" in found.sentence
+    assert (
+        "No daemon has run here, so no schedule does; start it with `make dev`." in found.sentence
+    )
+
+
+def test_real_staleness_is_red_without_a_daemon_too(folder: Folder) -> None:
+    folder.tables("public.a", "public.b")
+    folder.sync("public.a", "public.b")
+    folder.age("raw.a", "25 hours")
+    found = folder.health()["warehouse"]
+    assert not found.ok and not found.idle
+    assert "raw.a was synced" in found.sentence and "start it with `make dev`" in found.sentence
+
+
+def test_a_late_table_is_red_when_the_daemon_was_stopped(folder: Folder) -> None:
+    folder.daemon_ran(seconds_ago=3600)
+    folder.tables("public.a")
+    folder.sync("public.a")
+    folder.age("raw.a", "20 minutes")
+    found = folder.health()["warehouse"]
+    assert not found.ok and not found.idle
+    assert (
+        "The daemon does not run, so no schedule does; start it with `make dev`" in found.sentence
+    )
+
+
+def test_waiting_records_are_idle_where_no_daemon_has_ever_run(folder: Folder) -> None:
+    folder.write(
+        "outbox",
+        "type: replica_platform.components.WorkerOutboxes\nattributes: {nodes: {web: outbox}}\n",
+    )
+    file = folder.settings.data_dir / "outbox" / "w.db"
+    with Outbox(file) as outbox:
+        outbox.append("note", {"n": 1})
+
+    def wait(hours: int) -> Health:
+        with sqlite3.connect(file) as connection:
+            connection.execute("update record set created_at = created_at - ?", [hours * 3600])
+        connection.close()
+        return folder.health()["outbox"]
+
+    idle = wait(hours=1)
+    assert idle.ok and idle.idle
+    assert "`make dev`. Or run `replica drain`." in idle.sentence
+    red = wait(hours=24)
+    assert not red.ok and not red.idle
+    assert "The oldest record of web waits" in red.sentence
 
 
 def test_each_group_has_its_own_budget(folder: Folder) -> None:
+    folder.daemon_ran(seconds_ago=1)
     folder.tables("public.quick")
     folder.tables("public.slow", group="nightly", cron="0 3 * * *")
     folder.sync("public.quick", "public.slow")
@@ -157,6 +231,7 @@ def test_every_node_is_looked_at(folder: Folder) -> None:
         "type: replica_platform.components.WorkerOutboxes\n"
         "attributes: {nodes: {web: outbox, batch: outbox_batch}}\n",
     )
+    folder.daemon_ran(seconds_ago=1)
     data = folder.settings.data_dir
     with Outbox(data / "outbox" / "w.db") as outbox:
         outbox.append("note", {"n": 1})

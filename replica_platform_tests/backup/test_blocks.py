@@ -244,6 +244,25 @@ def test_retention_gives_blocks_back_a_day_later(
     assert content(restored) == content(app)
 
 
+@pytest.mark.parametrize("jump", [timedelta(days=3650), timedelta(days=-3650)])
+def test_a_clock_that_jumps_ten_years_removes_no_block_that_is_needed(
+    app: Path, folder: Path, store: Path, jump: timedelta
+) -> None:
+    first = backup(app, folder, blocks=store, now=day(1))
+    blocks, now = BackupBlocks(store, None), datetime.now(UTC)
+    # A backup of another host is on its way: its blocks are there, its manifest is not yet.
+    (store / "backups" / "manifests").rename(store / "aside")
+    blocks.prune(now + jump)
+    blocks.prune(now + jump)
+    (store / "aside").rename(store / "backups" / "manifests")
+    assert verify(first.file).ok  # read from where they are marked
+    blocks.prune(now)
+    assert blocks_in(store, "unused") == []
+    change(app)
+    second = backup(app, folder, blocks=store, now=day(2))
+    assert verify(first.file).ok and verify(second.file).ok
+
+
 def test_a_prune_that_cannot_read_a_manifest_removes_nothing(
     app: Path, folder: Path, store: Path
 ) -> None:

@@ -18,7 +18,7 @@ from replica_platform.core.errors import TerminalError
 from replica_platform.core.sqlite import sqlite3
 from replica_platform_tests.backup.ssh_server import Host, serving
 
-METHODS = pytest.mark.parametrize("method", ["query", "scp"])
+METHODS = pytest.mark.parametrize("method", ["query", "pages", "scp"])
 SCHEMA = """
 create table member (id integer primary key autoincrement, name text unique, joined_at text);
 create table visit (member_id int, at text, note blob);
@@ -123,9 +123,11 @@ def test_a_second_pull_moves_what_changed_and_deletes_what_was_deleted(
     remote_db.execute("insert into visit values (1, '2026-02-03', x'00')")
     second = pull(host.url(remote), local, method=method, **host.access)
     assert contents_of(local) == contents(remote_db)
+    if method != "scp":
+        assert second.method == method
+        assert second.bytes_moved < first.bytes_moved
     if method == "query":
         assert second.rows_moved < first.rows_moved
-        assert second.bytes_moved < first.bytes_moved
         third = pull(host.url(remote), local, method=method, **host.access)
         assert third.rows_moved == 0 and contents_of(local) == contents(remote_db)
 
@@ -277,15 +279,43 @@ def test_a_host_without_python3(tmp_path: Path, remote: Path, local: Path) -> No
         pull(host.url(remote), local, method="query", **host.access)
 
 
-def test_virtual_tables_are_pulled_by_scp_only(
+@pytest.mark.parametrize(
+    "made",
+    [
+        "create virtual table words using fts5 (word)",
+        "create table words (word, rowid, _rowid_, oid)",  # its rows cannot be told apart
+    ],
+)
+def test_what_has_no_key_is_pulled_by_blocks_and_only_those_that_changed(
+    host: Host, remote: Path, remote_db, local: Path, made: str
+) -> None:
+    remote_db.execute(made)
+    remote_db.execute("insert into words (word) values ('hello')")
+    first = pull(host.url(remote), local, method="query", **host.access)
+    assert contents_of(local) == contents(remote_db)
+    remote_db.execute("insert into words (word) values ('world')")
+    second = pull(host.url(remote), local, method="query", **host.access)
+    assert (first.method, second.method) == ("scp", "pages")
+    assert second.bytes_moved < first.bytes_moved / 2
+    assert f"{second.ranges:,} blocks compared" in second.sentence
+    assert contents_of(local) == contents(remote_db)
+    none = pull(host.url(remote), local, method="pages", **host.access)
+    assert none.bytes_moved < second.bytes_moved and none.sha256 == second.sha256
+
+
+def test_a_file_that_became_shorter_or_quite_another_is_pulled_by_blocks(
     host: Host, remote: Path, remote_db, local: Path
 ) -> None:
-    remote_db.execute("create virtual table words using fts5 (word)")
-    remote_db.execute("insert into words values ('hello')")
-    with pytest.raises(Unreadable, match="use --method scp"):
-        pull(host.url(remote), local, method="query", **host.access)
-    pull(host.url(remote), local, method="scp", **host.access)
+    pull(host.url(remote), local, method="pages", **host.access)
+    remote_db.execute("delete from member where id > 4900")
+    remote_db.execute("vacuum")
+    pull(host.url(remote), local, method="pages", **host.access)
     assert contents_of(local) == contents(remote_db)
+    with closing(sqlite3.connect(local)) as db:
+        db.execute("update member set name = 'changed here ' || id")
+        db.commit()
+    pulled = pull(host.url(remote), local, method="pages", **host.access)
+    assert pulled.method == "scp" and contents_of(local) == contents(remote_db)
 
 
 @METHODS

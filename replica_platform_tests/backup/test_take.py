@@ -51,12 +51,13 @@ def test_the_copy_is_not_in_wal_mode_and_the_manifest_says_that_the_source_was(
     taken = backup(app, folder)
     assert taken.file.read_bytes()[18:20] == b"\x01\x01"  # 2, 2 would be WAL
     assert taken.journal_mode == "wal"
+    assert taken.md5 == ""
 
 
 def test_the_manifest_describes_the_file(app: Path, live: sqlite3.Connection, folder: Path) -> None:
     live.execute('create table "visit ""s" (id integer primary key, seen_at text)')
     live.execute("insert into \"visit \"\"s\" (seen_at) values ('2026-01-01'), ('2026-02-03')")
-    taken = backup(app, folder, now=day(1))
+    taken = backup(app, folder, md5=True, now=day(1))
     content = taken.file.read_bytes()
     manifest = json.loads(taken.manifest.read_text())
     assert manifest["file"] == taken.file.name

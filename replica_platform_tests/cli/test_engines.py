@@ -285,8 +285,8 @@ def test_back_up_and_restore(cli: Cli, tmp_path: Path) -> None:
         connection.execute("create table visit (id integer primary key)")
         connection.execute("insert into visit values (1), (2)")
     connection.close()
-    made = result(cli("backup", file, "--to", to, "--cleanup", "--json"))
-    assert made["backup"]["tables"] == {"visit": 2}
+    made = result(cli("backup", file, "--to", to, "--cleanup", "--md5", "--json"))
+    assert made["backup"]["tables"] == {"visit": 2} and len(made["backup"]["md5"]) == 32
     assert result(cli("backup", file, "--to", to, "--stats-only", "--json"))["count"] == 1
     restored = tmp_path / "restored.db"
     assert cli("restore-backup", made["backup"]["file"], "--to", restored).returncode == 0

@@ -12,7 +12,7 @@ from replica_platform.app.settings import Settings
 from replica_platform.definitions import build_defs, defs
 
 GRAPH = {
-    "symbols": [],
+    "symbols": ["source/daily_bars"],
     "ohlcv": ["symbols"],
     "indicators": ["ohlcv"],
     "watchlist": ["ohlcv", "symbols"],
@@ -46,11 +46,48 @@ def test_every_asset_is_described_and_owned(definitions: dg.Definitions) -> None
         assert spec.description, spec.key
         assert spec.kinds, spec.key
         assert spec.group_name in {
-            "source", "market", "replica", "warehouse", "outbox", "backups",
+            "source", "market", "replica", "warehouse", "outbox", "backups", "readers",
         }, spec.key  # fmt: skip
-        if spec.group_name != "source":
+        if spec.group_name not in {"source", "readers"}:
             assert spec.owners, spec.key
             assert spec.freshness_policy, spec.key
+
+
+def test_every_asset_leads_to_its_line_of_code(definitions: dg.Definitions) -> None:
+    for spec in definitions.resolve_all_asset_specs():
+        if spec.group_name == "source" or spec.group_name == "readers":
+            continue
+        found = spec.metadata["dagster/code_references"].code_references
+        file, line = found[0].file_path, found[0].line_number
+        text = Path(file).read_text().splitlines()
+        assert "attributes" in "".join(text) or "def " in "".join(text[line - 1 : line + 20]), spec
+
+
+def test_what_others_read_and_write_is_in_the_graph(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    outside = {
+        key.to_user_string(): {one.to_user_string() for one in graph.get(key).parent_keys}
+        for key in graph.external_asset_keys
+    }
+    assert outside["readers/market_readers"] == {"market_replica"}
+    assert outside["readers/quote_producer"] == {"purposes/quotes"}
+    assert outside["source/daily_bars"] == set()
+
+
+def test_each_schedule_and_sensor_that_starts_assets_has_a_named_job(
+    definitions: dg.Definitions,
+) -> None:
+    repository = definitions.get_repository_def()
+    jobs = {one.job_name for one in repository.schedule_defs}
+    jobs |= {
+        target.job_name
+        for sensor in repository.sensor_defs
+        if not isinstance(sensor, dg.AutomationConditionSensorDefinition)
+        for target in sensor.targets
+    }
+    assert {"nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups"} <= jobs
+    # Dagster's names of jobs without one.
+    assert [job for job in jobs if job.startswith("__")] == []
 
 
 def test_every_pillar_has_a_blocking_check_and_a_freshness_check(
@@ -83,7 +120,7 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
             "nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups",
             "outbox_backlog", "market_replica_scrub", "purpose_scrub", "market_replica_repair",
             "purpose_repair",
-            "failed_runs", "failed_ticks",
+            "failed_runs", "failed_ticks", "housekeeping",
             "declarative_automation",
         ],
         "RUNNING",

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -135,6 +137,11 @@ def test_a_file_that_sqlite_cannot_check_in_full_is_kept_and_warned_about(data: 
 def test_a_kept_backup_is_restored_each_night_and_asked(
     data: Path, members: int, queries: int
 ) -> None:
+    def a_night_passes() -> None:
+        for one in backups(data / "backups", "gym"):
+            drilled_at = one.drilled_at and one.drilled_at - timedelta(days=1)
+            replace(one, drilled_at=drilled_at).save()
+
     data.mkdir()
     with closing(sqlite3.connect(data / "gym.db", isolation_level=None)) as db:
         db.execute("create table member (name text)")
@@ -144,6 +151,7 @@ def test_a_kept_backup_is_restored_each_night_and_asked(
     run(component, data)
     with closing(sqlite3.connect(data / "gym.db", isolation_level=None)) as db:
         db.execute("create table visit (at text)")  # an unchanged file gets no second backup
+    a_night_passes()
     result = run(component, data)
     assert result.success  # a failed drill blocks nothing
     found = {check.check_name: check for check in result.get_asset_check_evaluations()}
@@ -154,6 +162,35 @@ def test_a_kept_backup_is_restored_each_night_and_asked(
     assert restorable.metadata["oldest_drill_age_seconds"].value >= 0
     assert restorable.metadata["answers"].value == [members] * queries
     assert [one.drilled_at is not None for one in backups(data / "backups", "gym")] == [True] * 2
+
+
+def test_a_drill_that_passed_is_not_repeated_in_one_night_and_one_that_failed_is(
+    data: Path,
+) -> None:
+    data.mkdir()
+    with closing(sqlite3.connect(data / "gym.db", isolation_level=None)) as db:
+        db.execute("create table member (name text)")
+
+    def restorable(at_least: int) -> dg.AssetCheckEvaluation:
+        asked = [DrillEntry(sql="select count(*) from member", at_least=at_least)]
+        result = run(SqliteBackups(files=[FileEntry(path="gym.db", drill=asked)]), data)
+        return next(
+            check
+            for check in result.get_asset_check_evaluations()
+            if check.check_name == "is_restorable"
+        )
+
+    def drilled_at() -> list[datetime | None]:
+        return [one.drilled_at for one in backups(data / "backups", "gym")]
+
+    assert not restorable(at_least=1).passed
+    failed = drilled_at()
+    assert restorable(at_least=0).passed  # the query was mended: drilled again at once
+    passed = drilled_at()
+    assert passed != failed
+    again = restorable(at_least=0)
+    assert again.passed and drilled_at() == passed
+    assert "restored as a drill" in (again.description or "")
 
 
 def test_backups_as_blocks_are_configured_and_checked(

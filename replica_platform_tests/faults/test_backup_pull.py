@@ -33,7 +33,7 @@ def remote(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("method", ["query", "scp"])
+@pytest.mark.parametrize("method", ["query", "pages", "scp"])
 def test_pulls_under_a_writer_at_full_speed(
     host: Host, remote: Path, tmp_path: Path, torture: bool, method
 ) -> None:
@@ -110,8 +110,11 @@ def test_bytes_that_change_on_the_way_are_noticed(
 ) -> None:
     receive, ask = RemoteAgent.receive, RemoteAgent.ask
 
-    def flipping(self: RemoteAgent, request: str, size: int, write) -> None:
-        receive(self, request, size, lambda block: write(block[:-1] + bytes([block[-1] ^ 1])))
+    def flipping(self: RemoteAgent, request: str, size: int, write, **arguments) -> None:
+        def flip(block: bytes) -> None:
+            write(block[:-1] + bytes([block[-1] ^ 1]))
+
+        receive(self, request, size, flip, **arguments)
 
     def dropping(self: RemoteAgent, request: str, **arguments):
         answer = ask(self, request, **arguments)
@@ -123,6 +126,12 @@ def test_bytes_that_change_on_the_way_are_noticed(
     monkeypatch.setattr(RemoteAgent, "receive", flipping)
     with pytest.raises(Damaged, match="SHA-256"):
         pull(host.url(remote), tmp_path / "local.db", method="scp", **host.access)
+    previous = tmp_path / "previous.db"
+    shutil.copyfile(remote, previous)
+    with closing(sqlite3.connect(remote, isolation_level=None)) as db:
+        db.execute("update t set v = 'changed' where id = 1")
+    with pytest.raises(Damaged, match="digest differs"):
+        pull(host.url(remote), previous, method="pages", **host.access)
     monkeypatch.setattr(RemoteAgent, "ask", dropping)
     with pytest.raises(Damaged, match="differ"):
         pull(host.url(remote), tmp_path / "local.db", method="query", **host.access)

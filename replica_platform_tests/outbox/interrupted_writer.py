@@ -19,7 +19,7 @@ from typing import Any
 
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import Outbox
-from replica_platform.outbox.box import INSERT, ROWS_PER_STATEMENT
+from replica_platform.outbox.group import INSERT, ROWS_PER_STATEMENT
 
 # Holds the lock for short times, so that many signals arrive during a wait for it.
 HOLDER = """

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from replica_platform.outbox import Outbox, file
-from replica_platform.outbox.box import ROWS_PER_STATEMENT
 from replica_platform.outbox.errors import OutboxBusy, OutboxClosed
+from replica_platform.outbox.group import ROWS_PER_STATEMENT
 
 CALLS = ("append", "append_many", "group")
 

@@ -40,7 +40,8 @@ class FileEntry(Part):
             folder's name where an earlier file has the same stem.
         pulled_from: For a file on another host, its address `ssh://user@host:port/path.db`; it
             is copied to `path` before each backup.
-        method: How it is copied: `query` transfers the rows that differ, `scp` the whole file.
+        method: How it is copied: `query` transfers the rows that differ, `pages` the blocks that
+            differ, `scp` the whole file.
         known_hosts: The file of host keys to trust; those of `~/.ssh` when absent.
         client_key: The private key to log in with; those of `~/.ssh` when absent.
         keep_days: Backups younger than this many days are kept.
@@ -54,7 +55,7 @@ class FileEntry(Part):
     path: str
     name: str | None = None
     pulled_from: str | None = None
-    method: Literal["query", "scp"] = "query"
+    method: Literal["query", "pages", "scp"] = "query"
     known_hosts: str | None = None
     client_key: str | None = None
     keep_days: int = 30

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from replica_platform.app.entries.base import (
     Cron,
@@ -112,9 +112,16 @@ class XminTablesEntry(Entry):
         into: The schema in the target; that of each table in the source when null.
         name: The name of the group, its schedule, its job and its pool.
         salt_env: The environment variable with the secret of the masks `hash`.
-        threshold: The integrity score, 0 to 1, below which dependent assets are blocked.
+        threshold: The integrity score, 0 to 1, below which dependent assets are blocked; a table
+            whose score is capped (without a key, mode `timestamp`) is blocked below that part of
+            its cap.
         prove_within_s: The seconds in which the syncs compare the whole content of each table
             once, a part at each sync, and repair what differs; null compares nothing.
+        max_snapshot_s: The seconds that a first copy holds a snapshot of the source; a larger table
+            is copied in slices.
+        max_source_connections: How many sessions may read the source; null chooses.
+        max_source_fraction: The largest part of the time, above 0 and at most 1, that each of them
+            may work.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
         timezone: The time zone of the schedules.
@@ -134,10 +141,13 @@ class XminTablesEntry(Entry):
     salt_env: Variable | None = None
     threshold: Fraction = 0.9
     prove_within_s: Positive | None = 86_400
+    max_snapshot_s: float = Field(default=60.0, gt=0)
+    max_source_connections: Positive | None = None
+    max_source_fraction: float = Field(default=1.0, gt=0, le=1)
     fresh_within_s: Positive = 1800
     cron_schedule: Cron = "*/5 * * * *"
     timezone: Timezone = "UTC"
-    report_unchanged_s: Positive = 3600
+    report_unchanged_s: Positive = 7200
     max_delete_fraction: Fraction = 0.5
     catalog_cron_schedule: Cron = "7 * * * *"
     group: Name = "warehouse"

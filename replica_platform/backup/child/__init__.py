@@ -13,6 +13,7 @@ each task. In the order of the story:
 - `integrity`: SQLite's integrity check, also where collations or functions are missing.
 - `outbox`: what a backup knows of an outbox: identity, undelivered rows.
 - `restored_copy`: copies a backup, gives a restored outbox a new identity.
+- `clone`: copies the file that a pull replaces, and digests its blocks.
 - `queries`: asks a restored copy the queries of a drill.
 - `contents`: what is in a database; a pull sends this file to the other host too.
 

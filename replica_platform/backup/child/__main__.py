@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from replica_platform.backup.child.check import check_file
+from replica_platform.backup.child.clone import clone
 from replica_platform.backup.child.messages import Advance, Answer, Failure, Message, encode
 from replica_platform.backup.child.queries import ask_queries
 from replica_platform.backup.child.restored_copy import make_restored_copy
@@ -24,6 +25,7 @@ TASKS: dict[str, Callable[..., Answer]] = {
     "check": check_file,
     "restore": make_restored_copy,
     "query": ask_queries,
+    "clone": clone,
 }
 PATHS = ("source", "file", "backup", "copy", "previous")
 

@@ -135,6 +135,12 @@ def _range_digest(
     return [count + len(chunk), digest.hexdigest()]
 
 
+def digest_blocks(file: Any, size: int) -> list[str]:
+    """Return the digest of each block of `size` bytes of a quiet file that is open to read."""
+    blocks = iter(lambda: file.read(size), b"")
+    return [hashlib.blake2b(block, digest_size=16).hexdigest() for block in blocks]
+
+
 def pack(value: Any) -> str:
     """Return rows as JSON that is the same on both sides, byte for byte; `unpack` reverses it."""
     return json.dumps(value, default=_pack_bytes, separators=(",", ":"))

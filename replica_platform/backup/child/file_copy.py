@@ -60,7 +60,7 @@ def copy_with_empty_wal(source: sqlite3.Connection, live: int, wal: Path, copy: 
         if os.fstat(live).st_size < size:
             return False
         with _opened(copy) as target:
-            _copy_bytes(live, target, 0, size)
+            copy_bytes(live, target, 0, size)
             os.pwrite(target, NOT_WAL, FORMAT.start)
     return True
 
@@ -109,14 +109,14 @@ def _copy_once(source: sqlite3.Connection, live: int, target: int, step_s: float
 def _copy_block(live: int, target: int, at: int, size: int) -> None:
     """Write a block of the copy unless it is what the file has."""
     if os.fstat(target).st_size < at + size:
-        _copy_bytes(live, target, at, size)
+        copy_bytes(live, target, at, size)
         return
     block = os.pread(live, size, at)
     if block != os.pread(target, size, at):
         os.pwrite(target, block, at)
 
 
-def _copy_bytes(live: int, target: int, at: int, size: int) -> None:
+def copy_bytes(live: int, target: int, at: int, size: int) -> None:
     """Copy bytes within the kernel, or by reading them where the file systems cannot do that."""
     end, by_kernel = at + size, hasattr(os, "copy_file_range")  # Python 3.8
     while at < end:

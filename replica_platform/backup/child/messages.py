@@ -95,6 +95,13 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class BlockDigests:
+    """The digest of each block of a file, in their order."""
+
+    digests: list[str]
+
+
+@dataclass(frozen=True)
 class Advance:
     """How far the task is: `done` of `total` units."""
 
@@ -111,10 +118,11 @@ class Failure:
     sentence: str
 
 
-Answer = FileCheck | Snapshot | RestoredCopy | Answers
+Answer = FileCheck | Snapshot | RestoredCopy | Answers | BlockDigests
 Message = Answer | Advance | Failure
 KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (FileCheck, Snapshot, RestoredCopy, Answers, Advance, Failure)
+    kind.__name__: kind
+    for kind in (FileCheck, Snapshot, RestoredCopy, Answers, BlockDigests, Advance, Failure)
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from replica_platform.backup.child.messages import (
     Advance,
     Answers,
+    BlockDigests,
     Failure,
     FileCheck,
     Message,
@@ -25,7 +26,7 @@ from replica_platform.backup.child.messages import (
 from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed
 from replica_platform.core.reports import Progress
 
-Expected = TypeVar("Expected", FileCheck, Snapshot, RestoredCopy, Answers)
+Expected = TypeVar("Expected", FileCheck, Snapshot, RestoredCopy, Answers, BlockDigests)
 MODULE = "replica_platform.backup.child"
 
 
@@ -35,6 +36,7 @@ def take_snapshot(
     *,
     checkpoint: bool,
     is_kept: bool = True,
+    with_md5: bool = False,
     progress: Progress | None = None,
 ) -> Snapshot:
     """Copy the live file `source` to `copy`, with everything in its WAL, and check the copy.
@@ -43,7 +45,8 @@ def take_snapshot(
         source: A database that a program may be writing to.
         copy: The file to make.
         checkpoint: Whether to shorten the source's WAL first.
-        is_kept: Whether the copy stays: then it is durable, and has an MD5.
+        is_kept: Whether the copy stays: then it is made durable.
+        with_md5: Compute MD5 too.
         progress: Called with the bytes copied plus the bytes checked.
 
     Raises:
@@ -60,6 +63,7 @@ def take_snapshot(
         copy=str(copy),
         checkpoint=checkpoint,
         is_kept=is_kept,
+        with_md5=with_md5,
     )
 
 
@@ -115,6 +119,18 @@ def ask_queries(file: Path, queries: list[str]) -> Answers:
         ChildFailed: The child ended without an answer.
     """
     return _run(Answers, "query", None, file=str(file), queries=queries)
+
+
+def clone(previous: Path, copy: Path, size: int) -> list[str]:
+    """Copy a file that no program writes to; return the digest of each block of `size` bytes.
+
+    Raises:
+        Unreadable: The file cannot be read.
+        NoRoom: The disk of the copy is full.
+        ChildFailed: The child ended without an answer.
+    """
+    arguments = {"previous": str(previous), "copy": str(copy), "size": size}
+    return _run(BlockDigests, "clone", None, **arguments).digests
 
 
 def _run(

@@ -34,7 +34,12 @@ PROGRESS_EVERY_S = 0.1
 
 
 def take_snapshot(
-    source: Path, copy: Path, checkpoint: bool, is_kept: bool, progress: Progress
+    source: Path,
+    copy: Path,
+    checkpoint: bool,
+    is_kept: bool,
+    with_md5: bool,
+    progress: Progress,
 ) -> Snapshot:
     """Copy the live `source` to `copy` and check the copy.
 
@@ -42,7 +47,8 @@ def take_snapshot(
         source: A database that a program may be writing to.
         copy: The file to make.
         checkpoint: Whether to shorten the source's WAL first.
-        is_kept: Whether the copy stays: then it is durable, and has an MD5.
+        is_kept: Whether the copy stays: then it is made durable.
+        with_md5: Compute MD5 too.
         progress: Called with the bytes copied plus the bytes checked.
 
     Raises:
@@ -62,7 +68,7 @@ def take_snapshot(
             copy,
             drop_cache=False,
             progress=lambda done, size, unit: progress(size + done, 2 * size, unit),
-            with_md5=is_kept,
+            with_md5=with_md5,
         )
     copy_s = durable.result() - started
     return Snapshot(check, checkpointed, journal_mode, round(copy_s, 4))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from replica_platform.backup.child.contents import (
         count_tables,
         describe_table,
+        digest_blocks,
         pack,
         range_digests,
         rows_between,
@@ -175,6 +176,20 @@ class Agent:
             for block in iter(lambda: file.read(FRAME_BYTES), b""):
                 digest.update(block)
         return digest.hexdigest()
+
+    def digest_blocks(self, size: int) -> list[str]:
+        """Return the digest of each block of the snapshot."""
+        assert self.snapshot
+        with self.snapshot.open("rb", 0) as file:
+            return digest_blocks(file, size)
+
+    def send_blocks(self, block_bytes: int, numbers: list[int]) -> None:
+        """Send blocks of the snapshot, each as a frame, before this request's answer."""
+        assert self.snapshot
+        with self.snapshot.open("rb", 0) as file:
+            for number in numbers:
+                file.seek(number * block_bytes)
+                send(file.read(block_bytes))
 
     def send_snapshot(self) -> None:
         """Send the snapshot's bytes before this request's answer."""

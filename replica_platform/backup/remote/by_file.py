@@ -1,7 +1,8 @@
-"""The method `scp`: take a snapshot on the other host, copy its bytes, compare their digests."""
+"""The method `scp`: copy the bytes of a snapshot on the other host, and its digest."""
 
 from contextlib import closing
 from pathlib import Path
+from typing import TypedDict
 
 from replica_platform.backup.remote.connection import RemoteAgent
 from replica_platform.backup.remote.openssh import Login, start_transfer
@@ -11,13 +12,21 @@ from replica_platform.core.reports import Progress
 REQUEST_EVERY_S = 5.0
 
 
-def copy_file(agent: RemoteAgent, login: Login, copy: Path, progress: Progress) -> str:
+class Snapshot(TypedDict):
+    """A snapshot on the other host: its size and its path there."""
+
+    bytes: int
+    path: str
+
+
+def copy_file(
+    agent: RemoteAgent, login: Login, snapshot: Snapshot, copy: Path, progress: Progress
+) -> str:
     """Copy a snapshot of the remote database to `copy`; return the snapshot's SHA-256.
 
     The caller compares it with that of the copy, which its check computes anyway.
     """
-    snapshot = agent.ask("take_snapshot")
-    size: int = snapshot["bytes"]
+    size = snapshot["bytes"]
     digest: str | None = None
     if transfer := start_transfer(login, snapshot["path"], copy, size):
         with closing(transfer):

@@ -112,7 +112,7 @@ def _synchronise_all(
 def _local_copy(previous: Path, copy: Path, schema: Schema) -> Iterator[sqlite3.Connection]:
     """Open `copy`, made from the previous pull or empty, in one transaction."""
     if previous.exists():
-        take_snapshot(previous.resolve(), copy, checkpoint=True)
+        take_snapshot(previous.resolve(), copy, checkpoint=True, is_kept=False)
         with closing(sqlite3.connect(copy)) as db:
             is_usable = has_schema(db, schema)
         if not is_usable:

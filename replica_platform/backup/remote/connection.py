@@ -74,13 +74,15 @@ class RemoteAgent:
         self._send(request, arguments)
         return self._answer(time.monotonic() + ANSWER_S)
 
-    def receive(self, request: str, size: int, write: Callable[[bytes], object]) -> None:
-        """Send a request whose answer follows `size` bytes, and pass those to `write`.
+    def receive(
+        self, request: str, size: int, write: Callable[[bytes], object], **arguments: Any
+    ) -> None:
+        """Send a request whose answer follows `size` bytes, and pass each frame to `write`.
 
         Raises:
             Unreachable: The connection ended, or the agent was silent for too long.
         """
-        self._send(request, {})
+        self._send(request, arguments)
         deadline = time.monotonic() + ANSWER_S
         left = size
         while left > 0:

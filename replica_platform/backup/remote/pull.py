@@ -1,8 +1,8 @@
 """Pull a database from another host over SSH, and prove that the copy is equal.
 
-`query` moves only the rows that differ from the copy of the last pull; `scp` takes a snapshot on
-the other host and moves the file. Both are safe while a program there writes. The copy is compared,
-by rows or by the file's SHA-256, and the target is the old file until that has passed.
+`query` moves only the rows that differ from the copy of the last pull, `pages` the blocks that
+differ, `scp` the file. All are safe while a program there writes. The copy is compared, by rows, by
+blocks or by the file's SHA-256, and the target is the old file until that has passed.
 """
 
 import time
@@ -23,10 +23,12 @@ from replica_platform.backup.destination import (
 from replica_platform.backup.errors import Damaged, NoRoom, translate_errors
 from replica_platform.backup.remote.address import parse_address
 from replica_platform.backup.remote.by_file import copy_file
+from replica_platform.backup.remote.by_pages import copy_pages
 from replica_platform.backup.remote.by_rows import copy_rows
 from replica_platform.backup.remote.compare import Comparison
 from replica_platform.backup.remote.connection import RemoteAgent, connect
 from replica_platform.backup.remote.openssh import Login
+from replica_platform.backup.remote.schema import read_schema
 from replica_platform.core.disk_space import shortage
 from replica_platform.core.errors import TerminalError
 from replica_platform.core.reports import Progress, ReportFields, Unit
@@ -35,7 +37,7 @@ SPARE_BYTES = 1 << 20
 # A new copy is private; a mode set later is kept.
 NEW_MODE = 0o600
 
-Method = Literal["query", "scp"]
+Method = Literal["query", "pages", "scp"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Pulled(ReportFields):
     Attributes:
         url: The address that was pulled.
         file: The local copy; None when only information was asked for.
-        method: `query` or `scp`.
+        method: `query`, `pages` or `scp`: how it was moved, which may differ from what was asked
+            for.
         remote_bytes: Size of the remote file.
         remote_wal_bytes: Size of its WAL.
         remote_journal_mode: Its journal mode.
@@ -54,8 +57,8 @@ class Pulled(ReportFields):
         tables: Rows of each remote table.
         newest: The newest value of each column that holds a time: `{"table.column": value}`.
         verified: Whether both sides are equal: by `query` rows, newest values and the digest of
-            every range, by `scp` the SHA-256 of the file.
-        ranges: How many ranges of keys `query` compared by their digests.
+            every range, by `pages` the digest of every block, by `scp` the SHA-256 of the file.
+        ranges: How many ranges of keys, or blocks, were compared by their digests.
         rows_moved: Rows that were moved by `query`.
         bytes_moved: Bytes that were received.
         bytes: Size of the local copy.
@@ -104,9 +107,10 @@ class _RemoteFile:
 class _Copy:
     """A copy that was put in place: what was compared, what its check found, how much moved."""
 
+    method: Method
     comparison: Comparison
     check: FileCheck
-    rows_moved: int
+    rows_moved: int = 0
 
 
 def pull(
@@ -128,11 +132,14 @@ def pull(
     Args:
         url: The address; a path that begins with `/~/` is relative to the home folder.
         to: The local file to make or replace.
-        method: `query` moves the rows that differ, `scp` the file.
+        method: `query` moves the rows that differ, `pages` the blocks that differ, `scp` the file.
+            A file with virtual tables, or with a table without a key, is moved by `pages` instead
+            of `query`; where there is no previous copy, or little of it is left, `pages` moves the
+            file.
         known_hosts: The file of trusted host keys; ~/.ssh/known_hosts if left out.
         client_keys: Private keys; those of ~/.ssh and its agent if left out.
         info_only: Move nothing; say what is there.
-        progress: Called with the rows moved by `query`, the bytes moved by `scp`.
+        progress: Called with the rows moved by `query`, with the bytes moved otherwise.
 
     Returns:
         What is on the other host, and what was moved.
@@ -152,8 +159,8 @@ def pull(
     """
     began = time.perf_counter()
     target, address = resolve(to), parse_address(url)
-    if method not in ("query", "scp"):
-        raise TerminalError(f"There is no method {method!r}; choose query or scp.")
+    if method not in ("query", "pages", "scp"):
+        raise TerminalError(f"There is no method {method!r}; choose query, pages or scp.")
     copied = None
     with (
         translate_errors("pull", target, target),
@@ -166,11 +173,15 @@ def pull(
         else:
             login = Login(address, known_hosts, client_keys)
             copied = _replace(target, agent, login, remote, method, progress or _no_progress)
-            comparison = copied.comparison
+            comparison, method = copied.comparison, copied.method
     seconds = round(time.perf_counter() - began, 4)
     rows = sum(count or 0 for count in comparison.tables.values())
     contents = f"{len(comparison.tables)} tables, {rows:,} rows"
-    proof = f"{comparison.ranges} ranges compared" if method == "query" else "SHA-256 is equal"
+    proof = {
+        "query": f"{comparison.ranges} ranges compared",
+        "pages": f"{comparison.ranges:,} blocks compared",
+        "scp": "SHA-256 is equal",
+    }[method]
     return Pulled(
         url=str(address),
         file=target if copied else None,
@@ -210,25 +221,39 @@ def _replace(
     prepare(target, allow_readers=True)
     _require_space(remote, target)
     with replacing_database(target, NEW_MODE) as copy:
+        if method == "query" and not read_schema(agent).has_only_keyed_rows:
+            method = "pages"
         if method == "query":
-            comparison, rows_moved = copy_rows(agent, target, copy, progress)
-            check = check_file(copy, drop_cache=False)
+            copied = _copied_by_rows(agent, target, copy, progress)
         else:
-            sha256 = copy_file(agent, login, copy, progress)
-            check = check_file(copy, drop_cache=False)
-            if check.sha256 != sha256:
-                raise Damaged(
-                    "The file changed on its way (SHA-256 differs); nothing was kept. Try again."
-                )
-            comparison, rows_moved = Comparison(check.tables, check.newest, 0, []), 0
-        if not check.is_sound:
+            copied = _copied_by_bytes(agent, login, target, copy, method == "pages", progress)
+        if not copied.check.is_sound:
             raise Damaged(
-                f"The copy of {login.address} is not sound ({check.integrity}); "
+                f"The copy of {login.address} is not sound ({copied.check.integrity}); "
                 f"{target} is as it was. Check the remote database."
             )
         require_idle(target, allow_readers=True)
         remove_empty_sidecars(target)
-    return _Copy(comparison, check, rows_moved)
+    return copied
+
+
+def _copied_by_rows(agent: RemoteAgent, target: Path, copy: Path, progress: Progress) -> _Copy:
+    comparison, rows_moved = copy_rows(agent, target, copy, progress)
+    return _Copy("query", comparison, check_file(copy, drop_cache=False), rows_moved)
+
+
+def _copied_by_bytes(
+    agent: RemoteAgent, login: Login, target: Path, copy: Path, by_pages: bool, progress: Progress
+) -> _Copy:
+    """Move the blocks that differ, if that is asked for and there are few; else the file."""
+    snapshot = agent.ask("take_snapshot")
+    blocks = copy_pages(agent, snapshot, target, copy, progress) if by_pages else None
+    sha256 = None if blocks else copy_file(agent, login, snapshot, copy, progress)
+    check = check_file(copy, drop_cache=False)
+    if sha256 and check.sha256 != sha256:
+        raise Damaged("The file changed on its way (SHA-256 differs); nothing was kept. Try again.")
+    comparison = Comparison(check.tables, check.newest, blocks or 0, [])
+    return _Copy("pages" if blocks else "scp", comparison, check)
 
 
 def _require_space(remote: _RemoteFile, target: Path) -> None:

@@ -29,6 +29,11 @@ class Schema:
     virtual: list[str]
     tables: list[KeyedTable]
 
+    @property
+    def has_only_keyed_rows(self) -> bool:
+        """Whether every row can be read and compared by a key."""
+        return not self.virtual and all(table["key"] for table in self.tables)
+
 
 def read_schema(agent: RemoteAgent) -> Schema:
     """Return the schema of the remote database."""
@@ -53,8 +58,8 @@ def create_tables(db: sqlite3.Connection, schema: Schema) -> None:
     """
     if schema.virtual:
         raise Unreadable(
-            f"{', '.join(schema.virtual)} is a virtual table, which cannot be copied row by "
-            "row; use --method scp."
+            f"{', '.join(schema.virtual)} is a virtual table that was made during the pull; "
+            "try again."
         )
     for name in BEFORE_TABLES:
         db.execute(f"pragma {name}={quoted(str(schema.settings[name]))}")

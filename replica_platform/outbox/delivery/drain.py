@@ -6,14 +6,13 @@ only then note it in the file. After a crash in between, the batch is sent again
 absorbs it. The SQL belongs to `statements`, the meaning of errors to `failures`.
 """
 
-import functools
-import hashlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.outbox import breaker, file, queue
 from replica_platform.outbox.delivery import statements
-from replica_platform.outbox.delivery.failures import translate_errors, translated
-from replica_platform.outbox.delivery.isolate import deliver
-from replica_platform.outbox.delivery.kinds import KindTable, read_mappings
+from replica_platform.outbox.delivery.failures import translate_errors
+from replica_platform.outbox.delivery.isolate import deliver, is_answered
+from replica_platform.outbox.delivery.kinds import KindTable, read_mappings, version_of
 from replica_platform.outbox.delivery.ledger import HeadMoved, heads
 from replica_platform.outbox.delivery.prune import (
     KEEP_DELIVERED_S,
@@ -146,7 +145,6 @@ def drain(
         BadMapping: The mappings are incomplete or contradictory.
     """
     started = time.monotonic()
-    files = outbox_files(paths)
     tables = read_mappings(mappings)
     options = DrainOptions(
         batch_rows=batch_rows,
@@ -154,7 +152,7 @@ def drain(
         deadline_s=deadline_s,
         ends_at=None if budget_s is None else started + budget_s,
         stop=stop or threading.Event(),
-        code_version=f"{code_version or default_code_version()}-{_digest(repr(tables).encode())}",
+        code_version=version_of(code_version, tables),
         progress=progress or (lambda done, total, unit: None),
         mappings=tables,
         keep_delivered_s=keep_delivered_s,
@@ -165,19 +163,8 @@ def drain(
         if isinstance(target, str):
             target = stack.enter_context(closing(Target(target, deadline_s)))
         target.check()
-        reports = tuple(_drain_file(path, target, options) for path in files)
+        reports = tuple(_drain_file(path, target, options) for path in outbox_files(paths))
     return DrainReport(reports, time.monotonic() - started)
-
-
-@functools.cache
-def default_code_version() -> str:
-    """Return a digest of this package's source: another digest may bring a fix."""
-    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
-    return _digest(b"".join(source.read_bytes() for source in sources))
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _drain_file(path: Path, target: Target, options: DrainOptions) -> FileDrain:
@@ -338,30 +325,19 @@ class _FileRun:
 
         Otherwise the target is slow and not the row: then `error` is raised.
         """
+        deadline_s = self._options.deadline_s
         other = queue.another(self._local, row.seq, self._options.batch_rows)
-        if other is None or not self._is_accepted(target.connect(), other):
+        uuid, mappings = file.file_uuid(self._local), self._options.mappings
+        connection = target.connect()
+        send = partial(statements.insert_records, connection, uuid, mappings=mappings)
+        if other is None or not is_answered(connection, other, send, deadline_s):
             raise error
         refusal = RowRefused(
-            f"This row alone takes longer than the deadline of {self._options.deadline_s:g} s, "
+            f"This row alone takes longer than the deadline of {deadline_s:g} s, "
             f"another does not: {error}",
             error.sqlstate,
         )
         self._note([row], Delivery(None, (), 0, 0, (), ((row, refusal),)))
-
-    def _is_accepted(self, connection: psycopg.Connection, row: file.Row) -> bool:
-        """Return whether the target answers to a row within the deadline; nothing is kept."""
-        uuid, options = file.file_uuid(self._local), self._options
-        try:
-            with (
-                begin(connection, options.deadline_s),
-                connection.transaction(force_rollback=True),
-            ):
-                statements.insert_records(connection, uuid, [row], options.mappings)
-        except psycopg.errors.QueryCanceled:
-            return False
-        except psycopg.Error as error:
-            return isinstance(translated(error), RowRefused)
-        return True
 
     def _deliver_batch(self, connection: psycopg.Connection, sent: list[file.Row]) -> None:
         """Commit in Postgres first, in the file second; an unknown outcome counts as failed."""
@@ -371,7 +347,7 @@ class _FileRun:
                 connection,
                 uuid,
                 sent,
-                lambda part: statements.insert_records(connection, uuid, part, options.mappings),
+                partial(statements.insert_records, connection, uuid, mappings=options.mappings),
                 queue.last_entry(self._local, uuid),
                 options.deadline_s,
             )

@@ -15,7 +15,7 @@ import psycopg
 from replica_platform.outbox.delivery import ledger
 from replica_platform.outbox.delivery.failures import translated
 from replica_platform.outbox.delivery.statements import Inserted
-from replica_platform.outbox.delivery.target import transaction
+from replica_platform.outbox.delivery.target import begin, transaction
 from replica_platform.outbox.errors import RowRefused, TargetRefused
 from replica_platform.outbox.file import Row
 from replica_platform.outbox.queue import Delivery, LedgerEntry
@@ -39,6 +39,18 @@ class _Parts:
     rows: list[Row] = field(default_factory=list)
     inserted: list[Inserted] = field(default_factory=list)
     refused: list[tuple[Row, RowRefused]] = field(default_factory=list)
+
+
+def is_answered(connection: psycopg.Connection, row: Row, send: Send, deadline_s: float) -> bool:
+    """Return whether the target accepts or refuses a row within the deadline; nothing is kept."""
+    try:
+        with begin(connection, deadline_s), connection.transaction(force_rollback=True):
+            send([row])
+    except psycopg.errors.QueryCanceled:
+        return False
+    except psycopg.Error as error:
+        return isinstance(translated(error), RowRefused)
+    return True
 
 
 def deliver(

@@ -5,8 +5,11 @@ transaction. Reading a mapping and composing its statements belong here; running
 (see `statements`).
 """
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from psycopg import sql
@@ -154,3 +157,24 @@ def _read_table(kind: str, data: Any) -> tuple[str, str]:
         raise BadMapping(f"The mapping of {kind!r} needs a table written as schema.table.")
     schema, _, name = data.rpartition(".")
     return schema or "public", name
+
+
+def version_of(code: str | None, tables: Mapping[str, KindTable]) -> str:
+    """Return the version of the code and of the mappings, by which a dead row was refused.
+
+    Args:
+        code: The version of the code; a digest of this package's source if None.
+        tables: Each mapped kind's own table.
+    """
+    return f"{code or _source_version()}-{_digest(repr(tables).encode())}"
+
+
+@functools.cache
+def _source_version() -> str:
+    """Return a digest of this package's source: another digest may bring a fix."""
+    sources = sorted(Path(__file__).parent.parent.rglob("*.py"))
+    return _digest(b"".join(source.read_bytes() for source in sources))
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]

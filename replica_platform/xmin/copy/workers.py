@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import psycopg
 
+from replica_platform.xmin.copy.source_load import SourceLoad
 from replica_platform.xmin.session import close_session, end_session, open_target
 from replica_platform.xmin.source.snapshot import SourceSnapshot, open_reader
 
@@ -37,12 +38,18 @@ class Workers:
     """The pairs of one sync; the first is the sync's own, the others are opened when needed."""
 
     def __init__(
-        self, source: SourceSnapshot, target_dsn: str, target: psycopg.Connection, count: int
+        self,
+        source: SourceSnapshot,
+        target_dsn: str,
+        target: psycopg.Connection,
+        count: int,
+        load: SourceLoad | None = None,
     ) -> None:
+        self._load = load or SourceLoad()
         self._source = source
         self._target_dsn = target_dsn
         self._target = target
-        self.count = count
+        self.count = self._load.limited(count)
         self._stack = ExitStack()
         self._readers: list[psycopg.Connection] = []
         self._writers: list[psycopg.Connection] = []
@@ -65,14 +72,28 @@ class Workers:
     ) -> list[Result]:
         """Map a task that only reads; the cores that the target leaves idle are used too."""
         cores = os.cpu_count() or 1
-        wanted = min(max(self.count, min(2 * self.count, cores)), len(items))
-        return _share(task, items, [self._source.connection, *self._more_readers(wanted - 1)])
+        most = self._load.limited(max(self.count, min(2 * self.count, cores)))
+        wanted = min(most, len(items))
+        readers = [self._source.connection, *self._more_readers(wanted - 1)]
+        return _share(self._within_limits(task), items, readers)
 
     def copy(self, task: Callable[[Pair, Item], Result], items: Sequence[Item]) -> list[Result]:
         """Map a task that reads and writes."""
         wanted = min(self.count, len(items)) - 1
         others = map(Pair, self._more_readers(wanted), self._more_writers(wanted))
-        return _share(task, items, [Pair(self._source.connection, self._target), *others])
+        pairs = [Pair(self._source.connection, self._target), *others]
+        return _share(self._within_limits(task), items, pairs)
+
+    def _within_limits(
+        self, task: Callable[[Tool, Item], Result]
+    ) -> Callable[[Tool, Item], Result]:
+        self._load.using(1 + len(self._readers))
+
+        def limited(tool: Tool, item: Item) -> Result:
+            with self._load.working():
+                return task(tool, item)
+
+        return limited
 
     def _more_readers(self, wanted: int) -> list[psycopg.Connection]:
         while len(self._readers) < wanted:

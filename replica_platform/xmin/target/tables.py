@@ -167,7 +167,14 @@ def create_staging(
             "rename it in the source or sync a view without it."
         )
     kinds = {**table.types, **SYNC_COLUMNS}
-    columns = sql.SQL(", ").join(column_definition(*column) for column in kinds.items())
+    # To add the key later would read the whole table once more, for a NULL.
+    not_null = table.key if logged else ()
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(
+            column_definition(name, kind), sql.SQL("not null" if name in not_null else "")
+        )
+        for name, kind in kinds.items()
+    )
     drop(target, name)
     target.execute(
         sql.SQL("create {} table {} ({}) with (autovacuum_enabled = false)").format(

@@ -79,6 +79,7 @@ class Deletes:
                 planned.target,
                 planned.key,
                 suspicious_runs(lost),
+                rows - (staged.source_rows or 0),
             )
         if deletes == "keys" or rows - deleted != staged.source_rows:
             deleted += delete_absent_keys(

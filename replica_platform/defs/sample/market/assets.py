@@ -13,7 +13,9 @@ from replica_platform.resources.master import MasterDuckDB
 from replica_platform.resources.platform import PlatformConfig
 
 
-def market_asset(*, deps: list[dg.AssetsDefinition]) -> Callable[..., dg.AssetsDefinition]:
+def market_asset(
+    *, deps: list[dg.AssetsDefinition | dg.AssetKey]
+) -> Callable[..., dg.AssetsDefinition]:
     """Return the asset decorator with the settings that all tables of the master share."""
     return dg.asset(
         deps=deps,
@@ -27,7 +29,7 @@ def market_asset(*, deps: list[dg.AssetsDefinition]) -> Callable[..., dg.AssetsD
     )
 
 
-@market_asset(deps=[])
+@market_asset(deps=[dg.AssetKey(["source", "daily_bars"])])
 def symbols(master: MasterDuckDB, platform: PlatformConfig) -> dg.MaterializeResult:
     """One row per symbol: its name, and the first and last day with a bar."""
     return _write(master, platform, lambda to, bars: tables.write_symbols(to, bars.frame))

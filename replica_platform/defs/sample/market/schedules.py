@@ -3,10 +3,13 @@
 import dagster as dg
 
 from replica_platform.market.sessions import TIME_ZONE, is_trading_day
+from replica_platform.policies import named_job
 
 
 @dg.schedule(
-    target=dg.AssetSelection.groups("market"),
+    target=named_job(
+        "nasdaq_daily_pipeline", dg.AssetSelection.groups("market"), "All tables of the market."
+    ),
     cron_schedule="30 16 * * 1-5",
     execution_timezone=TIME_ZONE,
     default_status=dg.DefaultScheduleStatus.RUNNING,
