@@ -36,7 +36,10 @@ FOLDERS = {
         *("errors", "copy", "store", "probe", "serving", "journal", "master", "purpose"),
         *("remote", ""),
     ],
-    "xmin": ["errors", "names", "reports", "session", "source", "target", "copy", "integrity", ""],
+    "xmin": [
+        *("errors", "names", "reports", "session", "source", "target", "copy", "blocks"),
+        *("integrity", "", "continuous"),
+    ],
     "outbox": [
         *(
             "errors",
