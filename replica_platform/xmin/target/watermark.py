@@ -89,7 +89,7 @@ create unlogged table if not exists {SCHEMA}.first_copy (
 );
 create table if not exists {SCHEMA}.block_counts (
     target_table text primary key, snapshot text not null, blocks int not null,
-    counts int[] not null
+    counts bigint[] not null
 );
 comment on table {SCHEMA}.mark is
     'What each finished sync remembers of its source; written by replica_platform, not by hand.';
