@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import adopt, backups, outbox, platform, warehouse
+from replica_platform.cli import adopt, backups, market, outbox, platform, warehouse
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -29,8 +29,8 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.prune_blocks,
         generations.repair_store,
         generations.scrub_store,
-        generations.quotes,
     ),
+    "Market": (market.backfill, market.quotes, market.chart),
     "Warehouse": (
         adopt.adopt,
         warehouse.sync,

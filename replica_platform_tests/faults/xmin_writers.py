@@ -62,7 +62,9 @@ class Writers:
     def _write(self, dice: random.Random) -> None:
         while not self.stop.is_set():
             # A killed server, a lock timeout, an existing key, a detached leaf.
-            with suppress(psycopg.Error), psycopg.connect(self.dsn, autocommit=True) as connection:
+            # (A rollback that was asked for on a lost connection leaves its transaction.)
+            lost = suppress(psycopg.Error, psycopg.Rollback)
+            with lost, psycopg.connect(self.dsn, autocommit=True) as connection:
                 connection.execute("set lock_timeout = '1s'")
                 connection.execute("set deadlock_timeout = '20ms'")
                 mode = dice.choice(["on", "off"])
