@@ -4,13 +4,18 @@ What is committed together is decided here, one method for each `WriteMethod`. T
 those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar, cast
 
 import psycopg
 from psycopg import sql
 
+from replica_platform.xmin.blocks import history
+from replica_platform.xmin.blocks.choice import TableBlocks
+from replica_platform.xmin.blocks.write import BlockWrite, WrongCount, copy_live
 from replica_platform.xmin.copy.buckets import BucketCounts
 from replica_platform.xmin.first_copy import ledger
 from replica_platform.xmin.integrity.prover import Prover
@@ -137,7 +142,23 @@ class Commit:
             seconds=planned.request.times.total,
             seconds_by_step=planned.request.times.by_step,
             proof=committed.proof,
+            blocks_read=planned.plan.blocks.count if planned.plan.blocks else 0,
+            blocks=planned.table.blocks if planned.plan.blocks else 0,
         )
+
+    def keep_history(self) -> None:
+        """Store what later syncs by blocks start from; the source has flushed it."""
+        snapshot = self._source.snapshot
+        history.keep(self._target, snapshot.identity, self._source.start_point, snapshot.w)
+
+    def advance(self, tables: Sequence[PlannedTable]) -> dict[str, SyncReport]:
+        """Move the watermarks of tables of which no block changed, in one statement."""
+        snapshot = self._source.snapshot
+        watermarks.advance(self._target, [one.target for one in tables], snapshot)
+        return {
+            str(one.target): replace(one.report, w=snapshot.w, seconds=one.request.times.total)
+            for one in tables
+        }
 
     def _staged_rows(self, staged: StagedTable) -> int:
         if not staged.has_rows:
@@ -157,7 +178,7 @@ class Commit:
         planned, target = staged.planned, staged.target
         try:
             with planned.request.times.step("adopt"):
-                oid = adopt(self._target, target, planned.key)
+                oid = adopt(self._target, target, planned.key, locations=planned.locations)
         except psycopg.errors.UniqueViolation as error:
             if staged.scanned is None:
                 raise  # the key that was named is none; no other copy would help
@@ -179,6 +200,7 @@ class Commit:
                 alter(self._target, change.statement)
         methods = {
             WriteMethod.MERGE: self._merge,
+            WriteMethod.BLOCKS: self._merge_blocks,
             WriteMethod.REPLACE: self._replace,
             WriteMethod.REPAIR: self._repair,
             WriteMethod.MULTISET: self._replace_multiset,
@@ -203,9 +225,7 @@ class Commit:
         written, deleted = WrittenRows(), 0
         rows = self._rows_before(planned) if loaded is None else loaded
         before = self._deletes.counts_before(staged)
-        deletes_first = found.has_constraints_beside(planned.key) and not (
-            linked and found.referred_to
-        )
+        deletes_first = self._deletes_first(staged, found, linked)
         if deletes_first:
             deleted = self._delete_before_merge(staged, found, rows, before)
         if staged.has_rows:
@@ -223,6 +243,50 @@ class Commit:
         if staged.scanned is not None:
             check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
+
+    def _merge_blocks(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
+        """Write the changed rows, and delete block by block what the source no longer holds."""
+        planned = staged.planned
+        deletes = planned.request.spec.deletes
+        rows = self._rows_before(planned)
+        blocks = BlockWrite(
+            self._target,
+            write_spec(staged, found),
+            staged.counts,
+            planned.table,
+            planned.plan.blocks or TableBlocks(),
+            staged.has_rows,
+        )
+        live = partial(copy_live, self._source, self._target, planned.table)
+        deletes_first = not planned.key or self._deletes_first(staged, found, linked)
+        step = planned.request.times.step
+        try:
+            if deletes_first and deletes != "never":
+                with step("merge"):
+                    written = blocks.delete_and_write(live)
+                yield
+            else:
+                with step("merge"):
+                    written = blocks.write()
+                yield
+                with step("deletes"):
+                    deleted = blocks.delete(live, keep=deletes == "never")
+                written = replace(written, deleted=deleted)
+        except WrongCount as wrong:
+            raise Diverged(str(wrong)) from wrong
+        if deletes == "keys":
+            deleted = self._deletes.delete(staged, rows + written.inserted - written.deleted, None)
+            written = replace(written, deleted=written.deleted + deleted)
+        # Without a key a changed row is a deleted and an inserted one.
+        lost = written.deleted if planned.key else max(0, written.deleted - written.inserted)
+        self._deletes.check(planned, lost, rows)
+        return written, rows + written.inserted - written.deleted
+
+    def _deletes_first(self, staged: StagedTable, found: TargetTable, linked: bool) -> bool:
+        """Return whether a new row may need the unique value of a deleted one."""
+        return found.has_constraints_beside(staged.planned.key) and not (
+            linked and found.referred_to
+        )
 
     def _delete_before_merge(
         self, staged: StagedTable, found: TargetTable, rows: int, before: BucketCounts | None
@@ -269,7 +333,9 @@ class Commit:
 
     def _rows_before(self, planned: PlannedTable) -> int:
         watermark = planned.locked.watermark
-        if watermark is not None and watermark.rows is not None:
+        # By blocks the rows are counted on a schedule only; then the watermark is not believed.
+        counts = planned.plan.mode == "scan" and planned.locations
+        if watermark is not None and watermark.rows is not None and not counts:
             return watermark.rows
         return count_rows(self._target, planned.target)
 
@@ -312,12 +378,24 @@ class Commit:
             target_oid=committed.oid,
             deletes=planned.request.spec.deletes,
             timestamp_from=self._source.running_since if plan.mode == "timestamp" else None,
+            locations=table.filenodes if planned.locations else {},
+            located_at=snapshot.text,
+            counted_at=_counted_at(planned),
         )
+
+
+def _counted_at(planned: PlannedTable) -> datetime | None:
+    """Return when the rows of both sides were last counted: now, but for a sync by blocks."""
+    watermark = planned.locked.watermark
+    if planned.plan.mode == "blocks" and watermark is not None:
+        return watermark.counted_at
+    return datetime.now(UTC)
 
 
 def _delivered_before(staged: StagedTable) -> tuple[int, ...]:
     """Return what the watermark lists as delivered, where the sync continues from it."""
     watermark = staged.planned.locked.watermark
-    if watermark is None or not watermark.complete or staged.planned.plan.mode != "scan":
+    continues = staged.planned.plan.mode in ("scan", "blocks")
+    if watermark is None or not watermark.complete or not continues:
         return ()
     return watermark.delivered

@@ -86,7 +86,7 @@ def test_without_the_sample_nothing_of_it_is_left(tmp_path: Path) -> None:
     graph = loaded.resolve_asset_graph()
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {"conversations"}
     repository = loaded.get_repository_def()
-    assert [one.name for one in repository.schedule_defs] == ["outbox_drain"]
+    assert [one.name for one in repository.schedule_defs] == ["housekeeping", "outbox_drain"]
     prepare_sample(off)
     assert not (tmp_path / "data").exists()
     assert off.environment()["REPLICA_SAMPLE"] == "off"
