@@ -113,11 +113,9 @@ def make_tables(source: str, count: int, columns: int) -> None:
 
 def make_projects(folder: Path, tables: int) -> None:
     """Write a copy of the platform with one entry, and the module of plain assets."""
-    ignored = shutil.ignore_patterns("__pycache__", "sample", "outbox")
+    ignored = shutil.ignore_patterns("__pycache__", "sample")
     package = folder / "replica_platform"
     shutil.copytree(PROJECT / "replica_platform", package, ignore=ignored)
-    # The engine has the name of the folder of entries that is left out.
-    shutil.copytree(PROJECT / "replica_platform" / "outbox", package / "outbox")
     shutil.copy(PROJECT / "pyproject.toml", folder)
     (package / "defs" / "big").mkdir()
     (package / "defs" / "big" / "defs.yaml").write_text(DEFS_YAML)

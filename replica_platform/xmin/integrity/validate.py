@@ -249,7 +249,8 @@ def _require_masks(table: SourceTable, watermark: Watermark) -> None:
         raise CannotSync(
             f"Column {column} of {table.name} is masked in the target; its content can only be "
             "compared with the masks of the last sync. Validate it with the same `masks`, on "
-            "the command line `--mask` (the check is_intact of the platform does), or without content."
+            "the command line `--mask` (the check is_intact of the platform does), or without "
+            "content."
         )
 
 
