@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal
 from replica_platform.cli.terminal import bar, err, out, plain, print_json, print_table
 
@@ -30,7 +29,7 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
     What changed is written, with its indicators and the watchlist. A load that is interrupted
     goes on where it was. The exit code is 1 when a symbol could not be read.
     """
-    settings = Settings()
+    from replica_platform.app.settings import Settings
     from replica_platform.market.sources import open_source
     from replica_platform.market.tables import (
         load_bars,
@@ -43,6 +42,7 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
 
     if end is not None and end < start:
         raise click.UsageError("--to is before --from.")
+    settings = Settings()
     rules = load_rules(settings.watchlist)
     source = open_source(str(settings.bars) if settings.bars else None, settings.symbols)
     writer = Master(master or settings.data_dir / MASTER)
@@ -156,6 +156,7 @@ def chart(symbol: str, store: Path | None, days: int, png: Path | None) -> int:
 
     Without --png they are drawn in the terminal.
     """
+    from replica_platform.app.settings import Settings
     from replica_platform.market.chart import chart_png, chart_text, read_chart
     from replica_platform.replica import ReplicaReader
 
