@@ -51,7 +51,7 @@ from {present} group by run
 """
 _DELETE_PRESENT = "delete from {candidates} t using {present} p where {same}"
 _FIND = """
-select k.n from unnest({numbers}::bigint[], {arrays}) k(n, {columns}) where exists ({rows})
+select k.n from unnest({asked}::bigint[], {arrays}) k(n, {columns}) where exists ({rows})
 """
 _ROW = "select from only {leaf} s where {same}"
 _DELETE = "delete from {target} t using {candidates} p where {same}"
@@ -253,11 +253,11 @@ def _alive(
     rows = [sql.SQL(_ROW).format(leaf=leaf.name.sql, same=same) for leaf in table.leaves]
     if not rows:
         return []
-    # Literals, not parameters: a name may hold a percent sign.
-    found, *keys = (sql.Literal(list(column)) for column in zip(*candidates, strict=True))
+    # As literals: in a statement with parameters a table's name may hold no percent sign.
+    asked, *columns = (sql.Literal(list(column)) for column in zip(*candidates, strict=True))
     query = sql.SQL(_FIND).format(
-        numbers=found,
-        arrays=sql.SQL(", ").join(sql.SQL("{}::text[]").format(column) for column in keys),
+        asked=asked,
+        arrays=sql.SQL(", ").join(sql.SQL("{}::text[]").format(column) for column in columns),
         columns=sql.SQL(", ").join(numbers),
         rows=sql.SQL(" union all ").join(rows),
     )
