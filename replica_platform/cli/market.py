@@ -43,7 +43,7 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
     if end is not None and end < start:
         raise click.UsageError("--to is before --from.")
     settings = Settings()
-    rules = load_rules(settings.watchlist)
+    rules = load_rules(settings.watch_rules)
     source = open_source(str(settings.bars) if settings.bars else None, settings.symbols)
     writer = Master(master or settings.data_dir / MASTER)
     listed = write_symbols(writer, source)
