@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     )
     watch_rules: Path | None = Field(
         default=None,
-        description="A YAML file of rules for the symbols to quote; the 100 most traded when absent.",
+        description="A YAML file of rules for the symbols to quote; the most traded when absent.",
     )
     keep_generations: int = Field(
         default=3, ge=2, description="How many generations of the replica are kept."
