@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal
 from replica_platform.cli.terminal import bar, err, out, plain, print_json, print_table
 
@@ -30,6 +29,8 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
     What changed is written, with its indicators and the watchlist. A load that is interrupted
     goes on where it was. The exit code is 1 when a symbol could not be read.
     """
+    from replica_platform.app.settings import Settings
+
     settings = Settings()
     from replica_platform.market.sources import open_source
     from replica_platform.market.tables import (
@@ -156,6 +157,7 @@ def chart(symbol: str, store: Path | None, days: int, png: Path | None) -> int:
 
     Without --png they are drawn in the terminal.
     """
+    from replica_platform.app.settings import Settings
     from replica_platform.market.chart import chart_png, chart_text, read_chart
     from replica_platform.replica import ReplicaReader
 
