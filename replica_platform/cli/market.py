@@ -30,8 +30,6 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
     goes on where it was. The exit code is 1 when a symbol could not be read.
     """
     from replica_platform.app.settings import Settings
-
-    settings = Settings()
     from replica_platform.market.sources import open_source
     from replica_platform.market.tables import (
         load_bars,
@@ -44,6 +42,7 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
 
     if end is not None and end < start:
         raise click.UsageError("--to is before --from.")
+    settings = Settings()
     rules = load_rules(settings.watchlist)
     source = open_source(str(settings.bars) if settings.bars else None, settings.symbols)
     writer = Master(master or settings.data_dir / MASTER)

@@ -151,8 +151,8 @@ def find_interrupted(
     waiting = [one for one in cut if _range_key(one) not in lines]
     counts = [state.get("rows") for state in lines.values()]
     rows = None if None in counts else sum(counts)
-    newer = ChangedRows(start.w, new_leaves=new)
-    return InterruptedCopy(waiting, len(lines), newer, rows, start.locations)
+    changed = ChangedRows(start.w, new_leaves=new)
+    return InterruptedCopy(waiting, len(lines), changed, rows, start.locations)
 
 
 def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> bool:
