@@ -250,7 +250,7 @@ class _Group:
         entry = self.entry
 
         @dg.multi_asset_check(
-            name=f"{entry.name}_checks",
+            name=f"{entry.name}_tables_checks",  # a replica may have the name too
             specs=[spec for key in self.keys for spec in self._check_specs(key)],
             can_subset=True,
             pool=entry.pool or entry.name,
