@@ -38,7 +38,8 @@ LONG := $(addprefix replica_platform_tests/, \
   replica/test_processes.py replica/test_scrub.py replica/test_touched_master.py \
   replica/test_catalog_name.py \
   defs/test_declarative_automation.py defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
-  defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py)
+  defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py \
+  acceptance/test_yaml_alone.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
