@@ -255,9 +255,17 @@ class Group:
         todo = [one for one in now.planned if not one.idle and str(one.target) not in self.errors]
         staged = self._each(stage, todo)
         commit = Commit(now.source, target, self._options.max_delete_fraction, prover)
-        return self._commit(
+        outcome = self._commit(
             now.source, staged, GroupCommit(target, commit, foreign_keys, release_source)
         )
+        self._confirm(target, now.planned)
+        return outcome
+
+    def _confirm(self, target: psycopg.Connection, planned: Sequence[PlannedTable]) -> None:
+        """Store when the tables without a change were synced, in one statement for all of them."""
+        if unchanged := [one.target for one in planned if one.plan.mode == "none"]:
+            with translate_errors("target", _names(unchanged)):
+                watermarks.confirm(target, unchanged)
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []

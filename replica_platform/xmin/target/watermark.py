@@ -160,6 +160,12 @@ def write(target: psycopg.Connection, watermark: Watermark) -> None:
     target.execute(_WRITE.format(**_NAMES), [values[name] for name in _COLUMNS])
 
 
+def confirm(target: psycopg.Connection, tables: Iterable[TableName]) -> None:
+    """Store that tables were synced now, whose sources had nothing new."""
+    query = sql.SQL("update {}.mark set synced_at = clock_timestamp() where target_table = any(%s)")
+    target.execute(query.format(sql.Identifier(SCHEMA)), [[str(table) for table in tables]])
+
+
 def age_s(target: psycopg.Connection, table: TableName) -> float | None:
     """Return the seconds since a table's last sync, by the target's clock; None without one."""
     query = sql.SQL(
