@@ -36,7 +36,10 @@ FOLDERS = {
         *("errors", "copy", "store", "probe", "serving", "journal", "master", "purpose"),
         *("remote", ""),
     ],
-    "xmin": ["errors", "names", "reports", "session", "source", "target", "copy", "integrity", ""],
+    "xmin": [
+        *("errors", "names", "reports", "session", "source", "target", "copy", "blocks"),
+        *("integrity", "", "continuous"),
+    ],
     "outbox": [
         *(
             "errors",
@@ -49,6 +52,10 @@ FOLDERS = {
             "box",
         ),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),
+    ],
+    "market": [
+        *("errors", "sessions", "reader", "indicators", "watch", "sources"),
+        *("tables", "quotes", ""),
     ],
     "backup": ["errors", "manifest", "child", "blocks", "folder", "destination", "remote", ""],
 }

@@ -39,6 +39,13 @@ def print_json(result: Any) -> None:
     sys.stdout.write("\n")
 
 
+def print_json_line(result: Any) -> None:
+    """Print a report as one line of JSON, at once, for a program that reads line by line."""
+    line = json.dumps(plain_values(result), ensure_ascii=False, default=str)
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table with numbers aligned to the right; markup in cells has no effect."""
     from rich.table import Table

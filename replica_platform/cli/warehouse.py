@@ -1,6 +1,9 @@
 """Commands of the warehouse: sync tables from Postgres to Postgres, validate them, tune."""
 
-from collections.abc import Callable, Mapping
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,12 +16,15 @@ from replica_platform.cli.terminal import (
     out,
     plain,
     print_json,
+    print_json_line,
     print_table,
     verdict,
 )
 
 if TYPE_CHECKING:
     from replica_platform.xmin import Mask
+
+REPORT_EVERY_S = 10.0
 
 
 def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,7 +44,7 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
 @_databases
 @click.option(
     "--mode",
-    type=click.Choice(["auto", "scan", "timestamp", "full"]),
+    type=click.Choice(["auto", "scan", "blocks", "timestamp", "full"]),
     default="auto",
     show_default=True,
     help="How changed rows are found.",
@@ -47,10 +53,10 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--timestamp-zone", help="The writers' time zone, for a column that has none.")
 @click.option(
     "--deletes",
-    type=click.Choice(["auto", "keys", "never"]),
+    type=click.Choice(["auto", "keys", "blocks", "never"]),
     default="auto",
     show_default=True,
-    help="When keys are compared to find deleted rows; auto: when row counts differ.",
+    help="How deleted rows are found; auto: by blocks where those are read, else by keys.",
 )
 @click.option(
     "--key",
@@ -79,6 +85,29 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Compare the whole content once in so many seconds, a part at each sync; repair it.",
 )
 @click.option("--workers", type=click.IntRange(1, 64), help="Connections that copy in parallel.")
+@click.option(
+    "--checkpoint/--no-checkpoint",
+    default=True,
+    show_default=True,
+    help="By blocks: ask the source for checkpoints, where the role may.",
+)
+@click.option(
+    "--summary-wait",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="By blocks: the longest to wait for a WAL summary.",
+)
+@click.option("--watch", is_flag=True, help="Sync again and again, until the command is ended.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: from one sync to the next.",
+)
 @click.option(
     "--max-snapshot-s",
     type=click.FloatRange(min=0, min_open=True),
@@ -117,6 +146,10 @@ def sync(
     take_over: bool,
     prove: float | None,
     workers: int | None,
+    checkpoint: bool,
+    summary_wait: float,
+    watch: bool,
+    every: float,
     max_snapshot_s: float,
     max_source_connections: int | None,
     max_source_fraction: float,
@@ -127,9 +160,19 @@ def sync(
     masks; a later sync that forgets one is refused.
     """
     from replica_platform.app.sync_settings import sync_settings
-    from replica_platform.xmin import Proving, TableSpec, sync_group
+    from replica_platform.xmin import BlockOptions, Proving, TableSpec, sync_group
 
     settings = sync_settings()
+    options: dict[str, Any] = {
+        "workers": workers or settings.workers,
+        "batch_bytes": settings.batch_bytes,
+        "max_delete_fraction": max_delete_fraction,
+        "prove": None if prove is None else Proving(prove),
+        "blocks": BlockOptions(checkpoint, summary_wait),
+        "max_snapshot_s": max_snapshot_s,
+        "max_source_connections": max_source_connections,
+        "max_source_fraction": max_source_fraction,
+    }
     specs = [
         TableSpec(
             table,
@@ -147,21 +190,12 @@ def sync(
         )
         for table in tables
     ]
+    if watch:
+        if take_over:
+            raise click.UsageError("Take a target over with one sync, then watch it.")
+        return _watch(source, target, specs, every, as_json, options)
     with bar("syncing") as progress:
-        group = sync_group(
-            source,
-            target,
-            specs,
-            workers=workers or settings.workers,
-            batch_bytes=settings.batch_bytes,
-            max_delete_fraction=max_delete_fraction,
-            take_over=take_over,
-            prove=None if prove is None else Proving(prove),
-            progress=progress,
-            max_snapshot_s=max_snapshot_s,
-            max_source_connections=max_source_connections,
-            max_source_fraction=max_source_fraction,
-        )
+        group = sync_group(source, target, specs, take_over=take_over, progress=progress, **options)
     if as_json:
         print_json(group)
     else:
@@ -180,6 +214,40 @@ def sync(
     for table, why in group.failures.items():
         complain(f"{table}: {why}")
     return int(bool(group.failures))
+
+
+def _watch(
+    source: str,
+    target: str,
+    specs: Sequence[Any],
+    every_s: float,
+    as_json: bool,
+    options: dict[str, Any],
+) -> int:
+    """Sync until SIGTERM or Ctrl-C, and print what was done every `REPORT_EVERY_S` seconds."""
+    from replica_platform.xmin import WatchReport, watch
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    printed = 0.0
+
+    def show(report: WatchReport) -> None:
+        nonlocal printed
+        if time.monotonic() - printed < REPORT_EVERY_S and report.ok:
+            return
+        printed = time.monotonic()
+        if as_json:
+            print_json_line(report)
+        else:
+            out.print(f"{verdict(report.ok)} {plain(report.sentence)}")
+
+    report = watch(source, target, specs, every_s=every_s, stop=stop, on_sync=show, **options)
+    if as_json:
+        print_json_line(report)
+    else:
+        out.print(f"{verdict(report.ok)} Ended. {plain(report.sentence)}")
+    return int(not report.ok)
 
 
 @click.command("forget-table")

@@ -9,7 +9,7 @@ import dagster as dg
 from replica_platform.app.entries import TableEntry
 from replica_platform.metadata import change, markdown_rows, table_schema
 from replica_platform.pictures import bars
-from replica_platform.xmin import Integrity, ListedColumn, ListedTable, SyncReport
+from replica_platform.xmin import GroupReport, Integrity, ListedColumn, ListedTable, SyncReport
 
 
 def copied_columns(listed: ListedTable, entry: TableEntry) -> ListedTable:
@@ -81,18 +81,21 @@ def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str,
     schema = {"dagster/column_schema": table_schema(report.columns)}
     columns = {} if _same_columns(described, report) else schema
     moved = report.rows_inserted + report.rows_updated + report.rows_deleted
+    done = (
+        f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
+        f"{report.rows_deleted:,} deleted"
+    )
+    if report.mode == "blocks":
+        done += f", {report.blocks_read:,} of {report.blocks:,} blocks read"
     return {
-        **change(
-            report.changed,
-            f"{report.rows_inserted:,} inserted, {report.rows_updated:,} updated, "
-            f"{report.rows_deleted:,} deleted",
-        ),
+        **change(report.changed, done),
         "dagster/row_count": report.rows,
         "dagster/table_name": report.target_table,
         **columns,
         "mode": report.mode,
         "why": report.why,
         "rows_read": report.rows_read,
+        "blocks_read": report.blocks_read,
         "rows_moved": moved,
         "bytes": report.bytes,
         "sync_seconds": report.seconds,
@@ -102,6 +105,18 @@ def sync_metadata(report: SyncReport, described: Mapping[str, Any]) -> dict[str,
         "source_busy_seconds": report.source_busy_s,
         "content_rows_proven": report.proof.rows if report.proof else 0,
         "content_rows_repaired": report.proof.repaired if report.proof else 0,
+    }
+
+
+def watch_metadata(group: GroupReport) -> dict[str, Any]:
+    """Return what is true of all tables of a group that was watched; empty of a single sync."""
+    if group.lag_p50_s is None and group.syncs == 1:
+        return {}
+    return {
+        "syncs": group.syncs,
+        "lag_p50_seconds": group.lag_p50_s,
+        "lag_p99_seconds": group.lag_p99_s,
+        "checkpoints": group.checkpoints,
     }
 
 

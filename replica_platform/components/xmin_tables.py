@@ -1,7 +1,7 @@
 """Tables synced from one Postgres to another, listed in a `defs.yaml` by name or by pattern."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import dagster as dg
@@ -19,6 +19,7 @@ from replica_platform.components.xmin_metadata import (
     integrity_metadata,
     sync_metadata,
     table_metadata,
+    watch_metadata,
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
@@ -27,7 +28,14 @@ from replica_platform.pictures import sentence_of, with_picture
 from replica_platform.policies import TRANSIENT, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
-from replica_platform.xmin import GroupReport, Proving, sync_group, validate
+from replica_platform.xmin import (
+    BlockOptions,
+    GroupReport,
+    Proving,
+    sync_group,
+    validate,
+    watch_for,
+)
 from replica_platform.xmin.names import TableName
 
 BLOCKING = frozenset({"is_intact"})
@@ -196,7 +204,7 @@ class _Group:
             target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[Reported]:
             due = unreported(context.instance, keys.values(), entry.report_unchanged_s)
-            group = self._sync_tables(self.tables, platform, source, target)
+            group = self._sync_tables(self.tables, platform, source, target, watch_s=entry.watch_s)
             problems = []
             for name, report in group.reports.items():
                 key = keys[name]
@@ -204,6 +212,7 @@ class _Group:
                     continue
                 context.log.info(f"{name}: {report.mode}. {report.why}")
                 metadata = sync_metadata(report, self._described(self.keys[key]))
+                metadata |= watch_metadata(group)
                 results = self._evaluate(key, source, target)
                 for event in reported(context.instance, key, metadata, results, BLOCKING):
                     yield event
@@ -229,10 +238,13 @@ class _Group:
         platform: PlatformConfig,
         source: PostgresDatabase,
         target: PostgresDatabase,
+        *,
+        watch_s: float | None = None,
     ) -> GroupReport:
         entry = self.entry
+        sync = partial(watch_for, watch_s) if watch_s else sync_group
         with translate_errors():
-            return sync_group(
+            return sync(
                 database(entry.source, source).dsn,
                 database(entry.target, target).dsn,
                 [entry.spec(table) for table in tables],
@@ -240,6 +252,7 @@ class _Group:
                 batch_bytes=platform.xmin_batch_bytes,
                 max_delete_fraction=entry.max_delete_fraction,
                 prove=Proving(entry.prove_within_s) if entry.prove_within_s else None,
+                blocks=BlockOptions(checkpoint=entry.checkpoint),
                 max_snapshot_s=entry.max_snapshot_s,
                 max_source_connections=entry.max_source_connections,
                 max_source_fraction=entry.max_source_fraction,
@@ -305,11 +318,15 @@ class _Group:
                     asset_key=key, check_name=check.name, passed=False, description=str(error)
                 )
             return
+        # How changes are found caps the score: that is how much can be proven, no damage.
+        wanted = entry.threshold * found.terms["mode"]
+        settled = found.settled_score >= wanted
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name="is_intact",
-            # How changes are found caps the score: that is how much can be proven, no damage.
-            passed=found.score >= entry.threshold * found.terms["mode"],
+            passed=found.score >= wanted or (settled and not found.extra_count),
+            # Extra rows may be those that the source has deleted since: the next sync shows it.
+            severity=dg.AssetCheckSeverity.WARN if settled else dg.AssetCheckSeverity.ERROR,
             description=with_picture(found.sentence, ages_picture(found)),
             metadata=integrity_metadata(found),
         )
@@ -348,5 +365,7 @@ def _raise_failures(group: GroupReport) -> None:
 def _problem(event: Reported) -> list[str]:
     """Return the sentence of a blocking check that failed, as a list of at most one."""
     if isinstance(event, dg.AssetMaterialization) or event.passed or not event.blocking:
+        return []
+    if event.severity is not dg.AssetCheckSeverity.ERROR:
         return []
     return [f"{event.asset_key.to_user_string()}: {sentence_of(event.description)}"]

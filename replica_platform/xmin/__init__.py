@@ -17,14 +17,16 @@ Nothing here knows Dagster or the platform's settings. The modules in the order 
 - `upsert`: data frames.
 
 and the folders, from the bottom up: `source` (catalog and snapshot), `target` (tables and
-watermarks), `copy` (ranges, workers and streams), `integrity` (deletes, repair and proof),
-`first_copy` (loading in slices).
+watermarks), `copy` (ranges, workers and streams), `blocks` (changed blocks by WAL summaries),
+`integrity` (deletes, repair and proof), `first_copy` (loading in slices), and above all
+`continuous` (a group watched).
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from replica_platform.core.postgres import BadDsn, CannotConnect
+from replica_platform.xmin.blocks.reading import BlockOptions
 from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
 from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
@@ -54,12 +56,16 @@ from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 
 if TYPE_CHECKING:
+    from replica_platform.xmin.continuous.loop import WatchReport, watch, watch_for
     from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
     from replica_platform.xmin.integrity.validate import Integrity, validate
     from replica_platform.xmin.integrity.validate import validate as verify
 
 # Loaded on first use: a sync of an idle table takes no longer than their import.
 _LAZY = {
+    "WatchReport": ("continuous.loop", "WatchReport"),
+    "watch_for": ("continuous.loop", "watch_for"),
+    "watch": ("continuous.loop", "watch"),
     "Integrity": ("integrity.validate", "Integrity"),
     "MergeReport": ("frames.upsert", "MergeReport"),
     "merge_frame": ("frames.upsert", "merge_frame"),
@@ -83,6 +89,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "BadDsn",
     "BadTableName",
+    "BlockOptions",
     "CannotConnect",
     "CannotSync",
     "ContentProof",
@@ -110,6 +117,7 @@ __all__ = [
     "TargetTaken",
     "TooManyDeletes",
     "Tuning",
+    "WatchReport",
     "WriteMethod",
     "forget",
     "list_tables",
@@ -123,4 +131,6 @@ __all__ = [
     "tune",
     "validate",
     "verify",
+    "watch",
+    "watch_for",
 ]

@@ -4,13 +4,17 @@ What is committed together is decided here, one method for each `WriteMethod`. T
 those of `target.write`, `integrity.deletes` and `target.tables`.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar, cast
 
 import psycopg
 from psycopg import sql
 
+from replica_platform.xmin.blocks import history
+from replica_platform.xmin.blocks.choice import TableBlocks
+from replica_platform.xmin.blocks.write import BlockWrite, WrongCount, copy_live
 from replica_platform.xmin.copy.buckets import BucketCounts
 from replica_platform.xmin.first_copy import ledger
 from replica_platform.xmin.integrity.prover import Prover
@@ -20,7 +24,6 @@ from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target import write
-from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.tables import (
     TargetTable,
     adopt,
@@ -31,10 +34,10 @@ from replica_platform.xmin.target.tables import (
     load_name,
     staging_name,
 )
-from replica_platform.xmin.target.watermark import Watermark
 from replica_platform.xmin.target.write import Equality, WrittenRows
 from replica_platform.xmin.writing.content import Content, proof_notes
 from replica_platform.xmin.writing.deletes import Deletes
+from replica_platform.xmin.writing.next_watermark import delivered_xids, next_watermark
 from replica_platform.xmin.writing.written import (
     Committed,
     Diverged,
@@ -104,7 +107,7 @@ class Commit:
             unchanged = Committed(found.oid, WrittenRows(), rows)
             return self._content.prove_unchanged(staged, unchanged)
         rows_read = self._staged_rows(staged)
-        delivered = self._delivered(staged)
+        delivered = delivered_xids(self._source, self._target, staged)
         if found is None:
             loaded = staged.rows_loaded
             if loaded is None:
@@ -117,7 +120,7 @@ class Commit:
         if staged.has_rows:
             drop(self._target, staging)
         committed = self._content.prove(staged, committed)
-        watermarks.write(self._target, self._watermark(planned, committed, delivered))
+        watermarks.write(self._target, next_watermark(self._source, planned, committed, delivered))
         self._deletes.write_counts(staged)
         written, notes = committed.written, planned.report.notes
         return replace(
@@ -137,7 +140,23 @@ class Commit:
             seconds=planned.request.times.total,
             seconds_by_step=planned.request.times.by_step,
             proof=committed.proof,
+            blocks_read=planned.plan.blocks.count if planned.plan.blocks else 0,
+            blocks=planned.table.blocks if planned.plan.blocks else 0,
         )
+
+    def keep_history(self) -> None:
+        """Store what later syncs by blocks start from; the source has flushed it."""
+        snapshot = self._source.snapshot
+        history.keep(self._target, snapshot.identity, self._source.start_point, snapshot.w)
+
+    def advance(self, tables: Sequence[PlannedTable]) -> dict[str, SyncReport]:
+        """Move the watermarks of tables of which no block changed, in one statement."""
+        snapshot = self._source.snapshot
+        watermarks.advance(self._target, [one.target for one in tables], snapshot)
+        return {
+            str(one.target): replace(one.report, w=snapshot.w, seconds=one.request.times.total)
+            for one in tables
+        }
 
     def _staged_rows(self, staged: StagedTable) -> int:
         if not staged.has_rows:
@@ -157,7 +176,7 @@ class Commit:
         planned, target = staged.planned, staged.target
         try:
             with planned.request.times.step("adopt"):
-                oid = adopt(self._target, target, planned.key)
+                oid = adopt(self._target, target, planned.key, locations=planned.locations)
         except psycopg.errors.UniqueViolation as error:
             if staged.scanned is None:
                 raise  # the key that was named is none; no other copy would help
@@ -179,6 +198,7 @@ class Commit:
                 alter(self._target, change.statement)
         methods = {
             WriteMethod.MERGE: self._merge,
+            WriteMethod.BLOCKS: self._merge_blocks,
             WriteMethod.REPLACE: self._replace,
             WriteMethod.REPAIR: self._repair,
             WriteMethod.MULTISET: self._replace_multiset,
@@ -203,9 +223,7 @@ class Commit:
         written, deleted = WrittenRows(), 0
         rows = self._rows_before(planned) if loaded is None else loaded
         before = self._deletes.counts_before(staged)
-        deletes_first = found.has_constraints_beside(planned.key) and not (
-            linked and found.referred_to
-        )
+        deletes_first = self._deletes_first(staged, found, linked)
         if deletes_first:
             deleted = self._delete_before_merge(staged, found, rows, before)
         if staged.has_rows:
@@ -223,6 +241,50 @@ class Commit:
         if staged.scanned is not None:
             check_counts(staged, rows - deleted)
         return replace(written, deleted=deleted), rows - deleted
+
+    def _merge_blocks(self, staged: StagedTable, found: TargetTable, linked: bool) -> _Steps:
+        """Write the changed rows, and delete block by block what the source no longer holds."""
+        planned = staged.planned
+        deletes = planned.request.spec.deletes
+        rows = self._rows_before(planned)
+        blocks = BlockWrite(
+            self._target,
+            write_spec(staged, found),
+            staged.counts,
+            planned.table,
+            planned.plan.blocks or TableBlocks(),
+            staged.has_rows,
+        )
+        live = partial(copy_live, self._source, self._target, planned.table)
+        deletes_first = not planned.key or self._deletes_first(staged, found, linked)
+        step = planned.request.times.step
+        try:
+            if deletes_first and deletes != "never":
+                with step("merge"):
+                    written = blocks.delete_and_write(live)
+                yield
+            else:
+                with step("merge"):
+                    written = blocks.write()
+                yield
+                with step("deletes"):
+                    deleted = blocks.delete(live, keep=deletes == "never")
+                written = replace(written, deleted=deleted)
+        except WrongCount as wrong:
+            raise Diverged(str(wrong)) from wrong
+        if deletes == "keys":
+            deleted = self._deletes.delete(staged, rows + written.inserted - written.deleted, None)
+            written = replace(written, deleted=written.deleted + deleted)
+        # Without a key a changed row is a deleted and an inserted one.
+        lost = written.deleted if planned.key else max(0, written.deleted - written.inserted)
+        self._deletes.check(planned, lost, rows)
+        return written, rows + written.inserted - written.deleted
+
+    def _deletes_first(self, staged: StagedTable, found: TargetTable, linked: bool) -> bool:
+        """Return whether a new row may need the unique value of a deleted one."""
+        return found.has_constraints_beside(staged.planned.key) and not (
+            linked and found.referred_to
+        )
 
     def _delete_before_merge(
         self, staged: StagedTable, found: TargetTable, rows: int, before: BucketCounts | None
@@ -269,55 +331,8 @@ class Commit:
 
     def _rows_before(self, planned: PlannedTable) -> int:
         watermark = planned.locked.watermark
-        if watermark is not None and watermark.rows is not None:
+        # By blocks the rows are counted on a schedule only; then the watermark is not believed.
+        counts = planned.plan.mode == "scan" and planned.locations
+        if watermark is not None and watermark.rows is not None and not counts:
             return watermark.rows
         return count_rows(self._target, planned.target)
-
-    def _delivered(self, staged: StagedTable) -> tuple[int, ...] | None:
-        """Return the xids at or above the new W that need no second read; None for too many.
-
-        They come from rows, never from the snapshot's list, which has no subtransactions.
-        """
-        w = self._source.snapshot.w
-        if self._source.snapshot.quiet or not staged.planned.table.has_xmin:
-            return ()
-        delivered = {xid for xid in _delivered_before(staged) if xid >= w}
-        if staged.has_rows:
-            query = sql.SQL("select distinct source_xmin from {} where source_xmin >= {} limit {}")
-            most = sql.Literal(watermarks.DELIVERED_CAP + 1)
-            found = self._target.execute(
-                query.format(staging_name(staged.target).sql, sql.Literal(w), most)
-            )
-            delivered |= {xid for (xid,) in found}
-        return tuple(sorted(delivered)) if len(delivered) <= watermarks.DELIVERED_CAP else None
-
-    def _watermark(
-        self, planned: PlannedTable, committed: Committed, delivered: tuple[int, ...] | None
-    ) -> Watermark:
-        snapshot, table, plan = self._source.snapshot, planned.table, planned.plan
-        former = former_locations(planned.locked.owner, snapshot.identity, table)
-        return Watermark(
-            target_table=str(planned.target),
-            source_table=str(planned.request.source),
-            mode=plan.mode,
-            w=snapshot.w,
-            next=snapshot.next,
-            snapshot=snapshot.text,
-            delivered=delivered or (),
-            complete=delivered is not None,
-            identity=replace(snapshot.identity, former=former),
-            fingerprint=table.fingerprint,
-            leaves=table.filenodes,
-            rows=committed.rows,
-            target_oid=committed.oid,
-            deletes=planned.request.spec.deletes,
-            timestamp_from=self._source.running_since if plan.mode == "timestamp" else None,
-        )
-
-
-def _delivered_before(staged: StagedTable) -> tuple[int, ...]:
-    """Return what the watermark lists as delivered, where the sync continues from it."""
-    watermark = staged.planned.locked.watermark
-    if watermark is None or not watermark.complete or staged.planned.plan.mode != "scan":
-        return ()
-    return watermark.delivered

@@ -13,6 +13,7 @@ import psycopg
 from replica_platform.core.errors import PlatformError
 from replica_platform.xmin.commit import Commit, run_all
 from replica_platform.xmin.errors import CannotSync, translate_errors
+from replica_platform.xmin.plan import PlannedTable
 from replica_platform.xmin.reports import SyncReport
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target.foreign_keys import ForeignKeys
@@ -56,6 +57,15 @@ class GroupCommit:
         self._commit = commit
         self._foreign_keys = foreign_keys
         self._release_source = release_source
+
+    def advance(self, unchanged: Sequence[PlannedTable]) -> dict[str, SyncReport]:
+        """Store the start point of the sync, and move the watermarks of unchanged tables.
+
+        Both are true whatever becomes of the others; the source must have flushed its WAL.
+        """
+        with self._target.transaction():
+            self._commit.keep_history()
+            return self._commit.advance(unchanged)
 
     def each(self, staged: Sequence[StagedTable]) -> Outcome:
         """Commit each table with its watermark; those joined by foreign keys together."""

@@ -4,8 +4,13 @@ Pure: it compares the watermark with the snapshot and the catalog, and touches n
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from replica_platform.xmin.blocks.choice import (
+    TableBlocks,
+    locations_known,
+    new_leaves,
+)
 from replica_platform.xmin.copy.changes import ChangedRows
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.reports import TableSpec
@@ -14,7 +19,7 @@ from replica_platform.xmin.source.drift import drift
 from replica_platform.xmin.source.snapshot import FARTHEST, LOW32, Snapshot
 from replica_platform.xmin.target.watermark import Watermark
 
-MODES = ("auto", "full", "scan", "timestamp")
+MODES = ("auto", "full", "scan", "timestamp", "blocks")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Situation:
         target_columns: The columns that the target has.
         rewritten: Oids of the leaves that were rewritten since and still hold rows older than W.
         doubt: Why the target is not believed to hold what its watermark says; empty where it is.
+        locations: Whether the target is to know the location of each row in the source.
+        blocks: The blocks that changed since the watermark, or why they cannot or should not be
+            read alone; empty where nobody asked.
     """
 
     spec: TableSpec
@@ -40,6 +48,8 @@ class Situation:
     target_columns: Collection[str] = ()
     rewritten: frozenset[int] = frozenset()
     doubt: str = ""
+    locations: bool = False
+    blocks: TableBlocks | str = ""
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,15 @@ class Plan:
     """How a table is read.
 
     Attributes:
-        mode: `full`, `scan`, `timestamp` or `none`.
+        mode: `full`, `scan`, `blocks`, `timestamp` or `none`.
         why: One sentence: why.
-        changed: Of a scan: the rows to read.
+        changed: Of a scan, or by blocks: the rows to read.
         since: By timestamp: where the read starts; None reads all rows.
         added: New columns that need no row to be read, since old rows have a constant there.
         compare_first: Of a full read: whether only key ranges whose hashes differ are read.
+        blocks: By blocks: those to read.
+        advance: Of `none`: whether the watermark moves to this snapshot, since none of the table's
+            blocks changed.
     """
 
     mode: str
@@ -61,6 +74,8 @@ class Plan:
     since: str | None = None
     added: tuple[SourceColumn, ...] = ()
     compare_first: bool = False
+    blocks: TableBlocks | None = None
+    advance: bool = False
 
 
 def decide(now: Situation) -> Plan:
@@ -105,8 +120,10 @@ def _obstacle(now: Situation) -> str:
                 "or timestamp with a column."
             )
         return f"{table.name} is {kind}: it has no xmin and names no timestamp column."
-    if not now.key:
+    if not now.key and not _reads_blocks(now):
         why = f"{table.name} has no primary key and no unique index of NOT NULL columns."
+        if now.spec.mode == "blocks":
+            why += f" {_not_by_blocks(now)}"
         if scan:
             raise CannotSync(f"{why} Give it one, or use mode full.")
         return why
@@ -120,7 +137,14 @@ def _from_watermark(now: Situation, watermark: Watermark) -> Plan:
     doubt = now.doubt or _unfit_w(now.snapshot, watermark)
     if unfit or (doubt and added):
         return Plan("full", doubt or unfit)
+    if isinstance(now.blocks, TableBlocks) and not doubt:
+        return _by_blocks(now, watermark, now.blocks)
+    moved = _unfit_xmins(now) or _unknown_locations(now, watermark)
+    if moved and now.locations and not doubt:
+        return Plan("full", f"{moved} All rows are read, with their locations.", added=added)
     doubt = doubt or _unfit_xmins(now)
+    if doubt and not now.key:
+        return Plan("full", doubt)
     if doubt:
         why = f"{doubt} Both sides are compared by hashes, and only what differs is read."
         return Plan("full", why, compare_first=True, added=added)
@@ -193,15 +217,53 @@ def _unchanged(now: Situation, watermark: Watermark) -> bool:
     )
 
 
+def _unknown_locations(now: Situation, watermark: Watermark) -> str:
+    """Return why the target does not know where its rows lie; empty where it does."""
+    # `auto` only keeps up what a first copy has stored: it does not read a table for it.
+    if now.spec.mode != "blocks" or locations_known(now.table, watermark):
+        return ""
+    return f"The target does not know where the rows of {now.table.name} lie in the source."
+
+
+def _reads_blocks(now: Situation) -> bool:
+    """Return whether a table without a key can be read by blocks."""
+    return now.watermark is not None and isinstance(now.blocks, TableBlocks)
+
+
+def _not_by_blocks(now: Situation) -> str:
+    """Return why the table is not read by blocks, where that is worth a sentence."""
+    return f"Not by blocks: {now.blocks}" if now.blocks and isinstance(now.blocks, str) else ""
+
+
+def _by_blocks(now: Situation, watermark: Watermark, blocks: TableBlocks) -> Plan:
+    """Read the changed blocks; where there are none, only the watermark moves."""
+    same = (
+        same_fingerprint(watermark.fingerprint, now.table) and watermark.deletes == now.spec.deletes
+    )
+    if same and blocks.unchanged:
+        why = f"None of its {blocks.total:,} blocks changed since the last sync."
+        return Plan("none", why, advance=True)
+    scan = _scan(now, watermark)
+    why = f"{blocks.words} changed since the last sync and are read."
+    return replace(scan, mode="blocks", why=why, blocks=blocks)
+
+
 def _scan(now: Situation, watermark: Watermark) -> Plan:
     distance = now.snapshot.next - watermark.w
-    new = frozenset(leaf.oid for leaf in now.table.leaves if str(leaf.oid) not in watermark.leaves)
+    new = new_leaves(now.table, watermark) if now.locations else _unknown_leaves(now, watermark)
     why = f"The watermark of xid {watermark.w:,} is {distance:,} xids away, safe for xmin."
     if new:
         why += f" {len(new)} leaf table(s) are new and are read whole."
+    why = f"{why} {_not_by_blocks(now)}".rstrip()
     delivered = tuple(xid & LOW32 for xid in watermark.delivered) if watermark.complete else ()
     changed = ChangedRows(watermark.w, delivered, new)
     return Plan("scan", why, changed, added=drift(watermark.fingerprint, now.table).added)
+
+
+def _unknown_leaves(now: Situation, watermark: Watermark) -> frozenset[int]:
+    """Return the leaves that the watermark does not know; one with another file was emptied."""
+    known = watermark.leaves
+    return frozenset(leaf.oid for leaf in now.table.leaves if str(leaf.oid) not in known)
 
 
 def _by_timestamp(now: Situation) -> Plan:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -17,6 +17,13 @@ import psycopg
 
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Progress
+from replica_platform.xmin.blocks import history
+from replica_platform.xmin.blocks.reading import (
+    BlockOptions,
+    BlockReading,
+    begin_summary,
+    read_blocks,
+)
 from replica_platform.xmin.commit import Commit
 from replica_platform.xmin.commit_group import GroupCommit, Outcome
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
@@ -40,13 +47,14 @@ from replica_platform.xmin.lock import (
     target_of,
 )
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.plan import PlannedTable, plan_table
+from replica_platform.xmin.plan import PlannedTable, candidate, plan_table
 from replica_platform.xmin.reports import MAX_SNAPSHOT_S, GroupReport, SyncReport, TableSpec
-from replica_platform.xmin.session import open_target
+from replica_platform.xmin.session import end_session, open_target
 from replica_platform.xmin.source.snapshot import HeldSnapshots, SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.foreign_keys import ForeignKeys, read_foreign_keys
+from replica_platform.xmin.writing.reporting import reported, with_parts
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +77,7 @@ class SyncOptions:
         proving: How much of the content is proven; None proves nothing.
         progress: Told the bytes done and expected of each table.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds.
+        blocks: What a sync by blocks may cost the source.
         max_source_connections: How many sessions may read the source; None chooses.
         max_source_fraction: The largest fraction of the time that each of them may work.
     """
@@ -83,6 +92,7 @@ class SyncOptions:
     proving: Proving | None
     progress: Progress | None
     max_snapshot_s: float = MAX_SNAPSHOT_S
+    blocks: BlockOptions = field(default_factory=BlockOptions)
     max_source_connections: int | None = None
     max_source_fraction: float = 1.0
 
@@ -135,6 +145,8 @@ class Group:
         self._options = options
         self._tables = tables
         self._on_standby = False
+        self._checkpoints = 0
+        self._summary_wait_s = 0.0
         self._load_of_source = SourceLoad(
             options.max_source_connections, options.max_source_fraction
         )
@@ -162,7 +174,14 @@ class Group:
     def _report(self, reports: dict[str, SyncReport], seconds: float) -> GroupReport:
         atomic = self._options.atomic
         failures = {name: str(error) for name, error in self.errors.items()}
-        return GroupReport({} if atomic and failures else reports, failures, seconds, atomic)
+        return GroupReport(
+            {} if atomic and failures else reports,
+            failures,
+            seconds,
+            atomic,
+            self._checkpoints,
+            self._summary_wait_s,
+        )
 
     def _again(self, diverged: dict[str, str], *, last: bool) -> set[str]:
         """Return the target tables to sync again, at a new snapshot.
@@ -188,7 +207,9 @@ class Group:
         """Sync tables at one snapshot; return the reports, and why targets have diverged."""
         options = self._options
         requests = self._requests(specs, doubts)
-        with open_target(options.target) as target:
+        with ExitStack() as stack:
+            target = open_target(options.target)
+            stack.callback(end_session, target)
             locked, foreign_keys = self._lock(target, requests)
             prover = Prover(target, options.proving)
             copies = FirstCopies(target, options.max_snapshot_s)
@@ -203,7 +224,7 @@ class Group:
                 copies.add_keys()
                 # A table that failed stays out of the slices that follow.
                 locked = [one for one in locked if str(one.target) not in self.errors]
-        return _reports(now.planned, outcome.reports, held, self._load_of_source), outcome.diverged
+        return reported(now.planned, outcome.reports, held, self._load_of_source), outcome.diverged
 
     @contextmanager
     def _snapshot(
@@ -217,8 +238,12 @@ class Group:
         options = self._options
         with ExitStack() as stack:
             source = stack.enter_context(SourceSnapshot(options.source))
+            if tuning is None:
+                self._begin_summary(source, locked)
             self._begin(source, locked)
-            planned = _with_parts(prover, self._each(partial(plan_table, source), locked))
+            blocks = self._read_blocks(source, target, locked)
+            planned = self._each(partial(plan_table, source, blocks), locked)
+            planned = with_parts(prover, planned)
             tuning = tuning or self._tune(source, target, planned)
             workers = stack.enter_context(
                 Workers(source, options.target, target, tuning.workers, self._load_of_source)
@@ -254,18 +279,10 @@ class Group:
 
         todo = [one for one in now.planned if not one.idle and str(one.target) not in self.errors]
         staged = self._each(stage, todo)
+        moved = [one for one in now.planned if one.plan.advance]
         commit = Commit(now.source, target, self._options.max_delete_fraction, prover)
-        outcome = self._commit(
-            now.source, staged, GroupCommit(target, commit, foreign_keys, release_source)
-        )
-        self._confirm(target, now.planned)
-        return outcome
-
-    def _confirm(self, target: psycopg.Connection, planned: Sequence[PlannedTable]) -> None:
-        """Store when the tables without a change were synced, in one statement for all of them."""
-        if unchanged := [one.target for one in planned if one.plan.mode == "none"]:
-            with translate_errors("target", _names(unchanged)):
-                watermarks.confirm(target, unchanged)
+        group = GroupCommit(target, commit, foreign_keys, release_source)
+        return self._commit(now.source, staged, moved, group)
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []
@@ -295,6 +312,31 @@ class Group:
         with translate_errors("source", _names(names)):
             source.begin(names)
         self._on_standby = source.snapshot.insert_lsn is None
+
+    def _begin_summary(self, source: SourceSnapshot, locked: Sequence[LockedTable]) -> None:
+        """Let later syncs by blocks start here, where a table is copied for them now."""
+        new = [one for one in locked if one.request.spec.mode == "blocks" and not one.watermark]
+        if new:
+            with translate_errors("source", _names(one.request.source for one in new)):
+                dsn, options = self._options.source, self._options.blocks
+                self._checkpoints += begin_summary(source.connection, dsn, options)
+
+    def _read_blocks(
+        self, source: SourceSnapshot, target: psycopg.Connection, locked: Sequence[LockedTable]
+    ) -> BlockReading:
+        """Find the changed blocks of the tables that are read by them."""
+        candidates = [
+            candidate(one, source.tables[one.request.source])
+            for one in locked
+            if one.request.source in source.tables
+        ]
+        with translate_errors("target", "the history of the source"):
+            known = history.read(target, source.snapshot.identity)
+        with translate_errors("source", _names(one.request.source for one in locked)):
+            found = read_blocks(source, known, candidates, self._options.blocks)
+        self._checkpoints += found.waited.checkpoint
+        self._summary_wait_s += found.waited.seconds
+        return found
 
     def _tune(
         self, source: SourceSnapshot, target: psycopg.Connection, planned: Sequence[PlannedTable]
@@ -332,68 +374,25 @@ class Group:
             log.warning("sync of %s failed: %s", name, error)
 
     def _commit(
-        self, source: SourceSnapshot, staged: Sequence[StagedTable], commit: GroupCommit
+        self,
+        source: SourceSnapshot,
+        staged: Sequence[StagedTable],
+        moved: Sequence[PlannedTable],
+        commit: GroupCommit,
     ) -> Outcome:
-        """Pass the barrier, then commit."""
-        if not staged or (self._options.atomic and self.errors):
+        """Pass the barrier, then commit; `moved` are tables of which no block changed."""
+        if not (staged or moved) or (self._options.atomic and self.errors):
             return Outcome()
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
+        with translate_errors("target", _names(one.target for one in moved)):
+            reports = commit.advance(moved)
         outcome = commit.together(staged) if self._options.atomic else commit.each(staged)
+        outcome.reports = reports | outcome.reports
         for name, error in outcome.errors.items():
             log.warning("sync of %s failed: %s", name, error)
         self.errors |= outcome.errors
         return outcome
-
-
-def _reports(
-    planned: Sequence[PlannedTable],
-    committed: dict[str, SyncReport],
-    held: HeldSnapshots,
-    load: SourceLoad,
-) -> dict[str, SyncReport]:
-    """Return the reports of the tables that were committed and of those that are unchanged."""
-    reports: dict[str, SyncReport] = {}
-    for one in planned:
-        name = str(one.target)
-        if one.idle:
-            reports[name] = one.report
-        elif name in committed:
-            reports[name] = committed[name]
-    for name, report in reports.items():
-        reports[name] = replace(
-            report,
-            snapshots=held.count,
-            snapshot_s=held.longest_s,
-            source_connections=load.connections,
-            source_busy_s=load.busy_s,
-        )
-        log.info(
-            "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
-            report.rows_read, report.rows_inserted, report.rows_updated, report.rows_deleted,
-            report.seconds,
-        )  # fmt: skip
-    return reports
-
-
-def _with_parts(prover: Prover, planned: Sequence[PlannedTable]) -> list[PlannedTable]:
-    """Return the tables with the parts of their content that are to be proven now."""
-    provable = {
-        one.target: (one.locked.found.oid, one.table)
-        for one in planned
-        if one.locked.found and one.plan.mode != "full" and one.key and one.table.has_xmin
-    }
-    due = prover.due(provable)
-    if prover.proves:
-        planned = [_saying_what_is_not_proven(one) for one in planned]
-    return [replace(one, part=due.get(one.target)) for one in planned]
-
-
-def _saying_what_is_not_proven(one: PlannedTable) -> PlannedTable:
-    if one.plan.mode == "full" or one.table.has_xmin:
-        return one
-    note = "Its content is not proven by parts, since it is no heap table; use validate --content."
-    return replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
 
 
 def _names(tables: Iterable[TableName]) -> str:

@@ -18,7 +18,7 @@ from replica_platform.xmin.target.schemas import SCHEMA
 from replica_platform.xmin.target.tables import TargetTable, inspect
 from replica_platform.xmin.target.watermark import Watermark
 
-DELETES = ("auto", "keys", "never")
+DELETES = ("auto", "keys", "blocks", "never")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def lock_tables(
 
 
 def _lock(target: psycopg.Connection, requests: Sequence[SyncRequest]) -> dict[str, PlatformError]:
+    if watermarks.lock_all(target, [request.target for request in requests]):
+        return {}
     busy: dict[str, PlatformError] = {}
     until = time.monotonic() + LOCK_TIMEOUT_S
     # In one order, so that two groups never wait for each other.

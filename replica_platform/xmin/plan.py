@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from psycopg import sql
 
+from replica_platform.xmin.blocks.choice import TableBlocks
+from replica_platform.xmin.blocks.reading import BlockReading, Candidate
 from replica_platform.xmin.copy.changes import ChangedRows, holds_covered_rows
 from replica_platform.xmin.decide import Plan, Situation, decide
 from replica_platform.xmin.errors import CannotSync, translate_errors
@@ -45,6 +47,7 @@ class PlannedTable:
         window: By timestamp: the condition that the rows to read meet.
         rewritten: Oids of the leaves that were rewritten since and still hold rows older than W.
         report: What can be reported before anything is read; final for a plan of mode `none`.
+        locations: Whether each row is written with its location in the source.
         part: The part of the content that is to be proven; None where none is due.
     """
 
@@ -57,6 +60,7 @@ class PlannedTable:
     window: sql.Composable | None
     rewritten: frozenset[int]
     report: SyncReport
+    locations: bool = False
     part: Part | None = None
 
     @property
@@ -86,8 +90,13 @@ class PlannedTable:
         return self.locked.found is None and self.table.has_xmin
 
 
-def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
+def plan_table(source: SourceSnapshot, blocks: BlockReading, locked: LockedTable) -> PlannedTable:
     """Plan one table.
+
+    Args:
+        source: The snapshot of the sync.
+        blocks: What is known of the blocks of all tables.
+        locked: The locked target table.
 
     Raises:
         NoSuchTable: The source has no such table.
@@ -108,7 +117,9 @@ def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
         check_fixed_values(source.connection, table)
         taken_over = _check_owner(source, locked, table)
         rewritten = _rewritten(source, locked.watermark, table)
-        plan = decide(_situation(source, locked, table, key, rewritten))
+        locations = blocks.keeps_locations(candidate(locked, table))
+        changed = blocks.tables.get(str(locked.target), "")
+        plan = decide(_situation(source, locked, table, key, rewritten, locations, changed))
         condition = None
         if plan.mode == "timestamp":
             plan, condition = _timed(source, locked, table, plan)
@@ -117,8 +128,25 @@ def plan_table(source: SourceSnapshot, locked: LockedTable) -> PlannedTable:
     changes: tuple[Change, ...] = ()
     if plan.mode != "none" and locked.found is not None:
         delivered = locked.watermark.fingerprint if locked.watermark else None
-        changes = column_changes(locked.target, locked.found, table, key, plan.added, delivered)
-    return PlannedTable(locked, table, key, plan, changes, taken_over, condition, rewritten, report)
+        changes = column_changes(
+            locked.target,
+            locked.found,
+            table,
+            key,
+            plan.added,
+            delivered,
+            locations=locations,
+        )
+    return PlannedTable(
+        locked, table, key, plan, changes, taken_over, condition, rewritten, report, locations
+    )
+
+
+def candidate(locked: LockedTable, table: SourceTable) -> Candidate:
+    """Return what decides whether a table can be read by blocks."""
+    spec = locked.request.spec
+    watermark = None if locked.request.doubt else locked.watermark
+    return Candidate(str(locked.target), spec.mode, spec.deletes, table, watermark)
 
 
 def _check_owner(source: SourceSnapshot, locked: LockedTable, table: SourceTable) -> bool:
@@ -167,6 +195,8 @@ def _situation(
     table: SourceTable,
     key: tuple[str, ...],
     rewritten: frozenset[int],
+    locations: bool,
+    blocks: TableBlocks | str,
 ) -> Situation:
     return Situation(
         spec=locked.request.spec,
@@ -177,6 +207,8 @@ def _situation(
         target_columns=locked.found.columns if locked.found else (),
         rewritten=rewritten,
         doubt=locked.request.doubt,
+        locations=locations,
+        blocks=blocks,
     )
 
 

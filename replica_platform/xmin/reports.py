@@ -39,9 +39,9 @@ class TableSpec:
     Attributes:
         table: The source table, `schema.table` as psql reads it.
         into: The schema in the target; None for the same schema.
-        mode: `auto`, `full`, `scan` or `timestamp`.
+        mode: `auto`, `full`, `scan`, `blocks` or `timestamp`.
         timestamp_column: The column that mode `timestamp` reads by.
-        deletes: `auto`, `keys` or `never`.
+        deletes: `auto`, `keys`, `blocks` or `never`.
         key: The key columns, where the source has no key (views).
         timestamp_zone: The time zone of the writers, for a timestamp column without one.
         columns: The columns to copy; None for all.
@@ -81,6 +81,8 @@ class WriteMethod(StrEnum):
         NOTHING: The source is unchanged.
         FIRST_COPY: The table that was loaded becomes the target table.
         MERGE: Changed rows are merged by key; deleted rows are found by counts and keys.
+        BLOCKS: Changed rows are merged by key, or without one inserted; deleted rows are found by
+            the blocks that held them.
         REPLACE: All rows were read; target rows that are not among them are deleted.
         REPAIR: The same within the key ranges whose hashes differ.
         MULTISET: All rows of a table without a key; surplus rows are deleted, lacking ones
@@ -90,6 +92,7 @@ class WriteMethod(StrEnum):
     NOTHING = "nothing"
     FIRST_COPY = "first copy"
     MERGE = "merge"
+    BLOCKS = "blocks"
     REPLACE = "replace"
     REPAIR = "repair"
     MULTISET = "multiset"
@@ -134,7 +137,7 @@ class SyncReport(DoneReport):
     Attributes:
         table: The source table.
         target_table: The target table.
-        mode: How the source was read: `full`, `scan`, `timestamp` or `none` (unchanged, not read).
+        mode: How the source was read: `full`, `scan`, `blocks`, `timestamp` or `none` (unchanged).
         why: One sentence: why this mode.
         written_by: How the target was written, one of `WriteMethod`.
         rows_read: Rows that came from the source.
@@ -154,6 +157,8 @@ class SyncReport(DoneReport):
         source_connections: How many sessions read the source at the same time, at most.
         source_busy_s: Seconds that they worked on its rows, added up, for all tables of the group.
         proof: The part of the content that was proven; None where none was due.
+        blocks_read: By blocks: how many heap blocks were read.
+        blocks: By blocks: how many heap blocks the table has.
     """
 
     table: str
@@ -178,6 +183,8 @@ class SyncReport(DoneReport):
     source_connections: int = 1
     source_busy_s: float = 0.0
     proof: ContentProof | None = None
+    blocks_read: int = 0
+    blocks: int = 0
 
     @property
     def changed(self) -> bool:
@@ -205,12 +212,23 @@ class GroupReport(ReportFields):
             two source tables may have one name.
         seconds: How long the sync took.
         atomic: Whether all tables were committed together or not at all.
+        checkpoints: How many checkpoints were asked for on the source, for WAL summaries.
+        summary_wait_s: How long was waited for WAL summaries.
+        syncs: How many syncs it adds up: more than one of a group that was watched.
+        lag_p50_s: Of a group that was watched: half of the changes were visible within this time
+            after their commit.
+        lag_p99_s: The same of 99 in 100.
     """
 
     reports: Mapping[str, SyncReport]
     failures: Mapping[str, str]
     seconds: float
     atomic: bool = False
+    checkpoints: int = 0
+    summary_wait_s: float = 0.0
+    syncs: int = 1
+    lag_p50_s: float | None = None
+    lag_p99_s: float | None = None
 
     @property
     def ok(self) -> bool:

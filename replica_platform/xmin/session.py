@@ -12,7 +12,9 @@ import logging
 import os
 import threading
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 import psycopg
 from psycopg import pq
@@ -88,8 +90,84 @@ def open_target(dsn: str) -> psycopg.Connection:
     return _open(dsn, "target", _PINNED, 0)
 
 
+class KeptSessions:
+    """Sessions that a later sync of the same context uses again.
+
+    A session that was closed is kept apart until `turn`, so that none has two owners in one sync.
+    """
+
+    def __init__(self) -> None:
+        self._closed: list[tuple[tuple[Side, str], psycopg.Connection]] = []
+        self._free: list[tuple[tuple[Side, str], psycopg.Connection]] = []
+        self._names: weakref.WeakKeyDictionary[psycopg.Connection, tuple[Side, str]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def turn(self) -> None:
+        """Let the sessions that were closed be used again."""
+        self._free += self._closed
+        self._closed = []
+
+    def take(self, side: Side, dsn: str) -> psycopg.Connection | None:
+        """Return a session that still answers, as new; None where there is none."""
+        for one in [one for one in self._free if one[0] == (side, dsn)]:
+            self._free.remove(one)
+            # What the last sync has set, locked, prepared or left over ends here.
+            try:
+                one[1].execute("discard all")
+            except psycopg.Error:
+                one[1].close()
+            else:
+                return one[1]
+        return None
+
+    def add(self, side: Side, dsn: str, connection: psycopg.Connection) -> None:
+        """Remember a session that is now in use."""
+        connection.prepare_threshold = None  # DISCARD ALL would drop what psycopg has prepared
+        self._names[connection] = (side, dsn)
+
+    def keep(self, connection: psycopg.Connection) -> bool:
+        """Keep a session instead of closing it; return False for one that is not to be kept."""
+        name = self._names.pop(connection, None)
+        if name is None:
+            return any(connection is one for _, one in self._closed)
+        try:
+            connection.rollback()
+            # Now: nobody shall wait for what it has locked.
+            connection.execute("select pg_advisory_unlock_all()")
+        except psycopg.Error:
+            return False
+        self._closed.append((name, connection))
+        return True
+
+    def close(self) -> None:
+        """Close all."""
+        for _, connection in [*self._closed, *self._free]:
+            connection.close()
+
+
+_kept: ContextVar[KeptSessions | None] = ContextVar("kept sessions", default=None)
+
+
+@contextmanager
+def keeping_sessions() -> Iterator[KeptSessions]:
+    """Use the sessions of the block's syncs again; at its end they are closed."""
+    sessions = KeptSessions()
+    token = _kept.set(sessions)
+    try:
+        yield sessions
+    finally:
+        _kept.reset(token)
+        sessions.close()
+
+
 def _open(dsn: str, side: Side, settings: dict[str, str], answer_bytes: int) -> psycopg.Connection:
-    connection = connect(dsn, application_name="replica_platform xmin", autocommit=True)
+    kept = _kept.get()
+    connection = kept.take(side, dsn) if kept else None
+    if connection is None:
+        connection = connect(dsn, application_name="replica_platform xmin", autocommit=True)
+    if kept:
+        kept.add(side, dsn, connection)
     try:
         with translate_errors(side, "its tables"):
             if _behind_pooler(connection):
@@ -114,6 +192,9 @@ def end_session(connection: psycopg.Connection) -> None:
 
 def close_session(connection: psycopg.Connection) -> None:
     """Close a session that may be in a transaction, but not while a heartbeat uses it."""
+    kept = _kept.get()
+    if kept and not connection.closed and kept.keep(connection):
+        return
     # A server that fell silent in between keeps the lock; the session then ends with the process.
     if connection.lock.acquire(timeout=CLOSE_TIMEOUT_S):
         try:

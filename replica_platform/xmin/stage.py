@@ -10,6 +10,15 @@ import psycopg
 from psycopg import sql
 
 from replica_platform.core.reports import Progress
+from replica_platform.xmin.blocks.choice import TableBlocks
+from replica_platform.xmin.blocks.read import (
+    BlockCount,
+    BlockList,
+    changed_lists,
+    count_blocks,
+    listed_blocks,
+    rows_of,
+)
 from replica_platform.xmin.copy.buckets import BucketCounts, bucket_blocks, kept_rows, live_rows
 from replica_platform.xmin.copy.changes import (
     ChangedRows,
@@ -38,10 +47,10 @@ from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import types
 from replica_platform.xmin.target.schemas import create_schema
 from replica_platform.xmin.target.tables import (
-    SYNC_COLUMNS,
     create_staging,
     load_name,
     staging_name,
+    sync_columns,
 )
 
 ALL_ROWS = sql.SQL("true")
@@ -76,6 +85,7 @@ class StagedTable:
         source_rows: The source's live rows, where a scan has counted them.
         scan: The whole result of that scan.
         loaded: Of a first copy that has been scanned: where its rows lay when they were loaded.
+        counts: By blocks: what the changed blocks hold in the source.
         scope: Of a repair: the condition on the keys that were read.
         bytes: Bytes of COPY that came from the source.
         rows_loaded: Of a first copy: the rows in the table that becomes the target table; None
@@ -90,6 +100,7 @@ class StagedTable:
     source_rows: int | None = None
     scan: Scan | None = None
     loaded: BucketCounts | None = None
+    counts: tuple[BlockCount, ...] = ()
     scope: sql.Composable = field(default_factory=lambda: ALL_ROWS)
     bytes: int = 0
     rows_loaded: int | None = None
@@ -140,6 +151,8 @@ class Stage:
             self.create_types(planned)
             if planned.plan.mode == "none":
                 return StagedTable(planned, WriteMethod.NOTHING)
+            if planned.plan.blocks is not None and planned.plan.changed is not None:
+                return self._changed_blocks(planned, planned.plan.blocks, planned.plan.changed)
             if planned.plan.changed is not None:
                 return self._changed_rows(planned, planned.plan.changed)
             if planned.plan.compare_first:
@@ -176,6 +189,35 @@ class Stage:
             bytes=size,
         )
 
+    def _changed_blocks(
+        self, planned: PlannedTable, blocks: TableBlocks, changed: ChangedRows
+    ) -> StagedTable:
+        """Count the rows of the changed blocks, and copy those that changed."""
+
+        def count(source: psycopg.Connection, one: BlockList) -> list[BlockCount]:
+            with translate_errors("source", planned.request.source), source.transaction():
+                return count_blocks(source, one, changed)
+
+        listed = listed_blocks(planned.table, blocks)
+        with planned.request.times.step("count"):
+            found = [one for some in self.workers.read(count, listed) for one in some]
+        wanted = changed_lists(listed, found)
+        selections = [rows_of(planned.table, one, changed) for one in wanted]
+        whole = [leaf for leaf in planned.table.leaves if leaf.oid in blocks.whole]
+        for one in ranges(whole, self.batch_blocks, self.workers.count):
+            selections.append(rows_in(one, ALL_ROWS))
+        size = self.copy_changed(planned, selections)
+        notes = (f"{blocks.words} read", blocks.reading)
+        return StagedTable(
+            planned,
+            WriteMethod.BLOCKS,
+            has_rows=bool(selections),
+            scanned=changed,
+            counts=tuple(found),
+            bytes=size,
+            notes=tuple(note for note in notes if note),
+        )
+
     def copy_changed(self, planned: PlannedTable, selections: Sequence[Selection]) -> int:
         """Copy selections into the staging table, where there are any; return the bytes."""
         if not selections:
@@ -195,6 +237,7 @@ class Stage:
                 planned.key,
                 [name for name in planned.table.names if name not in added],
                 planned.casts,
+                locations=planned.locations,
             )
         method = WriteMethod.REPAIR
         if planned.request.spec.deletes == "never":
@@ -262,7 +305,9 @@ class Stage:
         logged: bool = False,
     ) -> Copied:
         """Copy selections into a new staging table."""
-        create_staging(self.target, staging, planned.table, logged=logged)
+        create_staging(
+            self.target, staging, planned.table, locations=planned.locations, logged=logged
+        )
         copy = self.copier(planned, staging)
         with planned.request.times.step("copy"):
             pieces = self.workers.copy(copy, selections)
@@ -280,7 +325,9 @@ class Stage:
         """
         table, source_name = planned.table, planned.request.source
         command = sql.SQL("copy {} ({}) from stdin (format {})").format(
-            staging.sql, columns_sql([*table.names, *SYNC_COLUMNS]), copy_format(table)
+            staging.sql,
+            columns_sql([*table.names, *sync_columns(locations=planned.locations)]),
+            copy_format(table),
         )
         expected = table.blocks * BLOCK_BYTES
 
@@ -291,7 +338,7 @@ class Stage:
                 self._progress(done, max(expected, done), "bytes")
 
         def copy(pair: Pair, selection: Selection) -> Copied:
-            query = copy_out(table, self.source.snapshot, selection)
+            query = copy_out(table, self.source.snapshot, selection, locations=planned.locations)
             with translate_errors("source", source_name), pair.source.transaction():
                 return copy_stream(pair.source, query, pair.target, command, source_name, on_bytes)
 

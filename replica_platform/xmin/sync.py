@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from replica_platform.core.reports import Progress
+from replica_platform.xmin.blocks.reading import BlockOptions
 from replica_platform.xmin.group import Group, SyncOptions
 from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.reports import (
@@ -29,6 +30,7 @@ def sync(
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
     prove: Proving | None = None,
+    blocks: BlockOptions | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
     max_source_connections: int | None = None,
@@ -41,17 +43,19 @@ def sync(
         target: The DSN of the target.
         table: The source table, `schema.table` as psql reads it.
         into: The schema in the target, as `into.table`; None for the same schema.
-        mode: `auto`, `full`, `scan` or `timestamp`.
+        mode: `auto`, `full`, `scan`, `blocks` or `timestamp`.
         timestamp_column: The column that mode `timestamp` reads by.
         timestamp_zone: The time zone of the writers, where `timestamp_column` has none.
         deletes: `auto` compares keys when the counts say that rows are gone, `keys` always;
-            `never` keeps them.
+            `blocks` finds them by changed blocks where those are read (as `auto` does), `never`
+            keeps them.
         workers: How many pairs of connections copy side by side; None chooses.
         batch_bytes: How many bytes of heap a range holds; None chooses.
         key: The key columns, where the source has no key (views).
         max_delete_fraction: The largest fraction of a table of over 1,000 rows that may be deleted.
         take_over: Whether the target may be taken from another source table.
         prove: How much of the content this sync compares and repairs; None compares nothing.
+        blocks: What a sync by blocks may cost the source.
         progress: Told the bytes done and expected.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; a larger
             table is copied in slices.
@@ -74,7 +78,8 @@ def sync(
     )
     options = SyncOptions(
         source, target, True, workers, batch_bytes, max_delete_fraction, take_over, prove,
-        progress, max_snapshot_s, max_source_connections, max_source_fraction,
+        progress, max_snapshot_s, blocks or BlockOptions(), max_source_connections,
+        max_source_fraction,
     )  # fmt: skip
     group = Group(options, [spec])
     report = group.sync()
@@ -94,6 +99,7 @@ def sync_group(
     max_delete_fraction: float = 0.5,
     take_over: bool = False,
     prove: Proving | None = None,
+    blocks: BlockOptions | None = None,
     progress: Progress | None = None,
     max_snapshot_s: float = MAX_SNAPSHOT_S,
     max_source_connections: int | None = None,
@@ -115,6 +121,7 @@ def sync_group(
         take_over: Whether targets may be taken from other source tables.
         prove: How much of the content of each table this sync compares and repairs; None compares
             nothing.
+        blocks: What a sync by blocks may cost the source.
         progress: Told the bytes done and expected of each table.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; larger
             tables are copied in slices, and all are completed at one snapshot.
@@ -133,6 +140,7 @@ def sync_group(
     """
     options = SyncOptions(
         source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, prove,
-        progress, max_snapshot_s, max_source_connections, max_source_fraction,
+        progress, max_snapshot_s, blocks or BlockOptions(), max_source_connections,
+        max_source_fraction,
     )  # fmt: skip
     return Group(options, tables).sync()

@@ -29,10 +29,16 @@ TABLES = ("ledger", "plain", "parted")
 
 
 class Writers:
-    """Threads that write until they are stopped, and count what they did."""
+    """Threads that write until they are stopped, and count what they did.
 
-    def __init__(self, dsn: str, count: int = 8, ddl: bool = True, seed: int = 1) -> None:
+    A `pace` of 2 leaves twice as much time between two definitions.
+    """
+
+    def __init__(
+        self, dsn: str, count: int = 8, ddl: bool = True, seed: int = 1, pace: float = 1.0
+    ) -> None:
         self.dsn = dsn
+        self._pace = pace
         self.stop = threading.Event()
         self.transactions = 0
         self.definitions = 0
@@ -56,7 +62,9 @@ class Writers:
     def _write(self, dice: random.Random) -> None:
         while not self.stop.is_set():
             # A killed server, a lock timeout, an existing key, a detached leaf.
-            with suppress(psycopg.Error), psycopg.connect(self.dsn, autocommit=True) as connection:
+            # (A rollback that was asked for on a lost connection leaves its transaction.)
+            lost = suppress(psycopg.Error, psycopg.Rollback)
+            with lost, psycopg.connect(self.dsn, autocommit=True) as connection:
                 connection.execute("set lock_timeout = '1s'")
                 connection.execute("set deadlock_timeout = '20ms'")
                 mode = dice.choice(["on", "off"])
@@ -85,7 +93,7 @@ class Writers:
     def _define(self, dice: random.Random) -> None:
         columns = 0
         while not self.stop.is_set():
-            time.sleep(0.1 + dice.random() * 0.3)
+            time.sleep(self._pace * (0.1 + dice.random() * 0.3))
             leaf = f"leaf{dice.randrange(4)}"
             low = leaf[-1]
             choices = [

@@ -7,9 +7,10 @@ tools do, and must be found wrong.
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import psycopg
 import pytest
@@ -30,7 +31,6 @@ from replica_platform_tests.xmin.helpers import execute, rows
 from replica_platform_tests.xmin.test_pooler import PGBOUNCER, pooling
 
 TABLES = ("plain", "parted")
-SPECS = [TableSpec(table) for table in TABLES]
 LEAVES = {"leaf0": (0, 4), "leaf1": (4, 8)}
 MOST_COLUMNS = 4
 TORTURE = "REPLICA_TORTURE" in os.environ
@@ -82,6 +82,8 @@ class Schedule(RuleBasedStateMachine):
     """
 
     place: Place
+    mode = "auto"
+    modes: ClassVar[Counter[str]] = Counter()
     syncs = 0
     steps = 0
     crashes = 0
@@ -274,11 +276,13 @@ class Schedule(RuleBasedStateMachine):
         """Sync; what was committed has arrived, and neither side sees what is open."""
         type(self).syncs += 1
         place = self.place
+        specs = [TableSpec(table, mode=self.mode) for table in TABLES]
         if pooled:
-            group = sync_group(place.pooled_source, place.pooled_target, SPECS)
+            group = sync_group(place.pooled_source, place.pooled_target, specs)
         else:
-            group = sync_group(place.source, place.target, SPECS)
+            group = sync_group(place.source, place.target, specs)
         assert group.ok, group.failures
+        type(self).modes.update(report.mode for report in group.reports.values())
         for table in TABLES:
             columns = ", ".join(name for name, _ in group.reports[f"public.{table}"].columns)
             query = f"select {columns} from {table} order by id"
@@ -301,6 +305,22 @@ class Schedule(RuleBasedStateMachine):
         finally:
             self.fast.close()
             self.slow.close()
+
+
+class BlockSchedule(Schedule):
+    """The same by blocks; the target knows where each row lies in the source."""
+
+    mode = "blocks"
+
+    def after_sync(self) -> None:
+        for table in TABLES:
+            there = "id, tableoid::bigint, (ctid::text::point)[0]::bigint, ctid::text, xmin::text"
+            here = (
+                "id, source_leaf::bigint, source_block, source_ctid::text, "
+                "(source_xmin & 4294967295)::text"
+            )
+            located = rows(self.source, f"select {there} from {table} order by id")
+            assert rows(self.target, f"select {here} from {table} order by id") == located, table
 
 
 class NaiveSchedule(Schedule):
@@ -326,6 +346,7 @@ def place(server: Server, source: str, target: str) -> Iterator[Place]:
 def run(machine: type[Schedule], place: Place, examples: int, *phases: Phase) -> None:
     """Run schedules: the same ones each time, in the long form other ones."""
     machine.place, machine.syncs, machine.steps, machine.crashes = place, 0, 0, 0
+    machine.modes = Counter()
     began = time.monotonic()
     chosen = settings(
         max_examples=examples,
@@ -341,7 +362,8 @@ def run(machine: type[Schedule], place: Place, examples: int, *phases: Phase) ->
     run_state_machine_as_test(machine, settings=chosen)
     print(
         f"\n{examples} schedules, {machine.steps} changes, {machine.crashes} crashes, "
-        f"{machine.syncs} syncs compared in {time.monotonic() - began:.0f} s"
+        f"{machine.syncs} syncs compared in {time.monotonic() - began:.0f} s, tables by mode "
+        f"{dict(machine.modes)}"
     )
 
 
@@ -349,6 +371,13 @@ def run(machine: type[Schedule], place: Place, examples: int, *phases: Phase) ->
 @pytest.mark.parametrize("part", range(-(-SCHEDULES // PART)))
 def test_every_sync_is_right(part: int, place: Place) -> None:
     run(Schedule, place, min(PART, SCHEDULES - part * PART))
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(-(-SCHEDULES // PART)))
+def test_every_sync_by_blocks_is_right(part: int, place: Place) -> None:
+    run(BlockSchedule, place, min(PART, SCHEDULES - part * PART))
+    assert BlockSchedule.modes["blocks"] > BlockSchedule.modes["scan"]
 
 
 @pytest.mark.timeout(600)

@@ -45,12 +45,14 @@ class TableEntry(Part):
             pattern takes tables, not views, and none that an entry before it takes or that
             another entry names.
         exclude: Names and patterns of tables that a pattern leaves out.
-        mode: How changes are found: `scan` reads every row's xmin, `timestamp` the rows above the
-            newest timestamp, `full` all rows; `auto` chooses.
+        mode: How changes are found: `scan` reads every row's xmin, `blocks` the blocks that
+            changed, `timestamp` the rows above the newest timestamp, `full` all rows; `auto`
+            chooses.
         timestamp_column: The column that `timestamp` reads by.
         timestamp_zone: The writers' time zone, for a timestamp column that has none.
-        deletes: Whether rows that the source deleted are deleted here: `auto` compares keys when
-            the numbers of rows differ, `keys` always, `never` keeps them.
+        deletes: Whether rows that the source deleted are deleted here: `auto` finds them by
+            changed blocks or, when the numbers of rows differ, by keys, `keys` always compares
+            keys, `never` keeps them.
         key: The key columns, where the source has no key.
         columns: The columns to copy; all when absent. Of a pattern: those that each table has.
         left_out: Columns that are not copied.
@@ -59,10 +61,10 @@ class TableEntry(Part):
 
     table: str
     exclude: Sequence[str] = ()
-    mode: Literal["auto", "scan", "timestamp", "full"] = "auto"
+    mode: Literal["auto", "scan", "blocks", "timestamp", "full"] = "auto"
     timestamp_column: str | None = None
     timestamp_zone: str | None = None
-    deletes: Literal["auto", "keys", "never"] = "auto"
+    deletes: Literal["auto", "keys", "blocks", "never"] = "auto"
     key: Sequence[str] | None = None
     columns: Sequence[str] | None = None
     left_out: Sequence[str] = ()
@@ -122,6 +124,9 @@ class XminTablesEntry(Entry):
         max_source_connections: How many sessions may read the source; null chooses.
         max_source_fraction: The largest part of the time, above 0 and at most 1, that each of them
             may work.
+        checkpoint: Whether syncs by blocks may ask the source for checkpoints.
+        watch_s: The seconds for which each run of the schedule goes on syncing, every second,
+            before it reports; null syncs once. Keep it below the schedule's interval.
         fresh_within_s: The age in seconds above which the last sync counts as too old.
         cron_schedule: When the group is synced.
         timezone: The time zone of the schedules.
@@ -144,6 +149,8 @@ class XminTablesEntry(Entry):
     max_snapshot_s: float = Field(default=60.0, gt=0)
     max_source_connections: Positive | None = None
     max_source_fraction: float = Field(default=1.0, gt=0, le=1)
+    checkpoint: bool = True
+    watch_s: float | None = Field(default=None, gt=0)
     fresh_within_s: Positive = 1800
     cron_schedule: Cron = "*/5 * * * *"
     timezone: Timezone = "UTC"

@@ -167,5 +167,5 @@ def changed_selections(scanned: Sequence[ScannedBucket], changes: ChangedRows) -
     ]
     for leaf, tids in listed.items():
         where = sql.SQL("ctid = any({}::tid[])").format(sql.Literal(tids))
-        selections.append(Selection(only(leaf), where))
+        selections.append(Selection(only(leaf), where, leaf.oid))
     return selections

@@ -54,10 +54,12 @@ class Selection:
     Attributes:
         from_item: What it reads from.
         condition: The condition that its rows meet.
+        leaf: The oid of the leaf that they lie in; None where they have no xmin.
     """
 
     from_item: sql.Composable
     condition: sql.Composable
+    leaf: int | None = None
 
 
 def ranges(leaves: Iterable[Leaf], blocks: int, streams: int, multiple: int = 1) -> list[Range]:
@@ -98,7 +100,8 @@ def joined(parts: Iterable[Range]) -> list[Range]:
 
 def rows_in(one: Range, where: sql.Composable) -> Selection:
     """Return the rows of a range that meet a condition."""
-    return Selection(only(one.leaf), sql.SQL("{} and {}").format(one.condition, where))
+    condition = sql.SQL("{} and {}").format(one.condition, where)
+    return Selection(only(one.leaf), condition, one.leaf.oid)
 
 
 def only(leaf: Leaf) -> sql.Composed:
@@ -125,17 +128,28 @@ def full_xid(snapshot: Snapshot, column: sql.Composable = _XMIN) -> sql.Composab
     )
 
 
-def copy_out(table: SourceTable, snapshot: Snapshot, selection: Selection) -> sql.Composed:
-    """Return the COPY that sends the columns in order, then `source_xmin` and `source_ctid`.
+# No cheaper expression was found (a COPY of 2,000,000 rows 1.25 s without, 1.47 s with it).
+_BLOCK_OF_CTID = sql.SQL("(ctid::text::point)[0]::bigint")
+
+
+def copy_out(
+    table: SourceTable, snapshot: Snapshot, selection: Selection, *, locations: bool = False
+) -> sql.Composed:
+    """Return the COPY that sends the columns in order, then those of the sync.
 
     Args:
         table: The table.
         snapshot: The snapshot that is read at.
         selection: The rows to send.
+        locations: Whether the rows' leaf and block are sent, too.
     """
     row_version: sql.Composable = sql.SQL("null::bigint, null::tid")
     if table.has_xmin:
         row_version = sql.SQL("{}, ctid").format(full_xid(snapshot))
+        if locations:
+            row_version += sql.SQL(", {}::oid, {}").format(
+                sql.Literal(selection.leaf), _BLOCK_OF_CTID
+            )
     columns = table.selected(table.names) + sql.SQL(", ") if table.names else sql.SQL("")
     return sql.SQL("copy (select {}{} from {} where {}) to stdout (format {})").format(
         columns, row_version, selection.from_item, selection.condition, copy_format(table)

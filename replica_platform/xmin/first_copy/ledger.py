@@ -46,6 +46,7 @@ class CopyStart:
         range_blocks: The most blocks of a range.
         streams: How many streams it had.
         logged: Whether its table is a logged one with full xids; that of an earlier version is not.
+        locations: Whether it has the columns of the rows' locations.
     """
 
     w: int
@@ -57,6 +58,7 @@ class CopyStart:
     range_blocks: int
     streams: int
     logged: bool = False
+    locations: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,14 @@ class InterruptedCopy:
         arrived: How many ranges have arrived.
         newer: The rows to merge over all ranges: those not older than the first snapshot's W.
         rows: The rows that have arrived; None where an earlier version did not count them.
+        locations: Whether they were loaded with their locations.
     """
 
     waiting: list[Range]
     arrived: int
     newer: ChangedRows
     rows: int | None
+    locations: bool = False
 
     @property
     def older(self) -> sql.Composable:
@@ -88,7 +92,12 @@ class InterruptedCopy:
 
 
 def copy_start(
-    table: SourceTable, snapshot: Snapshot, range_blocks: int, streams: int
+    table: SourceTable,
+    snapshot: Snapshot,
+    range_blocks: int,
+    streams: int,
+    *,
+    locations: bool = False,
 ) -> CopyStart:
     """Return the start of a copy that begins now."""
     return CopyStart(
@@ -101,6 +110,7 @@ def copy_start(
         range_blocks,
         streams,
         logged=True,
+        locations=locations,
     )
 
 
@@ -133,12 +143,16 @@ def find_interrupted(
     start = CopyStart(**head)
     if not _can_continue(start, table, snapshot):
         return None
-    leaves = [replace(leaf, blocks=start.heap_blocks[str(leaf.oid)]) for leaf in table.leaves]
+    known = [leaf for leaf in table.leaves if str(leaf.oid) in start.leaves]
+    leaves = [replace(leaf, blocks=start.heap_blocks[str(leaf.oid)]) for leaf in known]
     cut = ranges(leaves, start.range_blocks, start.streams)
+    # A leaf that has come since is read whole at the end, and merged as after any other sync.
+    new = frozenset(leaf.oid for leaf in table.leaves if leaf not in known)
     waiting = [one for one in cut if _range_key(one) not in lines]
     counts = [state.get("rows") for state in lines.values()]
     rows = None if None in counts else sum(counts)
-    return InterruptedCopy(waiting, len(lines), ChangedRows(start.w), rows)
+    changed = ChangedRows(start.w, new_leaves=new)
+    return InterruptedCopy(waiting, len(lines), changed, rows, start.locations)
 
 
 def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> bool:
@@ -146,7 +160,7 @@ def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> b
         start.logged
         and Identity(**start.identity) == snapshot.identity
         and same_fingerprint(dict(start.fingerprint), table)
-        and dict(start.leaves) == table.filenodes
+        and start.leaves.items() <= table.filenodes.items()
         and start.next <= snapshot.next < start.w + FARTHEST
     )
 

@@ -6,7 +6,7 @@ given its key and indexes before the last snapshot, at which the rest is merged 
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -117,6 +117,8 @@ class FirstCopies:
             if not load.starts and load.continued is None:
                 load.notes += (found.note,)
             load.rows, waiting = found.rows, found.waiting
+            # As it began: whether locations are kept may have changed since.
+            load.planned = replace(load.planned, locations=found.locations)
         load.continued = found
         return waiting
 
@@ -143,7 +145,7 @@ class FirstCopies:
                     self._target.transaction(),
                 ):
                     loaded, blocks = load_name(planned.target), bucket_blocks(planned.table)
-                    add_keys(self._target, loaded, planned.key)
+                    add_keys(self._target, loaded, planned.key, locations=planned.locations)
                     if load.continued:
                         load.loaded = BucketCounts(
                             blocks, count_by_bucket(self._target, loaded, blocks)
@@ -160,6 +162,7 @@ class FirstCopies:
         if not planned.key:
             self.load(stage, planned)
         load = self._loads[str(planned.target)]
+        planned = replace(planned, locations=load.planned.locations)
         with translate_errors("target", planned.target):
             if load.continued is None:
                 return StagedTable(
@@ -203,10 +206,20 @@ class FirstCopies:
         load.starts += 1
         load.rows, load.keyed = 0, False
         start = ledger.copy_start(
-            planned.table, stage.source.snapshot, stage.batch_blocks, stage.workers.count
+            planned.table,
+            stage.source.snapshot,
+            stage.batch_blocks,
+            stage.workers.count,
+            locations=planned.locations,
         )
         with self._target.transaction():
-            create_staging(self._target, load_name(planned.target), planned.table, logged=True)
+            create_staging(
+                self._target,
+                load_name(planned.target),
+                planned.table,
+                locations=planned.locations,
+                logged=True,
+            )
             ledger.write_start(self._target, planned.target, start)
 
     def _load_ranges(self, stage: Stage, load: _Load, waiting: list[Range]) -> int:

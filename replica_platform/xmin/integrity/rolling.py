@@ -34,7 +34,7 @@ from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.target import write
 from replica_platform.xmin.target.proof import Position
-from replica_platform.xmin.target.tables import SYNC_COLUMNS, create_staging, drop
+from replica_platform.xmin.target.tables import create_staging, drop, sync_columns
 from replica_platform.xmin.target.write import Equality, WriteSpec, WrittenRows
 
 _PART = sql.SQL("pg_temp.replica_part")
@@ -124,12 +124,15 @@ class ContentOfBothSides:
 
     def repair(self, selections: Sequence[Selection], staging: TableName) -> WrittenRows:
         """Read the rows that differ again and write them."""
-        create_staging(self.target, staging, self.table)
+        locations = bool(self.spec.location_columns)
+        create_staging(self.target, staging, self.table, locations=locations)
         command = sql.SQL("copy {} ({}) from stdin (format {})").format(
-            staging.sql, columns_sql([*self.table.names, *SYNC_COLUMNS]), copy_format(self.table)
+            staging.sql,
+            columns_sql([*self.table.names, *sync_columns(locations=locations)]),
+            copy_format(self.table),
         )
         for one in selections:
-            query = copy_out(self.table, self.source.snapshot, one)
+            query = copy_out(self.table, self.source.snapshot, one, locations=locations)
             copy_stream(self.source.connection, query, self.target, command, self.table.name)
         written = write.merge(self.target, self.spec, Equality.XMIN_AND_CONTENT)
         drop(self.target, staging)

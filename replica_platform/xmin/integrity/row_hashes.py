@@ -22,7 +22,7 @@ from replica_platform.xmin.integrity.key_hashes import (
 )
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.source.catalog import SourceTable
-from replica_platform.xmin.target.tables import count_rows
+from replica_platform.xmin.target.tables import CTID, LEAF, count_rows
 
 
 def differing_keys(
@@ -33,6 +33,8 @@ def differing_keys(
     key: tuple[str, ...],
     columns: Sequence[str],
     casts: Mapping[str, str],
+    *,
+    locations: bool = False,
 ) -> sql.Composable | None:
     """Return the condition that a key lies in a range that differs; None where both are equal.
 
@@ -46,17 +48,22 @@ def differing_keys(
         key: The key columns.
         columns: The columns to compare, which both sides have.
         casts: Columns that are wider in the target, with their types there.
+        locations: Whether the rows' locations in the source are compared, too.
     """
     keys = KeyHashes(table, key, count_rows(target, target_name), casts)
 
     def source_sums() -> RangeSums:
         xmin = sql.SQL("{}::text::bigint").format(table.xmin_column)
+        located = [table.leaf_column, table.tid_column] if locations else []
         with translate_errors("source", table.name):
             rows = table.rows(table.names, system=True)
-            return keys.sums(source, rows, row_hash(columns, casts, xmin))
+            return keys.sums(source, rows, row_hash(columns, casts, xmin, *located))
 
     with ThreadPoolExecutor(1) as pool:  # two servers, at the same time
         in_source = pool.submit(source_sums)
-        in_target = keys.sums(target, target_name.sql, row_hash(columns, casts, TARGET_XMIN))
+        located = [sql.Identifier(LEAF), sql.Identifier(CTID)] if locations else []
+        in_target = keys.sums(
+            target, target_name.sql, row_hash(columns, casts, TARGET_XMIN, *located)
+        )
         ranges = differing_ranges(in_target, in_source.result())
     return keys.within(ranges) if ranges else None

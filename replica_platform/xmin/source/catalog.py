@@ -129,7 +129,7 @@ class SourceTable:
         return self.kind in "rpm" and all(leaf.heap for leaf in self.leaves)
 
     def rows(self, columns: Sequence[str], *, system: bool = False) -> sql.Composable:
-        """Return all rows as a FROM item, with `system` also their xmin, named `xmin_column`.
+        """Return all rows as a FROM item, with `system` also xmin, leaf and tid, so named.
 
         The leaves are read one by one, never through the parent, which shows a leaf that is
         attached during the read whatever the snapshot. Tables that inherit are other tables.
@@ -138,7 +138,9 @@ class SourceTable:
         if not self.has_xmin:
             return sql.SQL("(select {} from {}) s").format(listed, self.name.sql)
         if system:
-            listed += sql.SQL(", xmin as {}").format(self.xmin_column)
+            listed += sql.SQL(", xmin as {}, tableoid as {}, ctid as {}").format(
+                self.xmin_column, self.leaf_column, self.tid_column
+            )
         leaves = [
             sql.SQL("select {} from only {}").format(listed, leaf.name.sql) for leaf in self.leaves
         ]
@@ -154,7 +156,19 @@ class SourceTable:
     @property
     def xmin_column(self) -> sql.Identifier:
         """The name under which `rows` returns the xmin; no column of the table has it."""
-        name = "version"
+        return self._free_name("version")
+
+    @property
+    def leaf_column(self) -> sql.Identifier:
+        """The name under which `rows` returns the leaf's oid."""
+        return self._free_name("leaf")
+
+    @property
+    def tid_column(self) -> sql.Identifier:
+        """The name under which `rows` returns the tid."""
+        return self._free_name("tid")
+
+    def _free_name(self, name: str) -> sql.Identifier:
         while name in self.names or name in self.left_out.values():
             name += "_"
         return sql.Identifier(name)

@@ -24,6 +24,7 @@ from replica_platform.xmin.errors import (
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.session import close_session, end_session, open_source
 from replica_platform.xmin.source.catalog import SourceTable, describe
+from replica_platform.xmin.source.start_point import StartPoint, parse_lsn, read_start_point
 from replica_platform.xmin.source.timestamp import next_start
 
 FLUSH_TIMEOUT_S = 30
@@ -64,6 +65,7 @@ class Snapshot:
         insert_lsn: All that is seen was written below it; None on a standby.
         exported: Its name for other sessions.
         identity: The history that its xids belong to.
+        lsn: Like `insert_lsn`, in bytes, and on a standby how far it had replayed.
     """
 
     text: str
@@ -72,6 +74,7 @@ class Snapshot:
     insert_lsn: str | None
     exported: str
     identity: Identity
+    lsn: int = 0
 
     @property
     def quiet(self) -> bool:
@@ -92,11 +95,12 @@ from (select pg_current_snapshot() as s) s
 # right by then, but has no meaning during recovery.
 _TIMELINE = """
 select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int,
-       pg_current_wal_insert_lsn()::text
+       pg_current_wal_insert_lsn()::text, pg_current_wal_insert_lsn()::text
 """
 _TIMELINE_STANDBY = """
 select greatest((select timeline_id from pg_control_checkpoint()),
-                (select min_recovery_end_timeline from pg_control_recovery())), null
+                (select min_recovery_end_timeline from pg_control_recovery())), null,
+       pg_last_wal_replay_lsn()::text
 """
 _RESOLVE = """
 -- Which of the names exist, their kind, and whether the role may read them, and all their rows.
@@ -123,6 +127,7 @@ class SourceSnapshot:
         failures: The tables that cannot be read, each with its error.
         running_since: A time before the start of any transaction that the snapshot does not see,
             for reading by timestamp.
+        start_point: Where the WAL of transactions begins that are newer than this sync.
         held_s: Seconds that the snapshot was held, once it is released.
     """
 
@@ -133,6 +138,7 @@ class SourceSnapshot:
         self.failures: dict[TableName, PlatformError] = {}
         self.snapshot: Snapshot
         self.running_since = ""
+        self.start_point: StartPoint
         self.held_s = 0.0
         self._taken_at: float | None = None
 
@@ -171,6 +177,8 @@ class SourceSnapshot:
         found = self._resolve(list(names))
         # Before the snapshot: a transaction that ends in between would be seen by neither.
         self.running_since = next_start(self.connection)
+        # Before the locks: the snapshot's transaction would keep an `age` of its own.
+        self.start_point = read_start_point(self.connection)
         self._lock([name for name, (_, kind) in found.items() if kind in LOCKABLE_KINDS])
         oids = {name: oid for name, (oid, _) in found.items() if name not in self.failures}
         self._taken_at = time.monotonic()
@@ -236,8 +244,9 @@ class SourceSnapshot:
     def _take(self) -> Snapshot:
         run = self.connection.execute
         text, w, upper, exported, recovery, system, database, name = one_row(run(_SNAPSHOT))
-        timeline, lsn = one_row(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
-        return Snapshot(text, w, upper, lsn, exported, Identity(system, timeline, database, name))
+        timeline, insert, lsn = one_row(run(_TIMELINE_STANDBY if recovery else _TIMELINE))
+        identity = Identity(system, timeline, database, name)
+        return Snapshot(text, w, upper, insert, exported, identity, parse_lsn(lsn))
 
     def wait_until_flushed(self) -> None:
         """Wait until all that the snapshot sees would survive a crash of the source.

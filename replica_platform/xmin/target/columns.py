@@ -13,12 +13,15 @@ from replica_platform.xmin.errors import SchemaRefused
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.source.catalog import SourceColumn, SourceTable
 from replica_platform.xmin.target.tables import (
-    SYNC_COLUMNS,
+    ALL_SYNC_COLUMNS,
+    LEAF,
     XMIN,
     TargetTable,
     column_definition,
+    create_location_index,
     create_unique_index,
     create_xmin_index,
+    sync_columns,
 )
 from replica_platform.xmin.target.widening import widens
 
@@ -43,6 +46,8 @@ def column_changes(
     key: tuple[str, ...],
     added: Sequence[SourceColumn],
     delivered: Mapping[str, Any] | None = None,
+    *,
+    locations: bool = False,
 ) -> tuple[Change, ...]:
     """Return what brings a target table in step with its source; nothing is changed yet.
 
@@ -56,6 +61,7 @@ def column_changes(
         key: The key that rows are matched by; empty for none.
         added: The new columns that all old rows hold a constant of.
         delivered: The fingerprint of the last sync; None where there was none.
+        locations: Whether the target keeps the rows' locations in the source.
 
     Raises:
         SchemaRefused: A column's new type does not hold all values of the old one.
@@ -65,8 +71,9 @@ def column_changes(
     widened = _widened(table, found)
     _refuse_narrowing(name, found, table, widened)
     withdrawn = _withdrawn(found, table, delivered or {})
+    ours = sync_columns(locations=locations)
     changes = [
-        *_additions(name, found, table, {column.name: column.missing for column in added}),
+        *_additions(name, found, table, {column.name: column.missing for column in added}, ours),
         *(_type_change(name, column, kind) for column, kind in widened.items()),
         *_dropped(name, withdrawn),
         *_kept(found, table, withdrawn),
@@ -74,6 +81,8 @@ def column_changes(
     ]
     if XMIN not in found.columns:
         changes.append(Change(create_xmin_index(name)))
+    if locations and LEAF not in found.columns:
+        changes.append(Change(create_location_index(name)))
     if key and frozenset(key) not in found.unique_keys:
         changes.append(Change(create_unique_index(name, key)))
     return tuple(changes)
@@ -90,9 +99,12 @@ def wider_in_target(table: SourceTable, found: TargetTable) -> dict[str, str]:
     }
 
 
-def writable_columns(table: SourceTable, found: TargetTable) -> list[str]:
+def writable_columns(
+    table: SourceTable, found: TargetTable, *, locations: bool = False
+) -> list[str]:
     """Return the columns that a write lists: all but those that the target computes."""
-    return [name for name in (*table.names, *SYNC_COLUMNS) if name not in found.generated]
+    ours = sync_columns(locations=locations)
+    return [name for name in (*table.names, *ours) if name not in found.generated]
 
 
 def _widened(table: SourceTable, found: TargetTable) -> dict[str, str]:
@@ -124,12 +136,16 @@ def _refuse_narrowing(
 
 
 def _additions(
-    name: TableName, found: TargetTable, table: SourceTable, constants: Mapping[str, str | None]
+    name: TableName,
+    found: TargetTable,
+    table: SourceTable,
+    constants: Mapping[str, str | None],
+    ours: Mapping[str, str],
 ) -> list[Change]:
     changes: list[Change] = []
-    for column, kind in {**table.types, **SYNC_COLUMNS}.items():
+    for column, kind in {**table.types, **ours}.items():
         if column not in found.columns:
-            note = None if column in SYNC_COLUMNS else f"column {column} {kind} was added"
+            note = None if column in ours else f"column {column} {kind} was added"
             changes += _addition(name, column, kind, constants.get(column), note)
     return changes
 
@@ -201,5 +217,5 @@ def _kept(found: TargetTable, table: SourceTable, withdrawn: Sequence[str]) -> l
             else f"column {column} is no longer in the source and was kept",
         )
         for column in found.columns
-        if column not in (*table.names, *SYNC_COLUMNS, *withdrawn)
+        if column not in (*table.names, *ALL_SYNC_COLUMNS, *withdrawn)
     ]

@@ -22,6 +22,10 @@ XMIN, CTID = "source_xmin", "source_ctid"
 ALTER_WAIT_S, ALTER_PAUSE_S = 0.5, 1.0
 # The columns that the sync adds to each target table.
 SYNC_COLUMNS = {XMIN: "bigint", CTID: "tid"}
+LEAF, BLOCK = "source_leaf", "source_block"
+# A row's location in the source, for reading by blocks; the tid alone is one of many leaves'.
+LOCATION_COLUMNS = {LEAF: "oid", BLOCK: "bigint"}
+ALL_SYNC_COLUMNS = {**SYNC_COLUMNS, **LOCATION_COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,17 @@ select c.oid, n.nspname, c.relname, c.relkind::text,
           and i.indpred is null and i.indexprs is null),
        (select count(*) from pg_index i
         where i.indrelid = c.oid and (i.indisunique or i.indisexclusion)),
-       exists (select from pg_constraint k where k.confrelid = c.oid),
-       exists (select from pg_constraint k where k.confrelid = c.oid and k.confdeltype <> 'a'),
+       -- pg_constraint has no index on confrelid: one hash of it serves all tables.
+       c.oid in (select k.confrelid from pg_constraint k where k.contype = 'f'),
+       c.oid in (select k.confrelid from pg_constraint k
+                 where k.contype = 'f' and k.confdeltype <> 'a'),
        -- Bits of tgtype: for each row, before. Those of replicas do not run in a sync.
+       case when c.relhastriggers or c.relkind = 'p' then
        array(select distinct g.tgname::text
              from pg_trigger g
              where g.tgrelid in (select c.oid union all select relid from pg_partition_tree(c.oid))
                and not g.tgisinternal and g.tgenabled in ('O', 'A') and g.tgtype & 3 = 3
-             order by 1),
+             order by 1) else '{}' end,
        array(select format('%%I.%%I', n.nspname, x.relname) from pg_index i
              join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
              join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0]
@@ -145,8 +152,18 @@ def _sync_table(kind: str, target: TableName) -> TableName:
     return TableName(SCHEMA, f"{kind}_{digest}")
 
 
+def sync_columns(*, locations: bool) -> dict[str, str]:
+    """Return the columns of the sync that a table gets, with or without the rows' locations."""
+    return ALL_SYNC_COLUMNS if locations else SYNC_COLUMNS
+
+
 def create_staging(
-    target: psycopg.Connection, name: TableName, table: SourceTable, *, logged: bool = False
+    target: psycopg.Connection,
+    name: TableName,
+    table: SourceTable,
+    *,
+    locations: bool = False,
+    logged: bool = False,
 ) -> None:
     """Create an empty table with the columns of the source and of the sync.
 
@@ -154,19 +171,20 @@ def create_staging(
         target: A session on the target.
         name: The table, which is dropped first where it is left over.
         table: The source table.
+        locations: Whether it has the columns of the rows' locations.
         logged: Whether it survives a crash. A table that becomes the target table is logged from
             the start: to rewrite it later takes longer than to log it, and twice the disk space.
 
     Raises:
         CannotSync: The source has a column with the name of one of the sync's.
     """
-    clash = set(SYNC_COLUMNS) & set(table.names)
+    clash = set(ALL_SYNC_COLUMNS) & set(table.names)
     if clash:
         raise CannotSync(
             f"{table.name} has a column {min(clash)}, a name that the sync needs for its own; "
             "rename it in the source or sync a view without it."
         )
-    kinds = {**table.types, **SYNC_COLUMNS}
+    kinds = {**table.types, **sync_columns(locations=locations)}
     # To add the key later would read the whole table once more, for a NULL.
     not_null = table.key if logged else ()
     columns = sql.SQL(", ").join(
@@ -209,13 +227,16 @@ def count_by_bucket(target: psycopg.Connection, name: TableName, blocks: int) ->
     return dict(found.fetchall())
 
 
-def add_keys(target: psycopg.Connection, loaded: TableName, key: tuple[str, ...]) -> None:
-    """Give a loaded table its key and its index, where it has none; call it in a transaction.
+def add_keys(
+    target: psycopg.Connection, loaded: TableName, key: tuple[str, ...], *, locations: bool = False
+) -> None:
+    """Give a loaded table its key and indexes, where it has none; call it in a transaction.
 
     Args:
         target: A session on the target.
         loaded: The table.
         key: Its key columns; empty for none.
+        locations: Whether it has the columns of the rows' locations.
     """
     found = target.execute(_HAS_INDEX, [loaded.sql.as_string()])
     if one_value(found):
@@ -228,33 +249,38 @@ def add_keys(target: psycopg.Connection, loaded: TableName, key: tuple[str, ...]
             )
         )
     target.execute(create_xmin_index(loaded))
+    if locations:
+        target.execute(create_location_index(loaded))
     target.execute(sql.SQL("analyze {}").format(loaded.sql))
 
 
 _HAS_INDEX = "select exists (select from pg_index where indrelid = %s::regclass)"
 _INDEXES = """
-select c.relname, i.indisprimary from pg_index i join pg_class c on c.oid = i.indexrelid
+select c.relname from pg_index i join pg_class c on c.oid = i.indexrelid
 where i.indrelid = %s::regclass
 """
 
 
-def adopt(target: psycopg.Connection, name: TableName, key: tuple[str, ...]) -> int:
+def adopt(
+    target: psycopg.Connection, name: TableName, key: tuple[str, ...], *, locations: bool = False
+) -> int:
     """Turn the loaded table into the target table: keyed and indexed. Return its oid.
 
     Args:
         target: A session on the target, in a transaction.
         name: The target table.
         key: Its key columns; empty for none.
+        locations: Whether it has the columns of the rows' locations.
     """
     run = target.execute
     loaded = load_name(name)
-    add_keys(target, loaded, key)
+    add_keys(target, loaded, key, locations=locations)
     moved = TableName(name.schema, loaded.table)
     run(sql.SQL("alter table {} reset (autovacuum_enabled)").format(loaded.sql))
     run(sql.SQL("alter table {} set schema {}").format(loaded.sql, sql.Identifier(name.schema)))
     run(sql.SQL("alter table {} rename to {}").format(moved.sql, sql.Identifier(name.table)))
-    for index, primary in run(_INDEXES, [name.sql.as_string()]).fetchall():
-        suffix = "_pkey" if primary else f"_{XMIN}_idx"
+    for (index,) in run(_INDEXES, [name.sql.as_string()]).fetchall():
+        suffix = index.removeprefix(loaded.table)
         _rename_index(target, TableName(name.schema, index), _trimmed(name.table, suffix))
     return int(one_value(run("select %s::regclass::oid", [name.sql.as_string()])))
 
@@ -312,6 +338,15 @@ def create_xmin_index(name: TableName, *, concurrently: bool = False) -> sql.Com
     return sql.SQL("create index {} on {} using brin ({})").format(
         how, name.sql, columns_sql((XMIN,))
     )
+
+
+def create_location_index(name: TableName) -> sql.Composed:
+    """Return the statement that creates the index on the rows' locations.
+
+    On leaf and block, not on the tid: a row that stays in its block can be updated in place here
+    (HOT), as it was there.
+    """
+    return sql.SQL("create index on {} ({})").format(name.sql, columns_sql((LEAF, BLOCK)))
 
 
 def column_definition(name: str, kind: str) -> sql.Composed:

@@ -5,8 +5,9 @@ The SQL table is called `mark`.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg import sql
 
 from replica_platform.core.postgres import one_value
 from replica_platform.xmin.names import TableName, columns_sql
-from replica_platform.xmin.source.snapshot import Identity
+from replica_platform.xmin.source.snapshot import Identity, Snapshot
 from replica_platform.xmin.target.schemas import SCHEMA, create_schema, naming_the_grant
 
 # The first key of all advisory locks of the sync, so that they meet no other program's.
@@ -43,6 +44,10 @@ class Watermark:
         target_oid: The target table's oid.
         deletes: How deletes were found.
         timestamp_from: In mode timestamp: where the next read starts.
+        locations: The leaves' files (oid → filenode) in which the target knows the location of each
+            row; empty where it does not.
+        located_at: The snapshot that `locations` is true of: an earlier version leaves it behind.
+        counted_at: When the rows of both sides were last counted.
     """
 
     target_table: str
@@ -60,6 +65,9 @@ class Watermark:
     target_oid: int
     deletes: str
     timestamp_from: str | None = None
+    locations: dict[str, int] = field(default_factory=dict)
+    located_at: str | None = None
+    counted_at: datetime | None = None
 
 
 # `lsn` and `history` are no longer used; an earlier version that writes here needs the columns.
@@ -87,9 +95,17 @@ create table if not exists {SCHEMA}.mark (
 create unlogged table if not exists {SCHEMA}.first_copy (
     target_table text, part text, state jsonb not null, primary key (target_table, part)
 );
+alter table {SCHEMA}.mark
+    add column if not exists locations jsonb not null default '{{}}',
+    add column if not exists located_at text,
+    add column if not exists counted_at timestamptz;
 create table if not exists {SCHEMA}.block_counts (
     target_table text primary key, snapshot text not null, blocks int not null,
-    counts int[] not null
+    counts bigint[] not null
+);
+create table if not exists {SCHEMA}.start_point (
+    system text, timeline int, lsn pg_lsn, next_xid bigint not null,
+    primary key (system, timeline, lsn)
 );
 comment on table {SCHEMA}.mark is
     'What each finished sync remembers of its source; written by replica_platform, not by hand.';
@@ -111,7 +127,7 @@ _NAMES = {
 
 def prepare(target: psycopg.Connection) -> None:
     """Create the sync's schema and tables when they are absent, or the newest of them."""
-    if one_value(target.execute(f"select to_regclass('{SCHEMA}.block_counts') is not null")):
+    if one_value(target.execute(f"select to_regclass('{SCHEMA}.start_point') is not null")):
         return
     with naming_the_grant(target, f"{SCHEMA!r}"), target.transaction():
         # CREATE … IF NOT EXISTS fails beside another session that does the same.
@@ -124,6 +140,21 @@ def lock(target: psycopg.Connection, table: TableName) -> bool:
     """Lock a target table until the session ends; return False where another session has it."""
     query = "select pg_try_advisory_lock(%s, hashtext(%s))"
     return bool(one_value(target.execute(query, [LOCK_SPACE, str(table)])))
+
+
+def lock_all(target: psycopg.Connection, tables: Sequence[TableName]) -> bool:
+    """Lock target tables as `lock` does, in one statement; lock none where not all are free."""
+    names = [str(table) for table in tables]
+    query = (
+        "select array_agg(name) filter (where pg_try_advisory_lock(%s, hashtext(name)))"
+        " from unnest(%s::text[]) name"
+    )
+    locked = one_value(target.execute(query, [LOCK_SPACE, names])) or []
+    if len(locked) == len(names):
+        return True
+    unlock = "select pg_advisory_unlock(%s, hashtext(name)) from unnest(%s::text[]) name"
+    target.execute(unlock, [LOCK_SPACE, locked])
+    return False
 
 
 def read(target: psycopg.Connection, tables: Iterable[TableName]) -> dict[TableName, Watermark]:
@@ -144,6 +175,8 @@ def _from_row(values: dict[str, Any]) -> Watermark:
             "delivered": tuple(values["delivered"]),
             "identity": Identity(**{**identity, "former": tuple(identity.get("former", ()))}),
             "timestamp_from": values["timestamp_from"] and str(values["timestamp_from"]),
+            # An earlier version writes rows without their locations, and leaves `located_at`.
+            "locations": values["locations"] if values["located_at"] == values["snapshot"] else {},
         }
     )
 
@@ -156,14 +189,33 @@ def write(target: psycopg.Connection, watermark: Watermark) -> None:
         "identity": json.dumps(asdict(watermark.identity)),
         "fingerprint": json.dumps(watermark.fingerprint),
         "leaves": json.dumps(watermark.leaves),
+        "locations": json.dumps(watermark.locations),
     }
     target.execute(_WRITE.format(**_NAMES), [values[name] for name in _COLUMNS])
 
 
-def confirm(target: psycopg.Connection, tables: Iterable[TableName]) -> None:
-    """Store that tables were synced now, whose sources had nothing new."""
-    query = sql.SQL("update {}.mark set synced_at = clock_timestamp() where target_table = any(%s)")
-    target.execute(query.format(sql.Identifier(SCHEMA)), [[str(table) for table in tables]])
+_ADVANCE = """
+update {mark} set
+    w = %(w)s, next = %(next)s, snapshot = %(snapshot)s, synced_at = clock_timestamp(),
+    located_at = case when located_at = snapshot then %(snapshot)s end,
+    delivered = array(select xid from unnest(delivered) xid where xid >= %(w)s order by xid),
+    complete = complete or %(quiet)s
+where target_table = any(%(tables)s)
+"""
+
+
+def advance(target: psycopg.Connection, tables: Iterable[TableName], snapshot: Snapshot) -> None:
+    """Move the watermarks of tables of which nothing was changed, in one statement."""
+    values = {
+        "w": snapshot.w,
+        "next": snapshot.next,
+        "snapshot": snapshot.text,
+        "quiet": snapshot.quiet,
+        "tables": [str(table) for table in tables],
+    }
+    if values["tables"]:
+        statement = sql.SQL(_ADVANCE).format(mark=sql.Identifier(SCHEMA, "mark"))
+        target.execute(statement, values)
 
 
 def age_s(target: psycopg.Connection, table: TableName) -> float | None:

@@ -13,7 +13,13 @@ from psycopg import sql
 from replica_platform.core.postgres import one_value
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.names import TableName, cast_columns, columns_sql, equal_columns
-from replica_platform.xmin.target.tables import CTID, SYNC_COLUMNS, bucket_sql
+from replica_platform.xmin.target.tables import (
+    ALL_SYNC_COLUMNS,
+    BLOCK,
+    CTID,
+    LEAF,
+    bucket_sql,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,12 @@ class WriteSpec:
     @property
     def data_columns(self) -> list[str]:
         """The columns without those of the sync."""
-        return [name for name in self.columns if name not in SYNC_COLUMNS]
+        return [name for name in self.columns if name not in ALL_SYNC_COLUMNS]
+
+    @property
+    def location_columns(self) -> list[str]:
+        """The columns of the rows' locations in the source; none where the target keeps none."""
+        return [LEAF, BLOCK, CTID] if LEAF in self.columns else []
 
     @property
     def key_matches(self) -> sql.Composed:
@@ -200,6 +211,17 @@ def _insert_anew(target: psycopg.Connection, spec: WriteSpec, differs: sql.Compo
 
 def _differs(spec: WriteSpec, equality: Equality) -> sql.Composable:
     """Return the condition on `t` and `s` under which a staged row is written."""
+    differs = _differs_by(spec, equality)
+    if spec.location_columns:
+        # A rewrite of the source's table moves rows without another xmin.
+        moved = sql.SQL("({}) is distinct from ({})").format(
+            columns_sql(spec.location_columns, "t"), columns_sql(spec.location_columns, "s")
+        )
+        differs = sql.SQL("({} or {})").format(differs, moved)
+    return differs
+
+
+def _differs_by(spec: WriteSpec, equality: Equality) -> sql.Composable:
     if equality is Equality.XMIN:
         return _XMIN_DIFFERS
     # *<> compares images: it needs no equality operator and tells 1.0 from 1.00.
@@ -322,12 +344,17 @@ where not exists (
 
 def replace_multiset(target: psycopg.Connection, spec: WriteSpec) -> WrittenRows:
     """Make the rows of a table without a key equal to the staged ones, as multisets."""
+    # With their locations, rows that a rewrite has moved are other rows.
+    located = spec.location_columns
     sides = {
-        "replica_had": (spec.target, columns_sql(spec.data_columns, "s")),
-        "replica_wanted": (spec.staging, _staged(spec)),
+        "replica_had": (spec.target, columns_sql([*spec.data_columns, *located], "s")),
+        "replica_wanted": (
+            spec.staging,
+            cast_columns([*spec.data_columns, *located], spec.casts, "s"),
+        ),
     }
     for name, (table, columns) in sides.items():
-        listed = columns if spec.data_columns else sql.SQL("null")
+        listed = columns if spec.data_columns or located else sql.SQL("null")
         ranked = sql.SQL(_RANKED).format(name=sql.Identifier(name), columns=listed, table=table.sql)
         target.execute(ranked)
         target.execute(sql.SQL("analyze pg_temp.{}").format(sql.Identifier(name)))

@@ -67,10 +67,11 @@ class Deletes:
         """
         planned = staged.planned
         deletes = planned.request.spec.deletes
-        if deletes == "never" or (deletes == "auto" and staged.source_rows == rows):
+        by_counts = deletes in ("auto", "blocks")  # where no blocks were read, as in `auto`
+        if deletes == "never" or (by_counts and staged.source_rows == rows):
             return 0
         deleted = 0
-        if deletes == "auto" and before is not None and staged.scan is not None:
+        if by_counts and before is not None and staged.scan is not None:
             lost = before - staged.scan.kept - BucketCounts(before.blocks, left)
             deleted = delete_located(
                 self._source.connection,
