@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from replica_platform.backup.child.messages import (
     Advance,
     Answers,
     BlockDigests,
+    Copied,
     Failure,
     FileCheck,
     Message,
@@ -37,6 +39,7 @@ def take_snapshot(
     checkpoint: bool,
     is_kept: bool = True,
     with_md5: bool = False,
+    when_copied: Callable[[], object] | None = None,
     progress: Progress | None = None,
 ) -> Snapshot:
     """Copy the live file `source` to `copy`, with everything in its WAL, and check the copy.
@@ -47,6 +50,7 @@ def take_snapshot(
         checkpoint: Whether to shorten the source's WAL first.
         is_kept: Whether the copy stays: then it is made durable.
         with_md5: Compute MD5 too.
+        when_copied: Called when the copy is complete; the child has begun to check it.
         progress: Called with the bytes copied plus the bytes checked.
 
     Raises:
@@ -59,6 +63,7 @@ def take_snapshot(
         Snapshot,
         "copy",
         progress,
+        when_copied,
         source=str(source),
         copy=str(copy),
         checkpoint=checkpoint,
@@ -67,19 +72,33 @@ def take_snapshot(
     )
 
 
-def check_file(file: Path, *, drop_cache: bool, progress: Progress | None = None) -> FileCheck:
+def check_file(
+    file: Path,
+    *,
+    drop_cache: bool,
+    make_durable: bool = False,
+    progress: Progress | None = None,
+) -> FileCheck:
     """Hash a quiet file, check its integrity, count its tables; change nothing.
 
     Args:
         file: A database that no program writes to.
         drop_cache: Read from the disk, not from the kernel's page cache.
+        make_durable: Bring the file to the disk meanwhile.
         progress: Called with the bytes that were read.
 
     Raises:
         Unreadable: The file is not a database, or cannot be read.
         ChildFailed: The child ended without an answer.
     """
-    return _run(FileCheck, "check", progress, file=str(file), drop_cache=drop_cache)
+    return _run(
+        FileCheck,
+        "check",
+        progress,
+        file=str(file),
+        drop_cache=drop_cache,
+        make_durable=make_durable,
+    )
 
 
 def make_restored_copy(
@@ -129,12 +148,16 @@ def clone(previous: Path, copy: Path, size: int) -> list[str]:
         NoRoom: The disk of the copy is full.
         ChildFailed: The child ended without an answer.
     """
-    arguments = {"previous": str(previous), "copy": str(copy), "size": size}
-    return _run(BlockDigests, "clone", None, **arguments).digests
+    cloned = _run(BlockDigests, "clone", None, previous=str(previous), copy=str(copy), size=size)
+    return cloned.digests
 
 
 def _run(
-    expected: type[Expected], task: str, progress: Progress | None, **arguments: Any
+    expected: type[Expected],
+    task: str,
+    progress: Progress | None,
+    when_copied: Callable[[], object] | None = None,
+    **arguments: Any,
 ) -> Expected:
     """Run a task in a child and return its answer; raise the child's error here.
 
@@ -155,6 +178,8 @@ def _run(
                 last = decode(line)
                 if progress and isinstance(last, Advance):
                     progress(last.done, last.total, last.unit)
+                if when_copied and isinstance(last, Copied):
+                    when_copied()
             complaints = child.stderr.read()
         except BaseException:
             child.kill()
