@@ -31,6 +31,7 @@ LONG := $(addprefix replica_platform_tests/, \
   xmin/test_interruptions.py xmin/test_fifteen.py xmin/test_owner.py xmin/test_made_beforehand.py \
   xmin/test_zoo.py xmin/test_leaves.py xmin/test_foreign_keys.py xmin/test_score.py \
   xmin/test_wal_summaries.py xmin/test_watch.py defs/test_watched_tables.py \
+  xmin/test_slices.py xmin/test_located_deletes.py xmin/test_source_load.py \
   outbox/test_interrupted.py outbox/test_pooler.py outbox/test_sqlstates.py outbox/test_ledger.py \
   outbox/test_dead.py outbox/test_prune.py outbox/test_kinds.py \
   backup/test_pull_transactions.py backup/test_file_copy.py backup/test_openssh.py backup/test_drill.py \
@@ -39,7 +40,8 @@ LONG := $(addprefix replica_platform_tests/, \
   replica/test_processes.py replica/test_scrub.py replica/test_touched_master.py \
   replica/test_catalog_name.py \
   defs/test_declarative_automation.py defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
-  defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py)
+  defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py \
+  app/test_metrics.py defs/test_market.py market/test_indicators.py market/test_backfill.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
@@ -85,7 +87,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in $(VENV): about a minute, once."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --upgrade pip
-	@$(INSTALL) --editable '.[quotes,remote,store]' || \
+	@$(INSTALL) --editable '.[chart,metrics,quotes,remote,store]' || \
 	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
 	@touch $@
 

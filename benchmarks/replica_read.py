@@ -140,7 +140,7 @@ def run(folder: Path, mb: int, seconds: float) -> dict[str, object]:
         "notice_worst_ms": round(max(delays) * 1e3, 1),
         "during_full_copies": slowest(store, master.path, seconds, keep=1000),
         "during_patches": slowest(store, master.path, seconds, keep=1),
-        "targets": {"to_plain_duckdb": 1.1, "notice_ms": 50, "during": 1.5},
+        "targets": {"to_plain_duckdb": 1.02, "notice_ms": 40, "during": 1.3},
     }
 
 

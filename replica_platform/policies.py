@@ -44,9 +44,19 @@ def fresh_within(seconds: int) -> dg.FreshnessPolicy:
     return reported_every(0, seconds)
 
 
-# Publish when a parent changed and its blocking checks passed.
+# The tag of tables with a partition for each day that can be read again.
+BY_DAY = {"replica_platform/partitions": "days"}
+
+# Publish when a parent changed and its blocking checks passed. What is missing of a table by days
+# does not count: a replica shows the days that there are.
 AFTER_PARENTS = (
-    dg.AutomationCondition.eager() & dg.AutomationCondition.all_deps_blocking_checks_passed()
+    dg.AutomationCondition.eager().replace(
+        dg.AutomationCondition.any_deps_missing(),
+        dg.AutomationCondition.any_deps_missing().ignore(
+            dg.AssetSelection.tag(*next(iter(BY_DAY.items())))
+        ),
+    )
+    & dg.AutomationCondition.all_deps_blocking_checks_passed()
 )
 
 

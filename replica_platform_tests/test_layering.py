@@ -53,6 +53,10 @@ FOLDERS = {
         ),  # the worker's side
         *("reports", "queue", "breaker", "inspect", "delivery", ""),
     ],
+    "market": [
+        *("errors", "sessions", "reader", "indicators", "watch", "sources"),
+        *("tables", "quotes", ""),
+    ],
     "backup": ["errors", "manifest", "child", "blocks", "folder", "destination", "remote", ""],
 }
 NOT_BELOW_DAGSTER = {"dagster", "dagster_duckdb", "dagster_postgres", "click", "rich"}

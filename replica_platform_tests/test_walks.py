@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 # A row of a walk: the file, then the names in it.
 ROWS = re.findall(r"^\| `([^`]+\.py)` \| (`[^|]+) \|", TEXT, flags=re.M)
+PACKAGE = ROOT / "replica_platform"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PATHS = sorted(set(re.findall(r"`((?:replica_platform|docs|benchmarks)[\w/.]*[\w/])`", TEXT)))
 
 
@@ -29,6 +31,14 @@ def names_in(source: str) -> set[str]:
 @pytest.mark.parametrize("path", PATHS)
 def test_a_named_path_exists(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_named_entry_exists(page: Path) -> None:
+    """The documentation names no `defs.yaml` that a user would look for in vain."""
+    named = set(re.findall(r"\bdefs/[\w/]+/defs\.yaml", page.read_text()))
+    there = {str(path.relative_to(PACKAGE)) for path in (PACKAGE / "defs").rglob("defs.yaml")}
+    assert named - there <= {"defs/shop/defs.yaml"}  # the user's own, in examples
 
 
 @pytest.mark.parametrize(("path", "names"), ROWS)

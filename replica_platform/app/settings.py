@@ -35,7 +35,17 @@ class Settings(BaseSettings):
         description="The Postgres of Dagster's own instance; embedded when absent.",
     )
     bars: Path | None = Field(
-        default=None, description="A CSV or Parquet file of daily bars; the sample's when absent."
+        default=None,
+        description="A folder or file of daily bars, or yfinance; the sample's when absent.",
+    )
+    symbols: str | None = Field(
+        default=None,
+        description="Files or addresses of the NASDAQ's symbol directory, comma-separated; the "
+        "symbols of the bars when absent.",
+    )
+    watchlist: Path | None = Field(
+        default=None,
+        description="A YAML file of rules for the watchlist; the 100 most traded when absent.",
     )
     keep_generations: int = Field(
         default=3, ge=2, description="How many generations of the replica are kept."

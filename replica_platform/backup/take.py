@@ -127,7 +127,8 @@ def _block_store(blocks: Path | str | None, encrypt: bool) -> BackupBlocks | Non
     if blocks is None:
         if encrypt:
             raise TerminalError(
-                "Only backups that are kept as blocks are encrypted; give --blocks."
+                "Only backups that are kept as blocks are encrypted; give --blocks too "
+                "(in a defs.yaml, `blocks`)."
             )
         return None
     return BackupBlocks(blocks, encrypting_cipher() if encrypt else None)

@@ -4,7 +4,6 @@ import os
 
 import click
 
-from replica_platform.app.settings import Settings
 from replica_platform.cli.common import as_json_option
 from replica_platform.cli.terminal import out, plain, print_json
 
@@ -25,6 +24,7 @@ def adopt(
     """
     from replica_platform.app.adopt import plain_name, proposal, write_proposal
     from replica_platform.app.launch import existing_databases, is_made
+    from replica_platform.app.settings import Settings
     from replica_platform.xmin import survey
 
     settings = Settings()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal, print_sentence
+from replica_platform.cli.common import FOUND, PATH, as_json_option, print_sentence
 from replica_platform.cli.terminal import bar, out, print_json
 from replica_platform.core.reports import format_bytes
 
@@ -211,46 +211,6 @@ def scrub_store(
             progress=progress,
         )
     return print_sentence(found, as_json)
-
-
-@click.command()
-@click.option("--store", type=FOUND, required=True, help="The folder of generations.")
-@click.option(
-    "--brokers", required=True, help="Kafka's bootstrap servers: host:port, comma-separated."
-)
-@click.option("--topic", required=True, help="The topic to send to.")
-@click.option(
-    "--every",
-    "every_s",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="The pause between two rounds, in seconds.",
-)
-@click.option("--cycles", type=int, help="The number of rounds; without it, until SIGTERM.")
-def quotes(store: Path, brokers: str, topic: str, every_s: float, cycles: int | None) -> int:
-    """Send quotes of the watchlist to Kafka.
-
-    Without a readable replica it goes on with the last prices that it read.
-    """
-    from replica_platform.market.quotes import Cycle, produce_quotes
-    from replica_platform.replica import ReplicaReader
-
-    failed = False
-
-    def report(cycle: Cycle) -> None:
-        nonlocal failed
-        failed = bool(cycle.errors) or not cycle.sent
-        out.print(
-            f"{cycle.acknowledged}/{cycle.sent} quotes, {cycle.rung}, "
-            f"generation {cycle.generation}{''.join(f'; {e}' for e in cycle.errors[:1])}"
-        )
-
-    with ReplicaReader(store) as reader:
-        produce_quotes(
-            reader, brokers, topic, every_s=every_s, cycles=cycles, stop=on_signal(), report=report
-        )
-    return int(failed)
 
 
 def _purpose(purposes: Path | None, name: str | None) -> "Purpose | None":

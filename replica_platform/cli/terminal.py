@@ -30,6 +30,7 @@ plain = escape  # prints text as it is, brackets included
 
 # Shorter work shows no bar: it would only flicker.
 BAR_AFTER_S = 2.0
+SHOWN_VALUES = 10
 
 
 def print_json(result: Any) -> None:
@@ -150,7 +151,14 @@ def _figure(name: str, value: Any) -> str:
         return format_bytes(value)
     if name.endswith("_age_s"):
         return format_age(value)
-    return ", ".join(map(str, value)) if isinstance(value, list) else _cell(value)
+    return _listed(value) if isinstance(value, list) else _cell(value)
+
+
+def _listed(values: list[Any]) -> str:
+    """Return values as a line of text; of many only the first ones, since `--json` has all."""
+    shown = ", ".join(map(str, values[:SHOWN_VALUES]))
+    left = len(values) - SHOWN_VALUES
+    return f"{shown} and {left:,} more" if left > 1 else ", ".join(map(str, values))
 
 
 def _cell(value: Any) -> str:

@@ -3,11 +3,12 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from replica_platform.cli.columns import choice_options, mask_options
 from replica_platform.cli.common import as_json_option
 from replica_platform.cli.terminal import (
     bar,
@@ -19,6 +20,9 @@ from replica_platform.cli.terminal import (
     print_table,
     verdict,
 )
+
+if TYPE_CHECKING:
+    from replica_platform.xmin import Mask
 
 REPORT_EVERY_S = 10.0
 
@@ -60,6 +64,8 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="COLUMN",
     help="A key column, for sources without a key (views); may be repeated.",
 )
+@choice_options
+@mask_options
 @click.option(
     "--max-delete-fraction",
     type=click.FloatRange(0, 1),
@@ -132,6 +138,10 @@ def sync(
     timestamp_zone: str | None,
     deletes: str,
     key: tuple[str, ...],
+    columns: tuple[str, ...],
+    left_out: tuple[str, ...],
+    masks: "Mapping[str, Mask]",
+    salt_env: str | None,
     max_delete_fraction: float,
     take_over: bool,
     prove: float | None,
@@ -146,7 +156,8 @@ def sync(
 ) -> int:
     """Copy committed changes of TABLE… to the target.
 
-    Each change arrives once, also when a sync is interrupted and repeated.
+    Each change arrives once, also when a sync is interrupted and repeated. The source computes
+    masks; a later sync that forgets one is refused.
     """
     from replica_platform.app.sync_settings import sync_settings
     from replica_platform.xmin import BlockOptions, Proving, TableSpec, sync_group
@@ -171,6 +182,11 @@ def sync(
             timestamp_zone=timestamp_zone,
             deletes=deletes,
             key=key or None,
+            columns=columns or None,
+            left_out=left_out,
+            masks=masks,
+            # Of several tables, not each has every column that is left out or masked.
+            lenient=len(tables) > 1,
         )
         for table in tables
     ]
@@ -262,17 +278,21 @@ def forget_table(table: str, target: str | None, as_json: bool) -> int:
 @click.command()
 @_databases
 @click.option("--content", is_flag=True, help="Compare all columns too; reads both tables whole.")
+@mask_options
 def validate(
     tables: tuple[str, ...],
     source: str,
     target: str,
     into: str | None,
     content: bool,
+    masks: "Mapping[str, Mask]",
+    salt_env: str | None,
     as_json: bool,
 ) -> int:
     """Compare TABLE… in source and target.
 
-    By key and xmin; with --content by all columns. The score is 1 when they are proven equal
+    By key and xmin; with --content by all columns that were copied, masked ones with --mask as at
+    the last sync. The score is 1 when they are proven equal
     in content; the keys that differ are listed.
     """
     from replica_platform.xmin import validate as validate_table
@@ -280,7 +300,8 @@ def validate(
     with bar("validating") as progress:
         found = []
         for done, table in enumerate(tables):
-            found.append(validate_table(source, target, table, into=into, content=content))
+            one = validate_table(source, target, table, into=into, content=content, masks=masks)
+            found.append(one)
             progress(done + 1, len(tables), "tables")
     if as_json:
         print_json(found)

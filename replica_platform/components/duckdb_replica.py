@@ -24,7 +24,7 @@ from replica_platform.replica import (
     BrokenRule,
     Candidate,
     Master,
-    broken_rules,
+    audit,
     data_as_of,
     prepare,
     repair,
@@ -227,8 +227,7 @@ def _repair(context: dg.AssetExecutionContext, replica: Replica, platform: Platf
 def _audit(candidate: Candidate, rules: "dict[str, str] | object") -> list[BrokenRule]:
     """Return the broken rules of a candidate; it is discarded if a rule cannot be run."""
     try:
-        with candidate.read() as connection:
-            return broken_rules(connection, rules)  # type: ignore[arg-type]
+        return audit(candidate, rules)  # type: ignore[arg-type]
     except PlatformError:
         candidate.discard()
         raise

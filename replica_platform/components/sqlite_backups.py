@@ -122,7 +122,8 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
             folder, stem = self._folder(platform, name, file), Path(file.path).stem
             found = status(folder, stem)
             newest = next(iter(backups(folder, stem)), None)
-            verification = verify(newest.file) if newest else None
+            with translate_errors():
+                verification = verify(newest.file) if newest else None
             fresh = found.newest_age_s is not None and found.newest_age_s <= self.fresh_within_s
             yield dg.AssetCheckResult(
                 asset_key=key,

@@ -50,7 +50,12 @@ from replica_platform.replica.remote.block_store import BlockStore
 from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
 from replica_platform.replica.repair import repair, rollback
 from replica_platform.replica.scrub import Scrub, scrub
-from replica_platform.replica.serving.audit import BrokenRule, broken_rules, data_as_of
+from replica_platform.replica.serving.audit import (
+    BrokenRule,
+    audit,
+    broken_rules,
+    data_as_of,
+)
 from replica_platform.replica.serving.columns import PublishedColumn, published_columns
 from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.serving.reader_status import ReaderStatus
@@ -112,6 +117,7 @@ __all__ = [
     "Verification",
     "WrongLineage",
     "WrongStore",
+    "audit",
     "broken_rules",
     "connect",
     "data_as_of",

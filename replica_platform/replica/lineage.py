@@ -20,10 +20,7 @@ from replica_platform.replica.copy.free_list import FreeListUnreadable, differ_o
 from replica_platform.replica.errors import WrongLineage
 from replica_platform.replica.master import QuiescentMaster
 from replica_platform.replica.store.layout import Layout
-from replica_platform.replica.store.manifest import Lineage, Manifest, Seal
-
-# The longest step of the clock by which Linux dates changes of files, twice.
-CLOCK_STEP_NS = 20_000_000
+from replica_platform.replica.store.manifest import CLOCK_STEP_NS, Lineage, Manifest, Seal
 
 
 def lineage_of(header: bytes, seal: Seal) -> Lineage:

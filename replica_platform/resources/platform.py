@@ -11,7 +11,9 @@ class PlatformConfig(dg.ConfigurableResource):
     Attributes:
         data_dir: The data folder, absolute; paths of the `defs.yaml` files are below it.
         backup_dir: The folder of verified SQLite backups.
-        bars: A CSV or Parquet file of daily bars; the sample's bars when absent.
+        bars: A folder or file of daily bars, or `yfinance`; the sample's bars when absent.
+        symbols: Files or addresses of the NASDAQ's symbol directory, comma-separated.
+        watchlist: A YAML file of rules for the watchlist.
         xmin_workers: Connections that copy one table in parallel; measured when absent.
         xmin_batch_bytes: Bytes of a table that one connection reads at a time.
         keep_runs_days: Days after which runs, events and ticks leave Dagster's database.
@@ -22,6 +24,8 @@ class PlatformConfig(dg.ConfigurableResource):
     data_dir: str
     backup_dir: str
     bars: str | None = None
+    symbols: str | None = None
+    watchlist: str | None = None
     xmin_workers: int | None = None
     xmin_batch_bytes: int | None = None
     keep_runs_days: int = 14
@@ -38,6 +42,6 @@ class PlatformConfig(dg.ConfigurableResource):
         return Path(self.backup_dir)
 
     @property
-    def bars_file(self) -> Path | None:
-        """The file of daily bars; None for the sample's."""
-        return Path(self.bars) if self.bars else None
+    def watchlist_file(self) -> Path | None:
+        """The rules of the watchlist; None for the default ones."""
+        return Path(self.watchlist) if self.watchlist else None

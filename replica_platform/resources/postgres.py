@@ -27,8 +27,10 @@ class PostgresDatabase:
 
     dsn: str = field(repr=False)
 
-    def row_count(self, schema: str, table: str) -> int:
-        """Return the number of rows of a table; an estimate of the server for a large one.
+    def row_count(self, schema: str, table: str) -> int | None:
+        """Return the number of rows of a table, None where there is none.
+
+        Of a large table it is an estimate of the server.
 
         Raises:
             CannotConnect: The database does not answer.
@@ -37,10 +39,12 @@ class PostgresDatabase:
         with connect(self.dsn, autocommit=True) as connection:
             estimate = one_value(
                 connection.execute(
-                    "select reltuples::bigint from pg_class where oid = %s::regclass",
+                    "select (select reltuples::bigint from pg_class where oid = to_regclass(%s))",
                     [name.as_string()],
                 )
             )
+            if estimate is None:
+                return None
             if estimate > COUNTED_ROWS:
                 return int(estimate)
             return int(

@@ -1,102 +1,30 @@
 """`replica dev`: the UI answers, an asset materialises, and no process is left."""
 
-import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-LOAD = """
-query { repositoriesOrError { ... on RepositoryConnection { nodes {
-    name location { name } assetNodes { id }
-    schedules { name scheduleState { status } } sensors { name sensorState { status } }
-} } } }
-"""
+from replica_platform_tests.acceptance.pages import Pages, environment, of_this_platform
+
 LAUNCH = """
 mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
     __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
 } }
 """
 RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-UP_WITHIN_S = 90
 RUN_WITHIN_S = 60
-
-
-class Pages:
-    """A running `replica dev`, with a GraphQL client."""
-
-    def __init__(self, port: int, data: Path) -> None:
-        self.url = f"http://127.0.0.1:{port}/graphql"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "replica_platform.cli.main", "dev", "--port", str(port)],
-            env=environment(data),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)["data"]
-
-    def repository(self) -> Any:
-        """Return the code location, once it is loaded."""
-        until = time.monotonic() + UP_WITHIN_S
-        while time.monotonic() < until:
-            assert self.process.poll() is None, "the command ended early"
-            try:
-                nodes = self.ask(LOAD)["repositoriesOrError"].get("nodes")
-            except OSError:
-                nodes = None
-            if nodes:
-                return nodes[0]
-            time.sleep(0.5)
-        raise AssertionError(f"the UI did not come up within {UP_WITHIN_S} s")
-
-
-def environment(data: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLICA_")}
-    return {**kept, "REPLICA_DATA_DIR": str(data), "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-def of_this_platform(data: Path) -> list[psutil.Process]:
-    """Return every process that uses this data folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            command = " ".join(process.cmdline())
-            folder = process.environ().get("REPLICA_DATA_DIR")
-        except psutil.Error:
-            continue
-        if process.pid != os.getpid() and (folder == str(data) or str(data) in command):
-            found.append(process)
-    return found
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
 def pages(port: int, folder: Path) -> Iterator[Pages]:
-    pages = Pages(port, folder)
-    yield pages
-    for process in of_this_platform(folder):
-        process.kill()
-    pages.process.communicate()
+    with Pages(port, environment(folder)) as pages:
+        yield pages
 
 
 @pytest.mark.timeout(240)
@@ -104,7 +32,7 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path)
     repository = pages.repository()
     states = [schedule["scheduleState"]["status"] for schedule in repository["schedules"]]
     states += [sensor["sensorState"]["status"] for sensor in repository["sensors"]]
-    assert len(states) == 12
+    assert len(states) == 13
     assert set(states) == {"RUNNING"}
 
     launched = pages.ask(

@@ -27,6 +27,7 @@ from replica_platform.backup import (
 )
 from replica_platform.backup.blocks import keys
 from replica_platform.backup.blocks.store import BLOCK_BYTES, BackupBlocks
+from replica_platform.blocks import objects
 from replica_platform.blocks.cipher import digest
 from replica_platform.blocks.objects import Objects
 from replica_platform.core.errors import TerminalError
@@ -216,6 +217,29 @@ def test_a_backup_that_was_cut_off_goes_on_where_it_was(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert verify(taken.file).ok
     assert taken.used_bytes < bytes_in(store) - 9 * BLOCK_BYTES // 2
+
+
+@pytest.mark.parametrize("each", [1000, 1])
+def test_blocks_of_a_folder_are_on_the_disk_before_the_manifest_that_names_them(
+    app: Path, folder: Path, store: Path, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    synced: set[Path] = set()
+    at_the_manifest: list[bool] = []
+    create = Objects.create
+
+    def noting(self: Objects, name: str, content: bytes) -> bool:
+        if "/manifests/" in name:
+            at_the_manifest.append(synced >= {*blocks_in(store)})
+        return create(self, name, content)
+
+    monkeypatch.setattr(objects, "SYNC_EACH", each)  # more objects are synced by one call
+    monkeypatch.setattr(objects, "fsync_file", synced.add)
+    monkeypatch.setattr(os, "sync", lambda: synced.update(blocks_in(store)))
+    monkeypatch.setattr(Objects, "create", noting)
+    backup(app, folder, blocks=store)
+    assert at_the_manifest == [True]
+    (manifest,) = store.glob("backups/manifests/*")
+    assert manifest in synced
 
 
 def test_retention_gives_blocks_back_a_day_later(

@@ -9,8 +9,10 @@ import click
 import duckdb
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 from replica_platform.cli import warehouse
+from replica_platform.cli.main import replica
 from replica_platform.core.sqlite import sqlite3
 from replica_platform.replica import BlockStore, Master
 from replica_platform.xmin.decide import MODES
@@ -150,6 +152,51 @@ def test_sync_and_validate(cli: Cli, source: str, target: str) -> None:
     missing = cli("sync", "public.nowhere", *where[1:])
     assert missing.returncode == 1
     assert "public.nowhere" in missing.stderr
+
+
+def test_sync_and_validate_leave_out_and_mask_columns(cli: Cli, source: str, target: str) -> None:
+    with psycopg.connect(source) as connection:
+        connection.execute("create table t (id int primary key, a text, b text, c text, d text)")
+        connection.execute("insert into t values (1, 'ada', 'b=b', 'see', 'dee')")
+        connection.execute("create table u (id int primary key, a text)")
+    where = ("--source", source, "--target", target, "--into", "copied")
+    masks = ("--mask", "a=hash", "--mask", "b=fixed:x=y:z", "--mask", "c=null")
+    chosen = ("--leave-out", "d", *masks, "--salt-env", "SALT")
+    copied = cli("sync", "public.t", "public.u", *where, *chosen, SALT="pepper")
+    assert copied.returncode == 0, copied.stderr
+    with psycopg.connect(target) as connection:
+        (row,) = connection.execute("select to_jsonb(t) - 'source_ctid' from copied.t t").fetchone()
+    assert row.keys() == {"id", "a", "b", "c", "source_xmin"}
+    assert len(row["a"]) == 64 and (row["b"], row["c"]) == ("x=y:z", None)
+
+    # A masked column is refused as it is, and compared with its mask only.
+    forgotten = cli("sync", "public.t", *where)
+    assert "Name the mask or the left out column again" in forgotten.stderr
+    unknown = cli("validate", "public.t", *where, "--content")
+    assert "the masks of the last sync" in unknown.stderr
+    salted = (*masks, "--salt-env", "SALT")
+    found = cli("validate", "public.t", *where, "--content", *salted, "--json", SALT="pepper")
+    assert (result(found)[0]["in_sync"], result(found)[0]["content_rows"]) == (True, 1)
+
+    only = cli("sync", "public.t", *where[:-1], "few", "--column", "id", "--column", "c")
+    assert only.returncode == 0, only.stderr
+    with psycopg.connect(target) as connection:
+        (row,) = connection.execute("select to_jsonb(t) from few.t t").fetchone()
+    assert row.keys() == {"id", "c", "source_xmin", "source_ctid"}
+
+
+def test_masks_that_are_wrong_are_refused_in_words() -> None:
+    call = ("sync", "t", "--source", "x", "--target", "x")
+    for masks, sentence in (
+        (["--mask", "a"], "'a' is none of COLUMN=null"),
+        (["--mask", "a=blur"], "'blur' is no mask"),
+        (["--mask", "a=null", "--mask", "a=fixed:1"], "a is masked twice"),
+        (["--mask", "a=hash"], "as --salt-env"),
+        (["--salt-env", "SALT", "--mask", "a=hash"], "SALT is not set"),
+    ):
+        refused = CliRunner().invoke(replica, [*call, *masks])
+        assert refused.exit_code == 2
+        assert sentence in " ".join(refused.output.split()), refused.output
 
 
 def test_append_and_drain(cli: Cli, target: str, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from replica_platform.cli.terminal import SHOWN_VALUES, figures
+
 PROGRAM = """
 import sys, time
 from replica_platform.cli.terminal import bar
@@ -52,3 +54,10 @@ def test_a_bar_is_drawn_for_long_work_on_a_terminal(
     text = shown(steps, terminal=terminal)
     assert ("copying" in text and "%" in text) is drawn
     assert drawn or text == ""
+
+
+def test_of_a_long_list_the_first_values_are_shown() -> None:
+    assert figures({"tables": ["a", "b"]}, {}) == "tables a, b"
+    many = [f"t{number}" for number in range(SHOWN_VALUES + 113)]
+    shown = figures({"tables": many}, {"tables": "synced"})
+    assert shown == f"synced {', '.join(many[:SHOWN_VALUES])} and 113 more"

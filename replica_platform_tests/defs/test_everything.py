@@ -32,12 +32,12 @@ def test_everything_once_and_again(platform: Platform) -> None:
     rows = {asset: metadata["dagster/row_count"] for asset, metadata in figures(first).items()}
     assert rows["symbols"] == 5
     assert rows["ohlcv"] == rows["indicators"] == 12154
-    assert rows["watchlist"] == rows["watchlist_prices"] == 4
+    assert rows["watchlist"] == rows["watchlist_prices"] == 5
     assert rows["raw_data/prices"] == 12154
     assert rows["raw_data/sym_v1_sym_ticker_exchange"] == 5
     assert rows["conversations"] == 48
     assert all(evaluation.passed for evaluation in first.get_asset_check_evaluations())
-    assert len(first.get_asset_check_evaluations()) == 26
+    assert len(first.get_asset_check_evaluations()) == 27
 
     replica = platform.settings.store / "stock_data_replica.db"
     with duckdb.connect(str(replica), read_only=True) as reader:

@@ -47,14 +47,14 @@ ASSETS = {
     "sample/purposes": {"purposes/quotes"},
     "sample/warehouse": {"raw_data/prices", "raw_data/sym_v1_sym_ticker_exchange"},
     "sample/backups": {"backups/gym_system"},
-    "outbox": {"conversations"},
+    "sample/outbox": {"conversations"},
 }
 SHARED = {"watchlist_prices"}  # of the sample's folder itself
 
 
 @pytest.mark.parametrize(
     "removed",
-    [[], ["sample"], ["outbox"], ["sample/warehouse", "sample/backups", "sample/purposes"]],
+    [[], ["sample"], ["sample/outbox"], ["sample/warehouse", "sample/backups", "sample/purposes"]],
 )
 def test_definitions_load_without_a_folder(removed: list[str], tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
@@ -84,14 +84,13 @@ def test_without_the_sample_nothing_of_it_is_left(tmp_path: Path) -> None:
     off = Settings(data_dir=tmp_path / "data", sample=False, _env_file=None)
     loaded = build_defs(off)
     graph = loaded.resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.materializable_asset_keys} == {"conversations"}
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == set()
     repository = loaded.get_repository_def()
-    assert [one.name for one in repository.schedule_defs] == ["outbox_drain"]
+    assert [one.name for one in repository.schedule_defs] == ["housekeeping"]
     prepare_sample(off)
     assert not (tmp_path / "data").exists()
     assert off.environment()["REPLICA_SAMPLE"] == "off"
-    files = [file for file, _ in configured(sample=False).entries]
-    assert files == [PACKAGE / "defs" / "outbox" / "defs.yaml"]
+    assert configured(sample=False).entries == []
 
 
 def test_the_general_parts_do_not_name_the_sample() -> None:

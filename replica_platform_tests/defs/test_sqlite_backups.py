@@ -207,3 +207,18 @@ def test_backups_as_blocks_are_configured_and_checked(
     (taken,) = backups(data / "backups", "app")
     assert taken.blocks == str(data / "blocks") and taken.key_id and not taken.file.exists()
     assert taken.drilled_at is not None
+    # A key that is gone is a failure in words, not a damaged backup.
+    monkeypatch.delenv("REPLICA_BACKUP_KEY")
+    checks = definitions_of(
+        data, SqliteBackups(files=[file])
+    ).resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        failed = checks.execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            asset_selection=[],
+            op_selection=["backups__app_checks"],
+        )
+    assert not failed.success
+    assert "REPLICA_BACKUP_KEY" in str(failed.all_events)
+    assert backups(data / "backups", "app")[0].ok

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psycopg
 
-from replica_platform.market.bars import load_bars
+from replica_platform.market.sources.sample import sample_bars
 from replica_platform.replica import ReplicaReader
 from replica_platform_tests.defs.conftest import MakePlatform, Platform
 
@@ -32,7 +32,7 @@ def content(platform: Platform) -> tuple[dict[str, int], dict[str, int]]:
 def test_each_platform_writes_to_its_own_settings_only(
     make_platform: MakePlatform, tmp_path: Path
 ) -> None:
-    bars = load_bars().frame
+    bars = sample_bars()
     bars[bars["symbol"] == "IBM"].to_csv(tmp_path / "ibm.csv", index=False)
     one = make_platform("one")
     other = make_platform("other", bars=tmp_path / "ibm.csv", keep_generations=2)

@@ -33,10 +33,10 @@ def test_the_oracle_with_slices_on(
 ) -> None:
     source, target = database("slices_source"), database("slices_target")
     execute(source, *SETUP)
-    seconds = 40.0 if torture else 6.0
+    seconds = 60.0 if torture else 8.0
     copies = snapshots = 0
     failures: Counter[str] = Counter()
-    with Writers(source) as writers:
+    with Writers(source, pace=6) as writers:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             execute(target, DROP)
@@ -46,7 +46,9 @@ def test_the_oracle_with_slices_on(
             snapshots += max([0, *(report.snapshots for report in group.reports.values())])
     execute(target, DROP)
     with Writers(source, ddl=False, seed=50):
-        assert sync_group(source, target, SPECS, atomic=atomic, **SLICES).ok
+        group = sync_group(source, target, SPECS, atomic=atomic, **SLICES)
+    assert group.ok
+    assert all(report.snapshots > 8 for report in group.reports.values())
     last = sync_group(source, target, SPECS, atomic=atomic)
     found = {table: differences(source, target, table) for table in TABLES}
     print(
@@ -54,8 +56,6 @@ def test_the_oracle_with_slices_on(
         f"copies at {snapshots} snapshots in {seconds:g} s, failed {dict(failures)}, then {found}"
     )
     assert last.ok
-    assert copies > 3
-    assert snapshots > 4 * copies / len(TABLES)
     assert not any(any(counts.values()) for counts in found.values())
     assert all(validate(source, target, table).in_sync for table in TABLES)
 

@@ -29,10 +29,16 @@ TABLES = ("ledger", "plain", "parted")
 
 
 class Writers:
-    """Threads that write until they are stopped, and count what they did."""
+    """Threads that write until they are stopped, and count what they did.
 
-    def __init__(self, dsn: str, count: int = 8, ddl: bool = True, seed: int = 1) -> None:
+    A `pace` of 2 leaves twice as much time between two definitions.
+    """
+
+    def __init__(
+        self, dsn: str, count: int = 8, ddl: bool = True, seed: int = 1, pace: float = 1.0
+    ) -> None:
         self.dsn = dsn
+        self._pace = pace
         self.stop = threading.Event()
         self.transactions = 0
         self.definitions = 0
@@ -87,7 +93,7 @@ class Writers:
     def _define(self, dice: random.Random) -> None:
         columns = 0
         while not self.stop.is_set():
-            time.sleep(0.1 + dice.random() * 0.3)
+            time.sleep(self._pace * (0.1 + dice.random() * 0.3))
             leaf = f"leaf{dice.randrange(4)}"
             low = leaf[-1]
             choices = [

@@ -389,17 +389,24 @@ def test_a_rewritten_leaf_is_read_from_its_start() -> None:
         assert (part.ranges[0].leaf.oid, part.ranges[0].first) == first
 
 
-@pytest.mark.parametrize(("within_s", "repaired"), [(0, 100), (DAY_S, 0), (None, 0)])
+@pytest.mark.parametrize(
+    ("within_s", "hours", "repaired"), [(86_400, 25, 100), (86_400, 1, 0), (None, 25, 0)]
+)
 def test_the_component_passes_on_what_to_prove(
-    within_s: int | None, repaired: int, source: str, target: str, tmp_path: Path
+    within_s: int | None, hours: int, repaired: int, source: str, target: str, tmp_path: Path
 ) -> None:
     execute(
         source,
         "create table t (id int primary key, x int)",
         "insert into t select i, i from generate_series(1, 100) i",
     )
-    sync(source, target, "t", into="copy")
-    execute(target, "update copy.t set x = 0")
+    sync(source, target, "t", into="copy", prove=Proving())
+    ago = f"part_at - interval '{hours} hours'"
+    execute(
+        target,
+        "update copy.t set x = 0",
+        f"update replica_platform.proof_round set part_at = {ago}",
+    )
     component = XminTables(
         tables=[TableEntry(table="public.t")], into="copy", prove_within_s=within_s
     )

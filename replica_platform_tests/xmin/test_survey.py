@@ -66,6 +66,10 @@ def test_the_speed_is_measured_where_a_target_is(source: str, target: str) -> No
         assert connection.execute("select count(*) from pg_class where relname like 'replica%'")
 
 
+def test_a_target_that_is_away_costs_the_measurement_only(source: str) -> None:
+    assert not survey(source, "postgresql://127.0.0.1:1/away").measured
+
+
 def test_only_the_schemas_that_are_asked_for(source: str) -> None:
     execute(source, "create schema shop", "create table shop.a (id int)", "create table b (id int)")
     assert [str(one.name) for one in survey(source, schemas=["shop"]).tables] == ["shop.a"]

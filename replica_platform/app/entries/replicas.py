@@ -83,7 +83,8 @@ class DuckDBReplicaEntry(_Published):
             `replica/NAME` when absent.
         required: Tables that must be there, and are read to the end before readers see them.
         rules: By a sentence each, a query for the rows that break the rule: no row means that it
-            holds. A candidate that breaks a rule is not published.
+            holds. A candidate that breaks a rule is not published. `published.NAME` is the table
+            NAME that readers have, empty where they have none.
         keep: How many generations are kept; `REPLICA_KEEP_GENERATIONS` when absent.
         min_age_s: How long each generation is kept at least, in seconds.
         purposes: Parts of the master for one use each, as in a PurposeReplicas entry.

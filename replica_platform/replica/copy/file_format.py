@@ -109,15 +109,16 @@ def base_name(file: str) -> str:
 def attach_sql(path: Path, catalog: str) -> str:
     """Return the statement that attaches a file for reading, in place of one of the same name."""
     text = str(path).replace("'", "''")
-    return f"attach or replace '{text}' as {_quoted(catalog)} (read_only)"
+    return f"attach or replace '{text}' as {quoted(catalog)} (read_only)"
 
 
 def use_sql(catalog: str) -> str:
     """Return the statement after which names of tables are looked up in that catalog."""
-    return f"use {_quoted(catalog)}.main"
+    return f"use {quoted(catalog)}.main"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return a name as an identifier of SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 

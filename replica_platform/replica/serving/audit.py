@@ -10,9 +10,14 @@ from typing import Any
 
 import duckdb
 
+from replica_platform.replica.copy.file_format import attach_sql, quoted
 from replica_platform.replica.errors import RuleWrong
+from replica_platform.replica.store.candidate import Candidate
+from replica_platform.replica.store.layout import Layout
 
 SHOWN = 20
+# The catalogs under which rules see the current generation.
+PUBLISHED, CURRENT = "published", "current_generation"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,58 @@ def broken_rules(
             columns = tuple(column[0] for column in found.description or ())
             broken.append(BrokenRule(rule, columns, tuple(rows)))
     return broken
+
+
+def audit(candidate: Candidate, rules: Mapping[str, str]) -> list[BrokenRule]:
+    """Return the rules that a candidate breaks.
+
+    A rule may compare it with what readers have: `published.NAME` is the table NAME of the current
+    generation, empty where there is none.
+
+    Raises:
+        CandidateGone: It was released, discarded or replaced.
+        RuleWrong: The query of a rule cannot be run.
+    """
+    with candidate.read() as connection:
+        if any(f"{PUBLISHED}." in query for query in rules.values()):
+            _show_published(connection, candidate)
+        return broken_rules(connection, rules)
+
+
+def _show_published(connection: duckdb.DuckDBPyConnection, candidate: Candidate) -> None:
+    """Show the current generation's tables to rules, and an empty one for each that it lacks."""
+    known = _attach_current(connection, candidate)
+    connection.execute(f"attach ':memory:' as {PUBLISHED}")
+    for schema, table in _tables(connection, candidate.manifest.catalog):
+        name = f"{quoted(schema)}.{quoted(table)}"
+        connection.execute(f"create schema if not exists {PUBLISHED}.{quoted(schema)}")
+        if (schema, table) in known:
+            connection.execute(f"create view {PUBLISHED}.{name} as from {CURRENT}.{name}")
+        else:
+            connection.execute(f"create table {PUBLISHED}.{name} as from {name} limit 0")
+
+
+def _attach_current(
+    connection: duckdb.DuckDBPyConnection, candidate: Candidate
+) -> set[tuple[str, str]]:
+    """Attach the current generation, and return its tables; none where it cannot be opened."""
+    layout = Layout(candidate.store)
+    current = layout.latest()
+    if current is None:
+        return set()
+    try:
+        connection.execute(attach_sql(layout.data(current), CURRENT))
+        return set(_tables(connection, CURRENT))
+    except duckdb.Error:
+        return set()
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, catalog: str) -> list[tuple[str, str]]:
+    return connection.execute(
+        "select schema_name, table_name from duckdb_tables() where database_name = ?"
+        " and not temporary",
+        [catalog],
+    ).fetchall()
 
 
 def data_as_of(connection: duckdb.DuckDBPyConnection, query: str) -> datetime | None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,10 @@ DIGEST_CHARACTERS = 32
 # The catalog of a generation whose manifest does not name its master.
 NO_MASTER = "replica"
 LONGEST_BASE_NAME = 200
+# The longest step of the clock by which Linux dates changes of files, twice.
+CLOCK_STEP_NS = 20_000_000
+# A megabyte each for eight gigabytes of data.
+MOST_PARSED = 8
 MOMENTS = ("published_at", "confirmed_at", "data_as_of", "read_at")
 
 # `Manifest` has a field named `bytes`, which hides the type inside the class.
@@ -219,6 +224,9 @@ class Manifest:
         return cls(**fields)
 
 
+_parsed: dict[tuple[int, ...], Manifest] = {}
+
+
 def _lineage(fields: dict[str, Any]) -> Lineage:
     return Lineage(**{**fields, "seal": Seal(**fields["seal"])})
 
@@ -252,7 +260,7 @@ def generation_in(name: str) -> int | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the manifest at `path`.
+    """Read the manifest at `path`; one that was parsed before is not parsed again.
 
     Raises:
         NotAManifest: It is torn, edited, or of another format.
@@ -260,7 +268,16 @@ def read_manifest(path: Path) -> Manifest:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
-        return Manifest.from_json(file.read())
+        stat = os.fstat(fd)
+        key = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        if found := _parsed.get(key):
+            return found
+        found = Manifest.from_json(file.read())
+    if time.time_ns() - stat.st_ctime_ns > CLOCK_STEP_NS:  # another write would change the key
+        _parsed[key] = found
+        for oldest in list(_parsed)[:-MOST_PARSED]:
+            _parsed.pop(oldest, None)
+    return found
 
 
 def now() -> datetime:

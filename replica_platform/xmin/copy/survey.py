@@ -5,10 +5,11 @@ The catalog answers all of it; no row is read.
 
 import re
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from replica_platform.core.postgres import connect
+from replica_platform.core.postgres import CannotConnect, connect
 from replica_platform.core.reports import DoneReport, format_age, format_bytes
 from replica_platform.xmin.copy.measure import measure_speed
 from replica_platform.xmin.errors import translate_errors
@@ -120,11 +121,12 @@ def survey(
 
     Args:
         source_dsn: The database.
-        target_dsn: Where it would be copied to, to measure the speed; a usual one when absent.
+        target_dsn: Where it would be copied to, to measure the speed; a usual speed is taken when
+            absent or away.
         schemas: The schemas to look at; all when empty.
 
     Raises:
-        CannotConnect: A database does not answer.
+        CannotConnect: The database does not answer.
         CannotSync: A database refused the question.
     """
     found = [
@@ -140,9 +142,11 @@ def survey(
             for schema, table, missing in source.execute(_MISSING_GRANTS)
         }
         speed = None
-        if target_dsn is not None:
-            with connect(target_dsn, autocommit=True) as target:
-                speed = measure_speed(source, target).bytes_per_s
+        # A target that is away costs the measurement only.
+        with suppress(CannotConnect):
+            if target_dsn is not None:
+                with connect(target_dsn, autocommit=True) as target:
+                    speed = measure_speed(source, target).bytes_per_s
     return Survey(
         database,
         [_surveyed(one, grants.get(one.name, ())) for one in found if one.is_table],

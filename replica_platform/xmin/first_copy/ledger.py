@@ -143,12 +143,16 @@ def find_interrupted(
     start = CopyStart(**head)
     if not _can_continue(start, table, snapshot):
         return None
-    leaves = [replace(leaf, blocks=start.heap_blocks[str(leaf.oid)]) for leaf in table.leaves]
+    known = [leaf for leaf in table.leaves if str(leaf.oid) in start.leaves]
+    leaves = [replace(leaf, blocks=start.heap_blocks[str(leaf.oid)]) for leaf in known]
     cut = ranges(leaves, start.range_blocks, start.streams)
+    # A leaf that has come since is read whole at the end, and merged as after any other sync.
+    new = frozenset(leaf.oid for leaf in table.leaves if leaf not in known)
     waiting = [one for one in cut if _range_key(one) not in lines]
     counts = [state.get("rows") for state in lines.values()]
     rows = None if None in counts else sum(counts)
-    return InterruptedCopy(waiting, len(lines), ChangedRows(start.w), rows, start.locations)
+    changed = ChangedRows(start.w, new_leaves=new)
+    return InterruptedCopy(waiting, len(lines), changed, rows, start.locations)
 
 
 def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> bool:
@@ -156,7 +160,7 @@ def _can_continue(start: CopyStart, table: SourceTable, snapshot: Snapshot) -> b
         start.logged
         and Identity(**start.identity) == snapshot.identity
         and same_fingerprint(dict(start.fingerprint), table)
-        and dict(start.leaves) == table.filenodes
+        and start.leaves.items() <= table.filenodes.items()
         and start.next <= snapshot.next < start.w + FARTHEST
     )
 

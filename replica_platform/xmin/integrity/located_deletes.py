@@ -51,7 +51,7 @@ from {present} group by run
 """
 _DELETE_PRESENT = "delete from {candidates} t using {present} p where {same}"
 _FIND = """
-select k.n from unnest(%s::bigint[], {arrays}) k(n, {columns}) where exists ({rows})
+select k.n from unnest({asked}::bigint[], {arrays}) k(n, {columns}) where exists ({rows})
 """
 _ROW = "select from only {leaf} s where {same}"
 _DELETE = "delete from {target} t using {candidates} p where {same}"
@@ -142,6 +142,8 @@ def _delete_absent(
     with translate_errors("source", table.name):
         alive = _alive(source, table, key, rows)
     target.execute(sql.SQL("delete from {} where n = any(%s)").format(_CANDIDATES), [alive])
+    # Few are left: to join them one by one takes less than a scan of the target.
+    target.execute(sql.SQL("analyze {}").format(_CANDIDATES))
     statement = sql.SQL(_DELETE).format(
         target=target_name.sql, candidates=_CANDIDATES, same=_same(key, "t")
     )
@@ -251,13 +253,15 @@ def _alive(
     rows = [sql.SQL(_ROW).format(leaf=leaf.name.sql, same=same) for leaf in table.leaves]
     if not rows:
         return []
+    # As literals: in a statement with parameters a table's name may hold no percent sign.
+    asked, *columns = (sql.Literal(list(column)) for column in zip(*candidates, strict=True))
     query = sql.SQL(_FIND).format(
-        arrays=sql.SQL(", ").join([sql.SQL("%s::text[]")] * len(numbers)),
+        asked=asked,
+        arrays=sql.SQL(", ").join(sql.SQL("{}::text[]").format(column) for column in columns),
         columns=sql.SQL(", ").join(numbers),
         rows=sql.SQL(" union all ").join(rows),
     )
-    columns = [list(column) for column in zip(*candidates, strict=True)]
-    return [n for (n,) in source.execute(query, columns)]
+    return [n for (n,) in source.execute(query)]
 
 
 def _numbers(key: Sequence[str]) -> list[sql.Identifier]:

@@ -248,8 +248,9 @@ def _require_masks(table: SourceTable, watermark: Watermark) -> None:
         column = table.left_out.get(int(unknown[0]), unknown[0])
         raise CannotSync(
             f"Column {column} of {table.name} is masked in the target; its content can only be "
-            "compared with the masks of the last sync. Validate it with the same `masks` "
-            "(the check is_intact of the platform does), or without content."
+            "compared with the masks of the last sync. Validate it with the same `masks`, on "
+            "the command line `--mask` (the check is_intact of the platform does), or without "
+            "content."
         )
 
 

@@ -132,8 +132,9 @@ def refuse_exposure(table: SourceTable, fingerprint: Mapping[str, Any], target: 
             was = "masked" if column.attnum in masked else "left out"
             raise CannotSync(
                 f"Column {column.name} of {table.name} was {was} at the last sync, and would be "
-                "copied as it is now. Name the mask or the left out column again; or, to copy it "
-                f"on purpose, run `replica forget-table {target}` and sync again."
+                "copied as it is now. Name the mask or the left out column again, on the command "
+                "line with `--mask` or `--leave-out`; or, to copy it on "
+                f"purpose, run `replica forget-table {target}` and sync again."
             )
 
 

@@ -101,7 +101,7 @@ alter table {SCHEMA}.mark
     add column if not exists counted_at timestamptz;
 create table if not exists {SCHEMA}.block_counts (
     target_table text primary key, snapshot text not null, blocks int not null,
-    counts int[] not null
+    counts bigint[] not null
 );
 create table if not exists {SCHEMA}.start_point (
     system text, timeline int, lsn pg_lsn, next_xid bigint not null,

@@ -6,10 +6,11 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+import pandas as pd
 import psycopg
 
 from replica_platform.core.postgres import connect
-from replica_platform.market.bars import Bars, load_bars
+from replica_platform.market.sources.sample import sample_bars
 from replica_platform.outbox import Outbox
 
 SOURCE_TABLES = """
@@ -35,7 +36,7 @@ def fill_source(dsn: str) -> None:
     """Create the source's tables with the sample's bars in one transaction, if absent."""
     with connect(dsn) as source:
         if source.execute("select to_regclass('fds.prices')").fetchone() == (None,):
-            _fill(source, load_bars())
+            _fill(source, sample_bars())
 
 
 def append_conversations(outbox: Path) -> int:
@@ -50,15 +51,15 @@ def append_conversations(outbox: Path) -> int:
     return len(conversations)
 
 
-def _fill(source: psycopg.Connection, bars: Bars) -> None:
+def _fill(source: psycopg.Connection, bars: pd.DataFrame) -> None:
     source.execute(SOURCE_TABLES)
-    for symbol in bars.frame["symbol"].unique():
+    for symbol in bars["symbol"].unique():
         source.execute(
             "insert into fds.sym_v1_sym_ticker_exchange values (%s, %s)",
             (_fsym_id(symbol), f"{symbol}-USA"),
         )
     with source.cursor().copy("copy fds.prices from stdin") as copy:
-        for symbol, day, *rest in bars.frame.itertuples(index=False):
+        for symbol, day, *rest in bars.itertuples(index=False):
             copy.write_row((_fsym_id(symbol), day.date(), *rest))
 
 

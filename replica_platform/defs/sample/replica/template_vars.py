@@ -2,12 +2,10 @@
 
 import dagster as dg
 
-from replica_platform.market.checks import RULES
+from replica_platform.market.checks import audit_rules
 
 
 @dg.template_var
 def market_rules() -> dict[str, str]:
     """Return every rule of every table, by a sentence that names the table."""
-    return {
-        f"{table}: {rule}": query for table, rules in RULES.items() for rule, query in rules.items()
-    }
+    return audit_rules()
