@@ -6,7 +6,6 @@ those of `target.write`, `integrity.deletes` and `target.tables`.
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar, cast
 
@@ -25,7 +24,6 @@ from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target import write
-from replica_platform.xmin.target.owner import former_locations
 from replica_platform.xmin.target.tables import (
     TargetTable,
     adopt,
@@ -36,10 +34,10 @@ from replica_platform.xmin.target.tables import (
     load_name,
     staging_name,
 )
-from replica_platform.xmin.target.watermark import Watermark
 from replica_platform.xmin.target.write import Equality, WrittenRows
 from replica_platform.xmin.writing.content import Content, proof_notes
 from replica_platform.xmin.writing.deletes import Deletes
+from replica_platform.xmin.writing.next_watermark import delivered_xids, next_watermark
 from replica_platform.xmin.writing.written import (
     Committed,
     Diverged,
@@ -109,7 +107,7 @@ class Commit:
             unchanged = Committed(found.oid, WrittenRows(), rows)
             return self._content.prove_unchanged(staged, unchanged)
         rows_read = self._staged_rows(staged)
-        delivered = self._delivered(staged)
+        delivered = delivered_xids(self._source, self._target, staged)
         if found is None:
             loaded = staged.rows_loaded
             if loaded is None:
@@ -122,7 +120,7 @@ class Commit:
         if staged.has_rows:
             drop(self._target, staging)
         committed = self._content.prove(staged, committed)
-        watermarks.write(self._target, self._watermark(planned, committed, delivered))
+        watermarks.write(self._target, next_watermark(self._source, planned, committed, delivered))
         self._deletes.write_counts(staged)
         written, notes = committed.written, planned.report.notes
         return replace(
@@ -338,64 +336,3 @@ class Commit:
         if watermark is not None and watermark.rows is not None and not counts:
             return watermark.rows
         return count_rows(self._target, planned.target)
-
-    def _delivered(self, staged: StagedTable) -> tuple[int, ...] | None:
-        """Return the xids at or above the new W that need no second read; None for too many.
-
-        They come from rows, never from the snapshot's list, which has no subtransactions.
-        """
-        w = self._source.snapshot.w
-        if self._source.snapshot.quiet or not staged.planned.table.has_xmin:
-            return ()
-        delivered = {xid for xid in _delivered_before(staged) if xid >= w}
-        if staged.has_rows:
-            query = sql.SQL("select distinct source_xmin from {} where source_xmin >= {} limit {}")
-            most = sql.Literal(watermarks.DELIVERED_CAP + 1)
-            found = self._target.execute(
-                query.format(staging_name(staged.target).sql, sql.Literal(w), most)
-            )
-            delivered |= {xid for (xid,) in found}
-        return tuple(sorted(delivered)) if len(delivered) <= watermarks.DELIVERED_CAP else None
-
-    def _watermark(
-        self, planned: PlannedTable, committed: Committed, delivered: tuple[int, ...] | None
-    ) -> Watermark:
-        snapshot, table, plan = self._source.snapshot, planned.table, planned.plan
-        former = former_locations(planned.locked.owner, snapshot.identity, table)
-        return Watermark(
-            target_table=str(planned.target),
-            source_table=str(planned.request.source),
-            mode=plan.mode,
-            w=snapshot.w,
-            next=snapshot.next,
-            snapshot=snapshot.text,
-            delivered=delivered or (),
-            complete=delivered is not None,
-            identity=replace(snapshot.identity, former=former),
-            fingerprint=table.fingerprint,
-            leaves=table.filenodes,
-            rows=committed.rows,
-            target_oid=committed.oid,
-            deletes=planned.request.spec.deletes,
-            timestamp_from=self._source.running_since if plan.mode == "timestamp" else None,
-            locations=table.filenodes if planned.locations else {},
-            located_at=snapshot.text,
-            counted_at=_counted_at(planned),
-        )
-
-
-def _counted_at(planned: PlannedTable) -> datetime | None:
-    """Return when the rows of both sides were last counted: now, but for a sync by blocks."""
-    watermark = planned.locked.watermark
-    if planned.plan.mode == "blocks" and watermark is not None:
-        return watermark.counted_at
-    return datetime.now(UTC)
-
-
-def _delivered_before(staged: StagedTable) -> tuple[int, ...]:
-    """Return what the watermark lists as delivered, where the sync continues from it."""
-    watermark = staged.planned.locked.watermark
-    continues = staged.planned.plan.mode in ("scan", "blocks")
-    if watermark is None or not watermark.complete or not continues:
-        return ()
-    return watermark.delivered

@@ -54,6 +54,7 @@ from replica_platform.xmin.source.snapshot import HeldSnapshots, SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.foreign_keys import ForeignKeys, read_foreign_keys
+from replica_platform.xmin.writing.reporting import reported, with_parts
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ class Group:
                 copies.add_keys()
                 # A table that failed stays out of the slices that follow.
                 locked = [one for one in locked if str(one.target) not in self.errors]
-        return _reports(now.planned, outcome.reports, held, self._load_of_source), outcome.diverged
+        return reported(now.planned, outcome.reports, held, self._load_of_source), outcome.diverged
 
     @contextmanager
     def _snapshot(
@@ -242,7 +243,7 @@ class Group:
             self._begin(source, locked)
             blocks = self._read_blocks(source, target, locked)
             planned = self._each(partial(plan_table, source, blocks), locked)
-            planned = _with_parts(prover, planned)
+            planned = with_parts(prover, planned)
             tuning = tuning or self._tune(source, target, planned)
             workers = stack.enter_context(
                 Workers(source, options.target, target, tuning.workers, self._load_of_source)
@@ -392,56 +393,6 @@ class Group:
             log.warning("sync of %s failed: %s", name, error)
         self.errors |= outcome.errors
         return outcome
-
-
-def _reports(
-    planned: Sequence[PlannedTable],
-    committed: dict[str, SyncReport],
-    held: HeldSnapshots,
-    load: SourceLoad,
-) -> dict[str, SyncReport]:
-    """Return the reports of the tables that were committed and of those that are unchanged."""
-    reports: dict[str, SyncReport] = {}
-    for one in planned:
-        name = str(one.target)
-        if name in committed:
-            reports[name] = committed[name]
-        elif one.idle:
-            reports[name] = one.report
-    for name, report in reports.items():
-        reports[name] = replace(
-            report,
-            snapshots=held.count,
-            snapshot_s=held.longest_s,
-            source_connections=load.connections,
-            source_busy_s=load.busy_s,
-        )
-        log.info(
-            "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
-            report.rows_read, report.rows_inserted, report.rows_updated, report.rows_deleted,
-            report.seconds,
-        )  # fmt: skip
-    return reports
-
-
-def _with_parts(prover: Prover, planned: Sequence[PlannedTable]) -> list[PlannedTable]:
-    """Return the tables with the parts of their content that are to be proven now."""
-    provable = {
-        one.target: (one.locked.found.oid, one.table)
-        for one in planned
-        if one.locked.found and one.plan.mode != "full" and one.key and one.table.has_xmin
-    }
-    due = prover.due(provable)
-    if prover.proves:
-        planned = [_saying_what_is_not_proven(one) for one in planned]
-    return [replace(one, part=due.get(one.target)) for one in planned]
-
-
-def _saying_what_is_not_proven(one: PlannedTable) -> PlannedTable:
-    if one.plan.mode == "full" or one.table.has_xmin:
-        return one
-    note = "Its content is not proven by parts, since it is no heap table; use validate --content."
-    return replace(one, report=replace(one.report, notes=(*one.report.notes, note)))
 
 
 def _names(tables: Iterable[TableName]) -> str:

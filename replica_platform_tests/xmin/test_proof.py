@@ -427,3 +427,22 @@ def test_the_component_passes_on_what_to_prove(
     assert metadata["content_rows_proven"].value == repaired
     wrong = rows(target, "select count(*) from copy.t where x = 0")
     assert wrong == [(0 if repaired else 100,)]
+
+
+def test_a_table_read_by_blocks_is_proven(source: str, target: str) -> None:
+    execute(
+        source,
+        "create table t (id int primary key, x text)",
+        "insert into t select i, repeat('x', 400) from generate_series(1, 2000) i",
+        "vacuum t",
+    )
+    sync(source, target, "t", mode="blocks")
+    for turn in range(4):
+        execute(source, f"update t set x = 'new' where id = {turn}")
+        execute(target, f"update t set x = 'wrong' where id = {100 + turn}")
+        report = sync(source, target, "t", mode="blocks", prove=Proving(within_s=0))
+        assert report.proof is not None
+        assert (report.proof.differing, report.proof.repaired) == (1, 1)
+    assert rows(source, "select id, x from t order by 1") == rows(
+        target, "select id, x from t order by 1"
+    )
