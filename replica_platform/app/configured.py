@@ -145,24 +145,33 @@ def _assert_names_once(entries: Sequence[tuple[Path, Entry]]) -> None:
     """Refuse two entries whose assets, schedules or folders would be the same."""
     seen: dict[tuple[str, str], Path] = {}
     for file, entry in entries:
-        for key in _names(entry):
-            if key in seen:
+        for kind, name, attribute in _names(entry):
+            if (kind, name) in seen:
                 raise WrongEntry(
-                    f"{file}: another {key[0]} has the name {key[1]!r}, in {seen[key]}; "
-                    "give one of them another `name`."
+                    f"{file}: another {kind} has the name {name!r}, in {seen[kind, name]}; "
+                    f"give one of them another `{attribute}`."
                 )
-            seen[key] = file
+            seen[kind, name] = file
 
 
-def _names(entry: Entry) -> list[tuple[str, str]]:
-    """Return what no other entry may have, each with the kind of thing that it names."""
-    kind = type(entry).__name__.removesuffix("Entry")
-    names = [(kind, str(getattr(entry, "name", "")))]
-    if isinstance(entry, DuckDBReplicaEntry) and entry.purposes:
-        names.append(("PurposeReplicas", entry.name))
+def _names(entry: Entry) -> Iterator[tuple[str, str, str]]:
+    """Yield what no other entry may have: its kind, its name, and the attribute that tells it."""
+    yield type(entry).__name__.removesuffix("Entry"), str(getattr(entry, "name", "")), "name"
+    if isinstance(entry, DuckDBReplicaEntry | WorkerOutboxesEntry):
+        yield "asset", entry.name, "name"
+    if isinstance(entry, DuckDBReplicaEntry):
+        yield "folder of generations", entry.store_folder.rstrip("/"), "store"
+        if entry.purposes:
+            yield "PurposeReplicas", entry.name, "name"
+    if isinstance(entry, XminTablesEntry):
+        for table in entry.tables:
+            if not table.is_pattern:
+                yield (
+                    f"table of {entry.target or 'the target'}",
+                    str(entry.target_of(table)),
+                    "into",
+                )
     if isinstance(entry, SqliteBackupsEntry):
-        names += [
-            ("folder of backups", f"{entry.backups_of(Path(), file, name)}/{Path(file.path).stem}")
-            for file, name in zip(entry.files, names_of(entry.files), strict=True)
-        ]
-    return names
+        for file, name in zip(entry.files, names_of(entry.files), strict=True):
+            folder = entry.backups_of(Path(), file, name)
+            yield "folder of backups", f"{folder}/{Path(file.path).stem}", "name"

@@ -147,7 +147,7 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
             run_id=run_id,
             new_lineage=config.new_lineage,
             required=tuple(self.required),
-            link=self.link,
+            link=self.link_name,
         )
 
     def _checks(self, replica: Replica) -> dg.AssetChecksDefinition:

@@ -124,7 +124,7 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
                     purpose=purpose,
                     data_as_of=as_of,
                     run_id=context.run.run_id,
-                    link=self.link,
+                    link=self.link_name(purpose.name),
                 )
             return dg.MaterializeResult(
                 value=candidate, data_version=dg.DataVersion(str(candidate.generation))

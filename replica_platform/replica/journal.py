@@ -22,7 +22,7 @@ from replica_platform.replica.store.manifest import Lineage, Seal
 
 FORMAT = 1
 # Far more than a store keeps generations.
-LONGEST = 256
+LONGEST = 64
 NO_JOURNAL = "the master has no journal of its checkpoints"
 
 

@@ -172,14 +172,14 @@ print(failed, commits, flush=True)
 # As a slow disk: the file takes some seconds to copy.
 SLOW = """
 import time
-original = file_copy._copy_bytes
+original = file_copy.copy_bytes
 file_copy.BLOCK_BYTES = 1 << 16
 
 def copy_bytes(*arguments):
     time.sleep(0.03)
     original(*arguments)
 
-file_copy._copy_bytes = copy_bytes
+file_copy.copy_bytes = copy_bytes
 """
 IN_ONE_STEP = "\nfile_copy.STEP_S = 3600\n"
 

@@ -74,6 +74,17 @@ def test_a_wrong_line_is_named(tmp_path: Path, text: str, line: int, cause: str)
             f"{COMPONENTS}PurposeReplicas\nattributes:\n  name: r\n  purposes: {{}}\n",
             "another PurposeReplicas has the name 'r'",
         ),
+        (f"{REPLICA}", f"{NODES}  name: r\n", "another asset has the name 'r'"),
+        (
+            f"{REPLICA}  store: s\n",
+            f"{COMPONENTS}DuckDBReplica\nattributes: {{name: q, store: s/}}\n",
+            "another folder of generations has the name 's'",
+        ),
+        (
+            f"{TABLES}    - table: a.t\n",
+            f"{TABLES}    - table: b.t\n  name: b\n",
+            "another table of the target has the name 'raw_data.t'",
+        ),
     ],
 )
 def test_entries_that_would_be_the_same_are_refused(
@@ -82,7 +93,8 @@ def test_entries_that_would_be_the_same_are_refused(
     for name, text in (("one", one), ("other", other)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "defs.yaml").write_text(text)
-    with pytest.raises(WrongEntry, match="give one of them another `name`") as refused:
+    advice = r"give one of them another `(name|store|into)`"
+    with pytest.raises(WrongEntry, match=advice) as refused:
         configured(tmp_path)
     assert cause in str(refused.value)
 

@@ -159,6 +159,30 @@ def test_a_table_whose_score_is_capped_is_intact(group: Group) -> None:
     assert scores["b"] <= 0.8 < scores["a"]
 
 
+def intact(group: Group) -> tuple[bool, dg.AssetCheckSeverity]:
+    """Return the outcome of the check of a table that is not synced before."""
+    key = dg.AssetCheckKey(KEYS[0], "is_intact")
+    job = dg.define_asset_job("checks", selection=dg.AssetSelection.checks(key))
+    definitions = dg.Definitions.merge(group.definitions(), dg.Definitions(jobs=[job]))
+    result = definitions.resolve_job_def("checks").execute_in_process(instance=group.instance)
+    (found,) = result.get_asset_check_evaluations()
+    return found.passed, found.severity
+
+
+def test_what_the_next_sync_brings_is_no_damage(group: Group) -> None:
+    """On a busy source rows change between the sync of a small table and its check."""
+    group.sync()
+    group.change()
+    assert intact(group)[0]
+    with psycopg.connect(group.settings.source) as source:
+        source.execute("delete from a where id = 1")
+    assert intact(group) == (False, dg.AssetCheckSeverity.WARN)
+    assert group.sync().success
+    with psycopg.connect(group.settings.target) as target:
+        target.execute("delete from raw_data.a")
+    assert intact(group) == (False, dg.AssetCheckSeverity.ERROR)
+
+
 def test_a_failed_table_ends_the_run_red_and_the_others_are_reported(group: Group) -> None:
     group.sync()
     group.change()

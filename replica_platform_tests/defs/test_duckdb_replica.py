@@ -191,3 +191,15 @@ def test_a_lost_generation_comes_back_from_the_block_store(
     with ReplicaReader(shop.folder / "replica" / "shop") as reader:
         reader.query("select 1")
         assert reader.generation == 1
+
+
+def test_links_are_called_after_the_replica_and_its_purposes(shop: Shop) -> None:
+    shop.master.path.rename(shop.master.path.with_name("shop.db"))
+    shop.entry(master="shop/shop.db", purposes={"support": PURPOSE})
+    assert shop.run(KEY, dg.AssetKey(["shop", "support"])).success
+    store = shop.folder / "replica" / "shop"
+    for folder, name in ((store, "shop.db"), (store / "purposes" / "support", "support.db")):
+        assert (folder / name).is_symlink()
+        assert not (folder / "stock_data_replica.db").exists()
+        with duckdb.connect(str(folder / name), read_only=True) as reader:
+            assert reader.execute("select count(*) from orders").fetchone() == (1,)

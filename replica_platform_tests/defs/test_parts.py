@@ -179,6 +179,21 @@ def test_several_entries_of_each_component_live_side_by_side(count: int) -> None
         assert {"shop_4_repair", "shop_4_purposes_repair"} <= set(sensors)
 
 
+def test_entries_of_all_kinds_may_have_one_name() -> None:
+    """But a replica and outboxes: the asset of both is called like the entry."""
+    part = {"tables": {"t": {"columns": ["a"], "left_out": "all"}}}
+    components = [
+        XminTables(name="shop", into="shop", tables=[TableEntry(table="s.t")]),
+        SqliteBackups(name="shop", files=[FileEntry(path="app.db")]),
+        DuckDBReplica(name="shop", purposes={"quotes": part}),
+    ]
+    made = [one.build_defs(Context) for one in components]  # type: ignore[arg-type]
+    resources = build_resources(Settings(_env_file=None))
+    merged = dg.Definitions.merge(*made, dg.Definitions(resources=resources))
+    repository = without_repeats(merged).get_repository_def()
+    assert [job.name for job in repository.get_all_jobs() if job.name == "shop_sync"]
+
+
 def test_every_schedule_budget_owner_tag_and_pool_is_an_attribute() -> None:
     shared = {"owners": ["team:me"], "tags": {"tier": "gold"}, "group": "mine", "pool": "own"}
     part = {"tables": {"t": {"columns": ["a"], "left_out": "all"}}}

@@ -10,6 +10,7 @@ from replica_platform.xmin import (
     CannotSync,
     Proving,
     TableSpec,
+    status,
     sync,
     sync_group,
     validate,
@@ -150,3 +151,14 @@ def test_counts_on_fifteen_beside_a_trigger(fifteen: Server) -> None:
     execute(target, "alter table t disable trigger skip")
     report = sync(source, target, "t")
     assert (report.rows_inserted, report.rows_updated) == (10, 0)
+
+
+def test_a_sync_of_a_quiet_source_counts_as_one(fifteen: Server, target: str) -> None:
+    """Nothing is written on the source for days, and every sync says that it ran."""
+    quiet = fifteen.dsn("source")
+    execute(quiet, "create table a (id int primary key)", "create table b (id int primary key)")
+    sync_group(quiet, target, [TableSpec("a"), TableSpec("b")])
+    execute(target, "update replica_platform.mark set synced_at = synced_at - interval '1 hour'")
+    group = sync_group(quiet, target, [TableSpec("a"), TableSpec("b")])
+    assert {report.mode for report in group.reports.values()} == {"none"}
+    assert max(found.age_s for found in status(target)) < 600

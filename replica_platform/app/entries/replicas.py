@@ -50,7 +50,9 @@ class _Published(Entry):
         as_of: A query of the master for the time of its newest data, shown with each generation.
         blocks: A folder or a URL such as `s3://bucket/prefix` for a second copy of each
             generation; a folder of `REPLICA_BLOCK_STORE`, if that is set, when absent.
-        link: The name of the link to the newest file in the store, for any DuckDB client.
+        link: The name of the link to the newest file in the store, for any DuckDB client; when
+            absent that of the replica or purpose with `.db`, `stock_data_replica.db` of the
+            purposes of the entry that has no other name.
         repair_interval_s: How often the sensor looks whether the replica is missing, damaged or
             behind its master, in seconds.
         fresh_within_s: The age in seconds above which the last publication, or confirmation that
@@ -106,7 +108,7 @@ class DuckDBReplicaEntry(_Published):
     @property
     def link_name(self) -> str:
         """The name of the link to the newest generation."""
-        return self.link or LINK
+        return self.link or f"{self.name}.db"
 
     def parts(self) -> "PurposeReplicasEntry":
         """Return the purposes as the entry that they stand for."""
@@ -149,6 +151,11 @@ class PurposeReplicasEntry(_Published):
     def store_folder(self, purpose: str) -> str:
         """Return the folder of a purpose's generations, absolute or below the data folder."""
         return f"{self.store or f'replica/{self.name}'}/{purpose}"
+
+    def link_name(self, purpose: str) -> str:
+        """Return the name of the link to a purpose's newest generation."""
+        # Those of the first entry have the name from before there could be others.
+        return self.link or (LINK if self.name == "purposes" else f"{purpose}.db")
 
     def blocks_of(self, purpose: str) -> str | None:
         """Return the block store of a purpose; None for a folder of the one of the settings."""

@@ -44,6 +44,10 @@ GAP_BUDGET_XIDS = 50_000_000
 GAP_BUDGET_S = 10 * 86_400.0
 
 
+# The terms that changes of the source since the last sync lower.
+PENDING_TERMS = ("extra rows", "xmin ages")
+
+
 @dataclass(frozen=True)
 class Integrity(ReportFields):
     """How far a target table equals its source.
@@ -107,6 +111,15 @@ class Integrity(ReportFields):
     def ok(self) -> bool:
         """Whether the table is in sync."""
         return self.in_sync
+
+    @property
+    def settled_score(self) -> float:
+        """The score without what the source has changed since the watermark, 0 where it is wrong.
+
+        Rows that wait for the next sync, or that the source has deleted since the last one, are no
+        damage; of a small table on a busy source they are a large share.
+        """
+        return math.prod(term for name, term in self.terms.items() if name not in PENDING_TERMS)
 
 
 @dataclass(frozen=True)
