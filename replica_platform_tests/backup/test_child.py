@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from replica_platform.backup.child.messages import (
     decode,
     encode,
 )
-from replica_platform.backup.child.process import check_file, clone
+from replica_platform.backup.child.process import check_file, clone, command, environment
 from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed, NoRoom, Unreadable
 
 CHECK = FileCheck(
@@ -116,17 +115,18 @@ def test_a_clone_and_its_digests_are_those_of_the_file(tmp_path: Path, blocks: f
         assert digests == digest_blocks(file, size)
 
 
-def test_the_child_imports_neither_asyncio_nor_asyncssh() -> None:
-    listed = subprocess.run(
-        [
-            *(sys.executable, "-c"),
-            "import sys\n"
-            "import replica_platform.backup.child.process, replica_platform.backup.child.snapshot\n"
-            "import replica_platform.backup.child.restored_copy\n"
-            "print(*sorted({'asyncio', 'asyncssh', 'psycopg', 'dagster'} & set(sys.modules)))",
-        ],
-        capture_output=True,
+def test_the_child_imports_only_what_it_needs(taken: Backup) -> None:
+    with subprocess.Popen(
+        command("check", file=str(taken.file), drop_cache=False),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environment(), "PYTHONPROFILEIMPORTTIME": "1"},
         text=True,
-        check=True,
-    )
-    assert listed.stdout == "\n"
+    ) as child:
+        assert child.stdout and child.stderr
+        imported = {line.rsplit("|", 1)[-1].strip() for line in child.stderr}
+        assert isinstance(decode(child.stdout.readlines()[-1]), FileCheck)
+    assert "replica_platform.backup.child.check" in imported
+    unneeded = {"asyncio", "asyncssh", "psycopg", "dagster", "obstore", "tempfile"}
+    assert not imported & {*unneeded, "replica_platform.backup", "replica_platform.backup.take"}
