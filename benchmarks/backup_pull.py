@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -120,10 +121,10 @@ def main() -> None:
             with serving_openssh(folder) as host, ExitStack() as line:
                 given.key, given.known_hosts = folder / "client", folder / "known_hosts"
                 if given.line:
-                    direct = host.port
-                    host.port = line.enter_context(slow_line(direct, given.line * 1e6))
+                    port = line.enter_context(slow_line(host.port, given.line * 1e6))
                     known = given.known_hosts.read_text()
-                    given.known_hosts.write_text(known.replace(f":{direct} ", f":{host.port} "))
+                    given.known_hosts.write_text(known.replace(f":{host.port} ", f":{port} "))
+                    host = replace(host, port=port)
                 given.server = host.url(Path("/")).removesuffix("/")
                 against_sftp(given, folder)
             return
