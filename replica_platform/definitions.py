@@ -37,7 +37,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         backup_dir=str(settings.backup_dir),
         bars=str(settings.bars) if settings.bars else None,
         symbols=settings.symbols,
-        watchlist=str(settings.watchlist) if settings.watchlist else None,
+        watch_rules=str(settings.watch_rules) if settings.watch_rules else None,
         xmin_workers=settings.xmin_workers,
         xmin_batch_bytes=settings.xmin_batch_bytes,
         keep_runs_days=settings.keep_runs_days,

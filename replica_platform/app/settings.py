@@ -43,9 +43,9 @@ class Settings(BaseSettings):
         description="Files or addresses of the NASDAQ's symbol directory, comma-separated; the "
         "symbols of the bars when absent.",
     )
-    watchlist: Path | None = Field(
+    watch_rules: Path | None = Field(
         default=None,
-        description="A YAML file of rules for the watchlist; the 100 most traded when absent.",
+        description="A YAML file of rules for the symbols to quote; the most traded when absent.",
     )
     keep_generations: int = Field(
         default=3, ge=2, description="How many generations of the replica are kept."

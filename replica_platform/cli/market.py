@@ -43,7 +43,7 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
     if end is not None and end < start:
         raise click.UsageError("--to is before --from.")
     settings = Settings()
-    rules = load_rules(settings.watchlist)
+    rules = load_rules(settings.watch_rules)
     source = open_source(str(settings.bars) if settings.bars else None, settings.symbols)
     writer = Master(master or settings.data_dir / MASTER)
     listed = write_symbols(writer, source)
@@ -123,7 +123,7 @@ def quotes(
     """Send quotes of the watchlist to Kafka.
 
     It goes on without a readable replica, with a failing source and with a silent broker. The exit
-    code is 0 when every message that was sent is acknowledged.
+    code is 0 when messages were sent and all of them are acknowledged.
     """
     from replica_platform.market.quotes import Delivery, load_sources, produce_quotes
     from replica_platform.replica import ReplicaReader

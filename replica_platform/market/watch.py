@@ -49,7 +49,7 @@ def load_rules(path: Path | None) -> WatchRules:
         content = yaml.safe_load(path.read_text("utf-8")) or {}
         return WatchRules.model_validate(content)
     except OSError as error:
-        raise BadWatchlist(f"{path} cannot be read: {error}; check REPLICA_WATCHLIST.") from error
+        raise BadWatchlist(f"{path} cannot be read: {error}; check REPLICA_WATCH_RULES.") from error
     except yaml.YAMLError as error:
         raise BadWatchlist(f"{path} is no YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:

@@ -13,7 +13,7 @@ class PlatformConfig(dg.ConfigurableResource):
         backup_dir: The folder of verified SQLite backups.
         bars: A folder or file of daily bars, or `yfinance`; the sample's bars when absent.
         symbols: Files or addresses of the NASDAQ's symbol directory, comma-separated.
-        watchlist: A YAML file of rules for the watchlist.
+        watch_rules: A YAML file of rules for the symbols to quote.
         xmin_workers: Connections that copy one table in parallel; measured when absent.
         xmin_batch_bytes: Bytes of a table that one connection reads at a time.
         keep_runs_days: Days after which runs, events and ticks leave Dagster's database.
@@ -25,7 +25,7 @@ class PlatformConfig(dg.ConfigurableResource):
     backup_dir: str
     bars: str | None = None
     symbols: str | None = None
-    watchlist: str | None = None
+    watch_rules: str | None = None
     xmin_workers: int | None = None
     xmin_batch_bytes: int | None = None
     keep_runs_days: int = 14
@@ -42,6 +42,6 @@ class PlatformConfig(dg.ConfigurableResource):
         return Path(self.backup_dir)
 
     @property
-    def watchlist_file(self) -> Path | None:
-        """The rules of the watchlist; None for the default ones."""
-        return Path(self.watchlist) if self.watchlist else None
+    def watch_rules_file(self) -> Path | None:
+        """The rules for the symbols to quote; None for the default ones."""
+        return Path(self.watch_rules) if self.watch_rules else None

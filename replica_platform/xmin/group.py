@@ -9,17 +9,15 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 import psycopg
 
 from replica_platform.core.errors import PlatformError
-from replica_platform.core.reports import Progress
 from replica_platform.xmin.blocks import history
 from replica_platform.xmin.blocks.reading import (
-    BlockOptions,
     BlockReading,
     begin_summary,
     read_blocks,
@@ -31,16 +29,15 @@ from replica_platform.xmin.copy.source_load import SourceLoad
 from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
 from replica_platform.xmin.copy.workers import Workers
 from replica_platform.xmin.errors import (
-    CannotSync,
     SourceInterrupted,
     TargetInterrupted,
     translate_errors,
 )
 from replica_platform.xmin.first_copy.load import FirstCopies, fitting_batch_bytes
-from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.integrity.prover import Prover
 from replica_platform.xmin.lock import (
     LockedTable,
+    SyncOptions,
     SyncRequest,
     lock_tables,
     shared_targets,
@@ -48,7 +45,7 @@ from replica_platform.xmin.lock import (
 )
 from replica_platform.xmin.names import TableName
 from replica_platform.xmin.plan import PlannedTable, candidate, plan_table
-from replica_platform.xmin.reports import MAX_SNAPSHOT_S, GroupReport, SyncReport, TableSpec
+from replica_platform.xmin.reports import GroupReport, SyncReport, TableSpec
 from replica_platform.xmin.session import end_session, open_target
 from replica_platform.xmin.source.snapshot import HeldSnapshots, SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
@@ -60,58 +57,6 @@ log = logging.getLogger(__name__)
 
 TURNS = 4
 _JOINED = "A table that a foreign key joins to it has to be synced again."
-
-
-@dataclass(frozen=True)
-class SyncOptions:
-    """How a group is synced.
-
-    Attributes:
-        source: The DSN of the source.
-        target: The DSN of the target.
-        atomic: Whether all tables are committed together or not at all.
-        workers: How many pairs of connections copy side by side; None chooses.
-        batch_bytes: How many bytes of heap a range holds; None chooses.
-        max_delete_fraction: The largest fraction of a table that may be deleted.
-        take_over: Whether targets may be taken from other source tables.
-        proving: How much of the content is proven; None proves nothing.
-        progress: Told the bytes done and expected of each table.
-        max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds.
-        blocks: What a sync by blocks may cost the source.
-        max_source_connections: How many sessions may read the source; None chooses.
-        max_source_fraction: The largest fraction of the time that each of them may work.
-    """
-
-    source: str
-    target: str
-    atomic: bool
-    workers: int | None
-    batch_bytes: int | None
-    max_delete_fraction: float
-    take_over: bool
-    proving: Proving | None
-    progress: Progress | None
-    max_snapshot_s: float = MAX_SNAPSHOT_S
-    blocks: BlockOptions = field(default_factory=BlockOptions)
-    max_source_connections: int | None = None
-    max_source_fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check the limits.
-
-        Raises:
-            CannotSync: A limit is not above zero.
-        """
-        if not self.max_snapshot_s > 0:
-            raise CannotSync(f"max_snapshot_s is above 0 seconds, not {self.max_snapshot_s}.")
-        if not 0 < self.max_source_fraction <= 1:
-            raise CannotSync(
-                f"max_source_fraction is above 0 and at most 1, not {self.max_source_fraction}."
-            )
-        if self.max_source_connections is not None and self.max_source_connections < 1:
-            raise CannotSync(
-                f"max_source_connections is at least 1, not {self.max_source_connections}."
-            )
 
 
 class _OneTable(Protocol):

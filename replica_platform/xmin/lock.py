@@ -10,15 +10,70 @@ from dataclasses import dataclass, field
 import psycopg
 
 from replica_platform.core.errors import PlatformError
+from replica_platform.core.reports import Progress
+from replica_platform.xmin.blocks.reading import BlockOptions
 from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync, TableBusy
+from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.reports import StepTimes, TableSpec
+from replica_platform.xmin.reports import MAX_SNAPSHOT_S, StepTimes, TableSpec
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.schemas import SCHEMA
 from replica_platform.xmin.target.tables import TargetTable, inspect
 from replica_platform.xmin.target.watermark import Watermark
 
 DELETES = ("auto", "keys", "blocks", "never")
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """How a group is synced.
+
+    Attributes:
+        source: The DSN of the source.
+        target: The DSN of the target.
+        atomic: Whether all tables are committed together or not at all.
+        workers: How many pairs of connections copy side by side; None chooses.
+        batch_bytes: How many bytes of heap a range holds; None chooses.
+        max_delete_fraction: The largest fraction of a table that may be deleted.
+        take_over: Whether targets may be taken from other source tables.
+        proving: How much of the content is proven; None proves nothing.
+        progress: Told the bytes done and expected of each table.
+        max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds.
+        blocks: What a sync by blocks may cost the source.
+        max_source_connections: How many sessions may read the source; None chooses.
+        max_source_fraction: The largest fraction of the time that each of them may work.
+    """
+
+    source: str
+    target: str
+    atomic: bool
+    workers: int | None
+    batch_bytes: int | None
+    max_delete_fraction: float
+    take_over: bool
+    proving: Proving | None
+    progress: Progress | None
+    max_snapshot_s: float = MAX_SNAPSHOT_S
+    blocks: BlockOptions = field(default_factory=BlockOptions)
+    max_source_connections: int | None = None
+    max_source_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            CannotSync: A limit is not above zero.
+        """
+        if not self.max_snapshot_s > 0:
+            raise CannotSync(f"max_snapshot_s is above 0 seconds, not {self.max_snapshot_s}.")
+        if not 0 < self.max_source_fraction <= 1:
+            raise CannotSync(
+                f"max_source_fraction is above 0 and at most 1, not {self.max_source_fraction}."
+            )
+        if self.max_source_connections is not None and self.max_source_connections < 1:
+            raise CannotSync(
+                f"max_source_connections is at least 1, not {self.max_source_connections}."
+            )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from replica_platform.core.reports import Progress
 from replica_platform.xmin.blocks.reading import BlockOptions
-from replica_platform.xmin.group import Group, SyncOptions
+from replica_platform.xmin.group import Group
 from replica_platform.xmin.integrity.parts import Proving
+from replica_platform.xmin.lock import SyncOptions
 from replica_platform.xmin.reports import (
     MAX_SNAPSHOT_S,
     GroupReport,

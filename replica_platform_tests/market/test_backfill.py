@@ -17,7 +17,7 @@ def test_days_of_a_folder_are_read_again(
     source.frame.to_csv(bars / "all.csv", index=False)
     rules = tmp_path / "watchlist.yaml"
     rules.write_text("top: 2\n")
-    settings = {"REPLICA_BARS": str(bars), "REPLICA_WATCHLIST": str(rules)}
+    settings = {"REPLICA_BARS": str(bars), "REPLICA_WATCH_RULES": str(rules)}
 
     def backfill(*arguments: object) -> dict[str, dict[str, object]]:
         done = cli("backfill", "--master", master.path, "--json", *arguments, **settings)

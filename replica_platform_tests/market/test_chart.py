@@ -91,7 +91,7 @@ def test_the_command_draws_both(folder: Path, cli: Cli, tmp_path: Path) -> None:
     assert "IBM, 122 bars up to 2013-03-01" in drawn.stdout
     assert png.read_bytes().startswith(b"\x89PNG")
     text = cli("chart", "IBM", "--store", folder / "store", "--days", 30)
-    assert "IBM, 2013-01-30 to 2013-03-01" in text.stdout
+    assert "IBM, 2013-01-31 to 2013-03-01" in text.stdout
     unknown = cli("chart", "NONE", "--store", folder / "store")
     assert unknown.returncode == 1
     assert "error: There is no bar of NONE" in unknown.stderr

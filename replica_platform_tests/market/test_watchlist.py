@@ -94,7 +94,7 @@ def test_a_wrong_file_is_refused_by_its_key(tmp_path: Path, text: str, message: 
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadWatchlist, match="REPLICA_WATCHLIST"):
+    with pytest.raises(BadWatchlist, match="REPLICA_WATCH_RULES"):
         load_rules(tmp_path / "absent.yaml")
 
 

@@ -1,9 +1,16 @@
 """The load on the source is limited as asked, and reported."""
 
 import time
+from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster.components.core.component_tree import ComponentTree
 
+from replica_platform.components import XminTables
+from replica_platform.components.xmin_tables import TableEntry
+from replica_platform.resources.platform import PlatformConfig
+from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import sync, sync_group
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.reports import TableSpec
@@ -73,3 +80,40 @@ def test_limits_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(CannotSync, match=sentence):
         sync_group(source, target, [TableSpec("t")], **limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("table")
+def test_the_component_passes_on_the_limits(source: str, target: str, tmp_path: Path) -> None:
+    component = XminTables(
+        tables=[TableEntry(table="public.t")],
+        into="copy",
+        max_snapshot_s=0.000001,
+        max_source_connections=1,
+        max_source_fraction=0.5,
+    )
+    built = component.build_defs(ComponentTree.for_test().load_context)
+    platform = PlatformConfig(
+        data_dir=str(tmp_path), backup_dir=str(tmp_path), xmin_workers=4, xmin_batch_bytes=1 << 20
+    )
+    began = time.monotonic()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [asset for asset in built.assets or [] if isinstance(asset, dg.AssetsDefinition)],
+            resources={
+                "platform": platform,
+                "source": PostgresDatabase(dsn=source),
+                "target": PostgresDatabase(dsn=target),
+            },
+            instance=instance,
+        )
+    seconds = time.monotonic() - began
+    (made,) = result.get_asset_materialization_events()
+    metadata = made.materialization.metadata
+    assert metadata["source_connections"].value == 1
+    busy = metadata["source_busy_seconds"].value
+    assert isinstance(busy, float)
+    assert busy <= 0.5 * seconds
+    held = metadata["snapshot_seconds"].value
+    assert isinstance(held, float)
+    assert held < seconds
+    assert rows(target, "select count(*) from copy.t") == [(20000,)]

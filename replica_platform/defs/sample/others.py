@@ -6,7 +6,7 @@ daily_bars = dg.AssetSpec(
     ["source", "daily_bars"],
     group_name="source",
     kinds={"file"},
-    description="The daily bars that the market is made from: the file of `REPLICA_BARS`, or the "
+    description="The daily bars that the market is made from: what `REPLICA_BARS` names, or the "
     "sample of bokeh_sampledata.",
 )
 

@@ -70,8 +70,8 @@ class Totals:
 
     @property
     def ok(self) -> bool:
-        """Whether every message is in the topic."""
-        return self.sent == self.acknowledged and not self.skipped
+        """Whether there were messages and all of them are in the topic."""
+        return 0 < self.sent == self.acknowledged and not self.skipped
 
 
 def produce_quotes(

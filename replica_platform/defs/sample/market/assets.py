@@ -133,12 +133,12 @@ def watchlist(
 ) -> dg.MaterializeResult:
     """Symbols that the quote producer follows, with their newest close and its change."""
     with translate_errors():
-        written = write_watchlist(master, load_rules(platform.watchlist_file))
+        written = write_watchlist(master, load_rules(platform.watch_rules_file))
         # Only with news: each picture stays in Dagster's database.
         picture = chart.chart_markdown(master, config.symbol) if written.changed else None
     return _result(
         written,
-        str(platform.watchlist_file or "default rules"),
+        str(platform.watch_rules_file or "default rules"),
         **({"chart": dg.MetadataValue.md(picture)} if picture else {}),
     )
 
