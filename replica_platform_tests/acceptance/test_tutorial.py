@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from replica_platform.app.launch import PROJECT
+from replica_platform_tests.acceptance.pages import Pages
 
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
@@ -67,18 +68,22 @@ class Installation:
         self._data = data
         self.folder = folder
 
-    def run(self, line: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of the page as bash, and keep the folder that it changes to."""
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a shell has where this environment is activated, and nothing of this one."""
         kept = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("REPLICA_", "PYTHON", "DAGSTER_", "VIRTUAL_ENV"))
         }
-        path = os.pathsep.join([str(self.bin), os.environ["PATH"]])
+        return {**kept, "PATH": os.pathsep.join([str(self.bin), os.environ["PATH"]])}
+
+    def run(self, line: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of the page as bash, and keep the folder that it changes to."""
         done = subprocess.run(
             ["bash", "-c", f'{line}\ncode=$?; pwd > "$HERE"; exit $code'],
             cwd=self.folder,
-            env={**kept, "PATH": path, "COLUMNS": "200", "HERE": str(self._data / "here")},
+            env={**self.environment, "COLUMNS": "200", "HERE": str(self._data / "here")},
             capture_output=True,
             text=True,
         )
@@ -117,7 +122,7 @@ def test_the_tutorial_as_it_stands(installation: Installation) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_new_project_runs_the_sample_and_dg_knows_it(installation: Installation) -> None:
+def test_a_new_project_runs_the_sample_and_is_served(installation: Installation, port: int) -> None:
     nowhere = installation.run("replica run")
     assert nowhere.returncode == 1
     assert "Make one with `replica init my_platform`" in nowhere.stderr
@@ -128,5 +133,14 @@ def test_a_new_project_runs_the_sample_and_dg_knows_it(installation: Installatio
     assert installation.run("replica status").returncode == 0
     checked = installation.run("replica env dg check defs")
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    listed = installation.run("replica env dg list components")
+    assert "replica_platform.components.XminTables" in listed.stdout, listed.stderr
+    data = installation.folder / "data"
+    served = installation.environment | {"REPLICA_DATA_DIR": str(data)}
+    program = [str(installation.bin / "replica")]
+    with Pages(port, served, installation.folder, program) as pages:
+        repository = pages.repository()
+        assert repository["location"]["name"] == "my_platform"
+        assert {"fds_sync", "housekeeping"} <= {one["name"] for one in repository["schedules"]}
     where = installation.run("python -c 'import replica_platform as p; print(p.__file__)'")
     assert str(PROJECT) not in where.stdout
