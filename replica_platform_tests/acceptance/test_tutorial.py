@@ -133,6 +133,8 @@ def test_a_new_project_runs_the_sample_and_is_served(installation: Installation,
     assert installation.run("replica status").returncode == 0
     checked = installation.run("replica env dg check defs")
     assert checked.returncode == 0, checked.stdout + checked.stderr
+    migrated = installation.run("replica env dagster instance migrate")
+    assert migrated.returncode == 0, migrated.stderr
     listed = installation.run("replica env dg list components")
     assert "replica_platform.components.XminTables" in listed.stdout, listed.stderr
     data = installation.folder / "data"
