@@ -10,14 +10,17 @@ Databases and folders are in `app.settings`. The `defs.yaml` of each folder of `
 this there is; `defs/sample` can be left out.
 """
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from replica_platform import defs as platform_defs
 from replica_platform.app.configured import SAMPLE
 from replica_platform.app.entries import WrongEntry
+from replica_platform.app.project import find_project
 from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
 from replica_platform.core.errors import PlatformError
@@ -25,6 +28,8 @@ from replica_platform.io_managers.published_replica import PublishedReplicaIOMan
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
+
+PACKAGE = Path(__file__).parent
 
 # Dagster passes this beta parameter when it rebuilds a check; this project never does.
 warnings.filterwarnings("ignore", message="Parameter `execution_type` of function")
@@ -54,19 +59,20 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     }
 
 
-def build_defs(settings: Settings) -> dg.Definitions:
+def build_defs(settings: Settings, project: Path | None = None) -> dg.Definitions:
     """Return all pillars with the resources that the settings describe.
 
     Two platforms can be built in one process: each has its own folders and databases.
 
     Args:
         settings: Folders, databases and limits; no other setting is read.
+        project: The folder of a project made by `replica init`, whose definitions are added.
 
     Returns:
         The assets, checks, schedules and sensors of `defs/`, ready to run.
     """
     return dg.Definitions.merge(
-        _load(settings),
+        _load(settings, project),
         dg.Definitions(
             resources=build_resources(settings),
             # One process for all steps: each further process costs 2.5 s, and the master has one
@@ -77,13 +83,17 @@ def build_defs(settings: Settings) -> dg.Definitions:
 
 
 def load_defs(settings: Settings) -> dg.Definitions:
-    """Return the same as `build_defs`, and what is wrong with the files as one sentence.
+    """Return the platform of the working folder, and what is wrong with its files as one sentence.
 
     Raises:
         WrongEntry: A `defs.yaml` or a module of `defs/` cannot be loaded.
     """
+    project = find_project()
+    if project is not None and str(project.folder) not in sys.path:
+        # The package of a project is not installed, and the command is not in its folder.
+        sys.path.insert(0, str(project.folder))
     try:
-        return build_defs(settings)
+        return build_defs(settings, project.folder if project else None)
     except PlatformError:
         raise
     except Exception as error:
@@ -96,24 +106,22 @@ def load_defs(settings: Settings) -> dg.Definitions:
         raise WrongEntry(f"The definitions cannot be loaded: {sentence}") from error
 
 
-def _load(settings: Settings) -> dg.Definitions:
-    """Return the definitions of every folder of `defs/`, with or without those of the sample."""
-    package = Path(__file__).parent
+def _load(settings: Settings, project: Path | None) -> dg.Definitions:
+    """Return the definitions of `defs/`, with or without the sample's, and those of a project."""
     machine = Machine(settings.data_dir, settings.source)
     with loading_on(machine), warnings.catch_warnings():
-        if settings.sample:
-            return without_repeats(dg.load_from_defs_folder(path_within_project=package))
         # `load_from_defs_folder` does this too: Dagster's own code uses what it warns of.
         warnings.simplefilter("ignore")
-        tree = dg.ComponentTree.for_project(package)
-        parts = dg.Definitions.merge(
-            *(
-                tree.build_defs_at_path(path.name)
-                for path in sorted((package / "defs").iterdir())
-                if path.name != SAMPLE and not path.name.startswith("_")
-            )
-        )
-        return without_repeats(parts)
+        # Not `for_project`: an installed package has no pyproject.toml.
+        tree = dg.ComponentTree.from_module(platform_defs, PACKAGE.parent)
+        parts = [
+            tree.build_defs_at_path(path.name)
+            for path in sorted((PACKAGE / "defs").iterdir())
+            if not path.name.startswith("_") and (settings.sample or path.name != SAMPLE)
+        ]
+        if project is not None:
+            parts.append(dg.ComponentTree.for_project(project).build_defs())
+        return without_repeats(dg.Definitions.merge(*parts))
 
 
 def without_repeats(loaded: dg.Definitions) -> dg.Definitions:

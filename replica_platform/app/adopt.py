@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from replica_platform.app.configured import DEFS
+from replica_platform.app.project import find_project
 from replica_platform.core.errors import TerminalError
 from replica_platform.core.reports import format_age, format_bytes
 from replica_platform.xmin import Survey, SurveyedTable
@@ -58,13 +59,20 @@ def proposal(found: Survey, name: str, source_env: str | None) -> str:
     return "\n".join(head) + "\n" + "\n---\n".join(documents) + "\n"
 
 
-def write_proposal(text: str, name: str, defs: Path = DEFS) -> Path:
+def write_proposal(text: str, name: str, defs: Path | None = None) -> Path:
     """Write a proposal to `<name>/defs.yaml` below the folder of definitions.
+
+    Args:
+        text: The proposal.
+        name: The name of its folder.
+        defs: The folder of definitions; that of the project in the working folder, or of this
+            package, if none is given.
 
     Raises:
         AlreadyThere: The file exists.
     """
-    file = defs / name / "defs.yaml"
+    project = find_project()
+    file = (defs or (project.defs if project else DEFS)) / name / "defs.yaml"
     file.parent.mkdir(exist_ok=True)
     try:
         with file.open("x") as to:

@@ -24,6 +24,7 @@ from replica_platform.app.entries import (
     XminTablesEntry,
 )
 from replica_platform.app.entries.sqlite_files import names_of
+from replica_platform.app.project import find_project
 
 DEFS = Path(__file__).parents[1] / "defs"
 # The folder of the sample, which a setting leaves out.
@@ -61,21 +62,27 @@ class Configured:
         return found
 
 
-def configured(defs: Path = DEFS, *, sample: bool = True) -> Configured:
-    """Return what the `defs.yaml` files below a folder configure.
+def configured(defs: Path | None = None, *, sample: bool = True) -> Configured:
+    """Return what `defs.yaml` files configure.
 
     Args:
-        defs: The folder of the definitions.
+        defs: The folder of the definitions; those of this package, and of the project in the
+            working folder, if none is given.
         sample: Whether the folder of the sample counts.
 
     Raises:
         WrongEntry: A file cannot be read as YAML, or an entry has a wrong attribute.
+        WrongProject: The project in the working folder cannot be read.
     """
+    own = defs or DEFS
     files = [
         file
-        for file in sorted(defs.rglob("defs.yaml"))
-        if sample or file.relative_to(defs).parts[0] != SAMPLE
+        for file in sorted(own.rglob("defs.yaml"))
+        if sample or file.relative_to(own).parts[0] != SAMPLE
     ]
+    project = find_project() if defs is None else None
+    if project is not None:
+        files += sorted(project.defs.rglob("defs.yaml"))
     found = Configured([(file, entry) for file in files for entry in _entries(file)])
     _assert_names_once(found.entries)
     return found

@@ -38,7 +38,7 @@ from replica_platform.xmin import status as sync_status
 
 # Ticks of a schedule that may pass without a sync before its tables are red.
 MISSED_TICKS = 3
-# Where no daemon has ever run, for example after a first `make run`, nobody expects schedules to
+# Where no daemon has ever run, for example after a first `replica run`, nobody expects schedules to
 # run; after a day the data is too old all the same.
 IDLE_S = 86_400
 
@@ -77,7 +77,7 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
     found = found or configured(sample=settings.sample)
     if settings.target_dsn is None and not is_made(settings):
         sentence = (
-            f"Nothing is in {settings.data_dir} yet; run `make run` (`replica run`), or set "
+            f"Nothing is in {settings.data_dir} yet; run `replica run`, or set "
             "REPLICA_DATA_DIR to the folder of a platform."
         )
         return [Health("platform", False, sentence)]
@@ -127,8 +127,8 @@ def _replica(settings: Settings, entry: DuckDBReplicaEntry) -> Found:
     if found.ok and within_s and (age_s is None or age_s > within_s):
         sentence = (
             f"It was published or confirmed {format_age(age_s)} ago, but should be every "
-            f"{format_age(within_s)}; see whether the schedules run (`make dev`), or run "
-            "`make run`."
+            f"{format_age(within_s)}; see whether the schedules run (`replica dev`), or run "
+            "`replica run`."
         )
         return False, sentence, facts
     return found.ok, found.sentence, facts
@@ -183,7 +183,7 @@ def _warehouse(
     idle = bool(late) and _is_idle(scheduler, [age_s for age_s, _ in late.values()])
     if late and not idle:
         problems += [_late(name, *found) for name, found in late.items()]
-        problems.append(f"{_sentence(scheduler.hint)} Or run `make run`.")
+        problems.append(f"{_sentence(scheduler.hint)} Or run `replica run`.")
     facts = {"tables": wanted, "no_longer_configured": left}
     if problems:
         sentence = " ".join(problems)
@@ -222,9 +222,9 @@ def _tables(settings: Settings, group: XminTablesEntry) -> list[TableEntry]:
 def _table_problem(name: str, table: SyncStatus | None) -> str | None:
     """Return what is wrong with a table, and what to do next; None if nothing is."""
     if table is None:
-        return f"{name} was never synced; run `make run`, or wait for the schedule."
+        return f"{name} was never synced; run `replica run`, or wait for the schedule."
     if not table.there:
-        return f"{name} is gone from the target; run `make run` to copy it again."
+        return f"{name} is gone from the target; run `replica run` to copy it again."
     return None
 
 
@@ -322,11 +322,12 @@ def _backups(settings: Settings, entries: Sequence[SqliteBackupsEntry]) -> Found
         count, size = count + found.count, size + found.bytes
         age_s = found.newest_age_s
         if age_s is None:
-            problems.append(f"{file.path} was never backed up; run `make run`.")
+            problems.append(f"{file.path} was never backed up; run `replica run`.")
         elif age_s > entry.fresh_within_s:
             problems.append(
                 f"{file.path} was backed up {format_age(age_s)} ago, but should be every "
-                f"{format_age(entry.fresh_within_s)}; see whether the schedules run (`make dev`)."
+                f"{format_age(entry.fresh_within_s)}; see whether the schedules run "
+                "(`replica dev`)."
             )
         elif not found.ok:
             problems.append(f"{file.path}: {found.sentence}")
@@ -357,6 +358,6 @@ def _scheduler(settings: Settings) -> SchedulerStatus:
 
 def _dagster(settings: Settings) -> Found:
     if settings.dagster_dsn is None and not is_made(settings):
-        return True, "Dagster has no database here yet; `make dev` makes it.", {}
+        return True, "Dagster has no database here yet; `replica dev` makes it.", {}
     found = scheduler_status(settings.dagster)
     return found.ok, found.sentence, {"heartbeat_age_s": found.heartbeat_age_s}

@@ -19,6 +19,7 @@ from dotenv import load_dotenv
 
 from replica_platform.app.configured import SAMPLE
 from replica_platform.app.embedded import binaries, running
+from replica_platform.app.project import INSTANCE, find_project
 from replica_platform.app.settings import Settings
 from replica_platform.core.errors import TerminalError
 from replica_platform.core.locks import try_lock
@@ -29,7 +30,7 @@ STOP_TIMEOUT_S = 20.0
 
 
 class NotAProject(TerminalError):
-    """`dagster.yaml` is not beside the package, so Dagster has no instance to run on."""
+    """There is no `dagster.yaml`, so Dagster has no instance to run on."""
 
 
 class AlreadyServing(TerminalError):
@@ -110,17 +111,31 @@ def prepare_sample(settings: Settings) -> None:
 
 
 def project_dir() -> Path:
-    """Return the folder of `dagster.yaml`.
+    """Return the folder of `dagster.yaml`: the user's project, or the clone of this package.
 
     Raises:
-        NotAProject: There is none beside the package.
+        NotAProject: There is none in the working folder, and none beside the package.
+        WrongProject: The project in the working folder cannot be read.
     """
-    if not (PROJECT / "dagster.yaml").is_file():
+    project = find_project()
+    if project is not None:
+        if not (project.folder / "dagster.yaml").is_file():
+            raise NotAProject(
+                f"There is no dagster.yaml in {project.folder}; copy {INSTANCE} to it, and run "
+                "this again."
+            )
+        return project.folder
+    if not is_clone():
         raise NotAProject(
-            f"There is no dagster.yaml in {PROJECT}; run this from a clone of the project, "
-            "installed with `pip install --editable .`."
+            f"There is no project in {Path.cwd()}. Make one with `replica init my_platform`, "
+            "change to its folder, and run this there."
         )
     return PROJECT
+
+
+def is_clone() -> bool:
+    """Whether this package is in a clone of its repository, with its own `dagster.yaml`."""
+    return (PROJECT / "dagster.yaml").is_file()
 
 
 def serve(settings: Settings) -> int:
@@ -134,7 +149,7 @@ def serve(settings: Settings) -> int:
 
     Raises:
         AlreadyServing: Another `replica dev` runs on the same data folder.
-        NotAProject: There is no `dagster.yaml` beside the package.
+        NotAProject: There is no `dagster.yaml`.
         PortTaken: Another program listens on the port.
     """
     command = [

@@ -11,6 +11,7 @@ from dagster._core.execution.stats import RunStepKeyStatsSnapshot, StepEventStat
 from dagster._core.utils import make_new_run_id
 
 from replica_platform.app.launch import project_dir
+from replica_platform.core.errors import TerminalError
 from replica_platform.core.reports import Progress, ReportFields
 from replica_platform.pictures import sentence_of
 
@@ -23,6 +24,10 @@ PILLARS = ["replica", "warehouse", "outbox", "backups"]
 
 # For the connections to Dagster's own database, which may be busy.
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_S, MAX_OVERFLOW = 300_000, 3600, 20
+
+
+class NothingConfigured(TerminalError):
+    """No `defs.yaml` and no module configures an asset."""
 
 
 @dataclass
@@ -84,9 +89,18 @@ def materialise_all(
 
     Returns:
         The outcome of each asset, by pillar and then in the order of the graph.
+
+    Raises:
+        NothingConfigured: There is no asset.
     """
-    job = definitions.resolve_implicit_global_asset_job_def()
     assets = definitions.resolve_asset_graph().materializable_asset_keys
+    if not assets:
+        raise NothingConfigured(
+            "Nothing is configured yet. `replica adopt DSN --write` proposes the tables of a "
+            "database, `dg scaffold defs replica_platform.components.DuckDBReplica shop` writes an "
+            "example of another entry; or set REPLICA_SAMPLE=on."
+        )
+    job = definitions.resolve_implicit_global_asset_job_def()
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     with dg.DagsterInstance.from_config(str(project_dir())) as instance:
         # Keep connections open, as the Dagster UI does: some 600 new ones took a second.

@@ -71,9 +71,9 @@ class SchedulerStatus(ReportFields):
     def hint(self) -> str:
         """What to do next when a schedule did not run."""
         if not self.started:
-            return "no daemon has run here, so no schedule does; start it with `make dev`"
+            return "no daemon has run here, so no schedule does; start it with `replica dev`"
         if self._silent:
-            return "the daemon does not run, so no schedule does; start it with `make dev`"
+            return "the daemon does not run, so no schedule does; start it with `replica dev`"
         return "the daemon runs, so see in the Dagster UI whether the schedule is switched on"
 
     @property
@@ -85,18 +85,18 @@ class SchedulerStatus(ReportFields):
         """What failed and what to do next, or that nothing did."""
         problems = [f"The last tick of {tick}" for tick in self.failed_ticks]
         problems += [
-            f"The last run of {run} failed; its page in the Dagster UI (`make dev`) says why."
+            f"The last run of {run} failed; its page in the Dagster UI (`replica dev`) says why."
             for run in self.failed_runs
         ]
         if self._silent:
             problems.append(
                 f"The daemon ran last {format_age(self.heartbeat_age_s)} ago, so no schedule "
-                "runs; start it with `make dev`."
+                "runs; start it with `replica dev`."
             )
         if problems:
             return " ".join(problems)
         if self.heartbeat_age_s is None:
-            return "No daemon has run here yet; `make dev` starts it, with every schedule."
+            return "No daemon has run here yet; `replica dev` starts it, with every schedule."
         return "The daemon runs; the last tick and run of every schedule and sensor succeeded."
 
 

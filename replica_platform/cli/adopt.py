@@ -53,5 +53,5 @@ def adopt(
         return 0
     out.print(f"Written to {file}; look it over.")
     if variable and variable not in os.environ:
-        out.print(f"Set {variable} to the DSN in the environment or in .env, then `make dev`.")
+        out.print(f"Set {variable} to the DSN in the environment or in .env, then `replica dev`.")
     return 0

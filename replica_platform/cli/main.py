@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 PILLARS: dict[str, tuple[click.Command, ...]] = {
-    "Platform": (platform.run, platform.dev, platform.status, metrics.metrics, platform.env),
+    "Platform": (
+        platform.init,
+        platform.run,
+        platform.dev,
+        platform.status,
+        metrics.metrics,
+        platform.env,
+    ),
     "Replica": (
         generations.publish,
         generations.verify_generation,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -36,6 +37,28 @@ LABELS = {
 
 
 @click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--sample/--no-sample", default=True, help="Keep the sample's assets, or not.")
+@as_json_option
+def init(folder: Path, sample: bool, as_json: bool) -> int:
+    """Make a new project in FOLDER.
+
+    It needs no clone: a package for your definitions, the settings of Dagster's instance, and a
+    `.env` for yours. In it, `replica run` materialises everything and `replica dev` serves it.
+    """
+    from replica_platform.app.project import init_project
+
+    made = init_project(folder, sample=sample)
+    if as_json:
+        print_json({"files": made})
+        return 0
+    for file in made:
+        out.print(plain(str(file)))
+    out.print(f"\nNext: [bold]cd {plain(str(folder))} && replica run[/]")
+    return 0
+
+
+@click.command()
 @as_json_option
 def run(as_json: bool) -> int:
     """Materialise every asset once.
@@ -46,8 +69,9 @@ def run(as_json: bool) -> int:
 
     settings = Settings()
     from replica_platform.app.configured import configured
-    from replica_platform.app.launch import platform_up, prepare_sample
+    from replica_platform.app.launch import PROJECT, platform_up, prepare_sample, project_dir
 
+    project = project_dir()
     entries = configured(sample=settings.sample)
     with platform_up(settings):
         prepare_sample(settings)
@@ -75,8 +99,10 @@ def run(as_json: bool) -> int:
     if well and not any(asset.changed for asset in assets):
         out.print("\nNothing had changed; no row was moved.")
     _print_locations(settings, entries)
+    program = "make" if project == PROJECT else "replica"
     out.print(
-        "\nNext: [bold]make dev[/] opens the Dagster UI, [bold]make status[/] shows the health."
+        f"\nNext: [bold]{program} dev[/] opens the Dagster UI, "
+        f"[bold]{program} status[/] shows the health."
     )
     return int(not well)
 
@@ -106,8 +132,9 @@ def dev(port: int | None) -> int:
     settings = Settings()
     settings.port = port or settings.port
     from replica_platform.app.configured import configured
-    from replica_platform.app.launch import platform_up, prepare_sample, serve
+    from replica_platform.app.launch import platform_up, prepare_sample, project_dir, serve
 
+    project_dir()
     configured(sample=settings.sample)
     with platform_up(settings):
         prepare_sample(settings)

@@ -73,4 +73,6 @@ def _sentence(new: Sequence[str], gone: Sequence[str], known: int) -> str:
         found.append(f"{', '.join(gone)}: no longer in the source.")
     if not found:
         return f"All {known} tables that match are synced."
-    return " ".join([*found, "Reload the definitions (Deployment, Reload; or start `make dev`)."])
+    return " ".join(
+        [*found, "Reload the definitions (Deployment, Reload; or start `replica dev`)."]
+    )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,12 +24,18 @@ UP_WITHIN_S = 180
 class Pages:
     """A running `replica dev`, with a GraphQL client."""
 
-    def __init__(self, port: int, environment: dict[str, str], project: Path | None = None) -> None:
-        """Start it, in a copy of the project or in this one."""
+    def __init__(
+        self,
+        port: int,
+        environment: dict[str, str],
+        project: Path | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "replica_platform.cli.main"),
+    ) -> None:
+        """Start it, in another project or in this one."""
         self._data = Path(environment["REPLICA_DATA_DIR"])
         self.url = f"http://127.0.0.1:{port}/graphql"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "replica_platform.cli.main", "dev", "--port", str(port)],
+            [*program, "dev", "--port", str(port)],
             cwd=project,
             env=environment,
             stderr=subprocess.PIPE,

@@ -246,7 +246,7 @@ def test_a_platform_by_yaml_alone(own: Own, port: int) -> None:
         # Runs have the tables of the code server, and the check names the new one.
         wait_for(
             {"found": "public.added: new in the source, and not synced yet. Reload the "
-             "definitions (Deployment, Reload; or start `make dev`)."},
+             "definitions (Deployment, Reload; or start `replica dev`)."},
             lambda: {"found": check_of_catalog(pages)},
         )  # fmt: skip
         assert own.target(TABLES_OF_ERP) == TABLES

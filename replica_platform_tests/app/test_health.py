@@ -130,7 +130,8 @@ def test_a_late_table_is_idle_where_no_daemon_has_ever_run(folder: Folder) -> No
     assert found.ok and found.idle
     assert "the last sync was 20 minutes ago" in found.sentence
     assert (
-        "No daemon has run here, so no schedule does; start it with `make dev`." in found.sentence
+        "No daemon has run here, so no schedule does; start it with `replica dev`."
+        in found.sentence
     )
 
 
@@ -140,7 +141,7 @@ def test_real_staleness_is_red_without_a_daemon_too(folder: Folder) -> None:
     folder.age("raw.a", "25 hours")
     found = folder.health()["warehouse"]
     assert not found.ok and not found.idle
-    assert "raw.a was synced" in found.sentence and "start it with `make dev`" in found.sentence
+    assert "raw.a was synced" in found.sentence and "start it with `replica dev`" in found.sentence
 
 
 def test_a_late_table_is_red_when_the_daemon_was_stopped(folder: Folder) -> None:
@@ -151,7 +152,8 @@ def test_a_late_table_is_red_when_the_daemon_was_stopped(folder: Folder) -> None
     found = folder.health()["warehouse"]
     assert not found.ok and not found.idle
     assert (
-        "The daemon does not run, so no schedule does; start it with `make dev`" in found.sentence
+        "The daemon does not run, so no schedule does; start it with `replica dev`"
+        in found.sentence
     )
 
 
@@ -172,7 +174,7 @@ def test_waiting_records_are_idle_where_no_daemon_has_ever_run(folder: Folder) -
 
     idle = wait(hours=1)
     assert idle.ok and idle.idle
-    assert "`make dev`. Or run `replica drain`." in idle.sentence
+    assert "`replica dev`. Or run `replica drain`." in idle.sentence
     red = wait(hours=24)
     assert not red.ok and not red.idle
     assert "The oldest record of web waits" in red.sentence
