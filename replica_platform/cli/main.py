@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import adopt, backups, market, metrics, outbox, platform, warehouse
+from replica_platform.cli import adopt, backups, deck, market, metrics, outbox, platform, warehouse
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 PILLARS: dict[str, tuple[click.Command, ...]] = {
-    "Platform": (platform.run, platform.dev, platform.status, metrics.metrics, platform.env),
+    "Platform": (
+        platform.run,
+        platform.dev,
+        platform.status,
+        metrics.metrics,
+        deck.deck,
+        platform.env,
+    ),
     "Replica": (
         generations.publish,
         generations.verify_generation,

@@ -53,6 +53,7 @@ def run(as_json: bool) -> int:
         prepare_sample(settings)
         # Imported late: the import takes most of the command's time, and a wrong DSN should be
         # reported at once.
+        from replica_platform.app.observation import record_state
         from replica_platform.app.runs import materialise_all
         from replica_platform.definitions import load_defs
 
@@ -61,6 +62,7 @@ def run(as_json: bool) -> int:
             # For people only: a program reads the result.
             watched = (progress, _print_step) if err.is_terminal else (None, None)
             assets = materialise_all(definitions, *watched)
+        record_state(settings, entries)
     well = all(asset.ok for asset in assets)
     if as_json:
         print_json(assets)

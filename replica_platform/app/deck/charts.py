@@ -1,0 +1,196 @@
+"""The charts of the deck, as Vega-Lite: what is drawn, from which data, in which colours.
+
+Colours are legible on a light and on a dark page; text takes the colour of the page.
+"""
+
+from typing import Any
+
+Spec = dict[str, Any]
+
+GOOD, OLD, BAD, NONE = "#2a9d8f", "#e9b44c", "#d1495b", "#9aa5b1"
+LINES = ["#4f7cff", "#ff9f43", "#2a9d8f", "#d1495b", "#9b5de5", "#00a6d6", "#b8860b", "#7d8597"]
+# The name of the data, which the page's script expands; see `sections`.
+ROWS = "rows"
+LARGEST = "the 8 largest"
+# The height of a row of the heat maps, and that from which names are no longer legible.
+ROW, SMALL_ROW = 15, 4
+# SVG follows the page's colours when they change and is sharp on paper; a canvas draws thousands
+# of cells in a fraction of the time.
+INK = "currentColor"
+CONFIG: Spec = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        **{"gridOpacity": 0.15, "domain": False, "ticks": False, "labelLimit": 220},
+        **{"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"},
+    },
+    "range": {"category": LINES},
+    "legend": {"orient": "top", "title": None, "labelLimit": 240, "labelColor": INK},
+}
+TIME = {"field": "at", "type": "temporal", "title": None}
+HOUR = {"field": "at", "type": "temporal", "format": "%a %d %b %H:%M", "title": "hour"}
+STATES = {
+    "proven within a day": "#1b7f5c",
+    "proven within a week": GOOD,
+    "proven earlier": "#a8d5ba",
+    "not proven, synced": "#8fb8de",
+    "late": OLD,
+    "damaged": BAD,
+}
+BACKUP_STATES = {"within a day": GOOD, "within 2 days": OLD, "older": BAD}
+
+
+def lines(title: str, names: list[str], *, bars: bool = False, unit_s: float = 1) -> Spec:
+    """Return lines, or stacked bars, over the last day or week, of the largest or of one name.
+
+    Args:
+        title: The title of the axis, with the unit.
+        names: What a person may choose from.
+        bars: Whether values of one hour are added up as bars.
+        unit_s: What the measure is divided by.
+    """
+    value = {"field": "value", "type": "quantitative", "title": title}
+    pick = f"pick == '{LARGEST}' ? datum.rank < 8 : datum.name == pick"
+    return {
+        "data": {"name": ROWS},
+        "width": "container",
+        "height": 180,
+        "params": [
+            {
+                "name": "days",
+                "value": "7",
+                "bind": {"input": "radio", "options": ["1", "7"], "name": "days "},
+            },
+            {
+                "name": "pick",
+                "value": LARGEST,
+                "bind": {"input": "select", "options": [LARGEST, *names], "name": "show "},
+            },
+        ],
+        "transform": [
+            {"filter": f"datum.age_h < 24 * toNumber(days) && ({pick})"},
+            {"calculate": f"datum.value / {unit_s}", "as": "value"},
+        ],
+        "mark": {"type": "bar"} if bars else {"type": "line", "interpolate": "step-after"},
+        "encoding": {
+            "x": TIME | ({"timeUnit": "yearmonthdatehours"} if bars else {}),
+            "y": value,
+            "color": {"field": "name", "type": "nominal"},
+            "tooltip": [{"field": "name"}, HOUR, value | {"format": ",.3~f"}],
+        },
+    }
+
+
+def integrity_map(tables: int) -> Spec:
+    """Return the heat map of tables and days, the tables with trouble first."""
+    return _heat_map(
+        *(tables, STATES),
+        [
+            {"field": "before", "title": "whole content proven"},
+            {"field": "integrity", "title": "integrity score", "format": ".4f"},
+            {"field": "differing", "title": "rows that differed"},
+        ],
+    )
+
+
+def backup_calendar(files: int) -> Spec:
+    """Return the calendar of backups: each file, each day, the age of its newest backup."""
+    newest = {"field": "before", "title": "newest verified backup"}
+    return _heat_map(files, BACKUP_STATES, [newest])
+
+
+def _heat_map(rows: int, states: dict[str, str], tooltip: list[Spec]) -> Spec:
+    step = ROW if rows <= 100 else SMALL_ROW
+    labels: Spec = {"title": None, "axis": {"labelOverlap": "greedy", "labelColor": "#808893"}}
+    return {
+        "data": {"name": ROWS},
+        "width": "container",
+        "height": max(rows, 1) * step,
+        "mark": {"type": "rect"},
+        "encoding": {
+            "x": {
+                "field": "day",
+                "type": "ordinal",
+                "title": None,
+                "scale": {"paddingInner": 0.08},
+                "axis": {"labelOverlap": "greedy", "labelColor": "#808893", "labelAngle": 0},
+            },
+            "y": {"field": "name", "type": "nominal", "sort": None, **labels,
+                  "scale": {"paddingInner": 0.08 if step == ROW else 0}},
+            "color": {
+                "field": "state",
+                "type": "nominal",
+                "scale": {"domain": list(states), "range": list(states.values())},
+                "legend": {"labelColor": "#808893"},
+            },
+            "tooltip": [{"field": "name"}, {"field": "day"}, {"field": "state"}, *tooltip],
+        },
+    }  # fmt: skip
+
+
+def candlesticks() -> Spec:
+    """Return candles with averages and bands, and below them volume, RSI and MACD."""
+    day = {"field": "day", "type": "temporal", "title": None}
+    rising = {
+        "condition": {"test": "datum.close >= datum.open", "value": GOOD},
+        "value": BAD,
+    }
+    price: Spec = {"type": "quantitative", "scale": {"zero": False}, "title": "US dollars"}
+
+    def line(field: str, colour: str, y: Spec | None = None) -> Spec:
+        return {
+            "mark": {"type": "line", "color": colour, "strokeWidth": 1.2},
+            "encoding": {"y": {"field": field, **(y or price)}},
+        }
+
+    prices = [
+        {
+            "mark": {"type": "area", "color": NONE, "opacity": 0.18},
+            "encoding": {
+                "y": {"field": "bollinger_lower", **price},
+                "y2": {"field": "bollinger_upper"},
+            },
+        },
+        {
+            "mark": "rule",
+            "encoding": {
+                "y": {"field": "low", **price},
+                "y2": {"field": "high"},
+                "color": rising,
+                "tooltip": [
+                    day,
+                    *({"field": name} for name in ("open", "high", "low", "close", "volume")),
+                ],
+            },
+        },
+        {
+            "mark": {"type": "bar", "size": 4},
+            "encoding": {"y": {"field": "open", **price}, "y2": {"field": "close"},
+                         "color": rising},
+        },
+        line("sma_20", LINES[1]),
+        line("sma_50", LINES[4]),
+    ]  # fmt: skip
+    rsi = {"type": "quantitative", "title": "RSI 14", "scale": {"domain": [0, 100]}}
+    macd = {"type": "quantitative", "title": "MACD"}
+    panels: list[tuple[int, list[Spec]]] = [
+        (240, prices),
+        (60, [{"mark": {"type": "bar", "size": 4, "color": NONE},
+               "encoding": {"y": {"field": "volume", "type": "quantitative", "title": "volume",
+                                  "axis": {"format": "~s", "tickCount": 2}}}}]),
+        (60, [line("rsi_14", LINES[0], rsi)]),
+        (60, [line("macd", LINES[0], macd), line("macd_signal", LINES[1], macd)]),
+    ]  # fmt: skip
+    return {
+        "data": {"name": ROWS},
+        "vconcat": [
+            {"width": WIDE, "height": height, "layer": layer, "encoding": {"x": day}}
+            for height, layer in panels
+        ],
+        "resolve": {"scale": {"x": "shared"}},
+    }
+
+
+# A concatenation cannot follow the width of the page.
+WIDE = 1040
