@@ -88,7 +88,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in $(VENV): about a minute, once."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --upgrade pip
-	@$(INSTALL) --editable '.[chart,metrics,quotes,remote,store]' || \
+	@$(INSTALL) --editable '.[chart,deck,metrics,quotes,remote,store]' || \
 	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
 	@touch $@
 

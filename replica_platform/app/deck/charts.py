@@ -16,7 +16,8 @@ LARGEST = "the 8 largest"
 ROW, SMALL_ROW = 15, 4
 # SVG follows the page's colours when they change and is sharp on paper; a canvas draws thousands
 # of cells in a fraction of the time.
-INK = "currentColor"
+# A canvas keeps the colour that it was drawn in.
+INK, FAINT = "currentColor", "#808893"
 CONFIG: Spec = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
@@ -28,7 +29,16 @@ CONFIG: Spec = {
     "range": {"category": LINES},
     "legend": {"orient": "top", "title": None, "labelLimit": 240, "labelColor": INK},
 }
-TIME = {"field": "at", "type": "temporal", "title": None}
+MIDNIGHTS = (
+    "hours(datum.value) == 0 ? timeFormat(datum.value, '%a %d %b') "
+    ": timeFormat(datum.value, '%H:%M')"
+)
+TIME = {
+    "field": "at",
+    "type": "temporal",
+    "title": None,
+    "axis": {"labelExpr": MIDNIGHTS, "labelOverlap": "greedy"},
+}
 HOUR = {"field": "at", "type": "temporal", "format": "%a %d %b %H:%M", "title": "hour"}
 STATES = {
     "proven within a day": "#1b7f5c",
@@ -50,7 +60,8 @@ def lines(title: str, names: list[str], *, bars: bool = False, unit_s: float = 1
         bars: Whether values of one hour are added up as bars.
         unit_s: What the measure is divided by.
     """
-    value = {"field": "value", "type": "quantitative", "title": title}
+    # Another name: a changed choice computes it again from the same rows.
+    value = {"field": "shown", "type": "quantitative", "title": title}
     pick = f"pick == '{LARGEST}' ? datum.rank < 8 : datum.name == pick"
     return {
         "data": {"name": ROWS},
@@ -70,7 +81,7 @@ def lines(title: str, names: list[str], *, bars: bool = False, unit_s: float = 1
         ],
         "transform": [
             {"filter": f"datum.age_h < 24 * toNumber(days) && ({pick})"},
-            {"calculate": f"datum.value / {unit_s}", "as": "value"},
+            {"calculate": f"datum.value / {unit_s}", "as": "shown"},
         ],
         "mark": {"type": "bar"} if bars else {"type": "line", "interpolate": "step-after"},
         "encoding": {
@@ -84,47 +95,39 @@ def lines(title: str, names: list[str], *, bars: bool = False, unit_s: float = 1
 
 def integrity_map(tables: int) -> Spec:
     """Return the heat map of tables and days, the tables with trouble first."""
-    return _heat_map(
-        *(tables, STATES),
-        [
-            {"field": "before", "title": "whole content proven"},
-            {"field": "integrity", "title": "integrity score", "format": ".4f"},
-            {"field": "differing", "title": "rows that differed"},
-        ],
-    )
+    return _heat_map(tables, STATES)
 
 
 def backup_calendar(files: int) -> Spec:
     """Return the calendar of backups: each file, each day, the age of its newest backup."""
-    newest = {"field": "before", "title": "newest verified backup"}
-    return _heat_map(files, BACKUP_STATES, [newest])
+    return _heat_map(files, BACKUP_STATES)
 
 
-def _heat_map(rows: int, states: dict[str, str], tooltip: list[Spec]) -> Spec:
+def _heat_map(rows: int, states: dict[str, str]) -> Spec:
     step = ROW if rows <= 100 else SMALL_ROW
-    labels: Spec = {"title": None, "axis": {"labelOverlap": "greedy", "labelColor": "#808893"}}
+    faint: Spec = {"labelOverlap": "greedy", "labelColor": FAINT}
     return {
         "data": {"name": ROWS},
         "width": "container",
         "height": max(rows, 1) * step,
-        "mark": {"type": "rect"},
+        # The whole row: a list of fields for each of thousands of cells takes as long as drawing.
+        "mark": {"type": "rect", "tooltip": {"content": "data"}},
         "encoding": {
             "x": {
                 "field": "day",
                 "type": "ordinal",
                 "title": None,
                 "scale": {"paddingInner": 0.08},
-                "axis": {"labelOverlap": "greedy", "labelColor": "#808893", "labelAngle": 0},
+                "axis": faint | {"labelAngle": 0, "orient": "top"},
             },
-            "y": {"field": "name", "type": "nominal", "sort": None, **labels,
-                  "scale": {"paddingInner": 0.08 if step == ROW else 0}},
+            "y": {"field": "name", "type": "nominal", "sort": None, "title": None,
+                  "axis": faint, "scale": {"paddingInner": 0.08 if step == ROW else 0}},
             "color": {
                 "field": "state",
                 "type": "nominal",
                 "scale": {"domain": list(states), "range": list(states.values())},
-                "legend": {"labelColor": "#808893"},
+                "legend": {"labelColor": FAINT},
             },
-            "tooltip": [{"field": "name"}, {"field": "day"}, {"field": "state"}, *tooltip],
         },
     }  # fmt: skip
 
@@ -174,11 +177,20 @@ def candlesticks() -> Spec:
     ]  # fmt: skip
     rsi = {"type": "quantitative", "title": "RSI 14", "scale": {"domain": [0, 100]}}
     macd = {"type": "quantitative", "title": "MACD"}
+    volume: Spec = {
+        "mark": {"type": "bar", "size": 4, "color": NONE},
+        "encoding": {
+            "y": {
+                "field": "volume",
+                "type": "quantitative",
+                "axis": {"format": "~s", "tickCount": 2},
+                "title": "volume",
+            }
+        },
+    }
     panels: list[tuple[int, list[Spec]]] = [
         (240, prices),
-        (60, [{"mark": {"type": "bar", "size": 4, "color": NONE},
-               "encoding": {"y": {"field": "volume", "type": "quantitative", "title": "volume",
-                                  "axis": {"format": "~s", "tickCount": 2}}}}]),
+        (60, [volume]),
         (60, [line("rsi_14", LINES[0], rsi)]),
         (60, [line("macd", LINES[0], macd), line("macd_signal", LINES[1], macd)]),
     ]  # fmt: skip

@@ -74,7 +74,7 @@ def sections(contents: Contents) -> Iterator[Section]:
 def _health(contents: Contents) -> Section:
     cards = "".join(
         f'<li class="{_light(one.ok, one.idle)}"><b>{escape(one.pillar)}</b> '
-        f"{escape(one.sentence)}</li>"
+        f"{_code(one.sentence)}</li>"
         for one in contents.health
     )
     return Section(f"<section><h2>Health</h2><ul class=health>{cards}</ul></section>")
@@ -141,7 +141,11 @@ def _integrity(days: Mapping[str, Past]) -> Section:
         ]
         for series in ("integrity", "differing")
     }
-    data = _cells(at, names, rows, charts.STATES) | {"ages": proven, "details": details}
+    data = _cells(at, names, rows, charts.STATES) | {
+        "about": "content proven",
+        "ages": proven,
+        "details": details,
+    }
     spec = charts.integrity_map(len(names))
     return _section(heading, text, charts=[Chart("integrity", "canvas", spec, data)])
 
@@ -169,7 +173,11 @@ def _backups(past: Past | None) -> Section:
     names = sorted(past.values)
     rows = {name: [_backup_state(age) for age in past.values[name]] for name in names}
     ages = [[_whole(age) for age in past.values[name]] for name in names]
-    data = _cells(past.at, names, rows, charts.BACKUP_STATES) | {"ages": ages, "details": {}}
+    data = _cells(past.at, names, rows, charts.BACKUP_STATES) | {
+        "about": "newest verified",
+        "ages": ages,
+        "details": {},
+    }
     spec = charts.backup_calendar(len(names))
     return _section(heading, text, charts=[Chart("backups", "canvas", spec, data)])
 

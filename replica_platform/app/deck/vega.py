@@ -4,6 +4,7 @@ To put it together takes seconds, and it changes only with vl-convert, so that i
 data folder.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 
 from replica_platform.core.errors import TerminalError
@@ -31,7 +32,7 @@ def vega_script(folder: Path) -> str:
         raise DeckNotInstalled(
             "The deck needs vl-convert: pip install 'replica-platform[deck]'."
         ) from error
-    kept = folder / KEPT.format(version=vl_convert.__version__)
+    kept = folder / KEPT.format(version=version("vl-convert-python"))
     if kept.is_file():
         return kept.read_text()
     # A script element would end at these characters, wherever they stand.

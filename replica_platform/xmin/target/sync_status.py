@@ -80,7 +80,10 @@ def status(target: str) -> list[SyncStatus]:
         proofs: dict[str, float] = {}
         if one_value(connection.execute(_HAS_PROOFS)):
             proofs.update(connection.execute(_PROOFS).fetchall())
-        return [SyncStatus(*row, proofs.get(row[0])) for row in connection.execute(_STATUS)]
+        return [
+            SyncStatus(name, mode, age_s, there, proofs.get(name))
+            for name, mode, age_s, there in connection.execute(_STATUS)
+        ]
 
 
 def forget(target: str, table: str) -> bool:
