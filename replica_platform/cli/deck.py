@@ -36,9 +36,13 @@ def deck(file: Path | None, symbol: str | None, port: int | None) -> int:
     if not settings.data_dir.is_dir():
         return complain(f"There is no folder {settings.data_dir}; `replica run` makes it.")
     from replica_platform.app.deck import deck_page, write_deck
+    from replica_platform.app.observation import record_state
     from replica_platform.market.chart import chart_columns
 
-    make = partial(deck_page, settings, read_bars=partial(chart_columns, symbol=symbol))
+    def make() -> bytes:
+        record_state(settings)
+        return deck_page(settings, read_bars=partial(chart_columns, symbol=symbol))
+
     with existing_databases(settings):
         if port:
             return _serve(make, port)

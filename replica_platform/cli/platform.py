@@ -99,7 +99,7 @@ def _print_locations(settings: "Settings", entries: "Configured") -> None:
     "--port", type=click.IntRange(1, 65535), help="The port of the UI; REPLICA_PORT otherwise."
 )
 def dev(port: int | None) -> int:
-    """Serve the Dagster UI, with schedules and sensors.
+    """Serve the Dagster UI, with schedules and sensors, and the flight deck beside it.
 
     It runs until Ctrl-C, which ends every process that it started.
     """
@@ -108,13 +108,15 @@ def dev(port: int | None) -> int:
     settings = Settings()
     settings.port = port or settings.port
     from replica_platform.app.configured import configured
-    from replica_platform.app.launch import platform_up, prepare_sample, serve
+    from replica_platform.app.launch import deck_port, platform_up, prepare_sample, serve
 
     configured(sample=settings.sample)
     with platform_up(settings):
         prepare_sample(settings)
         err.print(f"The Dagster UI will be at http://127.0.0.1:{settings.port} (Ctrl-C ends it).")
-        return serve(settings)
+        if port := deck_port(settings):
+            err.print(f"The flight deck will be at http://127.0.0.1:{port}.")
+        return serve(settings, with_deck=True)
 
 
 def _print_step(step: "StepDone") -> None:

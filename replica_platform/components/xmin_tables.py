@@ -313,7 +313,7 @@ class _Group:
     ) -> Iterator[dg.AssetCheckResult]:
         """Yield the result of each check of a table; an engine's error fails both by its text.
 
-        The table's score, as a share of what can be proven, is added to `scores`.
+        The table's score, 1 where nothing that can be proven is wrong, is added to `scores`.
         """
         entry = self.entry
         try:
@@ -335,9 +335,8 @@ class _Group:
         # How changes are found caps the score: that is how much can be proven, no damage.
         wanted = entry.threshold * found.terms["mode"]
         settled = found.settled_score >= wanted
-        scores[str(entry.target_of(self.keys[key]))] = min(
-            found.settled_score / (found.terms["mode"] or 1.0), 1.0
-        )
+        # 1 for what is settled: all that can be proven is, though the source may be ahead by now.
+        scores[str(entry.target_of(self.keys[key]))] = 1.0 if settled else found.settled_score
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name="is_intact",

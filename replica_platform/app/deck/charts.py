@@ -51,22 +51,27 @@ STATES = {
 BACKUP_STATES = {"within a day": GOOD, "within 2 days": OLD, "older": BAD}
 
 
-def lines(title: str, names: list[str], *, bars: bool = False, unit_s: float = 1) -> Spec:
+def lines(title: str, names: list[str], end: int, *, bars: bool = False, unit_s: float = 1) -> Spec:
     """Return lines, or stacked bars, over the last day or week, of the largest or of one name.
 
     Args:
         title: The title of the axis, with the unit.
         names: What a person may choose from.
+        end: The end of the last hour, in seconds since 1970.
         bars: Whether values of one hour are added up as bars.
         unit_s: What the measure is divided by.
     """
     # Another name: a changed choice computes it again from the same rows.
     value = {"field": "shown", "type": "quantitative", "title": title}
     pick = f"pick == '{LARGEST}' ? datum.rank < 8 : datum.name == pick"
+    window = {
+        "domainMin": {"expr": f"{1000 * end} - 86400000 * toNumber(days)"},
+        "domainMax": 1000 * end,
+    }
     return {
         "data": {"name": ROWS},
         "width": "container",
-        "height": 180,
+        "height": 150,
         "params": [
             {
                 "name": "days",
@@ -83,9 +88,11 @@ def lines(title: str, names: list[str], *, bars: bool = False, unit_s: float = 1
             {"filter": f"datum.age_h < 24 * toNumber(days) && ({pick})"},
             {"calculate": f"datum.value / {unit_s}", "as": "shown"},
         ],
-        "mark": {"type": "bar"} if bars else {"type": "line", "interpolate": "step-after"},
+        "mark": {"type": "bar"}
+        if bars
+        else {"type": "line", "point": {"size": 14}, "strokeWidth": 1.5},
         "encoding": {
-            "x": TIME | ({"timeUnit": "yearmonthdatehours"} if bars else {}),
+            "x": TIME | {"scale": window} | ({"timeUnit": "yearmonthdatehours"} if bars else {}),
             "y": value,
             "color": {"field": "name", "type": "nominal"},
             "tooltip": [{"field": "name"}, HOUR, value | {"format": ",.3~f"}],
@@ -93,17 +100,17 @@ def lines(title: str, names: list[str], *, bars: bool = False, unit_s: float = 1
     }
 
 
-def integrity_map(tables: int) -> Spec:
+def integrity_map(tables: int, days: list[str]) -> Spec:
     """Return the heat map of tables and days, the tables with trouble first."""
-    return _heat_map(tables, STATES)
+    return _heat_map(tables, days, STATES)
 
 
-def backup_calendar(files: int) -> Spec:
+def backup_calendar(files: int, days: list[str]) -> Spec:
     """Return the calendar of backups: each file, each day, the age of its newest backup."""
-    return _heat_map(files, BACKUP_STATES)
+    return _heat_map(files, days, BACKUP_STATES)
 
 
-def _heat_map(rows: int, states: dict[str, str]) -> Spec:
+def _heat_map(rows: int, days: list[str], states: dict[str, str]) -> Spec:
     step = ROW if rows <= 100 else SMALL_ROW
     faint: Spec = {"labelOverlap": "greedy", "labelColor": FAINT}
     return {
@@ -117,8 +124,9 @@ def _heat_map(rows: int, states: dict[str, str]) -> Spec:
                 "field": "day",
                 "type": "ordinal",
                 "title": None,
-                "scale": {"paddingInner": 0.08},
-                "axis": faint | {"labelAngle": 0, "orient": "top"},
+                "scale": {"paddingInner": 0.08, "domain": days},
+                "axis": faint
+                | {"labelAngle": 0, "orient": "top", "labelExpr": "slice(datum.label, 5)"},
             },
             "y": {"field": "name", "type": "nominal", "sort": None, "title": None,
                   "axis": faint, "scale": {"paddingInner": 0.08 if step == ROW else 0}},
@@ -147,7 +155,7 @@ def candlesticks() -> Spec:
             "encoding": {"y": {"field": field, **(y or price)}},
         }
 
-    prices = [
+    prices: list[Spec] = [
         {
             "mark": {"type": "area", "color": NONE, "opacity": 0.18},
             "encoding": {

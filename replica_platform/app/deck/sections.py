@@ -95,9 +95,11 @@ def _lines(
         for name, row in past.values.items()
     }
     largest = {name: max(value or 0 for value in row) for name, row in values.items()}
+    if not any(largest.values()):
+        return _section(heading, text, "It was 0 all the time.")
     names = sorted(values, key=lambda name: (-largest[name], name))
     data = {"form": "hours", "at": past.at, "names": names, "rows": [values[n] for n in names]}
-    spec = charts.lines(title, names, bars=bars, unit_s=unit_s)
+    spec = charts.lines(title, names, past.at[-1] + 3600, bars=bars, unit_s=unit_s)
     return _section(heading, text, charts=[Chart(place, "svg", spec, data)])
 
 
@@ -146,7 +148,7 @@ def _integrity(days: Mapping[str, Past]) -> Section:
         "ages": proven,
         "details": details,
     }
-    spec = charts.integrity_map(len(names))
+    spec = charts.integrity_map(len(names), data["days"])
     return _section(heading, text, charts=[Chart("integrity", "canvas", spec, data)])
 
 
@@ -178,7 +180,7 @@ def _backups(past: Past | None) -> Section:
         "ages": ages,
         "details": {},
     }
-    spec = charts.backup_calendar(len(names))
+    spec = charts.backup_calendar(len(names), data["days"])
     return _section(heading, text, charts=[Chart("backups", "canvas", spec, data)])
 
 
