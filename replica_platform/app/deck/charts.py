@@ -30,14 +30,13 @@ CONFIG: Spec = {
     "legend": {"orient": "top", "title": None, "labelLimit": 240, "labelColor": INK},
 }
 MIDNIGHTS = (
-    "hours(datum.value) == 0 ? timeFormat(datum.value, '%a %d %b') "
-    ": timeFormat(datum.value, '%H:%M')"
+    "hours(datum.value) == 0 ? timeFormat(datum.value, '%a %d') : timeFormat(datum.value, '%H:%M')"
 )
 TIME = {
     "field": "at",
     "type": "temporal",
     "title": None,
-    "axis": {"labelExpr": MIDNIGHTS, "labelOverlap": "greedy"},
+    "axis": {"labelExpr": MIDNIGHTS, "labelOverlap": "greedy", "tickCount": 8},
 }
 HOUR = {"field": "at", "type": "temporal", "format": "%a %d %b %H:%M", "title": "hour"}
 STATES = {
