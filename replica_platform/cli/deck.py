@@ -20,7 +20,7 @@ NAME = "deck.html"
     "--port", type=click.IntRange(1, 65535), help="Serve it on this machine until SIGTERM."
 )
 def deck(file: Path | None, symbol: str | None, port: int | None) -> int:
-    """Draw the platform's past and present on one HTML page.
+    """Draw the platform on one HTML page.
 
     Lag, rows moved, integrity, generations, outboxes, backups, a chart, and what runs next. The
     page asks no other host for anything, and can be mailed or printed.

@@ -99,7 +99,7 @@ def _print_locations(settings: "Settings", entries: "Configured") -> None:
     "--port", type=click.IntRange(1, 65535), help="The port of the UI; REPLICA_PORT otherwise."
 )
 def dev(port: int | None) -> int:
-    """Serve the Dagster UI, with schedules and sensors, and the flight deck beside it.
+    """Serve the Dagster UI, with schedules, sensors and deck.
 
     It runs until Ctrl-C, which ends every process that it started.
     """
