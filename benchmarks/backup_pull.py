@@ -1,11 +1,12 @@
 """The time of a pull: by rows, by rows again, and as a file.
 
     python benchmarks/backup_pull.py [--members 200000]
-    python benchmarks/backup_pull.py --openssh [--megabytes 500] [--rounds 3]
+    python benchmarks/backup_pull.py --openssh [--line 10] [--megabytes 500] [--rounds 3]
     python benchmarks/backup_pull.py --server ssh://root@127.0.0.1:22 --key KEY --known-hosts FILE
 
 Both ends are this machine, so the network's speed is not measured; bytes moved are what a network
-would carry. Without an option, asyncssh's own server is between them and the peer is `cp`. With
+would carry. With `--line` a forwarder lets that many megabytes a second through, for the peer and
+for us. Without an option, asyncssh's own server is between them and the peer is `cp`. With
 `--openssh`, which starts Debian's `sshd`, or the address of this machine's OpenSSH server, the
 method `scp` is measured against `sftp get`, in turn; then the other methods after 0.1 % of the rows
 changed, each on the copy of its own last pull. The medians are printed.
@@ -17,11 +18,13 @@ import statistics
 import subprocess
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from backup_one_step import make as make_file
+from slow_line import slow_line
 
 from replica_platform.backup import Pulled, pull
 from replica_platform.core.sqlite import sqlite3
@@ -105,6 +108,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--members", type=int, default=200_000)
     options.add_argument("--openssh", action="store_true", help="Start an OpenSSH server.")
+    options.add_argument("--line", type=float, help="MB/s of the line; --openssh only.")
     options.add_argument("--server", help="ssh://user@host:port of an OpenSSH server here.")
     options.add_argument("--key", type=Path)
     options.add_argument("--known-hosts", type=Path)
@@ -114,9 +118,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name:
         folder = Path(name)
         if given.openssh:
-            with serving_openssh(folder) as host:
-                given.server = host.url(Path("/")).removesuffix("/")
+            with serving_openssh(folder) as host, ExitStack() as line:
                 given.key, given.known_hosts = folder / "client", folder / "known_hosts"
+                if given.line:
+                    port = line.enter_context(slow_line(host.port, given.line * 1e6))
+                    known = given.known_hosts.read_text()
+                    given.known_hosts.write_text(known.replace(f":{host.port} ", f":{port} "))
+                    host = replace(host, port=port)
+                given.server = host.url(Path("/")).removesuffix("/")
                 against_sftp(given, folder)
             return
         if given.server:

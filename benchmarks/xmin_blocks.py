@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--tables", type=int, default=1_000)
     parser.add_argument("--watch-s", type=float, default=10.0)
+    parser.add_argument("--every", type=float, default=1.0, help="seconds from sync to sync")
     parser.add_argument("--rate", type=int, default=1_000, help="changes a second, watched")
     parser.add_argument("--only", choices=["changes", "idle", "watch"])
     arguments = parser.parse_args()
@@ -158,7 +159,7 @@ def watched(source: Server, target: Server, asked: argparse.Namespace) -> None:
             source.dsn(),
             target.dsn(),
             [TableSpec("bar", mode="blocks")],
-            every_s=0.5,
+            every_s=asked.every,
             for_s=seconds,
         )
         cost = (cpu_s(source) - before - alone) / report.seconds

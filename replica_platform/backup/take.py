@@ -8,6 +8,7 @@ leaves no file under a backup's name that is not whole and checked.
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -92,13 +93,8 @@ def backup(
                 replacing(manifest_of(target), mode) as manifest,
                 _discarded(target) if store else replacing(target, mode) as copy,
             ):
-                snapshot = take_snapshot(
-                    source,
-                    copy,
-                    checkpoint=not skip_checkpoint,
-                    is_kept=store is None,
-                    with_md5=md5,
-                    progress=progress,
+                snapshot, digests = _copy_and_digest(
+                    source, copy, store, not skip_checkpoint, md5, progress
                 )
                 kept = backups(folder, name)
                 _require_sound(snapshot, source, kept)
@@ -106,7 +102,7 @@ def backup(
                 sent = None
                 if store:
                     resend = _is_damaged_in(store, kept)
-                    sent = store.send(copy, name, resend=resend, progress=progress)
+                    sent = store.send(copy, digests, name, resend=resend, progress=progress)
                     taken = replace(
                         taken, blocks=store.where, key_id=store.key_id, stored_bytes=sent.bytes_sent
                     )
@@ -121,6 +117,37 @@ def backup(
             clear_leftovers(folder, name)
             raise
     return taken
+
+
+def _copy_and_digest(
+    source: Path,
+    copy: Path,
+    store: BackupBlocks | None,
+    checkpoint: bool,
+    md5: bool,
+    progress: Progress | None,
+) -> tuple[Snapshot, list[str]]:
+    """Copy and check in the child; digest the copy's blocks for the store beside the check.
+
+    Nothing is sent yet, because the copy may turn out to be damaged.
+    """
+    digesting: list[Future[list[str]]] = []
+    with ThreadPoolExecutor(1, "digest") as beside:
+
+        def digest_copy() -> None:
+            if store:
+                digesting.append(beside.submit(store.digests, copy))
+
+        snapshot = take_snapshot(
+            source,
+            copy,
+            checkpoint=checkpoint,
+            is_kept=store is None,
+            with_md5=md5,
+            when_copied=digest_copy,
+            progress=progress,
+        )
+        return snapshot, digesting[0].result() if digesting else []
 
 
 def _block_store(blocks: Path | str | None, encrypt: bool) -> BackupBlocks | None:

@@ -120,6 +120,39 @@ def test_two_copies_of_one_content_cost_nothing(app: Path, folder: Path, store: 
     assert backups(folder) == [backups(folder)[0]] and len(list(store.glob("backups/man*/*"))) == 1
 
 
+def test_blocks_are_digested_while_the_copy_is_checked(
+    app: Path, folder: Path, store: Path, tmp_path: Path, in_the_child, monkeypatch
+) -> None:
+    begun, digests = tmp_path / "digests began", BackupBlocks.digests
+    monkeypatch.setattr(
+        BackupBlocks, "digests", lambda self, file: (begun.touch(), digests(self, file))[1]
+    )
+    in_the_child(
+        "import pathlib, time\n"
+        "from replica_platform.backup.child import check\n"
+        "integrity, until = check.check_integrity, time.monotonic() + 5\n"
+        "def awaiting(db):\n"
+        f"    while not pathlib.Path({str(begun)!r}).exists():\n"
+        "        if time.monotonic() > until: raise OSError('no block was digested')\n"
+        "        time.sleep(0.01)\n"
+        "    return integrity(db)\n"
+        "check.check_integrity = awaiting"
+    )
+    assert verify(backup(app, folder, blocks=store).file).ok
+
+
+def test_of_a_damaged_file_no_block_is_sent(app: Path, folder: Path, store: Path) -> None:
+    with closing(sqlite3.connect(app, isolation_level=None)) as db:
+        db.execute("create index t_by_v on t (substr(v, 1, 20))")
+        db.execute("pragma wal_checkpoint(truncate)")
+        db.execute("pragma writable_schema=on")
+        # The index is then one of other values than its entries have.
+        db.execute("update sqlite_master set sql = replace(sql, '1, 20', '2, 20')")
+    with pytest.raises(Damaged, match="is damaged"):
+        backup(app, folder, blocks=store)
+    assert not blocks_in(store) and not list(folder.glob("*.json"))
+
+
 def test_nothing_of_the_content_can_be_read_or_recognised_without_the_key(
     app: Path, folder: Path, store: Path, key: str
 ) -> None:

@@ -1,14 +1,16 @@
 """The child process answers with the dataclasses that both sides share, and starts quickly."""
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from replica_platform.backup import Backup
+from replica_platform.backup import Backup, restore
+from replica_platform.backup.child.contents import digest_blocks
 from replica_platform.backup.child.messages import (
     Advance,
+    Copied,
     Failure,
     FileCheck,
     Message,
@@ -17,8 +19,8 @@ from replica_platform.backup.child.messages import (
     decode,
     encode,
 )
-from replica_platform.backup.child.process import check_file
-from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed, Unreadable
+from replica_platform.backup.child.process import check_file, clone, command, environment
+from replica_platform.backup.errors import OF_THE_CHILD, ChildFailed, NoRoom, Unreadable
 
 CHECK = FileCheck(
     bytes=8,
@@ -44,6 +46,7 @@ CHECK = FileCheck(
         Snapshot(CHECK, None, "delete", 0.2),
         RestoredCopy(CHECK, None, None, None),
         Advance(1, 2, "bytes"),
+        Copied(),
         Failure("Busy", "It stayed locked;\ntry again."),
     ],
 )
@@ -65,17 +68,65 @@ def test_a_child_that_dies_without_an_answer_is_an_error(taken: Backup, in_the_c
         check_file(taken.file, drop_cache=False)
 
 
-def test_the_child_imports_neither_asyncio_nor_asyncssh() -> None:
-    listed = subprocess.run(
-        [
-            *(sys.executable, "-c"),
-            "import sys\n"
-            "import replica_platform.backup.child.process, replica_platform.backup.child.snapshot\n"
-            "import replica_platform.backup.child.restored_copy\n"
-            "print(*sorted({'asyncio', 'asyncssh', 'psycopg', 'dagster'} & set(sys.modules)))",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
+CHECK_AWAITS_FSYNC = """
+from threading import Event
+from replica_platform.backup.child import check
+begun, fsync, integrity = Event(), check.fsync_file, check.check_integrity
+def sync(file):
+    begun.set()
+    fsync(file)
+def after_sync(db):
+    if not begun.wait(1):
+        raise OSError("no fsync had begun")
+    return integrity(db)
+check.fsync_file, check.check_integrity = sync, after_sync
+"""
+
+
+def test_a_file_reaches_the_disk_while_it_is_checked(taken: Backup, in_the_child) -> None:
+    in_the_child(CHECK_AWAITS_FSYNC)
+    assert check_file(taken.file, drop_cache=False, make_durable=True).integrity == "ok"
+    with pytest.raises(Unreadable, match="no fsync had begun"):
+        check_file(taken.file, drop_cache=False)
+
+
+def test_a_disk_that_fills_during_a_restore_is_reported(
+    taken: Backup, tmp_path: Path, in_the_child
+) -> None:
+    in_the_child(
+        "import errno\n"
+        "from replica_platform.backup.child import check\n"
+        "def sync(file): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "check.fsync_file = sync"
     )
-    assert listed.stdout == "\n"
+    with pytest.raises(NoRoom, match="No space left"):
+        restore(taken.file, tmp_path / "restored.db")
+    assert not (tmp_path / "restored.db").exists()
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 63.5, 64, 129.25])
+def test_a_clone_and_its_digests_are_those_of_the_file(tmp_path: Path, blocks: float) -> None:
+    size = 4096
+    previous, copy = tmp_path / "previous", tmp_path / "copy"
+    previous.write_bytes(os.urandom(int(blocks * size)))
+    digests = clone(previous, copy, size)
+    assert copy.read_bytes() == previous.read_bytes()
+    with previous.open("rb", 0) as file:
+        assert digests == digest_blocks(file, size)
+
+
+def test_the_child_imports_only_what_it_needs(taken: Backup) -> None:
+    with subprocess.Popen(
+        command("check", file=str(taken.file), drop_cache=False),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environment(), "PYTHONPROFILEIMPORTTIME": "1"},
+        text=True,
+    ) as child:
+        assert child.stdout and child.stderr
+        imported = {line.rsplit("|", 1)[-1].strip() for line in child.stderr}
+        assert isinstance(decode(child.stdout.readlines()[-1]), FileCheck)
+    assert "replica_platform.backup.child.check" in imported
+    unneeded = {"asyncio", "asyncssh", "psycopg", "dagster", "obstore", "tempfile"}
+    assert not imported & {*unneeded, "replica_platform.backup", "replica_platform.backup.take"}

@@ -19,7 +19,7 @@ def test_a_watched_group_reports_once(source: str, target: str) -> None:
         tables=[TableEntry(table="t", mode="blocks")],
         name="seen",
         into="copy",
-        watch_s=4.0,
+        watch_s=8.0,
         prove_within_s=None,
     )
     definitions = component.build_defs(ComponentTree.for_test().load_context)

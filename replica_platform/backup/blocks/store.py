@@ -81,8 +81,36 @@ class BackupBlocks:
         """The id of the key; None for backups in clear."""
         return self._cipher.key_id if self._cipher else None
 
+    def digests(self, file: Path) -> list[str]:
+        """Return the digest of each block of a quiet file, for `send`.
+
+        Several threads compute them; hashing releases the interpreter's lock.
+        """
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        step = BLOCKS_AT_ONCE * BLOCK_BYTES
+
+        def hashed(start: int) -> list[str]:
+            chunk = memoryview(os.pread(fd, step, start))
+            return [
+                self._digest(chunk[at : at + BLOCK_BYTES])
+                for at in range(0, len(chunk), BLOCK_BYTES)
+            ]
+
+        try:
+            with ThreadPoolExecutor(os.cpu_count(), "digest") as threads:
+                chunks = threads.map(hashed, range(0, os.fstat(fd).st_size, step))
+                return [block_digest for chunk in chunks for block_digest in chunk]
+        finally:
+            os.close(fd)
+
     def send(
-        self, file: Path, name: str, *, resend: bool = False, progress: Progress | None = None
+        self,
+        file: Path,
+        digests: list[str],
+        name: str,
+        *,
+        resend: bool = False,
+        progress: Progress | None = None,
     ) -> SentFile:
         """Send the blocks of a file that the newest backup of `name` does not have.
 
@@ -90,6 +118,7 @@ class BackupBlocks:
 
         Args:
             file: A quiet file.
+            digests: What `digests` returned for it.
             name: The stem of the source's file name.
             resend: Send every block, because those in the store are damaged or missing.
             progress: Told the blocks that are sent.
@@ -101,7 +130,6 @@ class BackupBlocks:
         began = time.monotonic()
         relied_on = None if resend else max(self.manifests(name), default=None)
         present = set(self._contents(relied_on)[1]) if relied_on else set()
-        digests = self._digests(file)
         sent = self._send(file, digests, present, resend, progress)
         return SentFile(file, digests, file.stat().st_size, sent.bytes, relied_on, began)
 
@@ -214,25 +242,6 @@ class BackupBlocks:
                 resend=resend,
                 progress=progress,
             )
-        finally:
-            os.close(fd)
-
-    def _digests(self, file: Path) -> list[str]:
-        """Return the digest of each block; hashing releases the interpreter's lock."""
-        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        step = BLOCKS_AT_ONCE * BLOCK_BYTES
-
-        def hashed(start: int) -> list[str]:
-            chunk = memoryview(os.pread(fd, step, start))
-            return [
-                self._digest(chunk[at : at + BLOCK_BYTES])
-                for at in range(0, len(chunk), BLOCK_BYTES)
-            ]
-
-        try:
-            with ThreadPoolExecutor(os.cpu_count(), "digest") as threads:
-                chunks = threads.map(hashed, range(0, os.fstat(fd).st_size, step))
-                return [block_digest for chunk in chunks for block_digest in chunk]
         finally:
             os.close(fd)
 

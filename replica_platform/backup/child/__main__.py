@@ -8,11 +8,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from replica_platform.backup.child.check import check_file
 from replica_platform.backup.child.clone import clone
-from replica_platform.backup.child.messages import Advance, Answer, Failure, Message, encode
+from replica_platform.backup.child.messages import (
+    Advance,
+    Answer,
+    Copied,
+    Failure,
+    Message,
+    encode,
+)
 from replica_platform.backup.child.queries import ask_queries
 from replica_platform.backup.child.restored_copy import make_restored_copy
 from replica_platform.backup.child.snapshot import take_snapshot
@@ -21,7 +29,7 @@ from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import Unit
 
 TASKS: dict[str, Callable[..., Answer]] = {
-    "copy": take_snapshot,
+    "copy": partial(take_snapshot, when_copied=lambda: _write(Copied())),
     "check": check_file,
     "restore": make_restored_copy,
     "query": ask_queries,

@@ -14,6 +14,7 @@ from replica_platform.backup.child.integrity import check_integrity
 from replica_platform.backup.child.messages import FileCheck
 from replica_platform.backup.child.outbox import undelivered
 from replica_platform.backup.errors import Unreadable
+from replica_platform.core.files import fsync_file
 from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 
@@ -23,7 +24,11 @@ HEADER = b"SQLite format 3\x00"
 
 
 def check_file(
-    file: Path, drop_cache: bool, progress: Progress, with_md5: bool = False
+    file: Path,
+    drop_cache: bool,
+    progress: Progress,
+    with_md5: bool = False,
+    make_durable: bool = False,
 ) -> FileCheck:
     """Hash a quiet file, check its integrity, count its tables; change nothing.
 
@@ -34,6 +39,7 @@ def check_file(
         drop_cache: Have the kernel forget the file first, so that it is read from the disk.
         progress: Called with the bytes that were hashed.
         with_md5: Compute MD5 too, which takes twice as long as SHA-256.
+        make_durable: Bring the file to the disk meanwhile.
 
     Raises:
         Unreadable: The file is not a database, or cannot be read.
@@ -45,6 +51,7 @@ def check_file(
     # Immutable: no locks, no sidecars, works on read-only media; the file is quiet.
     uri = f"{file.resolve().as_uri()}?mode=ro&immutable=1"
     with (
+        _syncing(file, make_durable),
         _hashing(file, progress, with_md5) as digests,
         closing(_opened(uri)) as db,
         ThreadPoolExecutor(1, "count") as beside,
@@ -108,6 +115,16 @@ def require_sqlite(file: Path) -> None:
             f"{file} is not a SQLite database ({'wrong header' if header else 'it is empty'}); "
             "check the path."
         )
+
+
+@contextmanager
+def _syncing(file: Path, is_wanted: bool) -> Iterator[None]:
+    """Bring a file to the disk beside the block: that needs the disk, a check the processor."""
+    with ThreadPoolExecutor(1, "fsync") as thread:
+        syncing = thread.submit(fsync_file, file) if is_wanted else None
+        yield
+        if syncing:
+            syncing.result()
 
 
 @contextmanager

@@ -111,6 +111,11 @@ class Advance:
 
 
 @dataclass(frozen=True)
+class Copied:
+    """The copy is complete and will not be written to again; its check begins."""
+
+
+@dataclass(frozen=True)
 class Failure:
     """An error of the child, by the name of its class, with its sentence."""
 
@@ -119,10 +124,13 @@ class Failure:
 
 
 Answer = FileCheck | Snapshot | RestoredCopy | Answers | BlockDigests
-Message = Answer | Advance | Failure
+Message = Answer | Advance | Copied | Failure
 KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
-    for kind in (FileCheck, Snapshot, RestoredCopy, Answers, BlockDigests, Advance, Failure)
+    for kind in (
+        *(FileCheck, Snapshot, RestoredCopy, Answers, BlockDigests),
+        *(Advance, Copied, Failure),
+    )
 }
 
 

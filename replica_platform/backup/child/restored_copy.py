@@ -8,7 +8,6 @@ from replica_platform.backup.child.check import BLOCK_BYTES, check_file
 from replica_platform.backup.child.messages import RestoredCopy
 from replica_platform.backup.child.outbox import compare_with_replaced, renew_identity
 from replica_platform.backup.errors import Damaged
-from replica_platform.core.files import fsync_file
 from replica_platform.core.reports import Progress
 from replica_platform.core.sqlite import sqlite3
 
@@ -40,13 +39,14 @@ def make_restored_copy(
         delivered_again, only_in_previous = compare_with_replaced(db, previous)
         file_uuid = renew_identity(db)
         db.execute(f"pragma journal_mode={'wal' if journal_mode == 'wal' else 'delete'}")
-    check = check_file(copy, drop_cache=False, progress=lambda done, total, unit: None)
+    check = check_file(
+        copy, drop_cache=False, progress=lambda done, total, unit: None, make_durable=True
+    )
     if not check.is_sound:
         raise Damaged(
             f"The restored copy of {backup} is not sound ({check.integrity}); "
             "nothing was put in place. Check the disk."
         )
-    fsync_file(copy)
     return RestoredCopy(check, file_uuid, delivered_again, only_in_previous)
 
 

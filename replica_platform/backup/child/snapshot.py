@@ -40,6 +40,7 @@ def take_snapshot(
     is_kept: bool,
     with_md5: bool,
     progress: Progress,
+    when_copied: Callable[[], object],
 ) -> Snapshot:
     """Copy the live `source` to `copy` and check the copy.
 
@@ -50,6 +51,7 @@ def take_snapshot(
         is_kept: Whether the copy stays: then it is made durable.
         with_md5: Compute MD5 too.
         progress: Called with the bytes copied plus the bytes checked.
+        when_copied: Called when the copy is complete and its check begins.
 
     Raises:
         Unreadable: The source is not a database, or cannot be read.
@@ -61,6 +63,7 @@ def take_snapshot(
     started = time.perf_counter()
     with _reporting_growth(copy, expected_bytes, progress):
         checkpointed, journal_mode = _copy(source, copy, checkpoint)
+    when_copied()
     with ThreadPoolExecutor(1) as beside:
         # The check needs the processor, and this needs the disk.
         durable = beside.submit(_make_durable if is_kept else _now, copy)

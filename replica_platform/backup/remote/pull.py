@@ -239,7 +239,7 @@ def _replace(
 
 def _copied_by_rows(agent: RemoteAgent, target: Path, copy: Path, progress: Progress) -> _Copy:
     comparison, rows_moved = copy_rows(agent, target, copy, progress)
-    return _Copy("query", comparison, check_file(copy, drop_cache=False), rows_moved)
+    return _Copy("query", comparison, _checked(copy), rows_moved)
 
 
 def _copied_by_bytes(
@@ -249,11 +249,15 @@ def _copied_by_bytes(
     snapshot = agent.ask("take_snapshot")
     blocks = copy_pages(agent, snapshot, target, copy, progress) if by_pages else None
     sha256 = None if blocks else copy_file(agent, login, snapshot, copy, progress)
-    check = check_file(copy, drop_cache=False)
+    check = _checked(copy)
     if sha256 and check.sha256 != sha256:
         raise Damaged("The file changed on its way (SHA-256 differs); nothing was kept. Try again.")
     comparison = Comparison(check.tables, check.newest, blocks or 0, [])
     return _Copy("pages" if blocks else "scp", comparison, check)
+
+
+def _checked(copy: Path) -> FileCheck:
+    return check_file(copy, drop_cache=False, make_durable=True)
 
 
 def _require_space(remote: _RemoteFile, target: Path) -> None:

@@ -16,6 +16,7 @@ from replica_platform.xmin.blocks.history import History
 from replica_platform.xmin.blocks.summaries import ChangedBlocks, LeafBlocks
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.source.start_point import StartPoint
+from replica_platform.xmin.target.tables import LOCATION_COLUMNS
 from replica_platform.xmin.target.watermark import Watermark
 
 # Where `auto` begins to think of it: 128 MiB are scanned in the time that a summary takes.
@@ -103,6 +104,12 @@ def table_obstacle(table: SourceTable) -> str:
     """Return why a table's changes are not in the WAL, and what would cure that."""
     if not table.has_xmin:
         return f"{table.name} is not stored as a heap."
+    taken = sorted(set(LOCATION_COLUMNS) & set(table.names))
+    if taken:
+        return (
+            f"{table.name} has a column {taken[0]}, a name that the target needs for the rows' "
+            "locations; rename it in the source."
+        )
     unlogged = [str(leaf.name) for leaf in table.leaves if leaf.persistence != "p"]
     if unlogged:
         return (

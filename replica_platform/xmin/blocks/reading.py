@@ -83,9 +83,11 @@ class BlockReading:
         """Return whether a sync stores the location of each row that it writes."""
         if one.mode not in MODES or not one.table.has_xmin:
             return False
+        if table_obstacle(one.table):
+            return False
         if one.watermark is not None and one.watermark.locations:
             return True  # kept up, whatever the source can do today
-        if self.capability.obstacle or table_obstacle(one.table):
+        if self.capability.obstacle:
             return False
         first = one.watermark is None and one.table.blocks >= LEAST_BLOCKS
         return one.mode == "blocks" or first

@@ -178,7 +178,7 @@ def create_staging(
     Raises:
         CannotSync: The source has a column with the name of one of the sync's.
     """
-    clash = set(ALL_SYNC_COLUMNS) & set(table.names)
+    clash = set(sync_columns(locations=locations)) & set(table.names)
     if clash:
         raise CannotSync(
             f"{table.name} has a column {min(clash)}, a name that the sync needs for its own; "

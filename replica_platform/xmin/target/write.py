@@ -14,11 +14,11 @@ from replica_platform.core.postgres import one_value
 from replica_platform.xmin.errors import CannotSync
 from replica_platform.xmin.names import TableName, cast_columns, columns_sql, equal_columns
 from replica_platform.xmin.target.tables import (
-    ALL_SYNC_COLUMNS,
     BLOCK,
     CTID,
     LEAF,
     bucket_sql,
+    sync_columns,
 )
 
 
@@ -55,6 +55,7 @@ class WriteSpec:
         delete_changed: Whether a changed row is deleted and inserted again, since another row may
             have the value that a unique index keeps it from getting.
         scope: For `replace_by_key`: the target's rows that the staged ones replace.
+        locations: Whether the target keeps the rows' locations in the source.
     """
 
     target: TableName
@@ -65,16 +66,18 @@ class WriteSpec:
     casts: Mapping[str, str] = field(default_factory=dict)
     delete_changed: bool = False
     scope: sql.Composable = field(default_factory=lambda: sql.SQL("true"))
+    locations: bool = False
 
     @property
     def data_columns(self) -> list[str]:
         """The columns without those of the sync."""
-        return [name for name in self.columns if name not in ALL_SYNC_COLUMNS]
+        ours = sync_columns(locations=self.locations)
+        return [name for name in self.columns if name not in ours]
 
     @property
     def location_columns(self) -> list[str]:
         """The columns of the rows' locations in the source; none where the target keeps none."""
-        return [LEAF, BLOCK, CTID] if LEAF in self.columns else []
+        return [LEAF, BLOCK, CTID] if self.locations else []
 
     @property
     def key_matches(self) -> sql.Composed:

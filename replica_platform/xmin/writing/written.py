@@ -57,6 +57,7 @@ def write_spec(staged: StagedTable, found: TargetTable) -> WriteSpec:
         planned.casts,
         delete_changed,
         staged.scope,
+        planned.locations,
     )
 
 
