@@ -28,6 +28,7 @@ from replica_platform.defs.history import history
 from replica_platform.history import Past, Span, read
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
+from replica_platform.xmin import validate
 from replica_platform_tests.app.test_health import Folder
 from replica_platform_tests.app.test_metrics import made as made_platform  # a fixture
 from replica_platform_tests.conftest import Cli
@@ -78,6 +79,17 @@ def test_it_shows_what_is_configured(made: Folder) -> None:
     assert "It was 0 all the time." in text  # dead records
     assert re.search(r"<td>in \d+ \w+</td><td>fds: its schedule</td>", text)
     assert "<b>warehouse</b>" in text
+
+
+def test_a_proof_shows_on_its_day(made: Folder) -> None:
+    found = configured(made.defs)
+    record_state(made.settings, found)
+    before = charts(deck_page(made.settings, found))["integrity"]
+    assert before["states"][int(before["rows"][0][-1])] == "not proven, synced"
+    validate(made.settings.source, made.settings.target, "public.t", into="raw", content=True)
+    record_state(made.settings, found)
+    after = charts(deck_page(made.settings, found))["integrity"]
+    assert after["states"][int(after["rows"][0][-1])] == "proven within a day"
 
 
 def test_it_asks_no_other_host_for_anything(made: Folder) -> None:
