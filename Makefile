@@ -41,7 +41,8 @@ LONG := $(addprefix replica_platform_tests/, \
   replica/test_catalog_name.py \
   defs/test_declarative_automation.py defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
   defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py \
-  app/test_metrics.py acceptance/test_tutorial.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py market/test_backfill.py \
+  app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
+  market/test_backfill.py \
   acceptance/test_yaml_alone.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
@@ -88,7 +89,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Making the environment in $(VENV): about a minute, once."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --upgrade pip
-	@$(INSTALL) --editable '.[chart,metrics,quotes,remote,store]' || \
+	@$(INSTALL) --editable '.[chart,deck,metrics,quotes,remote,store]' || \
 	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
 	@touch $@
 

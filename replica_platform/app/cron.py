@@ -1,4 +1,4 @@
-"""The recent ticks of a cron schedule, without Dagster."""
+"""The recent ticks of a cron schedule and its next one, without Dagster."""
 
 import re
 from collections.abc import Iterator
@@ -35,6 +35,24 @@ def tick_before(cron: str, now: datetime, missed: int) -> datetime | None:
     return next(islice(_ticks_back(cron, now), missed, None), None)
 
 
+def tick_after(cron: str, now: datetime) -> datetime | None:
+    """Return the first tick after `now`; None where there is none within a year.
+
+    Args:
+        cron: Five fields, or an alias such as `@daily`.
+        now: The moment to look ahead from, in the schedule's time zone.
+
+    Raises:
+        ValueError: This is not a cron schedule.
+    """
+    fields = _fields(cron)
+    for ahead in range(LONGEST_DAYS):
+        later = [tick for tick in _ticks_of(fields, now + timedelta(days=ahead)) if tick > now]
+        if later:
+            return later[-1]
+    return None
+
+
 def assert_cron(cron: str) -> None:
     """Refuse what is no cron schedule; extensions such as `L` are left to Dagster.
 
@@ -66,20 +84,24 @@ def _parsed(fields: list[str]) -> tuple[set[int], set[int], set[int], set[int], 
 
 def _ticks_back(cron: str, now: datetime) -> Iterator[datetime]:
     fields = _fields(cron)
-    minutes, hours, days, months, weekdays = _parsed(fields)
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     for back in range(LONGEST_DAYS):
-        day = midnight - timedelta(days=back)
-        in_month, in_week = day.day in days, day.isoweekday() % 7 in weekdays
-        # As in cron: where both are restricted, one of them is enough.
-        both = fields[2] != "*" and fields[4] != "*"
-        if day.month not in months or not (in_month or in_week if both else in_month and in_week):
-            continue
-        for hour in sorted(hours, reverse=True):
-            for minute in sorted(minutes, reverse=True):
-                tick = day.replace(hour=hour, minute=minute)
-                if tick <= now:
-                    yield tick
+        yield from (tick for tick in _ticks_of(fields, now - timedelta(days=back)) if tick <= now)
+
+
+def _ticks_of(fields: list[str], day: datetime) -> list[datetime]:
+    """Return the ticks of a day, the last one first."""
+    minutes, hours, days, months, weekdays = _parsed(fields)
+    day = day.replace(hour=0, minute=0, second=0, microsecond=0)
+    in_month, in_week = day.day in days, day.isoweekday() % 7 in weekdays
+    # As in cron: where both are restricted, one of them is enough.
+    both = fields[2] != "*" and fields[4] != "*"
+    if day.month not in months or not (in_month or in_week if both else in_month and in_week):
+        return []
+    return [
+        day.replace(hour=hour, minute=minute)
+        for hour in sorted(hours, reverse=True)
+        for minute in sorted(minutes, reverse=True)
+    ]
 
 
 def _values(

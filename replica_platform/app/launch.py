@@ -138,11 +138,38 @@ def is_clone() -> bool:
     return (PROJECT / "dagster.yaml").is_file()
 
 
-def serve(settings: Settings) -> int:
+def deck_port(settings: Settings) -> int | None:
+    """Return the port of the deck beside the UI; None where it is taken or cannot be drawn."""
+    port = settings.port + 1
+    if port > 65535 or importlib.util.find_spec("vl_convert") is None:
+        return None
+    try:
+        _assert_port_free(port)
+    except PortTaken:
+        return None
+    return port
+
+
+def _start_deck(settings: Settings) -> subprocess.Popen[bytes] | None:
+    port = deck_port(settings)
+    if port is None:
+        return None
+    program = [sys.executable, "-m", f"{__package__.partition('.')[0]}.cli.main"]
+    # A process of its own: drawing a deck must not hold up the signals that end everything.
+    return subprocess.Popen(
+        [*program, "deck", "--port", str(port)],
+        env=_environment() | settings.environment(),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def serve(settings: Settings, *, with_deck: bool = False) -> int:
     """Run the Dagster UI with daemon, schedules and sensors until Ctrl-C or SIGTERM.
 
     Args:
         settings: The settings of the platform; the databases must run.
+        with_deck: Whether the deck is served too, on the next port.
 
     Returns:
         The exit code, when every process that this started has ended.
@@ -166,10 +193,13 @@ def serve(settings: Settings) -> int:
         dg_dev = subprocess.Popen(
             command, cwd=project_dir(), env=_environment(), start_new_session=True
         )
+        deck = _start_deck(settings) if with_deck else None
         try:
             while dg_dev.poll() is None and not stop.wait(0.2):
                 pass
         finally:
+            if deck is not None:
+                _end_session(deck)
             _end_session(dg_dev)
     return 0 if stop.is_set() else dg_dev.returncode
 

@@ -5,33 +5,20 @@ a file that is no longer written shows as old.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from replica_platform import replica
+from replica_platform.app import state
 from replica_platform.app.configured import Configured, configured
-from replica_platform.app.entries import (
-    DuckDBReplicaEntry,
-    PurposeReplicasEntry,
-    SqliteBackupsEntry,
-    WorkerOutboxesEntry,
-    XminTablesEntry,
-)
-from replica_platform.app.entries.base import environment_dsn
-from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.app.health import platform_health
 from replica_platform.app.scheduler import scheduler_status
 from replica_platform.app.settings import Settings
-from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
-from replica_platform.outbox import backlog
 from replica_platform.replica import ReplicaStatus
-from replica_platform.xmin import status as sync_status
 
 PREFIX = "replica_platform"
 # Name, labels and help of each metric.
@@ -99,61 +86,38 @@ class PlatformCollector(Collector):
         for one in platform_health(self._settings, self._found):
             yield "healthy", (one.pillar,), one.ok
             yield "idle", (one.pillar,), one.idle
-        parts: list[Callable[[], Iterator[Sample]]] = [
-            *(partial(self._tables, target) for target in self._targets()),
-            self._outboxes,
-            self._replicas,
-            self._backups,
-            self._daemon,
-        ]
+        parts = (self._tables, self._outboxes, self._replicas, self._backups, self._daemon)
         for part in parts:
             try:
                 yield from part()
             except PlatformError:  # `healthy` says so
                 continue
 
-    def _targets(self) -> list[str | None]:
-        return list(dict.fromkeys(group.target for group in self._found.of(XminTablesEntry)))
-
-    def _tables(self, target: str | None) -> Iterator[Sample]:
-        dsn = environment_dsn(target) if target else self._settings.target
-        for table in sync_status(dsn):
+    def _tables(self) -> Iterator[Sample]:
+        for table in state.tables(self._settings, self._found):
             name = (table.target_table,)
             yield "last_sync_timestamp_seconds", name, _moment(table.age_s)
             yield "table_there", name, table.there
 
     def _outboxes(self) -> Iterator[Sample]:
-        for entry in self._found.of(WorkerOutboxesEntry):
-            for node, folder in entry.nodes.items():
-                if not self._settings.path(folder).is_dir():
-                    continue
-                found, names = backlog([self._settings.path(folder)]), (entry.name, node)
-                age_s = found.oldest_pending_age_s if found.pending else None
-                yield "outbox_pending_records", names, found.pending
-                yield "outbox_dead_records", names, found.dead
-                yield "outbox_oldest_pending_timestamp_seconds", names, _moment(age_s)
-                yield "outbox_size_bytes", names, found.file_bytes
+        for *names, found in state.outboxes(self._settings, self._found):
+            labels = tuple(names)
+            age_s = found.oldest_pending_age_s if found.pending else None
+            yield "outbox_pending_records", labels, found.pending
+            yield "outbox_dead_records", labels, found.dead
+            yield "outbox_oldest_pending_timestamp_seconds", labels, _moment(age_s)
+            yield "outbox_size_bytes", labels, found.file_bytes
 
     def _replicas(self) -> Iterator[Sample]:
-        path = self._settings.path
-        for entry in self._found.of(DuckDBReplicaEntry):
-            found = replica.status(path(entry.store_folder), path(entry.master))
-            yield from _replica(entry.name, found)
-        for parts in self._found.of(PurposeReplicasEntry):
-            for one in parts.made():
-                found = replica.status(path(parts.store_folder(one.name)), path(parts.master))
-                yield from _replica(f"{parts.name}/{one.name}", found)
+        for name, found in state.replicas(self._settings, self._found):
+            yield from _replica(name, found)
 
     def _backups(self) -> Iterator[Sample]:
-        folder = self._settings.backup_dir
-        for entry in self._found.of(SqliteBackupsEntry):
-            for file, name in zip(entry.files, names_of(entry.files), strict=True):
-                stem = self._settings.path(file.path).stem
-                found = backup_status(entry.backups_of(folder, file, name), stem)
-                names = (f"{entry.name}/{name}",)
-                yield "backup_timestamp_seconds", names, _moment(found.newest_age_s)
-                yield "backup_copies", names, found.count
-                yield "backup_size_bytes", names, found.bytes
+        for name, found in state.backups(self._settings, self._found):
+            names = (name,)
+            yield "backup_timestamp_seconds", names, _moment(found.newest_age_s)
+            yield "backup_copies", names, found.count
+            yield "backup_size_bytes", names, found.bytes
 
     def _daemon(self) -> Iterator[Sample]:
         found = scheduler_status(self._settings.dagster)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import adopt, backups, market, metrics, outbox, platform, warehouse
+from replica_platform.cli import adopt, backups, deck, market, metrics, outbox, platform, warehouse
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -25,6 +25,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         platform.dev,
         platform.status,
         metrics.metrics,
+        deck.deck,
         platform.env,
     ),
     "Replica": (

@@ -77,6 +77,7 @@ def run(as_json: bool) -> int:
         prepare_sample(settings)
         # Imported late: the import takes most of the command's time, and a wrong DSN should be
         # reported at once.
+        from replica_platform.app.observation import record_state
         from replica_platform.app.runs import materialise_all
         from replica_platform.definitions import load_defs
 
@@ -85,6 +86,7 @@ def run(as_json: bool) -> int:
             # For people only: a program reads the result.
             watched = (progress, _print_step) if err.is_terminal else (None, None)
             assets = materialise_all(definitions, *watched)
+        record_state(settings, entries)
     well = all(asset.ok for asset in assets)
     if as_json:
         print_json(assets)
@@ -123,7 +125,7 @@ def _print_locations(settings: "Settings", entries: "Configured") -> None:
     "--port", type=click.IntRange(1, 65535), help="The port of the UI; REPLICA_PORT otherwise."
 )
 def dev(port: int | None) -> int:
-    """Serve the Dagster UI, with schedules and sensors.
+    """Serve the Dagster UI, with schedules, sensors and deck.
 
     It runs until Ctrl-C, which ends every process that it started.
     """
@@ -132,14 +134,22 @@ def dev(port: int | None) -> int:
     settings = Settings()
     settings.port = port or settings.port
     from replica_platform.app.configured import configured
-    from replica_platform.app.launch import platform_up, prepare_sample, project_dir, serve
+    from replica_platform.app.launch import (
+        deck_port,
+        platform_up,
+        prepare_sample,
+        project_dir,
+        serve,
+    )
 
     project_dir()
     configured(sample=settings.sample)
     with platform_up(settings):
         prepare_sample(settings)
         err.print(f"The Dagster UI will be at http://127.0.0.1:{settings.port} (Ctrl-C ends it).")
-        return serve(settings)
+        if port := deck_port(settings):
+            err.print(f"The flight deck will be at http://127.0.0.1:{port}.")
+        return serve(settings, with_deck=True)
 
 
 def _print_step(step: "StepDone") -> None:

@@ -196,6 +196,10 @@ def sync(
         return _watch(source, target, specs, every, as_json, options)
     with bar("syncing") as progress:
         group = sync_group(source, target, specs, take_over=take_over, progress=progress, **options)
+    if any(report.changed for report in group.reports.values()):
+        from replica_platform.app.recording import record_syncs
+
+        record_syncs(target, group.reports)
     if as_json:
         print_json(group)
     else:

@@ -9,6 +9,7 @@ from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.catalog import Catalog
 from replica_platform.app.entries import TableEntry, XminTablesEntry
+from replica_platform.app.recording import record_integrity, record_syncs
 from replica_platform.components.changed_only import Reported, reported, unreported
 from replica_platform.components.machine import current_machine, with_catalog
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
@@ -206,6 +207,7 @@ class _Group:
             due = unreported(context.instance, keys.values(), entry.report_unchanged_s)
             group = self._sync_tables(self.tables, platform, source, target, watch_s=entry.watch_s)
             problems = []
+            scores: dict[str, float] = {}
             for name, report in group.reports.items():
                 key = keys[name]
                 if not report.changed and key not in due:
@@ -213,10 +215,11 @@ class _Group:
                 context.log.info(f"{name}: {report.mode}. {report.why}")
                 metadata = sync_metadata(report, self._described(self.keys[key]))
                 metadata |= watch_metadata(group)
-                results = self._evaluate(key, source, target)
+                results = self._evaluate(key, source, target, scores)
                 for event in reported(context.instance, key, metadata, results, BLOCKING):
                     yield event
                     problems += _problem(event)
+            record_integrity(target.dsn, scores)
             context.log.info(group.sentence)
             _raise_failures(group)
             if problems:
@@ -244,7 +247,7 @@ class _Group:
         entry = self.entry
         sync = partial(watch_for, watch_s) if watch_s else sync_group
         with translate_errors():
-            return sync(
+            group = sync(
                 database(entry.source, source).dsn,
                 database(entry.target, target).dsn,
                 [entry.spec(table) for table in tables],
@@ -257,6 +260,8 @@ class _Group:
                 max_source_connections=entry.max_source_connections,
                 max_source_fraction=entry.max_source_fraction,
             )
+        record_syncs(target.dsn, group.reports)
+        return group
 
     def _checks(self) -> dg.AssetChecksDefinition:
         """Return the checks of all tables as one step: a step each costs more than most checks."""
@@ -274,10 +279,12 @@ class _Group:
             target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[dg.AssetCheckResult]:
             selected = context.selected_asset_check_keys
+            scores: dict[str, float] = {}
             for key in sorted({check.asset_key for check in selected}):
-                for result in self._evaluate(key, source, target):
+                for result in self._evaluate(key, source, target, scores):
                     if dg.AssetCheckKey(key, result.check_name or "") in selected:
                         yield result
+            record_integrity(target.dsn, scores)
 
         return checks
 
@@ -298,9 +305,16 @@ class _Group:
         ]
 
     def _evaluate(
-        self, key: dg.AssetKey, source: PostgresDatabase, target: PostgresDatabase
+        self,
+        key: dg.AssetKey,
+        source: PostgresDatabase,
+        target: PostgresDatabase,
+        scores: dict[str, float],
     ) -> Iterator[dg.AssetCheckResult]:
-        """Yield the result of each check of a table; an engine's error fails both by its text."""
+        """Yield the result of each check of a table; an engine's error fails both by its text.
+
+        The table's score, 1 where nothing that can be proven is wrong, is added to `scores`.
+        """
         entry = self.entry
         try:
             spec = entry.spec(self.keys[key])
@@ -321,6 +335,8 @@ class _Group:
         # How changes are found caps the score: that is how much can be proven, no damage.
         wanted = entry.threshold * found.terms["mode"]
         settled = found.settled_score >= wanted
+        # 1 for what is settled: all that can be proven is, though the source may be ahead by now.
+        scores[str(entry.target_of(self.keys[key]))] = 1.0 if settled else found.settled_score
         yield dg.AssetCheckResult(
             asset_key=key,
             check_name="is_intact",

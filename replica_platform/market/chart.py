@@ -54,6 +54,39 @@ def read_chart(reader: MarketReader, symbol: str, days: int = DAYS) -> pd.DataFr
     return _indexed(frame)
 
 
+def chart_columns(
+    reader: MarketReader, symbol: str | None = None, days: int = DAYS
+) -> tuple[str, dict[str, list[Any]]] | None:
+    """Return a symbol and its bars and indicators as columns, for a page that draws them.
+
+    Args:
+        reader: A reader of a replica.
+        symbol: The symbol; the first of the watchlist if left out.
+        days: How many calendar days, up to its newest bar.
+
+    Returns:
+        The symbol and its columns, each of one value a bar; None where the replica has no bars.
+
+    Raises:
+        UnknownSymbol: There is no bar of it.
+    """
+    names = reader.query("select table_name from information_schema.tables", default=[])
+    if not {("ohlcv",), ("indicators",)} <= set(names):
+        return None
+    if symbol is None:
+        listed = "watchlist" if ("watchlist",) in names else "ohlcv"
+        rows = reader.query(f"select min(symbol) from {listed}", default=[])
+        symbol = rows[0][0] if rows else None
+    if symbol is None:
+        return None
+    frame = read_chart(reader, symbol, days)
+    columns: dict[str, list[Any]] = {"day": [f"{day:%Y-%m-%d}" for day in frame.index]}
+    for name in frame.columns:
+        values = frame[name].astype(float).round(4).tolist()
+        columns[name.lower()] = [None if value != value else value for value in values]
+    return symbol, columns
+
+
 def chart_png(frame: pd.DataFrame, symbol: str) -> bytes:
     """Return candlesticks, averages, bands, volume, RSI and MACD as a PNG.
 

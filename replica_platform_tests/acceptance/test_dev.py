@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path)
     repository = pages.repository()
     states = [schedule["scheduleState"]["status"] for schedule in repository["schedules"]]
     states += [sensor["sensorState"]["status"] for sensor in repository["sensors"]]
-    assert len(states) == 13
+    assert len(states) == 14
     assert set(states) == {"RUNNING"}
 
     launched = pages.ask(
@@ -54,6 +55,9 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path)
         time.sleep(0.5)
         status = pages.ask(RUN, id=launched["run"]["runId"])["runOrError"]["status"]
     assert status == "SUCCESS"
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/", timeout=60) as deck:
+        assert b"<title>Flight deck</title>" in deck.read()
 
     second = subprocess.run(
         [sys.executable, "-m", "replica_platform.cli.main", "dev", "--port", str(port)],

@@ -9,6 +9,7 @@ import dagster as dg
 import psycopg
 import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from replica_platform.history import Span, read
 
 from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
@@ -143,6 +144,19 @@ def test_a_blocking_check_that_fails_ends_the_run_red_after_the_others(group: Gr
     assert failure is not None
     assert failure.user_failure_data is not None
     assert "raw_data/a: raw_data.a is in sync" in str(failure.user_failure_data.description)
+
+
+def test_what_was_moved_and_checked_is_in_the_history(group: Group) -> None:
+    group.sync()
+    group.change()
+    group.sync()
+    group.materialise()  # by the assets, with their checks: nothing is moved
+    found = read(group.settings.target, ["rows_moved", "integrity"], Span.DAY, 2)
+    moved = {name: sum(v or 0 for v in row) for name, row in found["rows_moved"].values.items()}
+    assert sorted(moved.values()) == [2] * (len(TABLES) - 1) + [4]
+    scores = [value for row in found["integrity"].values.values() for value in row if value]
+    assert set(scores) == {1}
+    assert found["integrity"].values.keys() == moved.keys()
 
 
 def test_a_table_whose_score_is_capped_is_intact(group: Group) -> None:

@@ -17,10 +17,15 @@ from replica_platform.xmin.target.schemas import SCHEMA
 from replica_platform.xmin.target.watermark import lock, prepare
 
 _HAS_WATERMARKS = f"select to_regclass('{SCHEMA}.mark') is not null"
+_HAS_PROOFS = f"select to_regclass('{SCHEMA}.proof') is not null"
 _STATUS = f"""
 select m.target_table, m.mode, extract(epoch from clock_timestamp() - m.synced_at)::float8,
     exists (select from pg_class c where c.oid = m.target_oid)
 from {SCHEMA}.mark m order by 1
+"""
+_PROOFS = f"""
+select p.target_table, extract(epoch from clock_timestamp() - p.proven_at)::float8
+from {SCHEMA}.proof p join {SCHEMA}.mark m using (target_table, target_oid)
 """
 _FORGET = sql.SQL("delete from {table} where target_table = %s")
 
@@ -34,12 +39,14 @@ class SyncStatus(ReportFields):
         mode: How its source was read.
         age_s: Seconds since, by the target's clock.
         there: Whether the target still has the table.
+        proven_age_s: Seconds since its whole content was proven equal; None if it never was.
     """
 
     target_table: str
     mode: str
     age_s: float
     there: bool
+    proven_age_s: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -70,7 +77,13 @@ def status(target: str) -> list[SyncStatus]:
     with open_target(target) as connection, translate_errors("target", f"{SCHEMA}.mark"):
         if not one_value(connection.execute(_HAS_WATERMARKS)):
             return []
-        return [SyncStatus(*row) for row in connection.execute(_STATUS)]
+        proofs: dict[str, float] = {}
+        if one_value(connection.execute(_HAS_PROOFS)):
+            proofs.update(connection.execute(_PROOFS).fetchall())
+        return [
+            SyncStatus(name, mode, age_s, there, proofs.get(name))
+            for name, mode, age_s, there in connection.execute(_STATUS)
+        ]
 
 
 def forget(target: str, table: str) -> bool:

@@ -1,0 +1,59 @@
+"""The state of all that is configured, engine by engine: what metrics, history and deck look at."""
+
+from collections.abc import Iterator
+
+from replica_platform import replica
+from replica_platform.app.configured import Configured
+from replica_platform.app.entries import (
+    DuckDBReplicaEntry,
+    PurposeReplicasEntry,
+    SqliteBackupsEntry,
+    WorkerOutboxesEntry,
+    XminTablesEntry,
+)
+from replica_platform.app.entries.base import environment_dsn
+from replica_platform.app.entries.sqlite_files import names_of
+from replica_platform.app.settings import Settings
+from replica_platform.backup import FolderStatus
+from replica_platform.backup import status as backup_status
+from replica_platform.outbox import Backlog, backlog
+from replica_platform.replica import ReplicaStatus
+from replica_platform.xmin import SyncStatus
+from replica_platform.xmin import status as sync_status
+
+
+def tables(settings: Settings, found: Configured) -> Iterator[SyncStatus]:
+    """Yield the status of every table of every target.
+
+    Raises:
+        CannotConnect: A target does not answer.
+    """
+    for target in dict.fromkeys(group.target for group in found.of(XminTablesEntry)):
+        yield from sync_status(environment_dsn(target) if target else settings.target)
+
+
+def outboxes(settings: Settings, found: Configured) -> Iterator[tuple[str, str, Backlog]]:
+    """Yield the entry, the node and the backlog of each folder that is there."""
+    for entry in found.of(WorkerOutboxesEntry):
+        for node, folder in entry.nodes.items():
+            if settings.path(folder).is_dir():
+                yield entry.name, node, backlog([settings.path(folder)])
+
+
+def replicas(settings: Settings, found: Configured) -> Iterator[tuple[str, ReplicaStatus]]:
+    """Yield the name and status of each replica and purpose."""
+    path = settings.path
+    for entry in found.of(DuckDBReplicaEntry):
+        yield entry.name, replica.status(path(entry.store_folder), path(entry.master))
+    for parts in found.of(PurposeReplicasEntry):
+        for one in parts.made():
+            status = replica.status(path(parts.store_folder(one.name)), path(parts.master))
+            yield f"{parts.name}/{one.name}", status
+
+
+def backups(settings: Settings, found: Configured) -> Iterator[tuple[str, FolderStatus]]:
+    """Yield the name and the backups of each file."""
+    for entry in found.of(SqliteBackupsEntry):
+        for file, name in zip(entry.files, names_of(entry.files), strict=True):
+            folder = entry.backups_of(settings.backup_dir, file, name)
+            yield f"{entry.name}/{name}", backup_status(folder, settings.path(file.path).stem)
