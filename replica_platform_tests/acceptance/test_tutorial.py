@@ -119,6 +119,9 @@ def test_the_tutorial_as_it_stands(installation: Installation) -> None:
             assert is_shown(command.output, done.stdout), f"{command.line}\n{done.stdout}"
             commands += 1
     assert commands > 20
+    # What was made on the way, and not only the names of the sections.
+    deck = (installation.folder / "data" / "deck.html").read_text()
+    assert {name for name in ("shop.purchase", "sales", "visits") if name not in deck} == set()
 
 
 @pytest.mark.timeout(600)
