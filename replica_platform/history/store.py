@@ -81,9 +81,7 @@ def record(target: str, samples: Iterable[Sample], *, at: datetime | None = None
         HistoryNotWritten: The role may not write there.
         KeyError: There is no such series.
     """
-    seen = {
-        (one.series, one.name): float(one.value) for one in samples if one.value is not None
-    }
+    seen = {(one.series, one.name): float(one.value) for one in samples if one.value is not None}
     for series, _ in seen:
         SERIES[series]
     if not seen:
