@@ -150,12 +150,18 @@ class Commit:
         history.keep(self._target, snapshot.identity, self._source.start_point, snapshot.w)
 
     def advance(self, tables: Sequence[PlannedTable]) -> dict[str, SyncReport]:
-        """Move the watermarks of tables of which no block changed, in one statement."""
+        """Store that unchanged tables were synced now, in two statements for all of them.
+
+        Returns:
+            The reports of those of which no block changed: their watermarks move.
+        """
         snapshot = self._source.snapshot
-        watermarks.advance(self._target, [one.target for one in tables], snapshot)
+        moved = [one for one in tables if one.plan.advance]
+        watermarks.advance(self._target, [one.target for one in moved], snapshot)
+        watermarks.confirm(self._target, [one.target for one in tables if not one.plan.advance])
         return {
             str(one.target): replace(one.report, w=snapshot.w, seconds=one.request.times.total)
-            for one in tables
+            for one in moved
         }
 
     def _staged_rows(self, staged: StagedTable) -> int:

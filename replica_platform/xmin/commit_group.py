@@ -59,7 +59,7 @@ class GroupCommit:
         self._release_source = release_source
 
     def advance(self, unchanged: Sequence[PlannedTable]) -> dict[str, SyncReport]:
-        """Store the start point of the sync, and move the watermarks of unchanged tables.
+        """Store the start point of the sync, and when the unchanged tables were synced.
 
         Both are true whatever becomes of the others; the source must have flushed its WAL.
         """

@@ -224,10 +224,10 @@ class Group:
 
         todo = [one for one in now.planned if not one.idle and str(one.target) not in self.errors]
         staged = self._each(stage, todo)
-        moved = [one for one in now.planned if one.plan.advance]
+        same = [one for one in now.planned if one.plan.mode == "none"]
         commit = Commit(now.source, target, self._options.max_delete_fraction, prover)
         group = GroupCommit(target, commit, foreign_keys, release_source)
-        return self._commit(now.source, staged, moved, group)
+        return self._commit(now.source, staged, same, group)
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []
@@ -322,16 +322,16 @@ class Group:
         self,
         source: SourceSnapshot,
         staged: Sequence[StagedTable],
-        moved: Sequence[PlannedTable],
+        same: Sequence[PlannedTable],
         commit: GroupCommit,
     ) -> Outcome:
-        """Pass the barrier, then commit; `moved` are tables of which no block changed."""
-        if not (staged or moved) or (self._options.atomic and self.errors):
+        """Pass the barrier, then commit; `same` are tables whose rows are to stay as they are."""
+        if not (staged or same) or (self._options.atomic and self.errors):
             return Outcome()
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
-        with translate_errors("target", _names(one.target for one in moved)):
-            reports = commit.advance(moved)
+        with translate_errors("target", _names(one.target for one in same)):
+            reports = commit.advance(same)
         outcome = commit.together(staged) if self._options.atomic else commit.each(staged)
         outcome.reports = reports | outcome.reports
         for name, error in outcome.errors.items():

@@ -27,7 +27,7 @@ def test_run_twice_then_lose_files_and_tables(cli: Cli, folder: Path) -> None:
 
     first = cli("run")
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "12,154 rows written" in first.stdout
+    assert "12,154 rows new, 0 corrected" in first.stdout
     assert "make dev" in first.stdout
     assert first.stderr == ""
     assert red(cli) == {}

@@ -140,4 +140,4 @@ def test_a_pointer_whose_acknowledgement_was_lost_was_moved(
     assert current.generation == 1
     # The control: the same manifest, moved there by another process.
     with pytest.raises(PointerMoved):
-        block_store._move_pointer(0, current)
+        block_store.index.move_pointer(0, current)

@@ -51,8 +51,8 @@ class _Published(Entry):
         blocks: A folder or a URL such as `s3://bucket/prefix` for a second copy of each
             generation; a folder of `REPLICA_BLOCK_STORE`, if that is set, when absent.
         link: The name of the link to the newest file in the store, for any DuckDB client; when
-            absent that of the replica or purpose with `.db`, `stock_data_replica.db` of the
-            purposes of the entry that has no other name.
+            absent the name of the replica or purpose with `.db`. Those of an entry that is
+            called `purposes` keep the engine's name, which they had before there were others.
         repair_interval_s: How often the sensor looks whether the replica is missing, damaged or
             behind its master, in seconds.
         fresh_within_s: The age in seconds above which the last publication, or confirmation that

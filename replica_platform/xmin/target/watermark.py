@@ -218,6 +218,13 @@ def advance(target: psycopg.Connection, tables: Iterable[TableName], snapshot: S
         target.execute(statement, values)
 
 
+def confirm(target: psycopg.Connection, tables: Iterable[TableName]) -> None:
+    """Store that tables were synced now, whose sources had nothing new."""
+    if names := [str(table) for table in tables]:
+        query = "update {} set synced_at = clock_timestamp() where target_table = any(%s)"
+        target.execute(sql.SQL(query).format(sql.Identifier(SCHEMA, "mark")), [names])
+
+
 def age_s(target: psycopg.Connection, table: TableName) -> float | None:
     """Return the seconds since a table's last sync, by the target's clock; None without one."""
     query = sql.SQL(
