@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import psycopg
-from replica_platform.history import Sample, record
 
 from replica_platform.app.configured import Configured
 from replica_platform.app.deck import deck_page, write_deck
 from replica_platform.app.embedded import running
 from replica_platform.app.settings import Settings
+from replica_platform.history import Sample, record
 
 WRITE_S, SIZE_BYTES, DRAW_S = 3.0, 3_000_000, 1.0
 HOURS = """

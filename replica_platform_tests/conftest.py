@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import pytest
 from psycopg import sql
 
 from replica_platform.app.embedded import Server, running
+from replica_platform.app.project import init_project
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,3 +99,11 @@ def cli(tmp_path: Path, folder: Path) -> Cli:
         )
 
     return call
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> Path:
+    """The folder `defs` of a project without the sample in `tmp_path`, where `cli` works."""
+    init_project(tmp_path / "new" / "shop", sample=False)
+    shutil.copytree(tmp_path / "new" / "shop", tmp_path, dirs_exist_ok=True)
+    return tmp_path / "shop" / "defs"

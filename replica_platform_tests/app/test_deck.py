@@ -16,7 +16,6 @@ from typing import Any
 import dagster as dg
 import psycopg
 import pytest
-from replica_platform.history import Past, Span, read
 
 from replica_platform.app.configured import configured
 from replica_platform.app.deck import deck_page, serve_deck, write_deck
@@ -26,6 +25,7 @@ from replica_platform.app.deck.vega import vega_script
 from replica_platform.app.observation import record_state
 from replica_platform.app.recording import record_integrity
 from replica_platform.defs.history import history
+from replica_platform.history import Past, Span, read
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import validate

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,7 +123,10 @@ def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
         assert name in METRICS, expression
 
 
-def test_the_command_writes_prints_and_serves(made: Folder, cli: Cli, tmp_path: Path) -> None:
+def test_the_command_writes_prints_and_serves(
+    made: Folder, cli: Cli, tmp_path: Path, entries: Path
+) -> None:
+    shutil.copytree(made.defs, entries, dirs_exist_ok=True)
     dsns = {
         "REPLICA_DATA_DIR": str(made.settings.data_dir),
         "REPLICA_SAMPLE": "off",
@@ -151,6 +155,7 @@ def test_the_command_writes_prints_and_serves(made: Folder, cli: Cli, tmp_path: 
     assert f"127.0.0.1:{port} cannot be listened on" in taken.stderr
     server = subprocess.Popen(
         [sys.executable, "-m", "replica_platform.cli.main", "metrics", "--port", str(port)],
+        cwd=tmp_path,
         env=dsns | {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin"},
         stderr=subprocess.PIPE,
         text=True,
@@ -160,11 +165,11 @@ def test_the_command_writes_prints_and_serves(made: Folder, cli: Cli, tmp_path: 
         assert f"127.0.0.1:{port}/metrics" in server.stderr.readline()
         url = f"http://127.0.0.1:{port}/metrics"
         with urllib.request.urlopen(url, timeout=30) as answer:
-            assert samples(answer.read())["outbox_pending_records"][("conversations", "local")] == 1
+            assert samples(answer.read())["outbox_pending_records"][("conversations", "web")] == 1
         with Outbox(made.settings.data_dir / "outbox" / "w.db") as outbox:
             outbox.append("note", {"n": 2})
         with urllib.request.urlopen(url, timeout=30) as answer:
-            assert samples(answer.read())["outbox_pending_records"][("conversations", "local")] == 2
+            assert samples(answer.read())["outbox_pending_records"][("conversations", "web")] == 2
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
     finally:

@@ -15,16 +15,21 @@ import pytest
 from replica_platform.outbox import Outbox
 from replica_platform_tests.conftest import Cli
 
-WITHIN_S = 30
+WITHIN_S = 60
+OUTBOXES = """
+type: replica_platform.components.WorkerOutboxes
+attributes: {nodes: {web: outbox}}
+"""
 
 
 class Terminal:
     """A command on a pseudo-terminal."""
 
-    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], *arguments: str) -> None:
         self.here, there = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "replica_platform.cli.main", *arguments],
+            cwd=folder,
             stdout=there,
             stderr=there,
             env=environment | {"TERM": "xterm", "COLUMNS": "200"},
@@ -49,11 +54,12 @@ class Terminal:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, source: str, target: str) -> dict[str, str]:
+def environment(tmp_path: Path, entries: Path, source: str, target: str) -> dict[str, str]:
+    (entries / "outbox").mkdir()
+    (entries / "outbox" / "defs.yaml").write_text(OUTBOXES)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REPLICA_")}
     return kept | {
         "REPLICA_DATA_DIR": str(tmp_path),
-        "REPLICA_SAMPLE": "off",
         "REPLICA_SOURCE_DSN": source,
         "REPLICA_TARGET_DSN": target,
         "REPLICA_DAGSTER_DSN": source,
@@ -63,7 +69,7 @@ def environment(tmp_path: Path, source: str, target: str) -> dict[str, str]:
 
 def test_a_change_is_shown_in_place(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "outbox").mkdir()
-    shown = Terminal(environment, "status", "--watch", "--every", "0.5")
+    shown = Terminal(tmp_path, environment, "status", "--watch", "--every", "0.5")
     shown.wait_for(r"RED.*outbox.*There is no outbox")
     shown.wait_for(r"\d\d:\d\d:\d\d, every 0.5 s; Ctrl-C ends")
     Outbox(tmp_path / "outbox" / "worker.db").close()
@@ -78,7 +84,7 @@ def test_the_steps_of_a_run_are_shown_as_they_end(
 ) -> None:
     with Outbox(tmp_path / "outbox" / "worker.db") as outbox:
         outbox.append("note", {"n": 1})
-    shown = Terminal(environment | {"REPLICA_DAGSTER_DSN": target}, "run")
+    shown = Terminal(tmp_path, environment | {"REPLICA_DAGSTER_DSN": target}, "run")
     shown.wait_for(r"ok.{0,12}conversations .*\d s")
     shown.wait_for("1 records delivered")
     assert shown.process.wait(WITHIN_S) == 0

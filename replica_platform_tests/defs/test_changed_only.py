@@ -9,12 +9,12 @@ import dagster as dg
 import psycopg
 import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
-from replica_platform.history import Span, read
 
 from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
 from replica_platform.components.xmin_tables import TableEntry, XminTables
 from replica_platform.definitions import build_resources
+from replica_platform.history import Span, read
 from replica_platform.policies import AFTER_PARENTS
 
 # Loading a component outside of `defs/` warns of what Dagster's own loading uses as well.
