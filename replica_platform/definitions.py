@@ -47,6 +47,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         xmin_batch_bytes=settings.xmin_batch_bytes,
         keep_runs_days=settings.keep_runs_days,
         keep_generations=settings.keep_generations,
+        sample=settings.sample,
         block_store=settings.block_store,
     )
     target = PostgresDatabase(settings.target)

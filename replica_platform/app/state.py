@@ -1,6 +1,9 @@
 """The state of all that is configured, engine by engine: what metrics, history and deck look at."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from replica_platform import replica
 from replica_platform.app.configured import Configured
@@ -13,7 +16,6 @@ from replica_platform.app.entries import (
 )
 from replica_platform.app.entries.base import environment_dsn
 from replica_platform.app.entries.sqlite_files import names_of
-from replica_platform.app.settings import Settings
 from replica_platform.backup import FolderStatus
 from replica_platform.backup import status as backup_status
 from replica_platform.outbox import Backlog, backlog
@@ -22,7 +24,41 @@ from replica_platform.xmin import SyncStatus
 from replica_platform.xmin import status as sync_status
 
 
-def tables(settings: Settings, found: Configured) -> Iterator[SyncStatus]:
+class Locations(Protocol):
+    """Where the state is looked for; the settings of a platform are such."""
+
+    @property
+    def target(self) -> str:
+        """The DSN of the target."""
+
+    @property
+    def backup_dir(self) -> Path:
+        """The folder of the backups."""
+
+    def path(self, path: str) -> Path:
+        """Return a path below the data folder; an absolute path stays as it is."""
+
+
+@dataclass(frozen=True)
+class PlatformLocations:
+    """The locations of a platform whose settings were read elsewhere.
+
+    Attributes:
+        target: The DSN of the target.
+        data_dir: The data folder.
+        backup_dir: The folder of the backups.
+    """
+
+    target: str
+    data_dir: Path
+    backup_dir: Path
+
+    def path(self, path: str) -> Path:
+        """Return a path below the data folder; an absolute path stays as it is."""
+        return self.data_dir / path
+
+
+def tables(settings: Locations, found: Configured) -> Iterator[SyncStatus]:
     """Yield the status of every table of every target.
 
     Raises:
@@ -32,7 +68,7 @@ def tables(settings: Settings, found: Configured) -> Iterator[SyncStatus]:
         yield from sync_status(environment_dsn(target) if target else settings.target)
 
 
-def outboxes(settings: Settings, found: Configured) -> Iterator[tuple[str, str, Backlog]]:
+def outboxes(settings: Locations, found: Configured) -> Iterator[tuple[str, str, Backlog]]:
     """Yield the entry, the node and the backlog of each folder that is there."""
     for entry in found.of(WorkerOutboxesEntry):
         for node, folder in entry.nodes.items():
@@ -40,7 +76,7 @@ def outboxes(settings: Settings, found: Configured) -> Iterator[tuple[str, str, 
                 yield entry.name, node, backlog([settings.path(folder)])
 
 
-def replicas(settings: Settings, found: Configured) -> Iterator[tuple[str, ReplicaStatus]]:
+def replicas(settings: Locations, found: Configured) -> Iterator[tuple[str, ReplicaStatus]]:
     """Yield the name and status of each replica and purpose."""
     path = settings.path
     for entry in found.of(DuckDBReplicaEntry):
@@ -51,7 +87,7 @@ def replicas(settings: Settings, found: Configured) -> Iterator[tuple[str, Repli
             yield f"{parts.name}/{one.name}", status
 
 
-def backups(settings: Settings, found: Configured) -> Iterator[tuple[str, FolderStatus]]:
+def backups(settings: Locations, found: Configured) -> Iterator[tuple[str, FolderStatus]]:
     """Yield the name and the backups of each file."""
     for entry in found.of(SqliteBackupsEntry):
         for file, name in zip(entry.files, names_of(entry.files), strict=True):

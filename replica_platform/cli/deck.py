@@ -35,13 +35,15 @@ def deck(file: Path | None, symbol: str | None, port: int | None) -> int:
     settings = Settings()
     if not settings.data_dir.is_dir():
         return complain(f"There is no folder {settings.data_dir}; `replica run` makes it.")
+    from replica_platform.app.configured import configured
     from replica_platform.app.deck import deck_page, write_deck
     from replica_platform.app.observation import record_state
     from replica_platform.market.chart import chart_columns
 
     def make() -> bytes:
-        record_state(settings)
-        return deck_page(settings, read_bars=partial(chart_columns, symbol=symbol))
+        found = configured(sample=settings.sample)
+        record_state(settings, found)
+        return deck_page(settings, found, read_bars=partial(chart_columns, symbol=symbol))
 
     with existing_databases(settings):
         if port:

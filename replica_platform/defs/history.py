@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import dagster as dg
-from pydantic import SecretStr
 
+from replica_platform.app.configured import configured
 from replica_platform.app.observation import record_state
-from replica_platform.app.settings import Settings
+from replica_platform.app.state import PlatformLocations
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 
@@ -21,6 +21,6 @@ EVERY_S = 900
 )
 def history(platform: PlatformConfig, target: dg.ResourceParam[PostgresDatabase]) -> dg.SkipReason:
     """Record the state of all that is configured."""
-    settings = Settings(data_dir=Path(platform.data_dir), target_dsn=SecretStr(target.dsn))
-    recorded = record_state(settings)
+    locations = PlatformLocations(target.dsn, Path(platform.data_dir), platform.backups)
+    recorded = record_state(locations, configured(sample=platform.sample))
     return dg.SkipReason(f"{recorded:,} values recorded; `replica deck` shows them.")

@@ -18,6 +18,7 @@ class PlatformConfig(dg.ConfigurableResource):
         xmin_batch_bytes: Bytes of a table that one connection reads at a time.
         keep_runs_days: Days after which runs, events and ticks leave Dagster's database.
         keep_generations: How many generations of a replica are kept.
+        sample: Whether the entries of the sample belong to the platform.
         block_store: A folder or URL for a second copy of each generation; None for none.
     """
 
@@ -30,6 +31,7 @@ class PlatformConfig(dg.ConfigurableResource):
     xmin_batch_bytes: int | None = None
     keep_runs_days: int = 14
     keep_generations: int = 3
+    sample: bool = True
     block_store: str | None = None
 
     def path(self, path: str) -> Path:
