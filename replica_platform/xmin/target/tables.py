@@ -14,7 +14,7 @@ from psycopg import sql
 
 from replica_platform.core.postgres import one_value
 from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync
-from replica_platform.xmin.names import TableName, columns_sql
+from replica_platform.xmin.names import TableName, block_sql, columns_sql
 from replica_platform.xmin.source.catalog import SourceTable
 from replica_platform.xmin.target.schemas import SCHEMA
 
@@ -212,8 +212,8 @@ def count_rows(target: psycopg.Connection, name: TableName) -> int:
 
 
 def bucket_sql(place: sql.Composable, blocks: int) -> sql.Composed:
-    """Return the bucket that a tid lies in; Postgres casts a tid to a block in no other way."""
-    return sql.SQL("(({}::text::point)[0]::bigint / {})").format(place, sql.Literal(blocks))
+    """Return the bucket of `blocks` blocks that a tid lies in."""
+    return sql.SQL("({} / {})").format(block_sql(place), sql.Literal(blocks))
 
 
 def count_by_bucket(target: psycopg.Connection, name: TableName, blocks: int) -> dict[int, int]:
