@@ -158,7 +158,14 @@ def test_a_sync_of_a_quiet_source_counts_as_one(fifteen: Server, target: str) ->
     quiet = fifteen.dsn("source")
     execute(quiet, "create table a (id int primary key)", "create table b (id int primary key)")
     sync_group(quiet, target, [TableSpec("a"), TableSpec("b")])
-    execute(target, "update replica_platform.mark set synced_at = synced_at - interval '1 hour'")
-    group = sync_group(quiet, target, [TableSpec("a"), TableSpec("b")])
-    assert {report.mode for report in group.reports.values()} == {"none"}
+    modes: set[str] = set()
+    for _ in range(5):  # autovacuum may spend an xid, so that the source is not quiet
+        execute(
+            target, "update replica_platform.mark set synced_at = synced_at - interval '1 hour'"
+        )
+        group = sync_group(quiet, target, [TableSpec("a"), TableSpec("b")])
+        modes = {report.mode for report in group.reports.values()}
+        if modes == {"none"}:
+            break
+    assert modes == {"none"}
     assert max(found.age_s for found in status(target)) < 600

@@ -74,15 +74,19 @@ def test_a_table_whose_source_is_idle_is_proven_too(source: str, sixteen: Server
     )
     execute(source, "insert into t select i, i from generate_series(2, 100) i")
     sync(source, target, "t")
-    execute(target, "update t set amount = 0 where id > 50", "insert into t values (101)")
-    report = sync(source, target, "t", prove=Proving(within_s=0))
+    for _ in range(5):  # autovacuum may have spent an xid, so that the source was not idle
+        execute(target, "update t set amount = 0 where id > 50", "insert into t values (101)")
+        report = sync(source, target, "t", prove=Proving(within_s=0))
+        if report.mode == "none":
+            break
     assert (report.mode, report.written_by) == ("none", "merge")
     assert (report.rows_updated, report.rows_deleted) == (50, 1)
     assert report.proof is not None
     assert (report.proof.differing, report.proof.whole) == (50, True)
     assert rows(target, "select count(*), sum(amount) from t") == [(100, 5050)]
     report = sync(source, target, "t", prove=Proving(within_s=0))
-    assert (report.mode, report.written_by, report.changed) == ("none", "nothing", False)
+    assert report.mode in ("none", "scan")
+    assert (report.rows_updated, report.rows_deleted, report.changed) == (0, 0, False)
     assert sync(source, target, "t", prove=Proving()).proof is None  # nothing is due yet
 
 
