@@ -206,4 +206,4 @@ def test_a_writer_without_wal_never_waits_half_a_second(
     first, last = ends_of(taken.file)
     assert first == last
     assert (failed == 0) == in_steps
-    assert commits > 10
+    assert commits > (10 if in_steps else 0)
