@@ -68,6 +68,7 @@ def charts(page: bytes) -> dict[str, dict[str, Any]]:
 
 def test_it_shows_what_is_configured(made: Folder) -> None:
     found = configured(made.defs)
+    made.age("raw.t", "1 minute")  # a lag of 0 has no chart
     assert record_state(made.settings, found) == 6
     page = deck_page(made.settings, found)
     text = page.decode()
