@@ -25,14 +25,6 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSSH]:
         yield host
 
 
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    file = tmp_path / "remote" / "busy.db"
-    file.parent.mkdir()
-    backup_writer.make(file)
-    return file
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_pulls_under_a_writer_at_full_speed(
     host: OpenSSH, remote: Path, tmp_path: Path, torture: bool, method

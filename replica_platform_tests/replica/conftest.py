@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from replica_platform.replica import Master, Publication, publish, verify
@@ -74,3 +75,16 @@ def patching(master: Master, publish_now: Callable[[], Publication]) -> Callable
         append(master)
         publish_now()
     return publish_now
+
+
+ELSEWHERE = "a program other than Master.write"
+
+
+def write_elsewhere(master: Master) -> None:
+    """Write as any other program does, with several checkpoints."""
+    with duckdb.connect(str(master.path)) as connection:
+        for number in range(3):
+            connection.execute(
+                f"create or replace table other as select {number} n, range i from range(90000)"
+            )
+            connection.execute("checkpoint")

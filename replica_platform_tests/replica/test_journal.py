@@ -11,20 +11,8 @@ import pytest
 
 from replica_platform.replica import Master, Publication, publish
 from replica_platform.replica.copy.free_list import FreeListUnreadable, read_block_use
-from replica_platform_tests.replica.conftest import append, damage
+from replica_platform_tests.replica.conftest import ELSEWHERE, append, damage, write_elsewhere
 from replica_platform_tests.replica.test_scrub import days, rot  # noqa: F401
-
-ELSEWHERE = "a program other than Master.write"
-
-
-def write_elsewhere(master: Master) -> None:
-    """Write as any other program does, with several checkpoints."""
-    with duckdb.connect(str(master.path)) as connection:
-        for number in range(3):
-            connection.execute(
-                f"create or replace table other as select {number} n, range i from range(90000)"
-            )
-            connection.execute("checkpoint")
 
 
 def test_only_blocks_that_may_have_changed_are_read(

@@ -11,20 +11,8 @@ import pytest
 
 from replica_platform.replica import Master, Publication, publish
 from replica_platform.replica.copy import free_list
-from replica_platform_tests.replica.conftest import append
+from replica_platform_tests.replica.conftest import ELSEWHERE, append, write_elsewhere
 from replica_platform_tests.replica.test_scrub import days, rot  # noqa: F401
-
-ELSEWHERE = "a program other than Master.write"
-
-
-def write_elsewhere(master: Master) -> None:
-    """Write as any other program does, with several checkpoints."""
-    with duckdb.connect(str(master.path)) as connection:
-        for number in range(3):
-            connection.execute(
-                f"create or replace table other as select {number} n, range i from range(90000)"
-            )
-            connection.execute("checkpoint")
 
 
 def test_a_write_that_failed_is_journaled_too(

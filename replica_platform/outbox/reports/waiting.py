@@ -108,7 +108,22 @@ class Backlog(ReportFields):
 
 
 @dataclass(frozen=True)
-class DeadRow(ReportFields):
+class _RowForPerson(ReportFields):
+    """A row that stays until a person has dealt with it; its record by file, number, id, kind."""
+
+    path: str
+    seq: int
+    id: str
+    kind: str
+
+    @property
+    def ok(self) -> bool:
+        """False: the row needs a person."""
+        return False
+
+
+@dataclass(frozen=True)
+class DeadRow(_RowForPerson):
     """A row that Postgres refused for its content; it stays until it is delivered.
 
     Attributes:
@@ -124,21 +139,12 @@ class DeadRow(ReportFields):
         code_version: The version of the code that tried it last.
     """
 
-    path: str
-    seq: int
-    id: str
-    kind: str
     sqlstate: str | None
     error: str
     attempts: int
     since: float
     age_s: float
     code_version: str
-
-    @property
-    def ok(self) -> bool:
-        """False: a dead row needs a person."""
-        return False
 
     @property
     def sentence(self) -> str:
@@ -151,7 +157,7 @@ class DeadRow(ReportFields):
 
 
 @dataclass(frozen=True)
-class ConflictRow(ReportFields):
+class ConflictRow(_RowForPerson):
     """A row whose id, or whose key in its kind's table, the target has with other content.
 
     Attributes:
@@ -164,18 +170,9 @@ class ConflictRow(ReportFields):
         age_s: How long ago that was, in seconds.
     """
 
-    path: str
-    seq: int
-    id: str
-    kind: str
     table: str
     found_at: float
     age_s: float
-
-    @property
-    def ok(self) -> bool:
-        """False: a conflict needs a person."""
-        return False
 
     @property
     def sentence(self) -> str:
