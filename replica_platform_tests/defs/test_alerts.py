@@ -70,7 +70,7 @@ def is_intact() -> dg.AssetCheckResult:
     return result("is_intact")
 
 
-@dg.asset_check(asset=orders)
+@dg.asset_check(asset=orders, blocking=True)
 def is_fresh() -> dg.AssetCheckResult:
     return result("is_fresh")
 

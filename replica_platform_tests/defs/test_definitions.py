@@ -119,7 +119,7 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
         [
             "nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups",
             "outbox_backlog", "market_replica_scrub", "purpose_scrub", "market_replica_repair",
-            "purpose_repair",
+            "purpose_repair", "outbox_repair", "backups_repair",
             "alerts", "housekeeping", "history",
             "declarative_automation",
         ],

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 import dagster as dg
+from dagster._core import errors as dg_errors
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.remote_origin import RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import (
@@ -81,8 +82,22 @@ def _failed_runs(instance: dg.DagsterInstance, ledger: Ledger) -> Iterator[Troub
     for record in sorted([*known, *recent], key=_end):
         newest[_key(record)] = record
     for key, record in newest.items():
-        if not _is_made_good(instance, record):
+        failures = _step_failures(instance, record)
+        told_as_checks = failures and all(map(_is_red_check, failures))
+        if not told_as_checks and not _is_made_good(instance, record):
             yield _failed_run(instance, key, record)
+
+
+def _step_failures(instance: dg.DagsterInstance, record: RunRecord) -> list[dg.DagsterEvent]:
+    run_id, kind = record.dagster_run.run_id, dg.DagsterEventType.STEP_FAILURE
+    found = instance.get_records_for_run(run_id, of_type=kind).records
+    return [one.event_log_entry.get_dagster_event() for one in found]
+
+
+def _is_red_check(event: dg.DagsterEvent) -> bool:
+    """Whether a step failed because a blocking check is red, which is told by itself."""
+    error = event.step_failure_data.error
+    return error is not None and error.cls_name == dg_errors.DagsterAssetCheckFailedError.__name__
 
 
 def _end(record: RunRecord) -> float:
@@ -157,7 +172,7 @@ def _failed_run(instance: dg.DagsterInstance, key: str, record: RunRecord) -> Tr
     return Trouble(
         key=key,
         what=f"Run {run.run_id[:8]} of {name} has failed",
-        why=f"{_cause(instance, run.run_id)}. Correct the cause, and launch it again from its "
+        why=f"{_cause(instance, record)}. Correct the cause, and launch it again from its "
         "page; the next run of a schedule that succeeds ends this alert too.",
         since=_end(record),
         page=f"/runs/{run.run_id}",
@@ -165,11 +180,10 @@ def _failed_run(instance: dg.DagsterInstance, key: str, record: RunRecord) -> Tr
     )
 
 
-def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
+def _cause(instance: dg.DagsterInstance, record: RunRecord) -> str:
     """Return why a run failed: the cause of each failed step, else why it could not go on."""
-    steps = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
-    events = [one.event_log_entry.get_dagster_event() for one in steps]
-    if events:
+    run_id = record.dagster_run.run_id
+    if events := _step_failures(instance, record):
         return "; ".join(f"{event.step_key}: {_plain(failure_cause(event))}" for event in events)
     ended = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records
     for one in ended:
@@ -248,7 +262,7 @@ def _red_check(key: str, check: dg.AssetCheckKey, record: AssetCheckExecutionRec
         f"{'warns' if warning else 'is red'}",
         why=f"{sentence or 'it gave no reason'}. Its page shows what was found; materialise the "
         "asset or run the check again once that is corrected.",
-        since=record.create_timestamp,
+        since=record.event.timestamp if record.event else record.create_timestamp,
         page=f"{_asset_page(check.asset_key)}?view=checks",
         patience_s=WARNING_LASTS_S if warning else 0.0,
     )

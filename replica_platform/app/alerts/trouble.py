@@ -14,7 +14,7 @@ class Trouble:
 
     Attributes:
         key: What it is told under, once until it ends.
-        what: What is wrong, as the beginning of a sentence: `Schedule fds_sync fails`.
+        what: What is wrong, as the beginning of a sentence: `Schedule shop_sync fails`.
         why: The cause and what to do next, as sentences.
         since: When it began, in seconds since 1970.
         page: The path of its page in the Dagster UI.
