@@ -23,6 +23,8 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._utils.error import SerializableErrorInfo
 
+from replica_platform.app.alerts.ledger import Ledger
+from replica_platform.app.alerts.look import look
 from replica_platform.app.alerts.receivers import WebhookReceiver
 from replica_platform.app.launch import PROJECT
 from replica_platform.defs.automation import alerts
@@ -314,6 +316,8 @@ def test_failing_ticks_are_told_until_one_succeeds(watch: Watch, tick: Tick) -> 
     assert line.startswith("🔴 Schedule outbox_drain fails since 20")
     assert "ValueError: several RunRequests need a run_key. Correct the cause" in line
     assert line.endswith(f"{UI}/locations/here/schedules/outbox_drain")
+    assert len(look(watch.instance, watch.repository, Ledger(UI), "elsewhere")) == 1
+    assert look(watch.instance, watch.repository, Ledger(UI), "here") == []  # no longer defined
     tick("outbox_drain", TickStatus.FAILURE, "again")
     tick("outbox_drain", TickStatus.STARTED, "")
     tick("fds_sync", TickStatus.FAILURE, "no source")

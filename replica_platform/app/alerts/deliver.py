@@ -8,7 +8,7 @@ from replica_platform.app.alerts.receivers import NotDelivered, Receiver
 
 LINES = 20  # of one message
 # A receiver that does not answer costs its time limit; the others wait for the next look then.
-BUDGET_S = 30.0
+BUDGET_S = 20.0
 
 
 def deliver(ledger: Ledger, receivers: Sequence[Receiver]) -> list[str]:
