@@ -43,7 +43,7 @@ WATCH_METRICS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "sync_rounds_total": ((), "Syncs of the whole group that were finished."),
     "sync_interruptions_total": ((), "Syncs of the whole group that a server's absence ended."),
     "sync_lag_seconds": (
-        ("quantile",),
+        ("percentile",),
         "Time from a change's commit in the source until it is visible in the target.",
     ),
     "last_sync_timestamp_seconds": (_TABLE, "When a table of the target was synced last."),
@@ -167,8 +167,8 @@ class SyncMetrics(WatchCollector):
         with self.whole():
             self.set("sync_rounds_total", (), report.syncs)
             self.set("sync_interruptions_total", (), report.interruptions)
-            self.set("sync_lag_seconds", ("0.5",), report.lag_p50_s)
-            self.set("sync_lag_seconds", ("0.99",), report.lag_p99_s)
+            self.set("sync_lag_seconds", ("50",), report.lag_p50_s)
+            self.set("sync_lag_seconds", ("99",), report.lag_p99_s)
 
 
 class QuoteMetrics(WatchCollector):
