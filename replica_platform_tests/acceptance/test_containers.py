@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dagster._config import validate_config
-from dagster._core.instance.config import dagster_instance_config_schema
+from dagster import DagsterInvalidConfigError
+from dagster._core.instance.config import dagster_instance_config
 from pydantic import BaseModel, ConfigDict, Field
 
 from replica_platform.app.launch import PROJECT
@@ -190,12 +190,12 @@ def test_the_files_that_it_names_are_there() -> None:
             assert known, volume
 
 
-def test_its_instance_is_that_of_a_project_with_folders_of_its_own() -> None:
+def test_its_instance_is_that_of_a_project_with_folders_of_its_own(tmp_path: Path) -> None:
     ours = yaml.safe_load((COMPOSE.parent / "dagster.yaml").read_text())
     folders = {name: ours.pop(name) for name in ("compute_logs", "local_artifact_storage")}
     assert ours == yaml.safe_load(INSTANCE.read_text())
     assert all(one["config"]["base_dir"].startswith("/logs/") for one in folders.values())
-    assert valid_instance(ours | folders)
+    assert_valid(ours | folders, tmp_path)
 
 
 # The Helm values. The chart's own schema lets unknown keys pass; these models do not, so that a
@@ -289,7 +289,6 @@ class Webserver(Placed):
 
 
 class Queue(Strict):
-    maxConcurrentRuns: int
     dequeueIntervalSeconds: int
 
 
@@ -310,6 +309,7 @@ class Monitoring(Strict):
 class Retries(Strict):
     enabled: bool
     maxRetries: int
+    retryOnAssetOrOpFailure: bool
 
 
 class Daemon(Placed):
@@ -343,6 +343,17 @@ class Retention(Strict):
     sensor: dict[str, dict[str, int]]
 
 
+class Pools(Strict):
+    granularity: str
+    defaultLimit: int
+
+
+class Concurrency(Strict):
+    enabled: bool
+    runs: dict[str, int]
+    pools: Pools
+
+
 class Values(Strict):
     global_: dict[str, str] = Field(alias="global")
     generatePostgresqlPasswordSecret: bool
@@ -354,7 +365,7 @@ class Values(Strict):
     pythonLogs: dict[str, str]
     retention: Retention
     telemetry: dict[str, bool]
-    additionalInstanceConfig: dict[str, Any]
+    concurrency: Concurrency
 
 
 def helm_values() -> Values:
@@ -420,58 +431,60 @@ def test_the_helm_values_hold_no_secret() -> None:
     assert not helm_values().generatePostgresqlPasswordSecret
 
 
-def test_the_instance_of_the_chart_works_as_that_of_a_project() -> None:
+def test_the_instance_of_the_chart_works_as_that_of_a_project(tmp_path: Path) -> None:
     values = helm_values()
-    queue = values.dagsterDaemon.runCoordinator.config["queuedRunCoordinator"]
     monitoring, retries = values.dagsterDaemon.runMonitoring, values.dagsterDaemon.runRetries
-    launcher = values.runLauncher.config["customRunLauncher"]
+    assert values.dagsterDaemon.runCoordinator.enabled
+    assert values.concurrency.enabled
+    assert values.retention.enabled
     # As the chart's template writes it.
     instance = {
-        "run_coordinator": {
-            "module": "dagster",
-            "class": "QueuedRunCoordinator",
-            "config": {
-                "max_concurrent_runs": queue.maxConcurrentRuns,
-                "dequeue_interval_seconds": queue.dequeueIntervalSeconds,
+        "concurrency": {
+            "runs": {"max_concurrent_runs": values.concurrency.runs["maxConcurrentRuns"]},
+            "pools": {
+                "granularity": values.concurrency.pools.granularity,
+                "default_limit": values.concurrency.pools.defaultLimit,
             },
         },
-        "run_launcher": launcher.model_dump(by_alias=True),
         "run_monitoring": {
             "enabled": monitoring.enabled,
             "start_timeout_seconds": monitoring.startTimeoutSeconds,
             "max_runtime_seconds": monitoring.maxRuntimeSeconds,
-            "poll_interval_seconds": monitoring.pollIntervalSeconds,
             "free_slots_after_run_end_seconds": monitoring.freeSlotsAfterRunEndSeconds,
         },
-        "run_retries": {"enabled": retries.enabled, "max_retries": retries.maxRetries},
+        "run_retries": {
+            "enabled": retries.enabled,
+            "max_retries": retries.maxRetries,
+            "retry_on_asset_or_op_failure": retries.retryOnAssetOrOpFailure,
+        },
         "python_logs": {"python_log_level": values.pythonLogs["pythonLogLevel"]},
         "telemetry": values.telemetry,
         "retention": {
             "schedule": {"purge_after_days": values.retention.schedule["purgeAfterDays"]},
             "sensor": {"purge_after_days": values.retention.sensor["purgeAfterDays"]},
         },
-        **values.additionalInstanceConfig,
     }
-    assert valid_instance(instance)
     project = yaml.safe_load(INSTANCE.read_text())
-    runs = project["concurrency"]["runs"]["max_concurrent_runs"]
-    assert (queue.maxConcurrentRuns, queue.dequeueIntervalSeconds) == (
-        runs,
-        project["run_queue"]["dequeue_interval_seconds"],
+    assert instance == {name: project[name] for name in instance}
+    assert project.keys() - instance.keys() == {"storage", "run_queue", "nux"}
+    queue = values.dagsterDaemon.runCoordinator.config["queuedRunCoordinator"]
+    assert project["run_queue"] == {"dequeue_interval_seconds": queue.dequeueIntervalSeconds}
+    launcher = values.runLauncher.config["customRunLauncher"].model_dump(by_alias=True)
+    coordinator = {"module": "dagster", "class": "QueuedRunCoordinator"}
+    config = {"config": project["run_queue"]}
+    assert_valid(
+        instance | {"run_launcher": launcher, "run_coordinator": coordinator | config}, tmp_path
     )
-    assert (
-        values.additionalInstanceConfig["concurrency"]["pools"] == project["concurrency"]["pools"]
-    )
-    given = instance["run_monitoring"]
-    assert project["run_monitoring"] == {name: given[name] for name in project["run_monitoring"]}
-    assert retries.maxRetries == project["run_retries"]["max_retries"]
+    # Dagster refuses a limit that is said twice.
+    twice = {"config": {"max_concurrent_runs": 4}}
+    with pytest.raises(DagsterInvalidConfigError, match="max_concurrent_runs"):
+        assert_valid(instance | {"run_coordinator": coordinator | twice}, tmp_path)
 
 
-def valid_instance(given: dict[str, Any]) -> bool:
-    """Whether Dagster accepts this as its `dagster.yaml`."""
-    result = validate_config(dagster_instance_config_schema(), given)
-    assert result.success, result.errors
+def assert_valid(given: dict[str, Any], folder: Path) -> None:
+    """Assert that Dagster accepts this as its `dagster.yaml`, and that it has the classes."""
+    (folder / "dagster.yaml").write_text(yaml.safe_dump(given))
+    dagster_instance_config(str(folder))
     for one in given.values():
         if isinstance(one, dict) and "class" in one:
             assert hasattr(importlib.import_module(one["module"]), one["class"]), one
-    return bool(result.success)
