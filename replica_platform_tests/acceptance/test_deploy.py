@@ -134,7 +134,10 @@ def started(
         yield process
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
 
 
 def of_unit(unit: Path, project: Path, port: int) -> tuple[list[str], Path, dict[str, str]]:
@@ -265,6 +268,9 @@ def test_the_services_of_the_compose_file_become_healthy_and_materialise(
     written = set(deployed.project.rglob("*"))
     assert postgres_is_ready(services)
     assert not services.healthy("code")
+    # What `docs/deploy.md` says for an upgrade.
+    migrated = services.run("code", "dagster", "instance", "migrate")
+    assert migrated.returncode == 0, migrated.stderr
     with ExitStack() as stack:
         processes = {"code": stack.enter_context(services.start("code"))}
         wait_for(lambda: services.healthy("code"), processes)
