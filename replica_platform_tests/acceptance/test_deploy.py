@@ -345,4 +345,4 @@ def wait_for(
         ended = [name for name, one in (processes or {}).items() if one.poll() is not None]
         assert ended == []
         assert time.monotonic() < until
-        time.sleep(1)
+        time.sleep(2)  # a health check of Dagster's costs as many seconds of a core
