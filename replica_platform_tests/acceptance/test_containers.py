@@ -246,10 +246,28 @@ class Mount(Strict):
 
 
 class Probe(Strict):
-    enabled: bool
     periodSeconds: int
     timeoutSeconds: int
     failureThreshold: int
+
+
+class Ready(Probe):
+    enabled: bool
+
+
+class Alive(Probe):
+    exec: dict[str, list[str]]
+    initialDelaySeconds: int
+
+
+class Get(Strict):
+    path: str
+    port: int
+
+
+class Served(Strict):
+    type: str
+    port: int
 
 
 class Deployment(Placed):
@@ -260,7 +278,7 @@ class Deployment(Placed):
     deploymentStrategy: dict[str, str]
     volumes: list[Volume]
     volumeMounts: list[Mount]
-    readinessProbe: Probe
+    readinessProbe: Ready
     resources: dict[str, dict[str, str]]
 
 
@@ -283,6 +301,8 @@ class Workspace(Strict):
 
 class Webserver(Placed):
     workspace: Workspace
+    service: Served
+    readinessProbe: dict[str, Get]
 
 
 class Queue(Strict):
@@ -310,6 +330,7 @@ class Retries(Strict):
 
 
 class Daemon(Placed):
+    livenessProbe: Alive
     runCoordinator: Coordinator
     runMonitoring: Monitoring
     runRetries: Retries
@@ -396,6 +417,17 @@ def test_the_helm_values_fit_together(tmp_path: Path) -> None:
         assert one.securityContext.capabilities == {"drop": ["ALL"]}
         assert not one.securityContext.allowPrivilegeEscalation
     assert deployment.deploymentStrategy == {"type": "Recreate"}
+    # The probes ask what the health checks of the Compose file ask.
+    services = compose()["services"]
+    page = values.dagsterWebserver.readinessProbe["httpGet"]
+    assert page.port == values.dagsterWebserver.service.port > 1023
+    assert any(f":{page.port}{page.path}" in word for word in check(services["webserver"]))
+    assert values.dagsterDaemon.livenessProbe.exec["command"] == check(services["daemon"])
+
+
+def check(service: dict[str, Any]) -> list[str]:
+    command: list[str] = service["healthcheck"]["test"][1:]
+    return command
 
 
 def test_the_chart_is_that_of_the_images_dagster() -> None:
