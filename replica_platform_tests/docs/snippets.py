@@ -31,8 +31,9 @@ LANGUAGES = {"console", "python", "sql", "yaml", "toml", "ini", "json", "text"}
 MARKS = {"not run", "run by", "before", "read as", "stopped after", "database"}
 OPENING = re.compile(r'^ *```(?P<language>[\w-]*)(?: title="(?P<title>[^"]+)")? *$')
 FENCE = re.compile(r"^ *```")
-# A comment, and the block or the further comments that follow it at once.
 COMMENT = re.compile(r"<!-- ([a-z ]+): (.*?)\s*-->", re.DOTALL)
+# Comments before the heading of a page.
+WHOLE = re.compile(r"(?:<!--(?:(?!-->).)*-->\s*)+(?=# )", re.DOTALL)
 
 
 class WrongPage(ValueError):
@@ -103,7 +104,8 @@ def snippets(text: str, page: str) -> list[Snippet]:
 
 def _snippets(text: str, page: str) -> Iterator[Snippet]:
     lines = text.splitlines()
-    whole = _marks(text.split("\n# ")[0] if not text.startswith("# ") else "", page, 1)
+    top = WHOLE.match(text)
+    whole = _marks(top[0] if top else "", page, 1)
     number, begin = 0, 0
     while number < len(lines):
         if not FENCE.match(lines[number]):

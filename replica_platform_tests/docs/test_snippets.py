@@ -157,7 +157,7 @@ def test_blocks_are_found_with_their_comments() -> None:
         "<!-- not run: it needs root -->\n```console\n$ a \\\n  b\n…\n$ c\n```\n"
     )
     one, other = snippets(text, "page.md")
-    assert (one.line, one.title, one.text, one.marks) == (9, ".env", "A=1\n", {})
+    assert (one.line, one.title, one.text, one.marks) == (11, ".env", "A=1\n", {})
     assert (other.is_run, other.marks) == (False, {"not run": "it needs root"})
     assert [(c.line, c.output) for c in other.commands] == [("a \\\n  b", ("…",)), ("c", ())]
     (whole,) = snippets("<!-- run by: a::b -->\n# T\n```console\n$ a\n```\n", "page.md")
