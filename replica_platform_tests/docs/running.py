@@ -120,10 +120,10 @@ class Reader:
         if re.match(r"make\b", line):
             # What it would do: each target is there, and nothing is installed.
             line = "cd " + str(PROJECT) + " && " + re.sub(r"\bmake\b", "make -n", line)
-            script = f"({line}) >/dev/null"
+            script = f"{{ {line}\n}} >/dev/null"
         else:
             script = (
-                f'[ -e "$STATE" ] && . "$STATE"\n{line}\ncode=$?\n'
+                f'[ -e "$STATE" ] && . "$STATE"\nset -a\n{line}\ncode=$?\n'
                 f'{{ export -p; printf "cd %q\\n" "$PWD"; }} > "$STATE"; exit $code'
             )
         process = subprocess.Popen(
