@@ -50,12 +50,18 @@ def test_every_section_has_a_page_and_every_mark_a_section(reference: ModuleType
 
 
 def test_every_command_and_option_is_there(reference: ModuleType) -> None:
-    parts = dict(re.findall(r"^### replica ([\w-]+)\n(.*?)(?=^##|\Z)", reference.commands(), re.S | re.M))
+    parts = dict(
+        re.findall(r"^### replica ([\w-]+)\n(.*?)(?=^##|\Z)", reference.commands(), re.S | re.M)
+    )
     assert parts.keys() == replica.commands.keys()
     for name, command in replica.commands.items():
         shown = [option for option in command.params if not getattr(option, "hidden", False)]
         for option in shown:
-            text = max(option.opts, key=len) if isinstance(option, click.Option) else option.human_readable_name
+            text = (
+                max(option.opts, key=len)
+                if isinstance(option, click.Option)
+                else option.human_readable_name
+            )
             assert text.lower() in parts[name].lower(), (name, text)
 
 

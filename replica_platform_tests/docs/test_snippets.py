@@ -104,7 +104,11 @@ def test_a_block_of_data_is_loaded(
 @pytest.mark.parametrize(
     ("language", "text", "says"),
     [
-        ("yaml", "type: replica_platform.components.XminTables\nattributes: {tabels: []}", "tables: Field required"),
+        (
+            "yaml",
+            "type: replica_platform.components.XminTables\nattributes: {tabels: []}",
+            "tables: Field required",
+        ),
         ("yaml", "type: replica_platform.components.XminTable\n", "there is no component"),
         ("yaml", "tables: [a]", "it has no `type"),
         ("ini", "REPLICA_PRT=1", "REPLICA_PRT"),
