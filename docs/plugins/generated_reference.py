@@ -1,4 +1,4 @@
-"""MkDocs hook: the reference of commands, settings, metrics, checks and schedules, from the program.
+"""MkDocs hook: the reference of commands, settings, metrics, checks and schedules.
 
 A page of docs/reference/ says where: `<!-- generated: NAME -->`, with a name of `SECTIONS`. Each
 section comes from what the program itself uses: click's commands, the fields of the settings, the
@@ -32,8 +32,8 @@ MARK = re.compile(r"<!-- generated: (\w+) -->")
 NOWHERE = "postgresql://127.0.0.1:1/reference"
 # Read by what needs them, without being a field of the settings.
 OTHER_VARIABLES = {
-    "REPLICA_BACKUP_KEY": "The keys that encrypt backups kept as blocks, 64 hexadecimal digits each, "
-    "separated by spaces: the first encrypts, all decrypt.",
+    "REPLICA_BACKUP_KEY": "The keys that encrypt backups kept as blocks, 64 hexadecimal digits "
+    "each, separated by spaces: the first encrypts, all decrypt.",
 }
 ENTRIES = {
     "XminTables": """
@@ -147,7 +147,8 @@ def schedules() -> str:
             table(
                 ("sensor", "looks every", "what"),
                 sorted(
-                    (f"`{one.name}`", f"{one.minimum_interval_seconds or 30} s", one.description or "")
+                    (f"`{one.name}`", f"{one.minimum_interval_seconds or 30} s",
+                     one.description or "")
                     for one in defs.sensors or ()
                 ),
             ),

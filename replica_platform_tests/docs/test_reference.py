@@ -1,4 +1,4 @@
-"""The generated reference: complete, and true of the program; and the tables of Operations with it."""
+"""The generated reference is complete and true of the program; Operations agrees with it."""
 
 import importlib.util
 import re

@@ -19,7 +19,6 @@ from replica_platform.app.settings import Settings
 from replica_platform.cli.main import replica
 from replica_platform.core.errors import PlatformError
 from replica_platform.market.quotes.sources import load_sources
-from replica_platform.market.reader import MarketReader
 from replica_platform.market.watch import load_rules
 from replica_platform.outbox.delivery.kinds import read_mappings
 from replica_platform.replica import load_purposes
@@ -31,6 +30,20 @@ from replica_platform_tests.docs.snippets import (
     snippets,
 )
 
+
+class NoReader:
+    """The reader of a replay that is described and not started."""
+
+    def query(self, sql: str, *, default: Any) -> list[tuple[Any, ...]]:
+        return []
+
+    def df(self, sql: str) -> Any:
+        return None
+
+    def status(self) -> Any:
+        return None
+
+
 # Of all blocks at most this part is not run.
 MOST_NOT_RUN = 1 / 8
 # Other files that a `read as` comment names, each by what the platform reads it with.
@@ -38,7 +51,7 @@ LOADERS: dict[str, Callable[[Path], Any]] = {
     "purposes": load_purposes,
     "mappings": lambda path: read_mappings(yaml.safe_load(path.read_text())),
     "watch rules": load_rules,
-    "quote sources": lambda path: load_sources(path, MarketReader(path.parent)),
+    "quote sources": lambda path: load_sources(path, NoReader()),
 }
 BLOCKS = [
     snippet
