@@ -6,21 +6,26 @@ table of metrics, and the definitions that Dagster loads from the sample and fro
 component, whose names in capitals stand for those of a user.
 """
 
+import importlib
+import inspect
 import os
+import pkgutil
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 import dagster as dg
 
+from replica_platform import app
 from replica_platform.app.catalog import Catalog, CatalogFolder
-from replica_platform.app.metrics import METRICS, PREFIX
+from replica_platform.app.metrics import PREFIX
 from replica_platform.app.project import init_project
 from replica_platform.app.settings import Settings
 from replica_platform.cli.main import PILLARS, replica
@@ -108,14 +113,26 @@ def settings() -> str:
 
 
 def metrics() -> str:
-    """Return every metric with its labels and its meaning."""
-    return table(
-        ("metric", "labels", "meaning"),
-        (
+    """Return every metric with its labels and its meaning, by the module that has its table."""
+    parts = []
+    for module, listed in tables_of_metrics():
+        what, _, _ = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
+        rows = (
             (f"`{PREFIX}_{name}`", ", ".join(f"`{label}`" for label in labels), text)
-            for name, (labels, text) in METRICS.items()
-        ),
-    )
+            for name, (labels, text) in listed.items()
+        )
+        parts += [f"{' '.join(what.split())}\n", table(("metric", "labels", "meaning"), rows)]
+    return "\n".join(parts)
+
+
+def tables_of_metrics() -> Iterator[tuple[ModuleType, Mapping[str, tuple[tuple[str, ...], str]]]]:
+    """Yield each table of names, labels and meanings with its module."""
+    for found in pkgutil.iter_modules(app.__path__, f"{app.__name__}."):
+        if found.name.endswith("metrics"):
+            module = importlib.import_module(found.name)
+            for name, value in vars(module).items():
+                if name.endswith("METRICS"):
+                    yield module, value
 
 
 def checks() -> str:
