@@ -61,10 +61,8 @@ def project() -> Iterator[Project]:
         with running(settings.postgres_dir) as server:
             for name in settings.databases:
                 server.make_database(name)
-            # The sample fills no database that someone has configured.
-            first = {name: value for name, value in environment.items() if "_DSN" not in name}
             ran = subprocess.run(
-                ["replica", "run"], cwd=folder, env=first, capture_output=True, text=True
+                ["replica", "run"], cwd=folder, env=environment, capture_output=True, text=True
             )
             assert ran.returncode == 0, ran.stdout + ran.stderr
             yield Project(folder, environment)
