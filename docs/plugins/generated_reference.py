@@ -1,38 +1,46 @@
-"""MkDocs hook: the reference of commands, settings, metrics, checks and schedules.
+"""MkDocs hook: the reference of commands, settings, components, metrics, checks and schedules.
 
 A page of docs/reference/ says where: `<!-- generated: NAME -->`, with a name of `SECTIONS`. Each
-section comes from what the program itself uses: click's commands, the fields of the settings, the
-table of metrics, and the definitions that Dagster loads from the sample and from one entry of each
-component, whose names in capitals stand for those of a user.
+section comes from what the program itself uses: click's commands, the fields of settings and
+entries, the tables of metrics, and the definitions that Dagster loads from the sample and from one
+entry of each component, whose names in capitals stand for those of a user.
 """
 
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
 import dagster as dg
+from pydantic import BaseModel
 
-from replica_platform import app
+from replica_platform import app, components
 from replica_platform.app.catalog import Catalog, CatalogFolder
+from replica_platform.app.entries import Entry
 from replica_platform.app.metrics import PREFIX
 from replica_platform.app.project import init_project
 from replica_platform.app.settings import Settings
 from replica_platform.cli.main import PILLARS, replica
+from replica_platform.components.scaffolding import example_of
 from replica_platform.definitions import build_defs
 from replica_platform.xmin import ListedColumn, ListedTable
 from replica_platform.xmin.names import TableName
 
+# An attribute in a docstring, with the lines that go on below it.
+DESCRIBED = re.compile(r"^    (\w+): (.*(?:\n        .*)*)", re.MULTILINE)
+KINDS = {str: "text", int: "number", float: "number", bool: "true or false", Any: "anything"}
 MARK = re.compile(r"<!-- generated: (\w+) -->")
 NOWHERE = "postgresql://127.0.0.1:1/reference"
 # Read by what needs them, without being a field of the settings.
@@ -144,6 +152,69 @@ def checks() -> str:
     return table(("asset", "check", "blocks", "what holds when it is green"), rows)
 
 
+def component(name: str) -> str:
+    """Return what a component does, an example, and its attributes with those of its parts."""
+    found = getattr(components, name)
+    text, _, _ = re.split(r"\n\n(Example|Attributes):\n", inspect.getdoc(found) or "", maxsplit=1)
+    example = textwrap.indent(example_of(found), "  ")
+    return "\n\n".join(
+        (
+            text,
+            f"```yaml\ntype: {found.__module__.rpartition('.')[0]}.{name}\n"
+            f"attributes:\n{example}\n```",
+            *(attributes(model) for model in [found, *parts_of(found)]),
+        )
+    )
+
+
+def attributes(model: type[BaseModel]) -> str:
+    """Return the attributes of an entry, or of a part of one, with kinds and defaults."""
+    texts = "\n".join(inspect.cleandoc(base.__doc__ or "") for base in reversed(model.__mro__))
+    described = dict(DESCRIBED.findall(texts))
+    rows = []
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "(required)" if field.is_required() else f"`{json.dumps(default, default=list)}`"
+        rows.append((f"`{name}`", kind_of(field.annotation), shown, described[name]))
+    title = "" if issubclass(model, Entry) else f"**{model.__name__}**\n\n"
+    return title + table(("attribute", "kind", "default", "meaning"), rows)
+
+
+def parts_of(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return the models that the attributes of a model consist of, and their parts."""
+    found: list[type[BaseModel]] = []
+    for field in model.model_fields.values():
+        for inner in innermost(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found += [inner, *parts_of(inner)]
+    return found
+
+
+def innermost(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal or not arguments:
+        yield annotation
+    for argument in arguments if get_origin(annotation) is not Literal else ():
+        yield from innermost(argument)
+
+
+def kind_of(annotation: Any) -> str:
+    """Return an annotation in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return kind_of(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"map of {kind_of(arguments[1])}"
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"list of {kind_of(arguments[0])}"
+    if arguments:
+        return " or ".join(kind_of(one) for one in arguments if one is not type(None))
+    return KINDS.get(annotation, getattr(annotation, "__name__", ""))
+
+
 def schedules() -> str:
     """Return every schedule, sensor and job."""
     defs = loaded()
@@ -179,6 +250,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "checks": checks,
     "schedules": schedules,
+    **{name: partial(component, name) for name in components.__all__},
 }
 
 

@@ -1,6 +1,7 @@
 """The generated reference is complete and true of the program; Operations agrees with it."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,11 @@ from types import ModuleType
 
 import click
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 import replica_platform
-from replica_platform.app import entries
+from replica_platform import components
+from replica_platform.app.configured import KINDS, configured
 from replica_platform.app.launch import PROJECT
 from replica_platform.app.metrics import METRICS, PREFIX
 from replica_platform.app.settings import Settings
@@ -141,15 +143,27 @@ def test_operations_names_schedules_and_sensors_that_there_are(reference: Module
     assert told - there == {"remote_pulls"}
 
 
-MODELS = [
-    model
-    for name in entries.__all__
-    if isinstance(model := getattr(entries, name), type) and issubclass(model, BaseModel)
-]
+@pytest.mark.parametrize("name", components.__all__)
+def test_every_attribute_of_a_component_is_there_and_its_example_is_an_entry(
+    reference: ModuleType, name: str, tmp_path: Path
+) -> None:
+    page = reference.component(name)
+    model = KINDS[name]
+    assert first_names(page) >= model.model_fields.keys()
+    example = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert example
+    (tmp_path / "defs.yaml").write_text(example[1])
+    (entry,) = configured(tmp_path).of(model)
+    told = {cells[0].strip("`"): cells[2].strip("`") for cells in rows(page)}
+    left = model.model_fields.keys() - entry.model_fields_set
+    for attribute in left:
+        default = json.dumps(getattr(entry, attribute), default=list)
+        assert told[attribute] == default, attribute
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_every_attribute_of_a_component_is_described(model: type[BaseModel]) -> None:
-    text = "\n".join(base.__doc__ or "" for base in model.__mro__)
-    described = set(re.findall(r"^        (\w+): \S", text, re.MULTILINE))
-    assert model.model_fields.keys() - described == set()
+def test_parts_of_an_entry_are_described_in_words(reference: ModuleType) -> None:
+    page = reference.component("SqliteBackups")
+    assert "**DrillEntry**" in page
+    assert "| `drill` | list of DrillEntry | `[]` |" in page
+    assert "| `path` | text | (required) |" in page
+    assert "| `method` | `query`, `pages`, `scp` |" in page
