@@ -9,6 +9,7 @@ entry of each component, whose names in capitals stand for those of a user.
 import importlib
 import inspect
 import json
+import logging
 import os
 import pkgutil
 import re
@@ -311,6 +312,7 @@ def _paragraphs(text: str) -> str:
 @contextmanager
 def _own_environment() -> Iterator[None]:
     kept, path = dict(os.environ), list(sys.path)
+    logging.disable(logging.WARNING)  # the source is away, as it should be
     for name in kept:
         if name.startswith(("REPLICA_", "XMIN_", "DAGSTER_")):
             del os.environ[name]
@@ -320,3 +322,4 @@ def _own_environment() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(kept)
         sys.path[:] = path
+        logging.disable(logging.NOTSET)
