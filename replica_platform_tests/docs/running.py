@@ -13,7 +13,8 @@ from types import TracebackType
 from replica_platform.app.launch import PROJECT
 from replica_platform_tests.docs.snippets import Command, Snippet, is_shown
 
-LONGEST_S = 120
+LONGEST_S = 120.0
+ENDED_WITHIN_S = 10.0  # after Ctrl-C
 # One namespace for the Python of a page: a line of JSON in, a line of JSON out.
 SESSION = """
 import contextlib, io, json, sys, traceback
@@ -128,6 +129,8 @@ class Reader:
             )
         process = subprocess.Popen(
             ["bash", "-c", script],
+            # A program that was started in the background ignores Ctrl-C, and so would this one.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             cwd=self._here,
             env=self._environment | {"STATE": str(self._state)},
             stdin=subprocess.DEVNULL,
@@ -139,11 +142,21 @@ class Reader:
         try:
             output, _ = process.communicate(timeout=stopped_after_s or LONGEST_S)
         except subprocess.TimeoutExpired:
-            # As Ctrl-C in a terminal: to the command and all that it started.
-            os.killpg(process.pid, signal.SIGINT if stopped_after_s else signal.SIGKILL)
-            output, _ = process.communicate(timeout=LONGEST_S)
-            # Bash itself ends by the signal; a command that failed before has ended earlier.
-            return (0 if stopped_after_s else 124), output
-        if stopped_after_s:
-            return process.returncode or 1, f"it ended by itself:\n{output}"
-        return process.returncode, output
+            if not stopped_after_s:
+                return 124, _killed(process)
+        else:
+            if stopped_after_s:
+                return process.returncode or 1, f"it ended by itself:\n{output}"
+            return process.returncode, output
+        # As in a terminal: to the command and all that it started. Bash then ends by the signal.
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            return 0, process.communicate(timeout=ENDED_WITHIN_S)[0]
+        except subprocess.TimeoutExpired:
+            return 124, f"it goes on after Ctrl-C:\n{_killed(process)}"
+
+
+def _killed(process: subprocess.Popen[str]) -> str:
+    """Kill a command and all that it started; return what it printed."""
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[0]

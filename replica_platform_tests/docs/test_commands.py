@@ -18,6 +18,7 @@ from replica_platform.app.settings import Settings
 from replica_platform_tests.docs.running import Reader, SnippetFails
 from replica_platform_tests.docs.snippets import Snippet, pages, snippets
 
+pytestmark = pytest.mark.timeout(600)
 RUN = {"console", "python", "sql"}
 DROPPED = ("REPLICA_", "XMIN_", "DAGSTER_", "PYTEST_", "VIRTUAL_ENV")
 
@@ -74,7 +75,6 @@ def reader(project: Project, tmp_path: Path) -> Iterator[Reader]:
         yield reader
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_from_top_to_bottom(page: Path, reader: Reader) -> None:
     for snippet in of_page(page):
@@ -90,6 +90,7 @@ def test_a_page_from_top_to_bottom(page: Path, reader: Reader) -> None:
         ("```python\nimport replica_platform.nothing\n```\n", "ModuleNotFoundError"),
         ("```sql\nselect nothing;\n```\n", 'column "nothing" does not exist'),
         ("<!-- before: false -->\n```console\n$ true\n```\n", "ends with 1"),
+        ("<!-- stopped after: 1 s -->\n```console\n$ trap '' INT; sleep 99\n```\n", "after Ctrl-C"),
         ("<!-- stopped after: 9 s -->\n```console\n$ true\n```\n", "it ended by itself"),
     ],
 )
