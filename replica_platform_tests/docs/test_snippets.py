@@ -172,6 +172,14 @@ def test_a_block_that_cannot_be_used_is_refused(text: str) -> None:
         snippets(text, "page.md")
 
 
+def test_a_drawing_is_no_command() -> None:
+    commands = re.compile(r"(?:\$ |replica |make |pip |python |(?:\w+=\S+ )?pytest )")
+    assert [
+        one.where for one in BLOCKS if one.language == "text" and commands.match(one.text)
+    ] == []
+    assert commands.match("REPLICA_TORTURE=1 pytest -s x")
+
+
 def test_blocks_are_found_with_their_comments() -> None:
     text = (
         "# Title\n<!-- elsewhere: a comment of the page -->\ntext\n\n"
@@ -244,7 +252,7 @@ def test_every_test_program_and_target_in_the_text_exists() -> None:
     assert {one for one in called if one[1] not in targets} == set()
     programs = {
         (page, found)
-        for page, span in spans()
-        for found in re.findall(r"(?:python |pytest (?:-s )?)([\w/]+\.py)\b", span)
+        for page, span in [*spans(), *((one.page, one.text) for one in BLOCKS)]
+        for found in re.findall(r"(?:python |pytest (?:-s )?)(\w+/[\w/]+\.py)\b", span)
     }
     assert {one for one in programs if not (PROJECT / one[1]).exists()} == set()
