@@ -1,0 +1,194 @@
+"""Which row groups of a table are the same in two generations, told without reading their rows.
+
+A row group is a run of rows whose columns lie in segments, each in a place in a block. Where every
+segment has the same place and form in both generations, and the manifests say that those blocks
+are the same bytes, the rows are the same too. Deleted rows are marked outside of the segments; they
+are compared by the row ids that are left, which costs no column.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from replica_platform.replica.compare.tables import Pair, Table
+from replica_platform.replica.copy.file_format import BLOCK_BYTES
+from replica_platform.replica.store.manifest import Manifest
+
+# Types whose segments might not all be listed.
+UNLISTED = ("VARIANT", "GEOMETRY")
+GROUPS_A_QUERY = 50
+# More ranges are planned more slowly than all rows are read.
+MOST_RANGES = 64
+# A constant segment has no block: its statistics are its value.
+_GROUPS = """
+with columns as (
+    select row_group_id, column_id, bool_and(persistent and not has_updates) as on_disk,
+        sum(count) filter (
+            segment_type = 'VALIDITY' and column_path = '[' || column_id || ', 0]'
+        ) as rows,
+        string_agg(
+            concat_ws('|', column_path, segment_id, segment_type, start, count, compression,
+                stats, block_id, block_offset, additional_block_ids),
+            chr(10) order by column_path, segment_id
+        ) as segments,
+        flatten(list(list_append(additional_block_ids, block_id))) blocks
+    from pragma_storage_info(?) group by row_group_id, column_id
+)
+select max(rows)::bigint, bool_and(on_disk) and bool_and(rows is not null),
+    md5(string_agg(segments, chr(10) order by column_id)), list_distinct(flatten(list(blocks)))
+from columns group by row_group_id order by row_group_id
+"""
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """The rows of a table that have to be read in both generations.
+
+    Attributes:
+        before: The first and last row id of each range of rows; None for all rows.
+        after: The same of the other generation.
+        rows: How many rows these are in both, deleted ones included.
+    """
+
+    before: Sequence[Range] | None
+    after: Sequence[Range] | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Group:
+    start: int
+    rows: int
+    signature: str
+    usable: bool
+
+    @property
+    def range(self) -> Range:
+        return self.start, self.start + self.rows - 1
+
+
+class SameBlocks:
+    """The blocks that are the same bytes in two generations.
+
+    Args:
+        before: The first generation.
+        after: The other one.
+        block_bytes: DuckDB's block size in each.
+    """
+
+    def __init__(self, before: Manifest, after: Manifest, block_bytes: tuple[int, int]) -> None:
+        ours, theirs = before.block_digests, after.block_digests
+        same = {at for at, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a == b}
+        self._size = block_bytes[0]
+        self._same = same if block_bytes[0] == block_bytes[1] else set()
+
+    def holds(self, block: int) -> bool:
+        """Return whether a block of DuckDB is one of them; -1 stands for no block."""
+        # Block 0 of the manifest is the header.
+        return block < 0 or 1 + block * self._size // BLOCK_BYTES in self._same
+
+
+def find_unread(
+    connection: duckdb.DuckDBPyConnection, pair: Pair, same: SameBlocks, rows: tuple[int, int]
+) -> Unread:
+    """Return the rows of a table that may differ.
+
+    Args:
+        connection: The connection to which both generations are attached.
+        pair: The table.
+        same: The blocks that are the same.
+        rows: How many rows it has in each generation.
+
+    Raises:
+        duckdb.Error: A generation cannot be read.
+    """
+    everything = Unread(None, None, sum(rows))
+    kinds = " ".join(pair.before.columns.values()).upper()
+    if not pair.same_columns or any(one in kinds for one in UNLISTED):
+        return everything
+    before = _groups(connection, pair.before, same)
+    after = _groups(connection, pair.after, same)
+    matched = _matched(before, after)
+    if not matched:
+        return everything
+    deleted = any(
+        sum(group.rows for group in groups) != count
+        for groups, count in zip((before, after), rows, strict=True)
+    )
+    if deleted:
+        if any(name.lower() == "rowid" for name in pair.before.columns):
+            return everything  # the column hides the row ids
+        ours = _left(connection, pair.before, [one for one, _ in matched])
+        theirs = _left(connection, pair.after, [other for _, other in matched])
+        matched = [
+            groups
+            for groups, a, b in zip(matched, ours, theirs, strict=True)
+            if a == b
+        ]  # fmt: skip
+    unread = (
+        _ranges(before, {one.start for one, _ in matched}),
+        _ranges(after, {other.start for _, other in matched}),
+    )
+    if max(map(len, unread)) > MOST_RANGES:
+        return everything
+    if any(unread) and any(name.lower() == "rowid" for name in pair.before.columns):
+        return everything
+    return Unread(*unread, sum(end - start + 1 for some in unread for start, end in some))
+
+
+def _groups(
+    connection: duckdb.DuckDBPyConnection, table: Table, same: SameBlocks
+) -> list[_Group]:
+    found, start = [], 0
+    for rows, stored, signature, blocks in connection.execute(_GROUPS, [table.source]).fetchall():
+        if rows is None:
+            return []
+        usable = stored and all(same.holds(block) for block in blocks)
+        found.append(_Group(start, rows, signature, usable))
+        start += rows
+    return found
+
+
+def _matched(before: list[_Group], after: list[_Group]) -> list[tuple[_Group, _Group]]:
+    """Return the row groups with the same segments in both, each at most once."""
+    others: dict[str, list[_Group]] = {}
+    for group in reversed(after):
+        if group.usable:
+            others.setdefault(group.signature, []).append(group)
+    return [
+        (group, others[group.signature].pop())
+        for group in before
+        if group.usable and others.get(group.signature)
+    ]
+
+
+def _left(
+    connection: duckdb.DuckDBPyConnection, table: Table, groups: Sequence[_Group]
+) -> list[tuple[int, ...]]:
+    """Return of each row group what its rows that are not deleted come to."""
+    found: list[tuple[int, ...]] = []
+    for at in range(0, len(groups), GROUPS_A_QUERY):
+        query = " union all ".join(
+            f"select {number}, count(*), sum(rowid - {group.start}), "
+            f"bit_xor(hash(rowid - {group.start})) from {table.source} "
+            f"where rowid between {group.range[0]} and {group.range[1]}"
+            for number, group in enumerate(groups[at : at + GROUPS_A_QUERY])
+        )
+        found += [tuple(row[1:]) for row in sorted(connection.execute(query).fetchall())]
+    return found
+
+
+def _ranges(groups: list[_Group], but: set[int]) -> list[Range]:
+    """Return the row ids of the groups that do not begin at one of these; neighbours as one."""
+    ranges: list[Range] = []
+    for group in groups:
+        if group.start in but:
+            continue
+        first, last = group.range
+        if ranges and ranges[-1][1] + 1 == first:
+            first = ranges.pop()[0]
+        ranges.append((first, last))
+    return ranges
