@@ -287,7 +287,7 @@ class ReplicaReader:
         reason = self._server.error or "nothing is published yet"
         if self._at is not None:
             return ReplicaUnavailable(
-                f"{reason} in {self._layout.root}; read `at` another one, or pull this one from a "
+                f"{self._layout.root}: {reason}; read `at` another one, or pull this one from a "
                 "block store that has it."
             )
         return ReplicaUnavailable(

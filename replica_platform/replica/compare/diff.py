@@ -148,6 +148,7 @@ class _Comparison:
         most_values: int | None,
     ) -> None:
         self._connection = connection
+        self._generations = f"{before.generation} or {after.generation}"
         self._samples = samples
         self._most_values = most_values
         sizes = dict(
@@ -204,8 +205,13 @@ class _Comparison:
         )
         try:
             return self._with_rows(both, pair)
-        except (duckdb.InternalError, duckdb.FatalException):
-            raise
+        except (duckdb.InternalError, duckdb.FatalException) as error:
+            # The instance cannot be used any more.
+            raise GenerationDamaged(
+                f"DuckDB failed at table {name} of generation {self._generations} "
+                f"({_reason(error)}); verify both by `replica verify-generation`, or leave the "
+                "table out."
+            ) from error
         except duckdb.Error as error:
             return _not_compared(both, _reason(error))
 
@@ -242,7 +248,8 @@ def _not_compared(table: TableDiff, reason: str) -> TableDiff:
 
 def _reason(error: duckdb.Error) -> str:
     """Return DuckDB's reason in one line, with what to do about too little memory."""
-    text = " ".join(str(error).split("LINE ")[0].split())
+    text = str(error).split("LINE ")[0].split("Possible solutions")[0].split("Stack Trace")[0]
+    text = " ".join(text.split())
     if isinstance(error, duckdb.OutOfMemoryException):
         return f"too little memory or temporary disk space; allow more memory ({text})"
     return text

@@ -139,11 +139,13 @@ def find_unread(
     return Unread(*unread, sum(end - start + 1 for some in unread for start, end in some))
 
 
-def _groups(
-    connection: duckdb.DuckDBPyConnection, table: Table, same: SameBlocks
-) -> list[_Group]:
+def _groups(connection: duckdb.DuckDBPyConnection, table: Table, same: SameBlocks) -> list[_Group]:
     found, start = [], 0
-    for rows, stored, signature, blocks in connection.execute(_GROUPS, [table.source]).fetchall():
+    try:
+        listed = connection.execute(_GROUPS, [table.source]).fetchall()
+    except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException):
+        return []  # a name with a quotation mark in it, or another version of DuckDB
+    for rows, stored, signature, blocks in listed:
         if rows is None:
             return []
         usable = stored and all(same.holds(block) for block in blocks)

@@ -16,10 +16,12 @@ from replica_platform.replica.compare.tables import Pair, Table
 from replica_platform.replica.copy.file_format import quoted
 
 # Positive `n`: rows of the later generation; negative: of the earlier one.
-_LEFT = """
-create or replace temp table left_over as
-select {names}, sum(sign)::bigint n from ({rows}) group by all having sum(sign) <> 0
+_LEFT_OVER = """
+select {names}, sum(sign)::bigint n from ({rows}) {part} group by all having sum(sign) <> 0
 """
+# Of a table whose rows do not fit into the memory, so many parts are grouped one after another:
+# DuckDB's grouping may run out of memory although it writes to the disk.
+PARTS = (1, 8, 64)
 _BY_KEY = """
 select count(*) filter (added and not removed), count(*) filter (removed and not added),
     count(*) filter (added and removed)
@@ -69,16 +71,34 @@ def compare_rows(
     Raises:
         duckdb.Error: A generation cannot be read, or memory and temporary disk space do not do.
     """
-    names = [f"c{number}" for number in range(len(pair.shared))]
-    rows = [
-        *_select(pair, pair.before, -1, unread.before),
-        *_select(pair, pair.after, 1, unread.after),
-    ]
-    connection.execute(_LEFT.format(names=", ".join(names), rows=" union all ".join(rows)))
+    names = ", ".join(f"c{number}" for number in range(len(pair.shared)))
+    rows = " union all ".join(
+        [
+            *_select(pair, pair.before, -1, unread.before),
+            *_select(pair, pair.after, 1, unread.after),
+        ]
+    )
+    for parts in PARTS:
+        try:
+            _keep_left_over(connection, names, rows, parts)
+            break
+        except duckdb.OutOfMemoryException:
+            if parts == PARTS[-1]:
+                raise
     try:
         return _LeftOver(connection, pair).diff(samples)
     finally:
         connection.execute("drop table left_over")
+
+
+def _keep_left_over(
+    connection: duckdb.DuckDBPyConnection, names: str, rows: str, parts: int
+) -> None:
+    """Make the table of the rows that do not cancel each other out, grouped in so many parts."""
+    for part in range(parts):
+        where = f"where hash({names}) % {parts} = {part}" if parts > 1 else ""
+        into = "insert into left_over" if part else "create or replace temp table left_over as"
+        connection.execute(into + _LEFT_OVER.format(names=names, rows=rows, part=where))
 
 
 def _select(pair: Pair, table: Table, sign: int, ranges: Sequence[Range] | None) -> list[str]:
@@ -97,7 +117,7 @@ def _select(pair: Pair, table: Table, sign: int, ranges: Sequence[Range] | None)
 
 def _exactly(column: str, kind: str) -> str:
     """Return an expression whose values are the same only where the stored ones are."""
-    if kind in ("VARCHAR", "JSON"):
+    if kind == "VARCHAR":
         return f'{column} collate "C"'
     # A month counts as 30 days where intervals are compared.
     return f"{column}::varchar" if kind == "INTERVAL" else column
@@ -109,6 +129,7 @@ class _LeftOver:
     def __init__(self, connection: duckdb.DuckDBPyConnection, pair: Pair) -> None:
         self._connection = connection
         self._columns = pair.shared
+        self._kinds = [pair.after.columns[name] for name in self._columns]
         self._key = [self._columns.index(name) for name in pair.key]
         key = [f"c{at}" for at in self._key]
         self._words = {
@@ -137,14 +158,22 @@ class _LeftOver:
         assert found is not None
         return found
 
+    def _differs(self, at: int) -> str:
+        a, b = (f"{side}.c{at}" for side in "ab")
+        if "VARIANT" in self._kinds[at].upper():  # of two types they group, but cannot be compared
+            a, b = f"{a}::varchar", f"{b}::varchar"
+        differs = f"{a} is distinct from {b}"
+        if self._kinds[at] == "VARIANT":
+            types = (f"variant_typeof({side}.c{at})" for side in "ab")
+            differs = f"({differs} or {' is distinct from '.join(types)})"
+        return differs
+
     def _others(self) -> list[int]:
         return [at for at in range(len(self._columns)) if at not in self._key]
 
     def _changed_columns(self) -> dict[str, int]:
         """Return in how many of the changed rows each column differs, those with none left out."""
-        counts = ", ".join(
-            f"count(*) filter (a.c{at} is distinct from b.c{at})" for at in self._others()
-        )
+        counts = ", ".join(f"count(*) filter ({self._differs(at)})" for at in self._others())
         found = self._row(f"select {counts} {_JOINED}")
         return {
             self._columns[at]: rows for at, rows in zip(self._others(), found, strict=True) if rows
@@ -168,7 +197,7 @@ class _LeftOver:
         """Return changed rows: their key, and the columns that changed."""
         both = range(len(self._columns))
         texts = ", ".join(f"{side}.c{at}::varchar" for side in "ab" for at in both)
-        flags = ", ".join(f"a.c{at} is distinct from b.c{at}" for at in both)
+        flags = ", ".join(self._differs(at) for at in both)
         order = ", ".join(f"a.c{at}" for at in self._key)
         query = f"select {texts}, {flags} {_JOINED} order by {order} limit {limit:d}"
         found = []
