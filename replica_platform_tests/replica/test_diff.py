@@ -5,7 +5,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from replica_platform.replica import (
@@ -258,7 +257,7 @@ def test_large_tables_can_be_left_out(differ: Write) -> None:
     assert (counts(large), counts(small), found.ok) == ((None, None, None), (1, 0, 0), False)
     assert (large.rows_before, large.rows_after) == (1000, 1001)
     assert found.sentence.endswith("The rows of large were not compared.")
-    assert "2,001 values would have to be read, more than 100" in large.notes
+    assert "2,001 values are more than the 100 left to read" in large.notes
 
 
 def test_tables_are_chosen_by_name(differ: Write, store: Path) -> None:
@@ -342,4 +341,3 @@ def test_what_duckdb_cannot_read_is_named(differ: Write) -> None:
     t, u = found.tables
     assert (found.ok, counts(u)) == (False, (1, 0, 0))
     assert t.problem.startswith(("Binder Error", "Catalog Error"))
-    assert duckdb.__version__

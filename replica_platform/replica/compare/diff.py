@@ -55,8 +55,8 @@ def diff(
         after: The other one; by default the current one.
         tables: The tables to compare, `schema.table` or `table` in main; by default all.
         rows: How many added, removed and changed rows of each table are shown, at most.
-        most_values: Leave out the rows of a table of which more values (rows times columns, in
-            both generations) would have to be read; by default none is left out.
+        most_values: How many values (rows times columns, in both generations) are read at most;
+            tables beyond that are not compared by rows. By default there is no limit.
         memory_bytes: The memory that DuckDB may use; what does not fit goes to a temporary folder.
         progress: Told the tables that are done.
 
@@ -122,7 +122,7 @@ def _attached(
                     f"({error}); repair the store, or name another generation."
                 ) from error
         folder = stack.enter_context(TemporaryDirectory(prefix="replica-diff-"))
-        config = {
+        config: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{memory_bytes}B",
             "temp_directory": folder,
             "threads": max(1, (os.cpu_count() or 1) // 2),  # as a publication
@@ -130,7 +130,13 @@ def _attached(
         }
         connection = stack.enter_context(duckdb.connect(config=config))
         for catalog, manifest in ((BEFORE, before), (AFTER, after)):
-            connection.execute(attach_sql(layout.data(manifest), catalog))
+            try:
+                connection.execute(attach_sql(layout.data(manifest), catalog))
+            except duckdb.Error as error:
+                raise GenerationDamaged(
+                    f"DuckDB cannot open generation {manifest.generation} of {layout.root} "
+                    f"({_reason(error)}); verify it by `replica verify-generation`."
+                ) from error
         connection.execute("set enable_external_access = false")
         connection.execute("set timezone = 'UTC'")
         yield connection
@@ -150,7 +156,11 @@ class _Comparison:
         self._connection = connection
         self._generations = f"{before.generation} or {after.generation}"
         self._samples = samples
-        self._most_values = most_values
+        self._values_left = most_values
+        self._rows = {
+            BEFORE: {name: table.rows for name, table in before.tables.items()},
+            AFTER: {name: table.rows for name, table in after.tables.items()},
+        }
         sizes = dict(
             connection.execute(
                 "select database_name, block_size from pragma_database_size()"
@@ -221,11 +231,13 @@ class _Comparison:
         counts = (table.rows_before, table.rows_after)
         unread = find_unread(self._connection, pair, self._same, counts)
         values = unread.rows * len(pair.shared)
-        if self._most_values is not None and values > self._most_values:
-            reason = f"{values:,} values would have to be read, more than {self._most_values:,}"
-            return _not_compared(table, reason)
         if not unread.rows:
             return table
+        if self._values_left is not None:
+            if values > self._values_left:
+                reason = f"{values:,} values are more than the {self._values_left:,} left to read"
+                return _not_compared(table, reason)
+            self._values_left -= values
         found = compare_rows(self._connection, pair, unread, self._samples)
         return replace(
             table,
@@ -238,8 +250,7 @@ class _Comparison:
         )
 
     def _count(self, table: Table) -> int:
-        found = self._connection.execute(f"select count(*) from {table.source}").fetchone()
-        return int(found[0]) if found else 0
+        return self._rows[table.catalog][table.label]
 
 
 def _not_compared(table: TableDiff, reason: str) -> TableDiff:

@@ -6,8 +6,10 @@ are the same bytes, the rows are the same too. Deleted rows are marked outside o
 are compared by the row ids that are left, which costs no column.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 
@@ -21,24 +23,13 @@ GROUPS_A_QUERY = 50
 # More ranges are planned more slowly than all rows are read.
 MOST_RANGES = 64
 # A constant segment has no block: its statistics are its value.
-_GROUPS = """
-with columns as (
-    select row_group_id, column_id, bool_and(persistent and not has_updates) as on_disk,
-        sum(count) filter (
-            segment_type = 'VALIDITY' and column_path = '[' || column_id || ', 0]'
-        ) as rows,
-        string_agg(
-            concat_ws('|', column_path, segment_id, segment_type, start, count, compression,
-                stats, block_id, block_offset, additional_block_ids),
-            chr(10) order by column_path, segment_id
-        ) as segments,
-        flatten(list(list_append(additional_block_ids, block_id))) blocks
-    from pragma_storage_info(?) group by row_group_id, column_id
-)
-select max(rows)::bigint, bool_and(on_disk) and bool_and(rows is not null),
-    md5(string_agg(segments, chr(10) order by column_id)), list_distinct(flatten(list(blocks)))
-from columns group by row_group_id order by row_group_id
+_SEGMENTS = """
+select row_group_id, column_id, column_path, count, block_id, additional_block_ids,
+    persistent and not has_updates, segment_id, segment_type, start, compression, stats,
+    block_offset
+from pragma_storage_info(?)
 """
+SEGMENTS_A_FETCH = 10_000
 
 Range = tuple[int, int]
 
@@ -58,15 +49,32 @@ class Unread:
     rows: int
 
 
-@dataclass(frozen=True)
 class _Group:
-    start: int
-    rows: int
-    signature: str
-    usable: bool
+    """A row group: the place and form of its segments, and whether they are the same bytes."""
+
+    def __init__(self, first_column: int) -> None:
+        self._first = first_column
+        self.start = 0
+        self.rows = 0
+        self.usable = True
+        self._segments = hashlib.sha256()
+
+    def add(self, segment: tuple[Any, ...], same: "SameBlocks") -> None:
+        """Add a segment; they come in one order."""
+        _, column, path, count, block, others, stored, *_ = segment
+        if path == f"[{column}, 0]" and column == self._first:  # which of its values are NULL
+            self.rows += count
+        self.usable = self.usable and stored and all(map(same.holds, (block, *others)))
+        self._segments.update(repr(segment[1:]).encode())
+
+    @property
+    def signature(self) -> bytes:
+        """A digest of its segments."""
+        return self._segments.digest()
 
     @property
     def range(self) -> Range:
+        """Its first and last row id."""
         return self.start, self.start + self.rows - 1
 
 
@@ -140,23 +148,31 @@ def find_unread(
 
 
 def _groups(connection: duckdb.DuckDBPyConnection, table: Table, same: SameBlocks) -> list[_Group]:
-    found, start = [], 0
+    groups: dict[int, _Group] = {}
     try:
-        listed = connection.execute(_GROUPS, [table.source]).fetchall()
+        listed = connection.execute(_SEGMENTS, [table.source])
     except (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException):
         return []  # a name with a quotation mark in it, or another version of DuckDB
-    for rows, stored, signature, blocks in listed:
-        if rows is None:
-            return []
-        usable = stored and all(same.holds(block) for block in blocks)
-        found.append(_Group(start, rows, signature, usable))
-        start += rows
+    while segments := listed.fetchmany(SEGMENTS_A_FETCH):
+        for segment in segments:
+            number, column, *_ = segment
+            group = groups.get(number)
+            if group is None:
+                group = groups[number] = _Group(column)
+            group.add(segment, same)
+    found = [group for _, group in sorted(groups.items())]
+    if not all(group.rows for group in found):
+        return []  # the segments are listed in another way than is known here
+    start = 0
+    for group in found:
+        group.start = start
+        start += group.rows
     return found
 
 
 def _matched(before: list[_Group], after: list[_Group]) -> list[tuple[_Group, _Group]]:
     """Return the row groups with the same segments in both, each at most once."""
-    others: dict[str, list[_Group]] = {}
+    others: dict[bytes, list[_Group]] = {}
     for group in reversed(after):
         if group.usable:
             others.setdefault(group.signature, []).append(group)
