@@ -185,6 +185,17 @@ def test_only_row_groups_that_differ_are_read(differ: Write) -> None:
     assert 0 < table.rows_read == found.rows_read < 120_000
 
 
+def test_a_row_group_of_new_rows_is_all_that_is_read(differ: Write) -> None:
+    """And nothing of the other generation."""
+    table = only(
+        differ(
+            "create table t as select range i from range(122880)",
+            "insert into t values (-1)",
+        )
+    )
+    assert (counts(table), table.rows_read) == ((1, 0, 0), 1)
+
+
 def test_a_deleted_row_is_found_where_no_block_differs(shop: Master, store: Path) -> None:
     """Two states of equally many rows whose segments are the same, with other rows deleted."""
     with shop.write() as connection:
@@ -239,7 +250,7 @@ def test_little_memory_is_enough(differ: Write) -> None:
     """All rows are new, 100 MB of them: in parts, and by way of a temporary folder."""
     table = only(
         differ(
-            "create table t as select range i, repeat(md5(range::varchar), 8) s from range(300000)",
+            "create table t as select range i, repeat(md5(range::varchar), 8) s from range(200000)",
             "create or replace table t as select i, s || '!' as s from t",
             memory_bytes=64 * 1024**2,
         )
@@ -327,8 +338,10 @@ def test_a_damaged_generation_is_refused(publish_next: Callable[..., object], st
     publish_next(3)
     publish_next(4)
     damage(next(store.glob("generations/*000001*.duckdb")), 300_000, b"\xff\x00\xff")
-    with pytest.raises(GenerationDamaged, match=r"Generation 1 .*repair the store"):
+    with pytest.raises(GenerationDamaged, match=r"Generation 1 .*or name another generation"):
         diff(store)
+    publish_next(5)
+    assert diff(store, 2, 3).rows_added == 1
 
 
 def test_what_duckdb_cannot_read_is_named(differ: Write) -> None:

@@ -112,7 +112,7 @@ def _select(pair: Pair, table: Table, sign: int, ranges: Sequence[Range] | None)
         return [query]
     # One query each: of ranges that are joined by `or`, DuckDB reads the whole table.
     found = [f"{query} where rowid between {first} and {last}" for first, last in ranges]
-    return found or [f"{query} limit 0"]
+    return found or [f"{query} where false"]
 
 
 def _exactly(column: str, kind: str) -> str:
