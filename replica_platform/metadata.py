@@ -20,6 +20,11 @@ def change(changed: bool, summary: str) -> dict[str, Any]:
     return {"changed": changed, "done": summary if changed else "unchanged"}
 
 
+def history(picture: str | None) -> dict[str, Any]:
+    """Return a picture of the past as metadata; nothing for None."""
+    return {"history": dg.MetadataValue.md(picture)} if picture else {}
+
+
 def table_schema(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
     """Return the schema for an asset's page from pairs of column name and type."""
     return dg.TableSchema([dg.TableColumn(name, type=type_) for name, type_ in columns])

@@ -21,8 +21,14 @@ from replica_platform.backup import (
     verify,
 )
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
-from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
+from replica_platform.metadata import change, history
+from replica_platform.policies import (
+    TRANSIENT,
+    by_a_person,
+    fresh_within,
+    named_job,
+    translate_errors,
+)
 from replica_platform.resources.platform import PlatformConfig
 
 
@@ -186,6 +192,12 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
                     "used_bytes": made.used_bytes,
                     "sha256": made.sha256,
                     "backup_seconds": made.seconds,
+                    **history(
+                        platform.stills(by_a_person=by_a_person(context.run)).of_backups(
+                            f"{self.name}/{name}",
+                            (one.taken_at for one in backups(folder, path.stem) if one.ok),
+                        )
+                    ),
                 }
             )
 

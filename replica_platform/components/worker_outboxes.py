@@ -8,15 +8,17 @@ from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import WorkerOutboxesEntry
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
+from replica_platform.metadata import change, history
 from replica_platform.outbox import backlog, drain, reconcile
-from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
+from replica_platform.policies import (
+    TRANSIENT,
+    by_a_person,
+    fresh_within,
+    named_job,
+    translate_errors,
+)
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
-
-# The tags of a run that no person started.
-AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
-
 
 # The columns of `outbox.record`, in the words of its page.
 COLUMNS = dg.TableSchema(
@@ -117,7 +119,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         ) -> dg.MaterializeResult:
             nodes = [context.partition_key] if context.has_partition_key else list(self.nodes)
             folders = [self._folders(platform)[node] for node in nodes]
-            by_a_person = not AUTOMATIC & context.run.tags.keys()
+            manual = by_a_person(context.run)
             with translate_errors():
                 into = database(self.target, target)
                 report = drain(
@@ -126,9 +128,9 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                     budget_s=self.drain_budget_s,
                     mappings=self.mappings,
                     # The breaker's waiting time is for automatic runs only.
-                    force=by_a_person,
+                    force=manual,
                     # Compares every delivered row, which is too much for every 5 minutes.
-                    repair=by_a_person,
+                    repair=manual,
                 )
                 rows = into.row_count("outbox", "record") if not report.trouble else None
             if report.trouble:
@@ -146,6 +148,11 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                     "backlog": report.pending,
                     "drain_seconds": report.seconds,
                     "rows_per_second": report.rows_per_s,
+                    **history(
+                        platform.stills(by_a_person=manual, target=target.dsn).of_outbox(
+                            [f"{self.name}/{node}" for node in nodes]
+                        )
+                    ),
                 }
             )
 
