@@ -246,18 +246,6 @@ def test_a_column_called_rowid_hides_nothing(differ: Write) -> None:
     assert counts(table) == (1, 1, 0)
 
 
-def test_little_memory_is_enough(differ: Write) -> None:
-    """All rows are new, 100 MB of them: in parts, and by way of a temporary folder."""
-    table = only(
-        differ(
-            "create table t as select range i, repeat(md5(range::varchar), 8) s from range(200000)",
-            "create or replace table t as select i, s || '!' as s from t",
-            memory_bytes=64 * 1024**2,
-        )
-    )
-    assert counts(table) == (200_000, 200_000, 0)
-
-
 def test_large_tables_can_be_left_out(differ: Write) -> None:
     found = differ(
         "create table small as select 1 a; create table large as select range a from range(1000)",

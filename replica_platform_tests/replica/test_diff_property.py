@@ -1,4 +1,7 @@
-"""Random changes of a master with small row groups: `diff` finds what an oracle in Python finds."""
+"""What takes long of `diff`: random changes, compared with an oracle in Python, and little memory.
+
+The masters of the random changes have small row groups.
+"""
 
 import itertools
 import shutil
@@ -117,3 +120,22 @@ def test_a_diff_is_what_an_oracle_finds(steps: list[list[tuple[str, str, int, in
                 assert got == want, (name, before, after)
     finally:
         shutil.rmtree(folder)
+
+
+def test_little_memory_is_enough(tmp_path: Path) -> None:
+    """All rows are new, 100 MB of them: in parts, and by way of a temporary folder.
+
+    What the error of a too small limit advises helps.
+    """
+    master, store = Master(tmp_path / "master.duckdb"), tmp_path / "store"
+    for statement in (
+        "create table t as select range i, repeat(md5(range::varchar), 8) s from range(200000)",
+        "create or replace table t as select i, s || '!' as s from t",
+    ):
+        with master.write() as connection:
+            connection.execute(statement)
+        publish(master.path, store, min_age_s=0)
+    (refused,) = diff(store, memory_bytes=8 * 1024**2).tables
+    assert "allow more memory" in refused.problem
+    (table,) = diff(store, memory_bytes=64 * 1024**2).tables
+    assert found(table) == (200_000, 200_000, 0)

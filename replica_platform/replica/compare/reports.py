@@ -87,7 +87,7 @@ class TableDiff:
             found.append(f"changed: {', '.join(changed)}")
         if self.problem:
             found.append(f"rows not compared: {self.problem}")
-        elif not self.key and (self.rows_added or self.rows_removed):
+        elif not self.key and self.rows_added and self.rows_removed:
             found.append("no key: a changed row is a removed and an added one")
         return "; ".join(found)
 

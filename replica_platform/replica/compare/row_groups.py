@@ -126,23 +126,19 @@ def find_unread(
         sum(group.rows for group in groups) != count
         for groups, count in zip((before, after), rows, strict=True)
     )
+    # Such a column hides the row ids.
+    hidden = any(name.lower() == "rowid" for name in pair.before.columns)
+    if deleted and hidden:
+        return everything
     if deleted:
-        if any(name.lower() == "rowid" for name in pair.before.columns):
-            return everything  # the column hides the row ids
         ours = _left(connection, pair.before, [one for one, _ in matched])
         theirs = _left(connection, pair.after, [other for _, other in matched])
-        matched = [
-            groups
-            for groups, a, b in zip(matched, ours, theirs, strict=True)
-            if a == b
-        ]  # fmt: skip
+        matched = [groups for groups, a, b in zip(matched, ours, theirs, strict=True) if a == b]
     unread = (
         _ranges(before, {one.start for one, _ in matched}),
         _ranges(after, {other.start for _, other in matched}),
     )
-    if max(map(len, unread)) > MOST_RANGES:
-        return everything
-    if any(unread) and any(name.lower() == "rowid" for name in pair.before.columns):
+    if max(map(len, unread)) > MOST_RANGES or (hidden and any(unread)):
         return everything
     return Unread(*unread, sum(end - start + 1 for some in unread for start, end in some))
 
