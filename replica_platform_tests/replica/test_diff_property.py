@@ -10,10 +10,12 @@ from collections import Counter
 from pathlib import Path
 
 import duckdb
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replica_platform.replica import Master, TableDiff, diff, publish
+from replica_platform.replica.compare import rows
 
 SMALL = "row_group_size 2048, storage_version 'v1.5.0'"
 VALUES = """
@@ -108,10 +110,10 @@ def test_a_diff_is_what_an_oracle_finds(steps: list[list[tuple[str, str, int, in
                         )
                 for one in changes:
                     apply(connection, one)
-                rows = contents(connection)
+                content = contents(connection)
                 connection.execute("checkpoint")
             # A step that changed nothing publishes nothing.
-            seen[publish(Master(master).path, store, min_age_s=0, keep=9).generation] = rows
+            seen[publish(Master(master).path, store, min_age_s=0, keep=9).generation] = content
         for before, after in itertools.combinations(sorted(seen), 2):
             tables = {one.table: one for one in diff(store, before, after).tables}
             for name in TABLES:
@@ -122,10 +124,10 @@ def test_a_diff_is_what_an_oracle_finds(steps: list[list[tuple[str, str, int, in
         shutil.rmtree(folder)
 
 
-def test_little_memory_is_enough(tmp_path: Path) -> None:
+def test_little_memory_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows are new, 100 MB of them: in parts, and by way of a temporary folder.
 
-    What the error of a too small limit advises helps.
+    The control groups all rows at once. What its error advises helps.
     """
     master, store = Master(tmp_path / "master.duckdb"), tmp_path / "store"
     for statement in (
@@ -135,7 +137,11 @@ def test_little_memory_is_enough(tmp_path: Path) -> None:
         with master.write() as connection:
             connection.execute(statement)
         publish(master.path, store, min_age_s=0)
-    (refused,) = diff(store, memory_bytes=8 * 1024**2).tables
+    little = 16 * 1024**2
+    (table,) = diff(store, memory_bytes=little).tables
+    assert found(table) == (200_000, 200_000, 0)
+    monkeypatch.setattr(rows, "PARTS", (1,))
+    (refused,) = diff(store, memory_bytes=little).tables
     assert "allow more memory" in refused.problem
-    (table,) = diff(store, memory_bytes=64 * 1024**2).tables
+    (table,) = diff(store, memory_bytes=20 * little).tables
     assert found(table) == (200_000, 200_000, 0)
