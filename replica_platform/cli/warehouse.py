@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -195,7 +196,16 @@ def sync(
             raise click.UsageError("Take a target over with one sync, then watch it.")
         return _watch(source, target, specs, every, as_json, options)
     with bar("syncing") as progress:
-        group = sync_group(source, target, specs, take_over=take_over, progress=progress, **options)
+        committed = count(1)
+        group = sync_group(
+            source,
+            target,
+            specs,
+            take_over=take_over,
+            progress=progress,
+            on_report=lambda _: progress(next(committed), len(specs), "tables"),
+            **options,
+        )
     if any(report.changed for report in group.reports.values()):
         from replica_platform.app.recording import record_syncs
 

@@ -4,7 +4,7 @@ What one table writes is `commit`'s; in which transaction it does so, and what h
 when it fails, belongs here.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -67,15 +67,26 @@ class GroupCommit:
             self._commit.keep_history()
             return self._commit.advance(unchanged)
 
-    def each(self, staged: Sequence[StagedTable]) -> Outcome:
-        """Commit each table with its watermark; those joined by foreign keys together."""
+    def each(
+        self,
+        staged: Sequence[StagedTable],
+        on_commit: Callable[[Mapping[str, SyncReport]], None] | None = None,
+    ) -> Outcome:
+        """Commit each table with its watermark; those joined by foreign keys together.
+
+        Args:
+            staged: The tables.
+            on_commit: Told the reports of one transaction, once it has been committed.
+        """
         outcome = Outcome()
         by_name = {one.target: one for one in staged}
         units = [[by_name[name] for name in names] for names in self._foreign_keys.groups(by_name)]
         for unit in sorted(units, key=lambda unit: not _reads_source(unit)):
             if not _reads_source(unit):
                 self._release_source()
-            self._commit_unit(unit, outcome)
+            committed = self._commit_unit(unit, outcome)
+            if on_commit and committed:
+                on_commit(committed)
         return outcome
 
     def together(self, staged: Sequence[StagedTable]) -> Outcome:
@@ -92,8 +103,10 @@ class GroupCommit:
             return Outcome(errors={str(one.target): error for one in staged})
         return outcome
 
-    def _commit_unit(self, unit: Sequence[StagedTable], outcome: Outcome) -> None:
-        """Commit tables in one transaction, and note what became of them."""
+    def _commit_unit(
+        self, unit: Sequence[StagedTable], outcome: Outcome
+    ) -> Mapping[str, SyncReport]:
+        """Commit tables in one transaction, note what became of them, and return the reports."""
         names = [str(one.target) for one in unit]
         at: list[str] = []  # the tables that were begun
         try:
@@ -105,6 +118,8 @@ class GroupCommit:
             outcome.errors |= dict.fromkeys(names, error)
         else:  # only now the transaction has been committed
             outcome.reports |= reports
+            return reports
+        return {}
 
     def _write(self, unit: Sequence[StagedTable], at: list[str]) -> dict[str, SyncReport]:
         """Write rows to parents first, and delete from children first."""
