@@ -95,6 +95,7 @@ class _Group:
         self.tables = entry.resolved(catalog.tables)
         self.shards = shards_of(entry, self.tables, catalog.tables)
         self._listed = {table.name: table for table in catalog.tables}
+        self._freshness = reported_every(entry.report_unchanged_s, entry.fresh_within_s)
 
     def definitions(self) -> dg.Definitions:
         """Return the assets of the tables; of each shard the step, checks, job and schedule."""
@@ -156,7 +157,8 @@ class _Group:
         return {self._target_key(table): table for table in self.tables}
 
     def _keys_of(self, shard: Shard) -> dict[dg.AssetKey, TableEntry]:
-        return {self._target_key(table): table for table in shard.tables}
+        names = {table.table for table in shard.tables}
+        return {key: table for key, table in self.keys.items() if table.table in names}
 
     def _target_key(self, table: TableEntry) -> dg.AssetKey:
         target = self.entry.target_of(table)
@@ -176,7 +178,7 @@ class _Group:
             owners=list(entry.owners),
             tags={**entry.tags, **self._tags(shard)},
             skippable=True,
-            freshness_policy=reported_every(entry.report_unchanged_s, entry.fresh_within_s),
+            freshness_policy=self._freshness,
             # A job of one op: Dagster does not see by itself that it writes this asset.
             description=f"{comment}{table.table} of the source: every committed change, once. "
             f"Synced by the job `{shard.named(f'{entry.name}_sync')}` ({entry.cron_schedule}).",
@@ -209,11 +211,10 @@ class _Group:
         ) -> Iterator[dg.MaterializeResult]:
             selected = context.selected_asset_keys
             tables = [table for key, table in of_shard.items() if key in selected]
-            keys = self._keys_by_name(tables)
             sync = partial(self._sync_tables, tables, platform, source, target)
             running = RunningSync(sync, context.log, len(tables))
             for report in running:
-                key = keys[report.target_table]
+                key = self.keys_by_name[report.target_table]
                 context.log.info(f"{report.target_table}: {report.mode}. {report.why}")
                 metadata = sync_metadata(report, self._described(self.keys[key]))
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
@@ -221,12 +222,14 @@ class _Group:
 
         return sync
 
-    def _keys_by_name(self, tables: Sequence[TableEntry]) -> dict[str, dg.AssetKey]:
-        return {str(self.entry.target_of(table)): self._target_key(table) for table in tables}
+    @cached_property
+    def keys_by_name(self) -> dict[str, dg.AssetKey]:
+        """The synced assets by the names of their tables in the target, as in reports."""
+        return {str(self.entry.target_of(table)): key for key, table in self.keys.items()}
 
     def _job(self, shard: Shard) -> dg.JobDefinition:
         """Return the job of a schedule: one step, with events of what changed."""
-        entry, keys = self.entry, self._keys_by_name(shard.tables)
+        entry = self.entry
 
         @dg.op(
             name=shard.named(f"sync_{entry.name}"),
@@ -240,7 +243,7 @@ class _Group:
             source: dg.ResourceParam[PostgresDatabase],
             target: dg.ResourceParam[PostgresDatabase],
         ) -> Iterator[Reported]:
-            due = unreported(context.instance, keys.values(), entry.report_unchanged_s)
+            due = unreported(context.instance, self._keys_of(shard), entry.report_unchanged_s)
             sync = self._watch_tables if entry.watch_s else self._sync_tables
             running = RunningSync(
                 partial(sync, shard.tables, platform, source, target),
@@ -250,7 +253,7 @@ class _Group:
             problems = []
             scores: dict[str, float] = {}
             for report in running:
-                key = keys[report.target_table]
+                key = self.keys_by_name[report.target_table]
                 if not report.changed and key not in due:
                     continue
                 context.log.info(f"{report.target_table}: {report.mode}. {report.why}")
