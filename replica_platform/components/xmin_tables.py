@@ -12,7 +12,7 @@ from replica_platform.app.entries import TableEntry, XminTablesEntry
 from replica_platform.app.recording import record_integrity, record_syncs
 from replica_platform.app.shards import Shard, shards_of
 from replica_platform.components.changed_only import Reported, reported, unreported
-from replica_platform.components.machine import current_machine, with_catalog
+from replica_platform.components.machine import current_machine, is_shown, with_catalog
 from replica_platform.components.running_sync import Handover, RunningSync
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.components.xmin_catalog import catalog_definitions
@@ -95,6 +95,7 @@ class _Group:
         self.tables = entry.resolved(catalog.tables)
         self.shards = shards_of(entry, self.tables, catalog.tables)
         self._listed = {table.name: table for table in catalog.tables}
+        self._is_shown = is_shown()
         self._freshness = reported_every(entry.report_unchanged_s, entry.fresh_within_s)
 
     def definitions(self) -> dg.Definitions:
@@ -143,7 +144,7 @@ class _Group:
             group_name="source",
             kinds={"postgres"},
             description=f"{table.table} in the source database; others write it.{comment}",
-            metadata=table_metadata(listed) if listed else {},
+            metadata=table_metadata(listed) if listed and self._is_shown else {},
         )
 
     def _source_key(self, name: TableName) -> dg.AssetKey:
@@ -182,7 +183,7 @@ class _Group:
             # A job of one op: Dagster does not see by itself that it writes this asset.
             description=f"{comment}{table.table} of the source: every committed change, once. "
             f"Synced by the job `{shard.named(f'{entry.name}_sync')}` ({entry.cron_schedule}).",
-            metadata=self._described(table),
+            metadata=self._described(table) if self._is_shown else {},
         )
 
     def _described(self, table: TableEntry) -> dict[str, Any]:
