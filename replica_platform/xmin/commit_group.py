@@ -58,14 +58,28 @@ class GroupCommit:
         self._foreign_keys = foreign_keys
         self._release_source = release_source
 
-    def advance(self, unchanged: Sequence[PlannedTable]) -> dict[str, SyncReport]:
+    def split(self, staged: Sequence[StagedTable]) -> tuple[list[StagedTable], list[StagedTable]]:
+        """Return the tables that a scan found unchanged, with all that foreign keys join to them.
+
+        Then the others.
+        """
+        unchanged: list[StagedTable] = []
+        others: list[StagedTable] = []
+        for unit in self._units(staged):
+            same = all(self._commit.is_unchanged(one) for one in unit)
+            (unchanged if same else others).extend(unit)
+        return unchanged, others
+
+    def advance(
+        self, unread: Sequence[PlannedTable], scanned: Sequence[StagedTable] = ()
+    ) -> dict[str, SyncReport]:
         """Store the start point of the sync, and when the unchanged tables were synced.
 
         Both are true whatever becomes of the others; the source must have flushed its WAL.
         """
         with self._target.transaction():
             self._commit.keep_history()
-            return self._commit.advance(unchanged)
+            return self._commit.advance(unread, scanned)
 
     def each(
         self,
@@ -79,15 +93,17 @@ class GroupCommit:
             on_commit: Told the reports of one transaction, once it has been committed.
         """
         outcome = Outcome()
-        by_name = {one.target: one for one in staged}
-        units = [[by_name[name] for name in names] for names in self._foreign_keys.groups(by_name)]
-        for unit in sorted(units, key=lambda unit: not _reads_source(unit)):
+        for unit in sorted(self._units(staged), key=lambda unit: not _reads_source(unit)):
             if not _reads_source(unit):
                 self._release_source()
             committed = self._commit_unit(unit, outcome)
             if on_commit and committed:
                 on_commit(committed)
         return outcome
+
+    def _units(self, staged: Sequence[StagedTable]) -> list[list[StagedTable]]:
+        by_name = {one.target: one for one in staged}
+        return [[by_name[name] for name in names] for names in self._foreign_keys.groups(by_name)]
 
     def together(self, staged: Sequence[StagedTable]) -> Outcome:
         """Commit all tables in one transaction, or none."""

@@ -360,12 +360,14 @@ class Group:
             return Outcome()
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
-        with translate_errors("target", _names(one.target for one in same)):
-            reports = commit.advance(same)
+        unchanged, staged = ([], staged) if self._options.atomic else commit.split(staged)
+        moved = [one.planned for one in unchanged]
+        with translate_errors("target", _names(one.target for one in [*same, *moved])):
+            reports = commit.advance(same, unchanged)
         if self._options.atomic:
             outcome = commit.together(staged)
         else:
-            self._hand_over(source, [one for one in same if one.idle], reports)
+            self._hand_over(source, [*(one for one in same if one.idle), *moved], reports)
             planned = {str(one.target): one.planned for one in staged}
             outcome = commit.each(
                 staged, lambda done: self._hand_over(source, [planned[name] for name in done], done)
