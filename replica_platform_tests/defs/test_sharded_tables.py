@@ -146,6 +146,10 @@ def test_each_shard_has_its_step_job_schedule_pool_and_tag(
         for table in found[f"fds_tables_{number}"]:
             key = dg.AssetKey(["raw_data", table])
             assert repository.asset_graph.get(key).tags[SHARD_TAG] == str(number)
+        chosen = dg.AssetSelection.from_string(f'tag:"{SHARD_TAG}"="{number}"')
+        assert {key.path[-1] for key in chosen.resolve(repository.asset_graph)} == (
+            found[f"fds_tables_{number}"]
+        )
     checks = {one.op.name for one in repository.asset_checks_defs_by_key.values()}
     assert {f"fds_tables_checks_{number}" for number in numbers} <= checks
 
