@@ -44,12 +44,12 @@ def catalog_definitions(entry: XminTablesEntry, shards: Sequence[Shard]) -> dg.D
                 target=named_job(
                     f"{entry.name}_new_tables",
                     dg.AssetSelection.checks(*checks),
-                    f"Looks for new tables that match {entry.name}.",
+                    f"Looks for new tables and foreign keys of {entry.name}.",
                 ),
                 cron_schedule=entry.catalog_cron_schedule,
                 execution_timezone=entry.timezone,
                 default_status=dg.DefaultScheduleStatus.RUNNING,
-                description=f"Whether tables that match {entry.name} are new in the source.",
+                description=f"Whether {entry.name} has new tables or foreign keys in the source.",
             )
         ],
     )

@@ -123,12 +123,8 @@ class _Group:
         )
 
     def _every_table(self, shard: Shard) -> str:
-        name = self.entry.name
-        return (
-            f"Every table of shard {shard.number} of {name}"
-            if shard.number
-            else (f"Every table of {name}")
-        )
+        of_shard = f"shard {shard.number} of " if shard.number else ""
+        return f"Every table of {of_shard}{self.entry.name}"
 
     def _pool(self, shard: Shard) -> str:
         return self.entry.pool or shard.named(self.entry.name)
