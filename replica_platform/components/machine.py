@@ -66,7 +66,7 @@ class Machine:
     def _load(self, source: str | None, needed: bool) -> Catalog:
         folder = CatalogFolder(self.data_dir, source)
         context = DefinitionsLoadContext.get()
-        if context.load_type is not DefinitionsLoadType.INITIALIZATION:
+        if not is_shown():
             return folder.find(context.reconstruction_metadata.get(metadata_key(source), ""))
         try:
             dsn = environment_dsn(source) if source else self.source
@@ -99,6 +99,11 @@ def loading_on(machine: Machine) -> Iterator[None]:
 def current_machine() -> Machine:
     """Return the machine that definitions are loaded for."""
     return _MACHINE.get() or Machine()
+
+
+def is_shown() -> bool:
+    """Whether the definitions that are loaded are shown; those of a run are not."""
+    return DefinitionsLoadContext.get().load_type is DefinitionsLoadType.INITIALIZATION
 
 
 def metadata_key(source: str | None) -> str:
