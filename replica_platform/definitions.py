@@ -20,10 +20,12 @@ import dagster as dg
 from replica_platform import defs as platform_defs
 from replica_platform.app.configured import SAMPLE
 from replica_platform.app.entries import WrongEntry
+from replica_platform.app.entries.base import HOST_TAG
 from replica_platform.app.project import find_project
 from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
 from replica_platform.core.errors import PlatformError
+from replica_platform.defs.automation import by_host
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
 from replica_platform.resources.platform import PlatformConfig
@@ -134,12 +136,25 @@ def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
         assets=[*external.values(), *map(_with_source, others.values())],
         asset_checks=[_as_checks(one) for one in loaded.asset_checks or ()],
         schedules=loaded.schedules,
-        sensors=loaded.sensors,
+        sensors=by_host(list(loaded.sensors or ()), hosts_of(loaded)),
         jobs=loaded.jobs,
         resources=loaded.resources,
         metadata=loaded.metadata,
         component_tree=loaded.component_tree,
     )
+
+
+def hosts_of(loaded: dg.Definitions) -> list[str]:
+    """Return the hosts that assets name, by name."""
+    hosts = set()
+    for asset in loaded.assets or ():
+        specs = asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset]
+        hosts |= {
+            spec.tags[HOST_TAG]
+            for spec in specs
+            if isinstance(spec, dg.AssetSpec) and HOST_TAG in spec.tags
+        }
+    return sorted(hosts)
 
 
 def _as_checks(checks: dg.AssetsDefinition) -> dg.AssetsDefinition:

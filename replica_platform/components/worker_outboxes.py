@@ -7,6 +7,7 @@ import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import WorkerOutboxesEntry
+from replica_platform.app.entries.base import host_pool, host_tags
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.metadata import change
 from replica_platform.outbox import backlog, drain, reconcile
@@ -57,6 +58,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             self._outboxes,
             group_name="source",
             kinds={"sqlite"},
+            tags=host_tags(self.host),
             description="The local SQLite files that workers append to, one for each worker slot.",
         )
         return dg.Definitions(
@@ -76,7 +78,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
 
     @property
     def _pool(self) -> str:
-        return self.pool or self.name
+        return host_pool(self.pool or self.name, self.host)
 
     def _folders(self, platform: PlatformConfig) -> dict[str, Path]:
         return {node: platform.path(folder) for node, folder in self.nodes.items()}
@@ -103,7 +105,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             kinds={"postgres", "table"},
             metadata={"dagster/column_schema": COLUMNS},
             owners=list(self.owners),
-            tags=dict(self.tags),
+            tags=self.asset_tags,
             pool=self._pool,
             retry_policy=TRANSIENT,
             freshness_policy=fresh_within(self.backlog_within_s),

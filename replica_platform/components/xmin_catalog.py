@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from replica_platform.app.entries import TableEntry, XminTablesEntry
+from replica_platform.app.entries.base import host_tags
 from replica_platform.policies import named_job, translate_errors
 from replica_platform.resources.postgres import PostgresDatabase, database
 from replica_platform.xmin import list_tables
@@ -21,6 +22,7 @@ def catalog_definitions(entry: XminTablesEntry, loaded: Sequence[TableEntry]) ->
         f"{entry.name}_catalog",
         group_name="source",
         kinds={"postgres"},
+        tags=host_tags(entry.host),
         description=f"The list of tables that {entry.name} takes by pattern.",
     )
 

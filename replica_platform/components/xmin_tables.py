@@ -9,6 +9,7 @@ from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.catalog import Catalog
 from replica_platform.app.entries import TableEntry, XminTablesEntry
+from replica_platform.app.entries.base import host_tags
 from replica_platform.app.recording import record_integrity, record_syncs
 from replica_platform.components.changed_only import Reported, reported, unreported
 from replica_platform.components.machine import current_machine, with_catalog
@@ -143,7 +144,7 @@ class _Group:
             group_name=entry.group,
             kinds={"postgres", "table"},
             owners=list(entry.owners),
-            tags=dict(entry.tags),
+            tags=entry.asset_tags,
             skippable=True,
             freshness_policy=reported_every(entry.report_unchanged_s, entry.fresh_within_s),
             # A job of one op: Dagster does not see by itself that it writes this asset.
@@ -227,6 +228,8 @@ class _Group:
 
         @dg.job(
             name=f"{entry.name}_sync",
+            # A job of an op has no assets that a run could take its host from.
+            tags=host_tags(entry.host),
             description=f"Every table of {entry.name}, by xmin; reports those that changed, and "
             f"the others every {format_age(entry.report_unchanged_s)}.",
         )
