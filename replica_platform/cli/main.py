@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import adopt, backups, deck, market, metrics, outbox, platform, warehouse
+from replica_platform.cli import (
+    adopt,
+    backups,
+    cluster,
+    deck,
+    market,
+    metrics,
+    outbox,
+    platform,
+    warehouse,
+)
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -28,6 +38,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         deck.deck,
         platform.env,
     ),
+    "Cluster": (cluster.worker, cluster.cluster),
     "Replica": (
         generations.publish,
         generations.verify_generation,
