@@ -12,10 +12,15 @@ this there is; `defs/sample` can be left out.
 
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import (
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+)
 
 from replica_platform import defs as platform_defs
 from replica_platform.app.configured import SAMPLE
@@ -62,6 +67,16 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     }
 
 
+# The definitions that this process has built, where it keeps them.
+_kept: dict[Any, dg.Definitions] | None = None
+
+
+def keep_definitions() -> None:
+    """Let this process build the same definitions once: a worker executes many runs of them."""
+    global _kept
+    _kept = {} if _kept is None else _kept
+
+
 def build_defs(settings: Settings, project: Path | None = None) -> dg.Definitions:
     """Return all pillars with the resources that the settings describe.
 
@@ -74,6 +89,26 @@ def build_defs(settings: Settings, project: Path | None = None) -> dg.Definition
     Returns:
         The assets, checks, schedules and sensors of `defs/`, ready to run.
     """
+    if _kept is None:
+        return _build(settings, project)
+    key = (repr(settings.model_dump()), project, repr(sorted(_told().items())))
+    if key not in _kept:
+        _kept.clear()  # what a reload of the code server has replaced
+        _kept[key] = _build(settings, project)
+    return _kept[key]
+
+
+def _told() -> Mapping[str, Any]:
+    """Return what the code server of this run told of the catalogs of its sources."""
+    if not DefinitionsLoadContext.is_set():
+        return {}
+    context = DefinitionsLoadContext.get()
+    if context.load_type is DefinitionsLoadType.INITIALIZATION:
+        return {}
+    return context.reconstruction_metadata
+
+
+def _build(settings: Settings, project: Path | None) -> dg.Definitions:
     return dg.Definitions.merge(
         _load(settings, project),
         dg.Definitions(

@@ -1,4 +1,4 @@
-"""The Celery application that launcher and workers share: its settings, and the name of its task."""
+"""The Celery application that launcher and workers share: its settings and the name of its task."""
 
 from celery import Celery
 

@@ -72,8 +72,8 @@ def assert_kept(url: str) -> None:
         kept = client.info("persistence")
     if not kept.get("aof_enabled"):
         raise ForgetfulBroker(
-            f"The broker at {mask_dsn(url)} forgets its queue when it ends: `appendonly` is no. Set "
-            "`appendonly yes` in redis.conf, or now with `redis-cli config set appendonly yes`."
+            f"The broker at {mask_dsn(url)} forgets its queue when it ends: `appendonly` is no. "
+            "Set `appendonly yes` in redis.conf, or now with `redis-cli config set appendonly yes`."
         )
 
 

@@ -7,7 +7,7 @@ heartbeats tell, which are in Dagster's own database, and there is no result bac
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from celery import Celery
@@ -21,7 +21,6 @@ from dagster._serdes import ConfigurableClassData, pack_value
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG, DAGSTER_CELERY_TASK_ID_TAG
 from kombu.exceptions import OperationalError
-from typing_extensions import Self
 
 from replica_platform.app.entries.base import environment_dsn
 from replica_platform.app.hosts import CENTRAL, Heartbeats, Worker
@@ -163,6 +162,11 @@ class HostRunLauncher(CeleryRunLauncher):
         if not live:
             return away(queue, last)
         return f"Workers of {queue}: {', '.join(worker.name for worker in live)}."
+
+    def dispose(self) -> None:
+        """Close the connection to the heartbeats."""
+        if self._heartbeats is not None:
+            self._heartbeats.close()
 
     def _workers(self) -> list[Worker]:
         if self._heartbeats is None:

@@ -99,6 +99,11 @@ class PlacedRunCoordinator(QueuedRunCoordinator[Any]):
         found |= dict.fromkeys(self._closed, 0)
         return [{"key": QUEUE_TAG, "value": queue, "limit": n} for queue, n in found.items()]
 
+    def dispose(self) -> None:
+        """Close the connection to the heartbeats."""
+        if self._heartbeats is not None:
+            self._heartbeats.close()
+
     def _workers(self) -> list[Worker]:
         if self._heartbeats is None:
             self._heartbeats = Heartbeats(environment_dsn("REPLICA_DAGSTER_DSN"))

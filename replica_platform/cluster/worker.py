@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
-from celery import Celery, Task, signals
+from celery import Task, signals
 from celery.worker import state
 from dagster import DagsterInstance
 from dagster._cli.api import _execute_run_command_body
@@ -35,6 +35,7 @@ from replica_platform.app.runs import MAX_OVERFLOW, POOL_RECYCLE_S, STATEMENT_TI
 from replica_platform.cluster.application import EXECUTE_RUN, make_application
 from replica_platform.cluster.broker import assert_kept
 from replica_platform.core.errors import PlatformError
+from replica_platform.definitions import keep_definitions
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +102,10 @@ def load_definitions() -> None:
     if project is not None:
         sys.path.insert(0, str(project.folder))
         module = f"{project.module}.definitions"
+    keep_definitions()
     defs = getattr(importlib.import_module(module), "defs", None)
     if callable(defs):
-        defs()
+        defs().get_repository_def()
 
 
 class Beats:

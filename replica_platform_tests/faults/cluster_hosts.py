@@ -1,11 +1,10 @@
-"""Two hosts on one machine: a broker, a code server, Dagster's daemon, and workers with own folders.
+"""Two hosts on one machine: a broker, a code server, Dagster's daemon, and workers of each host.
 
 Processes are started by the commands that a user has, and each is ended by its id. Runs are asked
 for by the GraphQL mutation that the Dagster UI sends.
 """
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -27,6 +26,16 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from replica_platform.app.project import init_project
 
 CLUSTER_YAML = Path(init_project.__code__.co_filename).with_name("cluster.yaml")
+STOCK = {
+    "replica_platform.cluster.placement": "dagster._core.run_coordinator",
+    "PlacedRunCoordinator": "QueuedRunCoordinator",
+    "max_concurrent_runs: -1 # the processes of the workers are the limit": (
+        "dequeue_interval_seconds: 1"
+    ),
+    "replica_platform.cluster.launcher": "dagster_celery.launcher",
+    "HostRunLauncher": "CeleryRunLauncher",
+    "    broker:\n": "    backend: {env: REPLICA_BROKER_URL}\n    broker:\n",
+}
 LAUNCH = """
 mutation($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) { __typename
   ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
@@ -35,33 +44,35 @@ mutation($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) { 
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 STARTED_WITHIN_S = 60.0
 
-# Each step of an asset is a row, so that the tables tell what ran where, how often, and how far.
-ASSETS = '''
-import os, time
+# Each step of an asset is a row, so that the tables tell what ran where, how often, and how far. A
+# slow one goes on until it is released.
+ASSETS = """
+import itertools, os, time
+from pathlib import Path
 import dagster as dg
 import psycopg
 from replica_platform.resources.platform import PlatformConfig
 
 
-def work(name, host, steps):
+def work(name, host, until_released=False):
     @dg.asset(name=name, tags={"replica/host": host} if host else None)
     def asset(context: dg.AssetExecutionContext, platform: PlatformConfig) -> None:
         with psycopg.connect(os.environ["REPLICA_TARGET_DSN"], autocommit=True) as target:
-            for step in range(steps):
+            for step in itertools.count():
                 target.execute(
                     "insert into work values (%s, %s, %s, %s, %s)",
-                    (context.run.run_id, name, step, os.path.basename(platform.data_dir), os.getpid()),
+                    (context.run.run_id, name, step, Path(platform.data_dir).name, os.getpid()),
                 )
-                if steps > 1:
-                    time.sleep(0.1)
+                if not until_released or target.execute("table released").fetchone():
+                    break
+                time.sleep(0.1)
             print(f"{name} is done")
     return asset
 
 
-quick_a, quick_b, plain = work("quick_a", "a", 1), work("quick_b", "b", 1), work("plain", None, 1)
-slow_a, slow_b = work("slow_a", "a", 60), work("slow_b", "b", 60)
-slow_shared = work("slow_shared", "shared", 60)
-'''
+quick_a, quick_b, plain = work("quick_a", "a"), work("quick_b", "b"), work("plain", None)
+slow_a, slow_shared = work("slow_a", "a", True), work("slow_shared", "shared", True)
+"""
 OUTBOX = """
 type: replica_platform.components.WorkerOutboxes
 attributes:
@@ -82,9 +93,10 @@ class Cluster:
         folder: The folder of the project, the logs and the hosts' data.
         dagster: The DSN of Dagster's database.
         target: The DSN of the target.
-        yaml: Changes to the text of `dagster.yaml`: what is replaced, and by what.
-        kept: Whether the broker keeps what it is given.
-        launcher: The text of another run launcher.
+        stock: Whether it has Dagster's own coordinator and dagster-celery's own launcher, as the
+            control of a fault.
+        assets: The text of the project's assets.
+        entries: The text of each `defs.yaml`.
     """
 
     def __init__(
@@ -93,12 +105,12 @@ class Cluster:
         dagster: str,
         target: str,
         *,
-        yaml: Mapping[str, str] | None = None,
-        kept: bool = True,
+        stock: bool = False,
         assets: str = ASSETS,
         entries: Sequence[str] = (OUTBOX.format(host="a"), OUTBOX.format(host="b")),
     ) -> None:
-        self.folder, self.dagster, self.target, self.kept = folder, dagster, target, kept
+        self.folder, self.dagster, self.target, self.stock = folder, dagster, target, stock
+        folder.mkdir(exist_ok=True)
         self.project = folder / "shop"
         init_project(self.project, sample=False)
         (self.project / "shop" / "defs" / "work.py").write_text(assets)
@@ -107,7 +119,7 @@ class Cluster:
             file.parent.mkdir()
             file.write_text(text)
         text = CLUSTER_YAML.read_text()
-        for old, new in (yaml or {}).items():
+        for old, new in STOCK.items() if stock else ():
             assert old in text, old
             text = text.replace(old, new)
         (self.project / "dagster.yaml").write_text(text)
@@ -115,7 +127,8 @@ class Cluster:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         with psycopg.connect(target, autocommit=True) as connection:
             connection.execute(
-                "create table work (run_id text, asset text, step int, host text, pid int)"
+                "create table work (run_id text, asset text, step int, host text, pid int);"
+                "create table released (at timestamptz)"
             )
 
     # The processes.
@@ -154,10 +167,9 @@ class Cluster:
     def start_broker(self) -> None:
         data = self.folder / "broker"
         data.mkdir(exist_ok=True)
-        kept = ["--appendonly", "yes"] if self.kept else ["--appendonly", "no", "--save", ""]
         self.start(
             "broker", "redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
-            "--dir", str(data), *kept,
+            "--dir", str(data), "--appendonly", "yes",
         )  # fmt: skip
         wait_until(lambda: _listens(self.port), "the broker listens")
 
@@ -177,19 +189,25 @@ class Cluster:
         self.start("daemon", sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace))
 
     def start_worker(self, host: str, *options: str) -> None:
-        self.start(
-            f"worker_{host}", sys.executable, "-m", "replica_platform.cli.main",
-            "worker", "--host", host, "--processes", "2", *options, host=host,
-        )  # fmt: skip
+        own = ["replica_platform.cli.main", "worker", "--host", host, "--processes", "2", *options]
+        stock = [
+            *("celery", "-A", "replica_platform_tests.faults.cluster_stock", "worker"),
+            *("-Q", host, "-c", "2", "-l", "WARNING"),
+        ]
+        command = stock if self.stock else own
+        self.start(f"worker_{host}", sys.executable, "-m", *command, host=host)
 
-    def start_all(self, *hosts: str) -> None:
-        """Start everything; wait until the workers live."""
+    def start_all(self, *hosts: str, code_of: "Cluster | None" = None) -> None:
+        """Start everything, with the code server of another cluster if one is given."""
         self.start_broker()
         for host in hosts:
-            self.start_worker(host, "--queue", "shared")
-        self.start_code_server()
+            self.start_worker(host, *([] if self.stock else ["--queue", "shared"]))
+        if code_of is None:
+            self.start_code_server()
+        else:
+            self.code_port = code_of.code_port
         self.start_daemon()
-        for host in hosts:
+        for host in hosts if not self.stock else ():
             self.wait_for_worker(host)
 
     def wait_for_worker(self, host: str) -> None:
@@ -244,6 +262,13 @@ class Cluster:
             self.target, "select run_id, step, host from work where asset = %s", asset
         )
 
+    def release(self, *, slow: bool = False) -> None:
+        """Let slow assets end, or those that start from now on run."""
+        with psycopg.connect(self.target, autocommit=True) as connection:
+            connection.execute(
+                "truncate released" if slow else "insert into released values (now())"
+            )
+
     def steps_of(self, run_id: str) -> int:
         rows = self.query(self.target, "select count(*) from work where run_id = %s", run_id)
         return int(rows[0][0])
@@ -289,14 +314,14 @@ class Asking:
 
     def messages(self, run_id: str) -> str:
         return "\n".join(
-            f"{entry.timestamp:.1f} {entry.dagster_event.event_type_value if entry.dagster_event else ''} {entry.message}"
-            for entry in self.instance.all_logs(run_id)
+            f"{entry.timestamp:.1f} {entry.message}" for entry in self.instance.all_logs(run_id)
         )
 
     def retries(self, run_id: str) -> list[dg.DagsterRun]:
         """The runs that Dagster made of a failed one, the oldest first."""
         found = self.instance.get_runs(dg.RunsFilter(tags={"dagster/root_run_id": run_id}))
-        return sorted((run for run in found if run.run_id != run_id), key=lambda run: int(run.tags["dagster/retry_number"]))
+        own = (run for run in found if run.run_id != run_id)
+        return sorted(own, key=lambda run: int(run.tags["dagster/retry_number"]))
 
     def wait(self, run_id: str, *statuses: str, within_s: float = 60.0) -> float:
         """Wait until a run has one of these statuses, or has ended; return the seconds."""
