@@ -304,6 +304,28 @@ class Asking:
             raise Refused(str(answer))
         return str(answer["run"]["runId"])
 
+    def begin(self, asset: str, queue: str | None = None) -> str:
+        """Ask for a slow asset that is not released, and wait until it is in mid-run."""
+        self.cluster.release(slow=True)
+        run_id = self.launch(asset, tags={"dagster-celery/queue": queue} if queue else None)
+        self.wait_for_steps(run_id)
+        return run_id
+
+    def wait_for_steps(self, run_id: str, more_than: int = 2) -> None:
+        """Wait until a run has taken more steps than so many."""
+        wait_until(
+            lambda: self.cluster.steps_of(run_id) > more_than,
+            f"{run_id} takes steps",
+            lambda: self.messages(run_id) + self.cluster.log("daemon")(),
+        )
+
+    def retried(self, run_id: str) -> str:
+        """Wait for the retry of a failed run and return it."""
+        wait_until(
+            lambda: bool(self.retries(run_id)), f"{run_id} is retried", self.cluster.log("daemon")
+        )
+        return self.retries(run_id)[0].run_id
+
     def run(self, run_id: str) -> dg.DagsterRun:
         found = self.instance.get_run_by_id(run_id)
         assert found is not None

@@ -1,10 +1,11 @@
 """The heartbeats of workers, in a table of Dagster's database."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -152,11 +153,13 @@ class Heartbeats:
         with self._lock:
             self._drop()
 
-    def _run(self, statement: str, parameters: object) -> list[tuple]:
+    def _run(
+        self, statement: LiteralString, parameters: Sequence[Any] | Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
         with self._lock:
             connection = self._open()
             try:
-                cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
+                cursor = connection.execute(statement, parameters)
                 return cursor.fetchall() if cursor.description else []
             except psycopg.OperationalError:
                 self._drop()
