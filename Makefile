@@ -43,7 +43,7 @@ LONG := $(addprefix replica_platform_tests/, \
   defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py \
   app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
   market/test_backfill.py \
-  acceptance/test_yaml_alone.py)
+  acceptance/test_yaml_alone.py cluster/test_placement.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)

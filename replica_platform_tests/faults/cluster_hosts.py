@@ -25,7 +25,6 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 
 from replica_platform.app.project import init_project
 
-CLUSTER_YAML = Path(init_project.__code__.co_filename).with_name("cluster.yaml")
 STOCK = {
     "replica_platform.cluster.placement": "dagster._core.run_coordinator",
     "PlacedRunCoordinator": "QueuedRunCoordinator",
@@ -112,13 +111,13 @@ class Cluster:
         self.folder, self.dagster, self.target, self.stock = folder, dagster, target, stock
         folder.mkdir(exist_ok=True)
         self.project = folder / "shop"
-        init_project(self.project, sample=False)
+        init_project(self.project, sample=False, cluster=True)
         (self.project / "shop" / "defs" / "work.py").write_text(assets)
         for number, text in enumerate(entries):
             file = self.project / "shop" / "defs" / f"entry{number}" / "defs.yaml"
             file.parent.mkdir()
             file.write_text(text)
-        text = CLUSTER_YAML.read_text()
+        text = (self.project / "dagster.yaml").read_text()
         for old, new in STOCK.items() if stock else ():
             assert old in text, old
             text = text.replace(old, new)
