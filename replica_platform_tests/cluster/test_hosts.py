@@ -1,5 +1,6 @@
 """What heartbeats tell, and the words for it, on a real database of Dagster."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -94,7 +95,7 @@ def test_a_silent_host_and_what_waits_for_it(dsn: str, heartbeats: Heartbeats) -
     a, b = found.hosts
     assert a.ok and not b.ok
     assert "b: its worker is silent since" in b.sentence
-    assert "1 minute" in b.sentence or "75 s" in b.sentence
+    assert re.search(r"7\d s ago|8\d s ago", b.sentence)
     assert f"1 run: drain ({waiting[:8]}) waits for it." in b.sentence
     assert "`replica worker --host b`" in b.sentence
 
