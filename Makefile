@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 DOCS_READY := $(VENV)/.ready-docs
+CLUSTER_READY := $(VENV)/.ready-cluster
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help run dev test test-duckdb2 faults torture lint format docs bench status clean
+.PHONY: help run dev cluster test test-duckdb2 faults torture lint format docs bench status clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -20,6 +21,9 @@ run: $(READY) ## materialise every asset once, print what was done
 
 dev: $(READY) ## the Dagster UI with daemon, schedules and sensors; Ctrl-C ends it all
 	@exec $(BIN)/replica dev
+
+cluster: $(CLUSTER_READY) ## two hosts on this machine, with a Redis: what runs where
+	@$(BIN)/python examples/cluster.py
 
 status: $(READY) ## every pillar's health on one screen
 	@$(BIN)/replica status
@@ -96,6 +100,12 @@ $(READY): pyproject.toml constraints.txt
 $(DEV_READY): $(READY)
 	@echo "Adding what the tests need."
 	@$(INSTALL) --editable '.[dev]' || \
+	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
+	@touch $@
+
+$(CLUSTER_READY): $(READY)
+	@echo "Adding what several hosts need."
+	@$(INSTALL) --editable '.[cluster]' || \
 	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
 	@touch $@
 

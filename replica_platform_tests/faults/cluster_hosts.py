@@ -187,8 +187,11 @@ class Cluster:
         )
         self.start("daemon", sys.executable, "-m", "dagster._daemon", "run", "-w", str(workspace))
 
-    def start_worker(self, host: str, *options: str) -> None:
-        own = ["replica_platform.cli.main", "worker", "--host", host, "--processes", "2", *options]
+    def start_worker(self, host: str, *options: str, processes: int = 2) -> None:
+        own = [
+            *("replica_platform.cli.main", "worker", "--host", host),
+            *("--processes", str(processes), *options),
+        ]
         stock = [
             *("celery", "-A", "replica_platform_tests.faults.cluster_stock", "worker"),
             *("-Q", host, "-c", "2", "-l", "WARNING"),
@@ -196,11 +199,12 @@ class Cluster:
         command = stock if self.stock else own
         self.start(f"worker_{host}", sys.executable, "-m", *command, host=host)
 
-    def start_all(self, *hosts: str, code_of: "Cluster | None" = None) -> None:
+    def start_all(self, *hosts: str, code_of: "Cluster | None" = None, processes: int = 2) -> None:
         """Start everything, with the code server of another cluster if one is given."""
         self.start_broker()
         for host in hosts:
-            self.start_worker(host, *([] if self.stock else ["--queue", "shared"]))
+            shared = [] if self.stock else ["--queue", "shared"]
+            self.start_worker(host, *shared, processes=processes)
         if code_of is None:
             self.start_code_server()
         else:
