@@ -42,6 +42,8 @@ mutation($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) { 
 """
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 STARTED_WITHIN_S = 60.0
+# Of a test; the long form has 20 rounds.
+TIMEOUT_S = 7200 if os.environ.get("REPLICA_TORTURE") == "1" else 600
 
 # Each step of an asset is a row, so that the tables tell what ran where, how often, and how far. A
 # slow one goes on until it is released.

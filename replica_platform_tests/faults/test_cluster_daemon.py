@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from replica_platform_tests.faults.cluster_hosts import Asking, Cluster, asking, missing
+from replica_platform_tests.faults.cluster_hosts import TIMEOUT_S, Asking, Cluster, asking, missing
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(TIMEOUT_S),
 ]
 
 

@@ -5,11 +5,18 @@ from collections.abc import Callable
 import pytest
 
 from replica_platform.outbox import Outbox
-from replica_platform_tests.faults.cluster_hosts import Asking, Cluster, asking, missing, wait_until
+from replica_platform_tests.faults.cluster_hosts import (
+    TIMEOUT_S,
+    Asking,
+    Cluster,
+    asking,
+    missing,
+    wait_until,
+)
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(TIMEOUT_S),
 ]
 RECORDS = 3000
 # What docs/scale.md promises, and the time that a loaded machine may take besides.
