@@ -47,7 +47,7 @@ LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
   defs/test_declarative_automation.py defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
   defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py \
   app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
-  market/test_backfill.py cluster/test_placement.py)
+  market/test_backfill.py cluster/test_placement.py acceptance/test_cluster.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)

@@ -2,8 +2,8 @@
 
     make cluster
 
-It starts a Postgres out of a wheel, a Redis, Dagster's daemon and two workers in a temporary
-folder, and ends all of them. Everything is done with commands that a cluster of real hosts has too.
+It starts a Postgres out of a wheel, a Redis, `replica dev` and two workers in a temporary folder,
+and ends all of them. Everything is done with commands that a cluster of real hosts has too.
 """
 
 import os
@@ -44,9 +44,7 @@ class Demonstration:
     """
 
     def __init__(self, folder: Path, databases: dict[str, str]) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder, self.project = folder, folder / "shop"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         own = {name: value for name, value in os.environ.items() if not name.startswith("REPLICA_")}
@@ -162,6 +160,13 @@ class Demonstration:
                 )
 
 
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def main() -> None:
     """Show a run on each host, one that may go to any of two, and one that waits for its host."""
     if shutil.which("redis-server") is None:
@@ -186,6 +191,7 @@ def main() -> None:
 
 
 def _show(shown: Demonstration) -> None:
+    print(f"In the folder {shown.folder}")
     print("Two hosts, a and b; each has an outbox of its own, and both serve the queue warehouse.")
     shown.make_project()
     shown.start(
@@ -195,7 +201,7 @@ def _show(shown: Demonstration) -> None:
     time.sleep(1)
     for host in "ab":
         shown.start_worker(host)
-    shown.start("daemon", *DAGSTER[:1], "-m", "dagster._daemon", "run", "-w", "workspace.yaml")
+    shown.start("dev", *REPLICA, "dev", "--port", str(free_port()))
     shown.wait_for("a: 1 worker")
     shown.wait_for("b: 1 worker")
     print(f"\n$ replica cluster status\n{shown.status()}")

@@ -24,8 +24,9 @@ def _names(_context: click.Context, _option: click.Parameter, given: object) -> 
     "--host",
     required=True,
     metavar="NAME",
+    envvar="REPLICA_HOST",
     callback=_names,
-    help="The host, as entries name it; `central` is that of assets which name none.",
+    help="The host, as entries name it, or REPLICA_HOST; `central` is that of assets without one.",
 )
 @click.option(
     "--queue",
