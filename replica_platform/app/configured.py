@@ -61,6 +61,11 @@ class Configured:
             found += [one.parts() for one in replicas if one.purposes]  # type: ignore[misc]
         return found
 
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts that entries name, by name."""
+        return sorted({entry.host for _, entry in self.entries if entry.host})
+
 
 def configured(defs: Path | None = None, *, sample: bool = True) -> Configured:
     """Return what `defs.yaml` files configure.

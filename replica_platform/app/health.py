@@ -26,6 +26,7 @@ from replica_platform.app.entries import (
 )
 from replica_platform.app.entries.base import environment_dsn
 from replica_platform.app.entries.sqlite_files import names_of
+from replica_platform.app.hosts import hosts_status
 from replica_platform.app.launch import is_made
 from replica_platform.app.scheduler import SchedulerStatus, scheduler_status
 from replica_platform.app.settings import Settings
@@ -94,6 +95,8 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
         pillars["outbox"] = partial(_outbox, settings, found.of(WorkerOutboxesEntry), scheduler)
     if found.of(SqliteBackupsEntry):
         pillars["backups"] = partial(_backups, settings, found.of(SqliteBackupsEntry))
+    if found.hosts or settings.broker_url is not None:
+        pillars["hosts"] = partial(_hosts, settings, found.hosts)
     pillars["dagster"] = partial(_dagster, settings)
     return [_health(pillar, inspect) for pillar, inspect in pillars.items()]
 
@@ -344,6 +347,19 @@ def _backups(settings: Settings, entries: Sequence[SqliteBackupsEntry]) -> Found
         ),
         facts,
     )
+
+
+def _hosts(settings: Settings, named: Sequence[str]) -> Found:
+    if settings.broker_url is None:
+        names = ", ".join(named)
+        return True, f"{names}: no broker is set, so that everything runs on this machine.", {}
+    found = hosts_status(settings.dagster, named)
+    facts = {
+        "live_workers": sum(len(host.workers) for host in found.hosts),
+        "running": sum(len(host.running) for host in found.hosts),
+        "waiting": sum(len(host.waiting) for host in found.hosts),
+    }
+    return found.ok, found.sentence, facts
 
 
 def _scheduler(settings: Settings) -> SchedulerStatus:

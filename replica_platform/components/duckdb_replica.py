@@ -98,7 +98,7 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
             group_name=self.group,
             kinds={"duckdb"},
             owners=list(self.owners),
-            tags=dict(self.tags),
+            tags=self.asset_tags,
             metadata={**replica.store, SHOWS_CHANGES: self.changes},
             io_manager_key="published_replica",
             output_required=False,

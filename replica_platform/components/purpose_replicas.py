@@ -100,7 +100,7 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
             group_name=self.group,
             kinds={"duckdb"},
             owners=list(self.owners),
-            tags=dict(self.tags),
+            tags=self.asset_tags,
             metadata={**replica.store, SHOWS_CHANGES: self.changes},
             io_manager_key="published_replica",
             pool=self.pool_name,

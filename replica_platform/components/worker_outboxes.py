@@ -8,6 +8,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import WorkerOutboxesEntry
+from replica_platform.app.entries.base import host_pool, host_tags
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.metadata import change, history
 from replica_platform.outbox import backlog, drain, reconcile
@@ -64,6 +65,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             self._outboxes,
             group_name="source",
             kinds={"sqlite"},
+            tags=host_tags(self.host),
             description="The local SQLite files that workers append to, one for each worker slot.",
         )
         return dg.Definitions(
@@ -83,7 +85,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
 
     @property
     def _pool(self) -> str:
-        return self.pool or self.name
+        return host_pool(self.pool or self.name, self.host)
 
     @property
     def _runs(self) -> list[str]:
@@ -121,7 +123,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             kinds={"postgres", "table"},
             metadata={"dagster/column_schema": COLUMNS},
             owners=list(self.owners),
-            tags=dict(self.tags),
+            tags=self.asset_tags,
             pool=self._pool,
             retry_policy=TRANSIENT,
             freshness_policy=fresh_within(self.backlog_within_s),

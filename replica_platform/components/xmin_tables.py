@@ -9,6 +9,7 @@ from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.catalog import Catalog
 from replica_platform.app.entries import TableEntry, XminTablesEntry
+from replica_platform.app.entries.base import host_tags
 from replica_platform.app.recording import record_integrity, record_syncs
 from replica_platform.app.shards import Shard, shards_of
 from replica_platform.components.changed_only import Reported, reported, unreported
@@ -173,7 +174,7 @@ class _Group:
             group_name=entry.group,
             kinds={"postgres", "table"},
             owners=list(entry.owners),
-            tags={**entry.tags, **self._tags(shard)},
+            tags={**entry.asset_tags, **self._tags(shard)},
             skippable=True,
             freshness_policy=self._freshness,
             # A job of one op: Dagster does not see by itself that it writes this asset.
@@ -274,7 +275,8 @@ class _Group:
 
         @dg.job(
             name=shard.named(f"{entry.name}_sync"),
-            tags=self._tags(shard),
+            # A job of an op has no assets that a run could take its host from.
+            tags={**self._tags(shard), **host_tags(entry.host)},
             description=f"{self._every_table(shard)}, by xmin; reports those that changed, and "
             f"the others every {format_age(entry.report_unchanged_s)}.",
         )

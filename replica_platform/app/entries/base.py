@@ -12,6 +12,8 @@ from replica_platform.app.cron import assert_cron
 from replica_platform.core.errors import TerminalError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# The tag of an asset with the host that it lives on.
+HOST_TAG = "replica/host"
 _OWNER = re.compile(r"team:[^\s:]+|[^\s@]+@[^\s@]+")
 
 
@@ -46,6 +48,11 @@ def _variable(text: str) -> str:
 def _owner(text: str) -> str:
     wrong = f"{text!r} is neither team:NAME nor an e-mail address"
     return "" if _OWNER.fullmatch(text) else wrong
+
+
+def _tags(tags: Mapping[str, str]) -> str:
+    wrong = f"the host of an entry is not a tag; write `host: {tags.get(HOST_TAG)}` beside `tags`"
+    return wrong if HOST_TAG in tags else ""
 
 
 def _cron(text: str) -> str:
@@ -110,10 +117,34 @@ class Entry(Part):
     Attributes:
         owners: Who answers for the assets: `team:NAME` or an e-mail address.
         tags: Tags of the assets.
+        host: The name of the host whose worker runs what concerns the assets, since their files
+            are there; of synced tables a queue that several workers may serve. Where no entry
+            names one, everything runs on one machine.
     """
 
     owners: Sequence[Owner] = ("team:platform",)
-    tags: Mapping[str, str] = {}
+    tags: Annotated[Mapping[str, str], checked(_tags)] = {}
+    host: Name | None = None
+
+    @property
+    def asset_tags(self) -> dict[str, str]:
+        """The tags of the assets, their host included."""
+        return {**self.tags, **host_tags(self.host)}
+
+
+def host_tags(host: str | None) -> dict[str, str]:
+    """Return the tags of what lives on a host; none where no host is named."""
+    return {HOST_TAG: host} if host else {}
+
+
+def host_pool(pool: str, host: str | None) -> str:
+    """Return the name of a pool of one host, since Dagster's pools are those of all hosts.
+
+    Args:
+        pool: The name of the pool on one machine.
+        host: The host; None where none is named, so that the pool keeps its name.
+    """
+    return f"{pool}_{host}" if host else pool
 
 
 def environment_dsn(variable: str) -> str:

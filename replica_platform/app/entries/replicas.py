@@ -15,6 +15,7 @@ from replica_platform.app.entries.base import (
     Positive,
     Timezone,
     checked,
+    host_pool,
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.replica import Purpose
@@ -24,7 +25,7 @@ MASTER = "master/master.duckdb"
 # What the purposes of a replica take over from it.
 SHARED = (
     *("master", "as_of", "changes", "repair_interval_s", "fresh_within_s"),
-    *("scrub_cron_schedule", "timezone", "group", "owners", "tags"),
+    *("scrub_cron_schedule", "timezone", "group", "owners", "tags", "host"),
 )
 
 
@@ -62,9 +63,11 @@ class _Published(Entry):
         scrub_cron_schedule: When a share of the kept generations is read again.
         timezone: The time zone of the schedule.
         group: The group of the assets.
-        pool: The pool of what opens the master, shared with the assets that write it.
+        pool: The pool of what opens the master, shared with the assets that write it; on a
+            host its name is followed by that of the host.
     """
 
+    name: Name
     master: str = MASTER
     after: Sequence[str] | None = None
     as_of: str | None = None
@@ -77,6 +80,15 @@ class _Published(Entry):
     timezone: Timezone = "UTC"
     group: Name = "replica"
     pool: Name | None = None
+
+    @property
+    def pool_name(self) -> str:
+        """The pool of what opens the master, on its host."""
+        return host_pool(self._own_pool, self.host)
+
+    @property
+    def _own_pool(self) -> str:
+        return self.pool or f"{self.name}_master"
 
 
 class DuckDBReplicaEntry(_Published):
@@ -95,7 +107,6 @@ class DuckDBReplicaEntry(_Published):
         purposes: Parts of the master for one use each, as in a PurposeReplicas entry.
     """
 
-    name: Name
     store: str | None = None
     required: Sequence[str] = ()
     rules: Mapping[str, str] = {}
@@ -122,13 +133,8 @@ class DuckDBReplicaEntry(_Published):
             blocks=f"{self.blocks.rstrip('/')}_purposes" if self.blocks else None,
             **{shared: getattr(self, shared) for shared in SHARED},
             after=self.after or (),
-            pool=self.pool_name,
+            pool=self._own_pool,
         )
-
-    @property
-    def pool_name(self) -> str:
-        """The pool of what opens the master."""
-        return self.pool or f"{self.name}_master"
 
 
 class PurposeReplicasEntry(_Published):
@@ -168,8 +174,3 @@ class PurposeReplicasEntry(_Published):
         """Return the folder of a purpose in the block store of the settings."""
         # Those of the first entry are where they were before there could be others.
         return purpose if self.name == "purposes" else f"{self.name}_purposes/{purpose}"
-
-    @property
-    def pool_name(self) -> str:
-        """The pool of what opens the master."""
-        return self.pool or f"{self.name}_master"
