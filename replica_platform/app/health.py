@@ -357,7 +357,7 @@ def _outbox_elsewhere(
     if problems:
         return False, " ".join(problems), facts
     waited = sum(most["pending"].values())
-    sentence = f"{len(within_s)} outboxes; up to {waited:,.0f} records waited within two hours."
+    sentence = f"Up to {waited:,.0f} records waited within two hours."
     return True, sentence, facts
 
 
