@@ -180,7 +180,7 @@ def test_a_host_that_is_away_finds_one_run_in_its_queue(shop: Shop) -> None:
                 return schedule(context)
 
         assert isinstance(tick(), dg.RunRequest)
-        waiting = instance.create_run_for_job(job, status=dg.DagsterRunStatus.QUEUED)
+        waiting = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
         assert tick() == dg.SkipReason(
             "An earlier run of regions_eu_shop_pull still waits for eu, or runs there."
         )
