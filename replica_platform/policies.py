@@ -12,6 +12,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 
 from replica_platform.core.errors import PlatformError, TransientError
 
+# The tags of a run that no person started.
+AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name", "dagster/from_automation_condition"}
 # DuckDB has one writer: everything that opens a master takes its pool, checks included.
 MASTER_POOL = "master"
 REPAIR_EVERY_S = 900
@@ -73,6 +75,11 @@ def after(asset: dg.AssetKey) -> dg.AutomationCondition:
     not evaluated, and `AFTER_PARENTS` waits for it.
     """
     return dg.AutomationCondition.eager().allow(dg.AssetSelection.assets(asset))
+
+
+def by_a_person(run: dg.DagsterRun) -> bool:
+    """Return whether a person started a run, not a schedule, a sensor or an automation."""
+    return not AUTOMATIC & run.tags.keys()
 
 
 def repair_key(context: dg.SensorEvaluationContext, damaged: object) -> str:

@@ -162,11 +162,19 @@ class Settings(BaseSettings):
 
     @property
     def databases(self) -> dict[str, SecretStr | None]:
-        """The configured DSN of each database, by its name in the embedded Postgres."""
-        return {
+        """The configured DSN of each database, by its name in the embedded Postgres.
+
+        That of the embedded Postgres itself, which `replica env` gives to other programs, is none.
+        """
+        own = server_at(self.postgres_dir)
+        given = {
             "fds": self.source_dsn,
             "warehouse": self.target_dsn,
             "dagster": self.dagster_dsn,
+        }
+        return {
+            name: None if dsn and dsn.get_secret_value() == own.dsn(name) else dsn
+            for name, dsn in given.items()
         }
 
     @property

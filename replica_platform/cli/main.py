@@ -45,6 +45,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.rollback_generation,
         generations.push_generation,
         generations.pull_generation,
+        generations.diff_generations,
         generations.prune_blocks,
         generations.repair_store,
         generations.scrub_store,

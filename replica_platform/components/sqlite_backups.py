@@ -21,9 +21,10 @@ from replica_platform.backup import (
     verify,
 )
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
+from replica_platform.metadata import change, history
 from replica_platform.policies import (
     TRANSIENT,
+    by_a_person,
     fresh_within,
     named_job,
     repair_key,
@@ -227,6 +228,12 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
                     "used_bytes": made.used_bytes,
                     "sha256": made.sha256,
                     "backup_seconds": made.seconds,
+                    **history(
+                        platform.stills(by_a_person=by_a_person(context.run)).of_backups(
+                            f"{self.name}/{name}",
+                            (one.taken_at for one in backups(folder, path.stem) if one.ok),
+                        )
+                    ),
                 }
             )
 

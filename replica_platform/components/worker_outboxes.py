@@ -9,10 +9,11 @@ from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import WorkerOutboxesEntry
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
+from replica_platform.metadata import change, history
 from replica_platform.outbox import backlog, drain, reconcile
 from replica_platform.policies import (
     TRANSIENT,
+    by_a_person,
     fresh_within,
     named_job,
     repair_key,
@@ -21,8 +22,6 @@ from replica_platform.policies import (
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
 
-# The tags of a run that no person started.
-AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
 # The tag of a run that compares every record, as one that a person starts does.
 REPAIRS = "replica_platform/repair"
 
@@ -136,8 +135,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         ) -> dg.MaterializeResult:
             nodes = [context.partition_key] if context.has_partition_key else list(self.nodes)
             folders = [self._folders(platform)[node] for node in nodes]
-            by_a_person = not AUTOMATIC & context.run.tags.keys()
-            repairs = by_a_person or REPAIRS in context.run.tags
+            manual = by_a_person(context.run)
             with translate_errors():
                 into = database(self.target, target)
                 report = drain(
@@ -146,9 +144,9 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                     budget_s=self.drain_budget_s,
                     mappings=self.mappings,
                     # The breaker's waiting time is for automatic runs only.
-                    force=by_a_person,
+                    force=manual,
                     # Compares every delivered row, which is too much for every 5 minutes.
-                    repair=repairs,
+                    repair=manual or REPAIRS in context.run.tags,
                 )
                 rows = into.row_count("outbox", "record") if not report.trouble else None
             if report.trouble:
@@ -166,6 +164,11 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                     "backlog": report.pending,
                     "drain_seconds": report.seconds,
                     "rows_per_second": report.rows_per_s,
+                    **history(
+                        platform.stills(by_a_person=manual, target=target.dsn).of_outbox(
+                            [f"{self.name}/{node}" for node in nodes]
+                        )
+                    ),
                 }
             )
 
