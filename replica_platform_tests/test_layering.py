@@ -25,6 +25,7 @@ LAYERS = [
     ("components",),
     ("defs",),
     ("definitions",),
+    ("cluster",),
     ("cli",),
 ]
 RANK = {package: rank for rank, row in enumerate(LAYERS) for package in row}

@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         default=None,
         description="The Postgres of Dagster's own instance; embedded when absent.",
     )
+    broker_url: SecretStr | None = Field(
+        default=None,
+        description="The Redis through which runs reach the workers of other hosts; everything "
+        "runs on one machine when absent.",
+    )
     bars: Path | None = Field(
         default=None,
         description="A folder or file of daily bars, or yfinance; the sample's when absent.",
@@ -76,6 +81,10 @@ class Settings(BaseSettings):
         default=14,
         ge=1,
         description="Days after which runs, events and ticks leave Dagster's database.",
+    )
+    host: str | None = Field(
+        default=None,
+        description="The name of this host, where entries of `defs.yaml` files name hosts.",
     )
     sample: bool = Field(
         default=True,
@@ -205,7 +214,9 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give another process the same platform."""
+        broker = self.broker_url
         return {
+            **({"REPLICA_BROKER_URL": broker.get_secret_value()} if broker else {}),
             "REPLICA_DATA_DIR": str(self.data_dir),
             "REPLICA_SAMPLE": "on" if self.sample else "off",
             "REPLICA_SOURCE_DSN": self.source,

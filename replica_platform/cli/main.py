@@ -13,6 +13,7 @@ import click
 from replica_platform.cli import (
     adopt,
     backups,
+    cluster,
     deck,
     drill,
     market,
@@ -39,6 +40,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         drill.drill,
         platform.env,
     ),
+    "Cluster": (cluster.worker, cluster.cluster),
     "Replica": (
         generations.publish,
         generations.verify_generation,

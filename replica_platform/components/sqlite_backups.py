@@ -7,6 +7,7 @@ import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import FileEntry, SqliteBackupsEntry
+from replica_platform.app.entries.base import host_pool
 from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.backup import (
     DrillQuery,
@@ -194,8 +195,8 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
             group_name=self._group(_kind(file)),
             kinds={"sqlite", "file"},
             owners=list(self.owners),
-            tags=dict(self.tags),
-            pool=self.pool,
+            tags=self.asset_tags,
+            pool=host_pool(self.pool, self.host) if self.pool else None,
             retry_policy=TRANSIENT,
             freshness_policy=fresh_within(self.fresh_within_s),
             description=f"A verified backup of {file.pulled_from or file.path}, "
