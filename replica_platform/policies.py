@@ -1,5 +1,6 @@
 """Pools, retries, freshness, automation and errors: the rules that assets of all pillars share."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -74,13 +75,18 @@ def after(asset: dg.AssetKey) -> dg.AutomationCondition:
     return dg.AutomationCondition.eager().allow(dg.AssetSelection.assets(asset))
 
 
-def repair_key(context: dg.SensorEvaluationContext, generation: int | None) -> str:
-    """Return a run key that asks for a repair of a replica at most once in 15 minutes.
+def repair_key(context: dg.SensorEvaluationContext, damaged: object) -> str:
+    """Return a run key that asks for a repair at most once in 15 minutes.
 
     A lasting fault then does not fill the queue.
+
+    Args:
+        context: The context of the sensor.
+        damaged: What tells one damage from the next, such as the generation.
     """
-    slot = int(context.last_tick_completion_time or 0) // REPAIR_EVERY_S
-    return f"repair-{generation}-{slot}"
+    # A first tick has no earlier one.
+    slot = int(context.last_tick_completion_time or time.time()) // REPAIR_EVERY_S
+    return f"repair-{damaged}-{slot}"
 
 
 @contextmanager

@@ -160,6 +160,8 @@ REPLICA_SAMPLE={sample}
 # REPLICA_SOURCE_DSN=postgresql://reader:…@db.example.com/shop
 # REPLICA_TARGET_DSN=postgresql://writer:…@warehouse.example.com/warehouse
 # REPLICA_DAGSTER_DSN=postgresql://dagster:…@warehouse.example.com/dagster
+# Where failures are told, beside the log.
+# REPLICA_ALERT_WEBHOOK=https://hooks.example.com/…
 """
 
 _IGNORED = """\

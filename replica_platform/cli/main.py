@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import adopt, backups, deck, market, metrics, outbox, platform, warehouse
+from replica_platform.cli import (
+    adopt,
+    backups,
+    deck,
+    drill,
+    market,
+    metrics,
+    outbox,
+    platform,
+    warehouse,
+)
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -26,6 +36,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         platform.status,
         metrics.metrics,
         deck.deck,
+        drill.drill,
         platform.env,
     ),
     "Replica": (
