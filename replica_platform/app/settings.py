@@ -39,6 +39,11 @@ class Settings(BaseSettings):
         default=None,
         description="The Postgres of Dagster's own instance; embedded when absent.",
     )
+    broker_url: SecretStr | None = Field(
+        default=None,
+        description="The Redis through which runs reach the workers of other hosts; everything "
+        "runs on one machine when absent.",
+    )
     bars: Path | None = Field(
         default=None,
         description="A folder or file of daily bars, or yfinance; the sample's when absent.",
@@ -76,6 +81,10 @@ class Settings(BaseSettings):
         default=14,
         ge=1,
         description="Days after which runs, events and ticks leave Dagster's database.",
+    )
+    host: str | None = Field(
+        default=None,
+        description="The name of this host, where entries of `defs.yaml` files name hosts.",
     )
     sample: bool = Field(
         default=True,
@@ -162,11 +171,19 @@ class Settings(BaseSettings):
 
     @property
     def databases(self) -> dict[str, SecretStr | None]:
-        """The configured DSN of each database, by its name in the embedded Postgres."""
-        return {
+        """The configured DSN of each database, by its name in the embedded Postgres.
+
+        That of the embedded Postgres itself, which `replica env` gives to other programs, is none.
+        """
+        own = server_at(self.postgres_dir)
+        given = {
             "fds": self.source_dsn,
             "warehouse": self.target_dsn,
             "dagster": self.dagster_dsn,
+        }
+        return {
+            name: None if dsn and dsn.get_secret_value() == own.dsn(name) else dsn
+            for name, dsn in given.items()
         }
 
     @property
@@ -197,7 +214,9 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give another process the same platform."""
+        broker = self.broker_url
         return {
+            **({"REPLICA_BROKER_URL": broker.get_secret_value()} if broker else {}),
             "REPLICA_DATA_DIR": str(self.data_dir),
             "REPLICA_SAMPLE": "on" if self.sample else "off",
             "REPLICA_SOURCE_DSN": self.source,

@@ -13,6 +13,7 @@ import click
 from replica_platform.cli import (
     adopt,
     backups,
+    cluster,
     deck,
     drill,
     market,
@@ -39,12 +40,14 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         drill.drill,
         platform.env,
     ),
+    "Cluster": (cluster.worker, cluster.cluster),
     "Replica": (
         generations.publish,
         generations.verify_generation,
         generations.rollback_generation,
         generations.push_generation,
         generations.pull_generation,
+        generations.diff_generations,
         generations.prune_blocks,
         generations.repair_store,
         generations.scrub_store,

@@ -7,6 +7,7 @@ import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import FileEntry, SqliteBackupsEntry
+from replica_platform.app.entries.base import host_pool
 from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.backup import (
     DrillQuery,
@@ -21,9 +22,10 @@ from replica_platform.backup import (
     verify,
 )
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
+from replica_platform.metadata import change, history
 from replica_platform.policies import (
     TRANSIENT,
+    by_a_person,
     fresh_within,
     named_job,
     repair_key,
@@ -193,8 +195,8 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
             group_name=self._group(_kind(file)),
             kinds={"sqlite", "file"},
             owners=list(self.owners),
-            tags=dict(self.tags),
-            pool=self.pool,
+            tags=self.asset_tags,
+            pool=host_pool(self.pool, self.host) if self.pool else None,
             retry_policy=TRANSIENT,
             freshness_policy=fresh_within(self.fresh_within_s),
             description=f"A verified backup of {file.pulled_from or file.path}, "
@@ -227,6 +229,12 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
                     "used_bytes": made.used_bytes,
                     "sha256": made.sha256,
                     "backup_seconds": made.seconds,
+                    **history(
+                        platform.stills(by_a_person=by_a_person(context.run)).of_backups(
+                            f"{self.name}/{name}",
+                            (one.taken_at for one in backups(folder, path.stem) if one.ok),
+                        )
+                    ),
                 }
             )
 
