@@ -49,7 +49,8 @@ class Machine:
     def catalog(self, source: str | None, *, needed: bool) -> Catalog:
         """Return the tables of a source; without an answer of it those that it had before.
 
-        A code server asks the source; a run gets the list that its code server had.
+        A code server asks the source; a run gets the list that its code server had. Where that is
+        not kept on this host, the run asks the source too.
 
         Args:
             source: The environment variable of its DSN; None for the default source.
@@ -67,7 +68,11 @@ class Machine:
         folder = CatalogFolder(self.data_dir, source)
         context = DefinitionsLoadContext.get()
         if not is_shown():
-            return folder.find(context.reconstruction_metadata.get(metadata_key(source), ""))
+            told = context.reconstruction_metadata.get(metadata_key(source), "")
+            found = folder.find(told)
+            if found.digest == told:
+                return found
+            # The code server is on another host, and stored its list there.
         try:
             dsn = environment_dsn(source) if source else self.source
             if not dsn:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from replica_platform.app.entries import XminTablesEntry
+from replica_platform.app.entries.base import host_tags
 from replica_platform.app.shards import Shard, crossings
 from replica_platform.policies import named_job, translate_errors
 from replica_platform.resources.postgres import PostgresDatabase, database
@@ -24,6 +25,7 @@ def catalog_definitions(entry: XminTablesEntry, shards: Sequence[Shard]) -> dg.D
         f"{entry.name}_catalog",
         group_name="source",
         kinds={"postgres"},
+        tags=host_tags(entry.host),
         description=f"The list of tables that {entry.name} takes by pattern."
         if entry.has_patterns
         else f"The list of tables that {entry.name} takes its shards by.",

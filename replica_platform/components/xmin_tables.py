@@ -9,6 +9,7 @@ from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.catalog import Catalog
 from replica_platform.app.entries import TableEntry, XminTablesEntry
+from replica_platform.app.entries.base import host_tags
 from replica_platform.app.recording import record_integrity, record_syncs
 from replica_platform.app.shards import Shard, shards_of
 from replica_platform.components.changed_only import Reported, reported, unreported
@@ -26,9 +27,9 @@ from replica_platform.components.xmin_metadata import (
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
-from replica_platform.metadata import key_part
+from replica_platform.metadata import history, key_part
 from replica_platform.pictures import sentence_of, with_picture
-from replica_platform.policies import TRANSIENT, reported_every, translate_errors
+from replica_platform.policies import TRANSIENT, by_a_person, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
 from replica_platform.xmin import (
@@ -173,7 +174,7 @@ class _Group:
             group_name=entry.group,
             kinds={"postgres", "table"},
             owners=list(entry.owners),
-            tags={**entry.tags, **self._tags(shard)},
+            tags={**entry.asset_tags, **self._tags(shard)},
             skippable=True,
             freshness_policy=self._freshness,
             # A job of one op: Dagster does not see by itself that it writes this asset.
@@ -210,10 +211,13 @@ class _Group:
             tables = [table for key, table in of_shard.items() if key in selected]
             sync = partial(self._sync_tables, tables, platform, source, target)
             running = RunningSync(sync, context.log, len(tables))
+            stills = platform.stills(by_a_person=by_a_person(context.run), target=target.dsn)
             for report in running:
-                key = self.keys_by_name[report.target_table]
-                context.log.info(f"{report.target_table}: {report.mode}. {report.why}")
+                name = report.target_table
+                key = self.keys_by_name[name]
+                context.log.info(f"{name}: {report.mode}. {report.why}")
                 metadata = sync_metadata(report, self._described(self.keys[key]))
+                metadata |= history(stills.of_table(name))
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             _raise_failures(running.group)
 
@@ -249,12 +253,14 @@ class _Group:
             )
             problems = []
             scores: dict[str, float] = {}
+            stills = platform.stills(by_a_person=by_a_person(context.run), target=target.dsn)
             for report in running:
                 key = self.keys_by_name[report.target_table]
                 if not report.changed and key not in due:
                     continue
                 context.log.info(f"{report.target_table}: {report.mode}. {report.why}")
                 metadata = sync_metadata(report, self._described(self.keys[key]))
+                metadata |= history(stills.of_table(report.target_table))
                 if entry.watch_s:
                     metadata |= watch_metadata(running.group)
                 results = self._evaluate(key, source, target, scores)
@@ -269,7 +275,8 @@ class _Group:
 
         @dg.job(
             name=shard.named(f"{entry.name}_sync"),
-            tags=self._tags(shard),
+            # A job of an op has no assets that a run could take its host from.
+            tags={**self._tags(shard), **host_tags(entry.host)},
             description=f"{self._every_table(shard)}, by xmin; reports those that changed, and "
             f"the others every {format_age(entry.report_unchanged_s)}.",
         )
