@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import adopt, backups, deck, market, metrics, outbox, platform, warehouse
+from replica_platform.cli import (
+    adopt,
+    backups,
+    deck,
+    lake,
+    market,
+    metrics,
+    outbox,
+    platform,
+    warehouse,
+)
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -38,6 +48,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.repair_store,
         generations.scrub_store,
     ),
+    "Lakes": (lake.lake,),
     "Market": (market.backfill, market.quotes, market.chart),
     "Warehouse": (
         adopt.adopt,

@@ -28,7 +28,7 @@ from replica_platform.lake.errors import (
     SnapshotGone,
     WrongLake,
 )
-from replica_platform.lake.export import AS_OF, Export, Exported, export, exported, newest_snapshot
+from replica_platform.lake.export import AS_OF, Export, Exported, export, exported, pending
 from replica_platform.lake.maintain import KEEP_S, Maintenance, maintain
 from replica_platform.lake.session import opened as read_lake
 from replica_platform.lake.status import ORPHAN_AGE_S, LakeStatus, status
@@ -55,7 +55,7 @@ __all__ = [
     "export",
     "exported",
     "maintain",
-    "newest_snapshot",
+    "pending",
     "read_lake",
     "status",
 ]

@@ -43,9 +43,10 @@ class Lake:
         try:
             conninfo_to_dict(self.catalog)
         except psycopg.ProgrammingError:
+            # Not repeated: nobody knows where in it the password is.
             raise WrongLake(
-                f"{mask_dsn(self.catalog)!r} is not the connection string of a catalog; write it "
-                "as postgresql://user:password@host:5432/database."
+                f"What is given as the catalog of the lake {self.schema} is no connection string; "
+                "write it as postgresql://user:password@host:5432/database."
             ) from None
 
     @property

@@ -67,16 +67,23 @@ class Export(DoneReport):
         )
 
 
-def newest_snapshot(lake: Lake) -> Snapshot:
-    """Return the newest snapshot of a lake.
+def pending(lake: Lake, connection: duckdb.DuckDBPyConnection | None) -> int | None:
+    """Return the number of the newest snapshot if a file does not hold it; None if it does.
+
+    Args:
+        lake: The lake.
+        connection: A connection to the file; None if there is none yet.
 
     Raises:
         CannotConnect: The catalog's server does not answer.
         LakeMissing: There is no lake.
     """
+    known = exported(connection) if connection else None
     with Catalog(lake) as catalog:
         _assert_exists(catalog)
-        return catalog.newest()
+        newest = catalog.newest().number
+        same = known is not None and (known.lake, known.snapshot) == (catalog.identity(), newest)
+    return None if same else newest
 
 
 def exported(connection: duckdb.DuckDBPyConnection) -> Exported | None:
@@ -95,6 +102,8 @@ def export(
     lake: Lake, connection: duckdb.DuckDBPyConnection, *, new_lineage: bool = False
 ) -> Export:
     """Make the tables of a DuckDB file those of the lake's newest snapshot.
+
+    A file that holds that snapshot already is only read.
 
     Args:
         lake: The lake.
@@ -116,6 +125,8 @@ def export(
         identity = catalog.identity()
         tables = catalog.tables(newest.number)
     known = exported(connection)
+    if known == Exported(identity, newest.number, newest.at):
+        return Export(newest.number, newest.at, len(tables))
     _assert_successor(lake, connection, known, newest, identity, new_lineage)
     if any(table.schema == SCHEMA for table in tables):
         raise WrongLake(

@@ -30,6 +30,7 @@ class LakeStatus(ReportFields):
         file_bytes: Their size.
         delete_files: How many files list deleted rows.
         scheduled: How many files of expired snapshots wait for their removal.
+        listed: Whether the files were listed; else nothing is known of the next two.
         orphans: Files that are in no snapshot and old enough to belong to no write any more.
         missing: Files that a kept snapshot needs and that are not there.
     """
@@ -45,6 +46,7 @@ class LakeStatus(ReportFields):
     file_bytes: int = 0
     delete_files: int = 0
     scheduled: int = 0
+    listed: bool = False
     orphans: Sequence[str] = ()
     missing: Sequence[str] = ()
 
@@ -78,15 +80,17 @@ class LakeStatus(ReportFields):
         )
         if self.orphans:
             return f"{found}; `replica lake maintain` removes {len(self.orphans):,} orphans."
-        return f"{found}, no orphans."
+        return f"{found}, none missing, no orphans." if self.listed else f"{found}."
 
 
-def status(lake: Lake, *, orphan_age_s: float = ORPHAN_AGE_S) -> LakeStatus:
-    """Return the state of a lake; every file is looked for, none is read.
+def status(lake: Lake, *, orphan_age_s: float = ORPHAN_AGE_S, files: bool = True) -> LakeStatus:
+    """Return the state of a lake; no file is read.
 
     Args:
         lake: The lake.
         orphan_age_s: The age in seconds from which a file without a snapshot is an orphan.
+        files: Whether the files are listed, to find what is missing and what are orphans. Without
+            it only the catalog is asked.
 
     Raises:
         CannotConnect: The catalog's server does not answer.
@@ -96,14 +100,10 @@ def status(lake: Lake, *, orphan_age_s: float = ORPHAN_AGE_S) -> LakeStatus:
         if not catalog.exists():
             return LakeStatus(lake.schema, exists=False)
         newest = catalog.newest()
-        snapshots, oldest_at, tables, files, file_bytes, delete_files, scheduled = catalog.counts()
-        needed = catalog.files()
-        there = parquet_files(lake)
-        # What maintenance has removed meanwhile is no longer needed.
-        missing = (needed - there.keys()) & catalog.files() if needed - there.keys() else set()
-        before = datetime.now(UTC) - timedelta(seconds=orphan_age_s)
-        old = {path for path, written_at in there.items() if written_at <= before}
-        orphans = old - needed - catalog.scheduled() if old - needed else set()
+        snapshots, oldest_at, tables, data_files, file_bytes, delete_files, scheduled = (
+            catalog.counts()
+        )
+        missing, orphans = _compared(catalog, orphan_age_s) if files else (set(), set())
     return LakeStatus(
         lake=lake.schema,
         exists=True,
@@ -112,10 +112,23 @@ def status(lake: Lake, *, orphan_age_s: float = ORPHAN_AGE_S) -> LakeStatus:
         oldest_at=oldest_at,
         snapshots=snapshots,
         tables=tables,
-        files=files,
+        files=data_files,
         file_bytes=file_bytes,
         delete_files=delete_files,
         scheduled=scheduled,
+        listed=files,
         orphans=tuple(sorted(orphans)),
         missing=tuple(sorted(missing)),
     )
+
+
+def _compared(catalog: Catalog, orphan_age_s: float) -> tuple[set[str], set[str]]:
+    """Return the files that are missing, and those that are orphans."""
+    needed = catalog.files()
+    there = parquet_files(catalog.lake)
+    # What maintenance has removed meanwhile is no longer needed.
+    missing = needed - there.keys()
+    missing = missing & catalog.files() if missing else missing
+    before = datetime.now(UTC) - timedelta(seconds=orphan_age_s)
+    orphans = {path for path, written_at in there.items() if written_at <= before} - needed
+    return missing, orphans - catalog.scheduled() if orphans else orphans

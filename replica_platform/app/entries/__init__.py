@@ -5,6 +5,7 @@ The components of `components` inherit them, so that an attribute and its check 
 """
 
 from replica_platform.app.entries.base import Entry, WrongEntry
+from replica_platform.app.entries.lakes import LakeMasterEntry
 from replica_platform.app.entries.outboxes import WorkerOutboxesEntry
 from replica_platform.app.entries.replicas import DuckDBReplicaEntry, PurposeReplicasEntry
 from replica_platform.app.entries.sqlite_files import FileEntry, SqliteBackupsEntry
@@ -14,6 +15,7 @@ __all__ = [
     "DuckDBReplicaEntry",
     "Entry",
     "FileEntry",
+    "LakeMasterEntry",
     "PurposeReplicasEntry",
     "SqliteBackupsEntry",
     "TableEntry",
