@@ -1,5 +1,6 @@
 """Reflinks on XFS and btrfs, on loop devices: a generation shares the blocks of the master."""
 
+import filecmp
 import os
 import shutil
 import subprocess
@@ -54,14 +55,14 @@ def test_a_generation_shares_the_masters_blocks(reflinks: Path) -> None:
     assert (first.how, first.blocks_written) == ("reflink", 0)
     assert first.bytes > 10_000_000
     assert used(reflinks) - before < first.bytes / 4
-    assert first.file.read_bytes() == master.path.read_bytes()
+    assert filecmp.cmp(first.file, master.path, shallow=False)
     # Later writes go to new blocks of the master: the generation keeps its own.
     with master.write() as connection:
         connection.execute("update t set s = 'changed'")
     assert verify(store).ok
     second = publish(master.path, store)
     assert second.how == "reflink"
-    assert second.file.read_bytes() == master.path.read_bytes()
+    assert filecmp.cmp(second.file, master.path, shallow=False)
     with duckdb.connect(str(first.file), read_only=True) as connection:
         row = connection.execute("select count(*) from t where s = 'changed'").fetchone()
     assert row == (0,)
