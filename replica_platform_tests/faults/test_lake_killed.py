@@ -125,7 +125,7 @@ def wrong(lake: Lake, acknowledged: list[str]) -> Counter[str]:
         ).fetchall()
         hidden = connection.execute(
             "select count(*) from (select distinct writer, number from batch) b where not exists "
-            "(select from batch f where f.writer = b.writer and f.number = b.number)"
+            "(select 1 from batch f where f.writer = b.writer and f.number = b.number)"
         ).fetchone()
     there = {name for name, _, _ in rows}
     return Counter(
