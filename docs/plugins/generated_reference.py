@@ -54,6 +54,7 @@ ENTRIES = {
         name: GROUP
         source: REFERENCE_DSN
         into: SCHEMA
+        shards: 2
         tables: [{table: public.*}]
         shards: 2
     """,
