@@ -167,6 +167,29 @@ def test_a_pool_that_is_given_is_that_of_all_shards(platform: Platform) -> None:
     assert pools == {"target"}
 
 
+@pytest.mark.parametrize(
+    ("attributes", "sizes"),
+    [
+        ("", [6]),
+        ("shards: 1", [6]),
+        ("shards: 2", [3, 3]),
+        ("shards: 40", [1, 1, 2, 2]),
+        ("shards: 40\nkeep_joined: false", [1, 1, 1, 1, 2]),
+    ],
+)
+def test_the_yaml_says_which_tables_share_a_shard(
+    platform: Platform, attributes: str, sizes: list[int]
+) -> None:
+    tables = "[{table: a, together: x}, {table: b, together: x}, {table: public.*}]"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Dagster's parser uses what pydantic warns of
+        entry = XminTables.resolve_from_yaml(f"name: fds\ntables: {tables}\n{attributes}")
+    with loading_on(Machine(platform.settings.data_dir, platform.settings.source)):
+        made = entry.build_defs(None)  # type: ignore[arg-type]
+    steps = [one for one in made.assets or () if isinstance(one, dg.AssetsDefinition)]
+    assert sorted(len(list(one.keys)) for one in steps) == sizes
+
+
 def test_two_entries_have_their_own_shards(platform: Platform) -> None:
     both = dg.Definitions.merge(
         platform.load(TableEntry(table="a"), TableEntry(table="b"), shards=2),
