@@ -33,6 +33,7 @@ from replica_platform.core.errors import PlatformError
 from replica_platform.defs.automation import by_host
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
+from replica_platform.resources.alerts import alert_receivers
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 
@@ -60,6 +61,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     target = PostgresDatabase(settings.target)
     return {
         "platform": platform,
+        "alert_receivers": alert_receivers(settings),
         "source": PostgresDatabase(settings.source),
         "target": target,
         "published_replica": PublishedReplicaIOManager(platform=platform),

@@ -224,8 +224,8 @@ def serve(settings: Settings, *, with_deck: bool = False) -> int:
                 pass
         finally:
             if deck is not None:
-                _end_session(deck)
-            _end_session(dg_dev)
+                end_session(deck)
+            end_session(dg_dev)
     return 0 if stop.is_set() else dg_dev.returncode
 
 
@@ -277,7 +277,7 @@ def _assert_port_free(port: int) -> None:
             raise PortTaken(f"Port {port} is taken; set REPLICA_PORT to a free port.") from None
 
 
-def _end_session(leader: subprocess.Popen[bytes]) -> None:
+def end_session(leader: subprocess.Popen[bytes]) -> None:
     """End `leader` and its children, which share its session: signals first, then SIGKILL."""
     for name in (signal.SIGINT, signal.SIGTERM):
         if leader.poll() is None:

@@ -32,7 +32,7 @@ from replica_platform.replica import (
     verify,
 )
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.store import store_metadata
+from replica_platform.resources.store import SHOWS_CHANGES, store_metadata
 
 Published = dg.AssetCheckResult | dg.MaterializeResult[Candidate]
 
@@ -99,7 +99,7 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
             kinds={"duckdb"},
             owners=list(self.owners),
             tags=self.asset_tags,
-            metadata=replica.store,
+            metadata={**replica.store, SHOWS_CHANGES: self.changes},
             io_manager_key="published_replica",
             output_required=False,
             check_specs=[audit],

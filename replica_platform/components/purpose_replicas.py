@@ -27,7 +27,7 @@ from replica_platform.replica import (
 )
 from replica_platform.replica.purpose.rules import assert_keys_once
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.store import store_metadata
+from replica_platform.resources.store import SHOWS_CHANGES, store_metadata
 
 
 @with_attributes
@@ -101,7 +101,7 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
             kinds={"duckdb"},
             owners=list(self.owners),
             tags=self.asset_tags,
-            metadata=replica.store,
+            metadata={**replica.store, SHOWS_CHANGES: self.changes},
             io_manager_key="published_replica",
             pool=self.pool_name,
             retry_policy=TRANSIENT,

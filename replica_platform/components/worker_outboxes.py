@@ -4,20 +4,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import WorkerOutboxesEntry
 from replica_platform.app.entries.base import host_pool, host_tags
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
+from replica_platform.metadata import change, history
 from replica_platform.outbox import backlog, drain, reconcile
-from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
+from replica_platform.policies import (
+    TRANSIENT,
+    by_a_person,
+    fresh_within,
+    named_job,
+    repair_key,
+    translate_errors,
+)
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
 
-# The tags of a run that no person started.
-AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
-
+# The tag of a run that compares every record, as one that a person starts does.
+REPAIRS = "replica_platform/repair"
 
 # The columns of `outbox.record`, in the words of its page.
 COLUMNS = dg.TableSchema(
@@ -65,7 +72,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             assets=[outboxes, self._drained()],
             asset_checks=[self._nothing_is_missing(), self._no_row_is_dead(), self._is_fresh()],
             schedules=[self._schedule()],
-            sensors=[self._sensor()],
+            sensors=[self._sensor(), self._repair()],
         )
 
     def _named(self, what: str) -> str:
@@ -80,6 +87,11 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
     def _pool(self) -> str:
         return host_pool(self.pool or self.name, self.host)
 
+    @property
+    def _runs(self) -> list[str]:
+        """The nodes that each get a run; without partitions one run drains all."""
+        return list(self.nodes) if self._partitions else list(self.nodes)[:1]
+
     def _folders(self, platform: PlatformConfig) -> dict[str, Path]:
         return {node: platform.path(folder) for node, folder in self.nodes.items()}
 
@@ -88,11 +100,17 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         nodes = list(self.nodes)
         return dg.StaticPartitionsDefinition(nodes) if len(nodes) > 1 else None
 
-    def _requests(self, reasons: Mapping[str, str]) -> list[dg.RunRequest]:
+    def _requests(
+        self, reasons: Mapping[str, str], *, repairs: bool = False
+    ) -> list[dg.RunRequest]:
         """Return a run for each node; Dagster starts a run once for the same node and reason."""
         partitioned = self._partitions is not None
         return [
-            dg.RunRequest(run_key=f"{node}: {reason}", partition_key=node if partitioned else None)
+            dg.RunRequest(
+                run_key=f"{node}: {reason}",
+                partition_key=node if partitioned else None,
+                tags={REPAIRS: "true"} if repairs else {},
+            )
             for node, reason in reasons.items()
         ]
 
@@ -119,7 +137,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         ) -> dg.MaterializeResult:
             nodes = [context.partition_key] if context.has_partition_key else list(self.nodes)
             folders = [self._folders(platform)[node] for node in nodes]
-            by_a_person = not AUTOMATIC & context.run.tags.keys()
+            manual = by_a_person(context.run)
             with translate_errors():
                 into = database(self.target, target)
                 report = drain(
@@ -128,9 +146,9 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                     budget_s=self.drain_budget_s,
                     mappings=self.mappings,
                     # The breaker's waiting time is for automatic runs only.
-                    force=by_a_person,
+                    force=manual,
                     # Compares every delivered row, which is too much for every 5 minutes.
-                    repair=by_a_person,
+                    repair=manual or REPAIRS in context.run.tags,
                 )
                 rows = into.row_count("outbox", "record") if not report.trouble else None
             if report.trouble:
@@ -148,6 +166,11 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                     "backlog": report.pending,
                     "drain_seconds": report.seconds,
                     "rows_per_second": report.rows_per_s,
+                    **history(
+                        platform.stills(by_a_person=manual, target=target.dsn).of_outbox(
+                            [f"{self.name}/{node}" for node in nodes]
+                        )
+                    ),
                 }
             )
 
@@ -224,9 +247,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         def outbox_drain(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
             # The same when Dagster repeats a tick; several requests need a run key each.
             tick = f"{context.scheduled_execution_time:%Y-%m-%d %H:%M}"
-            # Without partitions one run drains all nodes.
-            nodes = list(self.nodes) if self._partitions else list(self.nodes)[:1]
-            return self._requests(dict.fromkeys(nodes, tick))
+            return self._requests(dict.fromkeys(self._runs, tick))
 
         return outbox_drain
 
@@ -259,3 +280,41 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                 yield dg.SensorResult(self._requests(reasons), cursor=cursor)
 
         return outbox_backlog
+
+    def _repair(self) -> dg.SensorDefinition:
+        key = dg.AssetCheckKey(dg.AssetKey(self.name), "nothing_is_missing")
+
+        @dg.sensor(
+            name=self._named("repair"),
+            job_name=self._named("drain"),
+            minimum_interval_seconds=self.sensor_interval_s,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description="Sends again what the target has lost, when nothing_is_missing is red. "
+            "Switch it off before you delete records from the target on purpose.",
+        )
+        def outbox_repair(
+            context: dg.SensorEvaluationContext,
+        ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+            storage = context.instance.event_log_storage
+            missing = _missing(storage.get_latest_asset_check_execution_by_key([key]).get(key))
+            if not missing:
+                yield dg.SkipReason("The last comparison found nothing missing.")
+                return
+            # The same number again: a repair that did not help is not repeated at once.
+            reason = repair_key(context, missing)
+            yield from self._requests(dict.fromkeys(self._runs, reason), repairs=True)
+
+        return outbox_repair
+
+
+def _missing(record: AssetCheckExecutionRecord | None) -> int:
+    """Return how many records or batches the newest evaluation of `nothing_is_missing` missed.
+
+    It may be red for another reason, such as a target that does not answer: no delivery helps then.
+    """
+    event = record.event.get_dagster_event() if record and record.event else None
+    if event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return 0
+    evaluation = event.asset_check_evaluation_data
+    numbers = (evaluation.metadata.get(f"{what}_missing") for what in ("rows", "batches"))
+    return 0 if evaluation.passed else sum(int(str(one.value)) for one in numbers if one)

@@ -25,9 +25,9 @@ from replica_platform.components.xmin_metadata import (
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
-from replica_platform.metadata import key_part
+from replica_platform.metadata import history, key_part
 from replica_platform.pictures import sentence_of, with_picture
-from replica_platform.policies import TRANSIENT, reported_every, translate_errors
+from replica_platform.policies import TRANSIENT, by_a_person, reported_every, translate_errors
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
 from replica_platform.xmin import (
@@ -181,9 +181,11 @@ class _Group:
             tables = [table for key, table in self.keys.items() if key in selected]
             group = self._sync_tables(tables, platform, source, target)
             keys = self._keys_by_name(tables)
+            stills = platform.stills(by_a_person=by_a_person(context.run), target=target.dsn)
             for name, report in group.reports.items():
                 context.log.info(f"{name}: {report.mode}. {report.why}")
                 metadata = sync_metadata(report, self._described(self.keys[keys[name]]))
+                metadata |= history(stills.of_table(name))
                 yield dg.MaterializeResult(asset_key=keys[name], metadata=metadata)
             _raise_failures(group)
 
@@ -209,13 +211,14 @@ class _Group:
             group = self._sync_tables(self.tables, platform, source, target, watch_s=entry.watch_s)
             problems = []
             scores: dict[str, float] = {}
+            stills = platform.stills(by_a_person=by_a_person(context.run), target=target.dsn)
             for name, report in group.reports.items():
                 key = keys[name]
                 if not report.changed and key not in due:
                     continue
                 context.log.info(f"{name}: {report.mode}. {report.why}")
                 metadata = sync_metadata(report, self._described(self.keys[key]))
-                metadata |= watch_metadata(group)
+                metadata |= watch_metadata(group) | history(stills.of_table(name))
                 results = self._evaluate(key, source, target, scores)
                 for event in reported(context.instance, key, metadata, results, BLOCKING):
                     yield event

@@ -1,8 +1,12 @@
 """The folders and limits that the settings give to assets, checks and sensors."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from replica_platform.app.deck.stills import Stills
 
 
 class PlatformConfig(dg.ConfigurableResource):
@@ -37,6 +41,18 @@ class PlatformConfig(dg.ConfigurableResource):
     def path(self, path: str) -> Path:
         """Return a path below the data folder; an absolute path stays as it is."""
         return Path(self.data_dir) / path
+
+    def stills(self, *, by_a_person: bool, target: str = "") -> "Stills":
+        """Return the pictures of a run, for the pages of its assets.
+
+        Args:
+            by_a_person: Whether a person started the run; then none waits for its turn.
+            target: The DSN of the target, which has the history of tables and outboxes.
+        """
+        # Imported late: only runs draw.
+        from replica_platform.app.deck.stills import Stills
+
+        return Stills(target, self.path("deck/pictures"), always=by_a_person)
 
     @property
     def backups(self) -> Path:

@@ -111,7 +111,7 @@ def test_one_drain_is_requested_for_a_waiting_record(tmp_path: Path, several: bo
     there.mkdir()
     nodes = {"here": str(here), **({"there": str(there)} if several else {})}
     found = WorkerOutboxes(nodes=nodes).build_defs(None)  # type: ignore[arg-type]
-    (sensor,) = found.sensors or []
+    sensor, _ = found.sensors or []
 
     def tick(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
         (answer,) = sensor(dg.build_sensor_context(cursor=cursor), platform=PLATFORM)  # type: ignore[operator]
@@ -150,6 +150,64 @@ def test_the_documented_remedy_turns_nothing_is_missing_green(target: str, tmp_p
         remedy = drain(found, instance)
         assert is_green(remedy)
     assert rows(target, "select count(*), count(distinct id) from outbox.record") == [(10, 10)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_the_target_lost_is_sent_again_by_the_sensor(
+    target: str, nodes: dict[str, str], count: int
+) -> None:
+    chosen = dict(list(nodes.items())[:count])
+    found = definitions(target, nodes=chosen)
+    repository = found.get_repository_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def tick() -> list[dg.RunRequest]:
+            with dg.build_sensor_context(instance=instance, repository_def=repository) as context:
+                data = repository.get_sensor_def("outbox_repair").evaluate_tick(context)
+            return list(data.run_requests or [])
+
+        def run(node: str | None, **tags: str) -> None:
+            found.resolve_implicit_global_asset_job_def().execute_in_process(
+                instance=instance,
+                partition_key=node,
+                tags={"dagster/sensor_name": "any", **tags},
+                raise_on_error=False,
+            )
+
+        assert tick() == []  # never compared
+        partitions = list(chosen) if count > 1 else [None]
+        for node in partitions:
+            run(node)
+        assert tick() == []
+        with psycopg.connect(target) as connection:
+            connection.execute("delete from outbox.record")
+        run(partitions[0])
+        requests = tick()
+        assert [one.partition_key for one in requests] == partitions
+        assert len({one.run_key for one in requests}) == count
+        assert {one.run_key for one in tick()} == {one.run_key for one in requests}
+        for one in requests:
+            run(one.partition_key, **one.tags)
+        assert tick() == []
+    assert rows(target, "select count(*), count(distinct id) from outbox.record") == [
+        (count, count)
+    ]
+
+
+def test_no_repair_is_requested_of_a_target_that_does_not_answer(nodes: dict[str, str]) -> None:
+    found = definitions("postgresql://nowhere.invalid/x", nodes={"east": nodes["east"]})
+    repository = found.get_repository_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        check = dg.AssetSelection.checks_for_assets("conversations")
+        job = dg.define_asset_job("checks", check)
+        again = dg.Definitions.merge(found, dg.Definitions(jobs=[job]))
+        checks = again.resolve_job_def("checks")
+        ran = checks.execute_in_process(instance=instance, raise_on_error=False)
+        red = {one.check_name for one in ran.get_asset_check_evaluations() if not one.passed}
+        assert "nothing_is_missing" in red
+        with dg.build_sensor_context(instance=instance, repository_def=repository) as context:
+            data = repository.get_sensor_def("outbox_repair").evaluate_tick(context)
+        assert not data.run_requests
 
 
 def test_the_row_count_is_that_of_the_table(target: str, nodes: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ from replica_platform.replica.store.layout import LINK
 MASTER = "master/master.duckdb"
 # What the purposes of a replica take over from it.
 SHARED = (
-    *("master", "as_of", "repair_interval_s", "fresh_within_s"),
+    *("master", "as_of", "changes", "repair_interval_s", "fresh_within_s"),
     *("scrub_cron_schedule", "timezone", "group", "owners", "tags", "host"),
 )
 
@@ -49,6 +49,8 @@ class _Published(Entry):
         after: The assets that write the master; it is published when they changed. When absent,
             of a purpose the tables that it lists; of a replica none.
         as_of: A query of the master for the time of its newest data, shown with each generation.
+        changes: Whether each publication shows which rows it added, removed and changed, table by
+            table; only what differs is read, and of that at most ten million values.
         blocks: A folder or a URL such as `s3://bucket/prefix` for a second copy of each
             generation; a folder of `REPLICA_BLOCK_STORE`, if that is set, when absent.
         link: The name of the link to the newest file in the store, for any DuckDB client; when
@@ -69,6 +71,7 @@ class _Published(Entry):
     master: str = MASTER
     after: Sequence[str] | None = None
     as_of: str | None = None
+    changes: bool = True
     blocks: str | None = None
     link: FileName | None = None
     repair_interval_s: Positive = 60
