@@ -82,6 +82,10 @@ class Settings(BaseSettings):
         ge=1,
         description="Days after which runs, events and ticks leave Dagster's database.",
     )
+    host: str | None = Field(
+        default=None,
+        description="The name of this host, where entries of `defs.yaml` files name hosts.",
+    )
     sample: bool = Field(
         default=True,
         description="Whether the sample's assets and input are part of the platform; on or off.",
