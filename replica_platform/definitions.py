@@ -31,6 +31,7 @@ from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
 from replica_platform.core.errors import PlatformError
 from replica_platform.defs.automation import by_host
+from replica_platform.defs.history import history_on
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
 from replica_platform.resources.alerts import alert_receivers
@@ -56,6 +57,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         keep_runs_days=settings.keep_runs_days,
         keep_generations=settings.keep_generations,
         sample=settings.sample,
+        host=settings.host,
         block_store=settings.block_store,
     )
     target = PostgresDatabase(settings.target)
@@ -169,11 +171,12 @@ def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
     external = {spec.key: spec for spec in loaded.assets or () if isinstance(spec, dg.AssetSpec)}
     # Modules that import an asset of another one contain it too.
     others = {id(one): one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)}
+    hosts = hosts_of(loaded)
     return dg.Definitions(
         assets=[*external.values(), *map(_with_source, others.values())],
         asset_checks=[_as_checks(one) for one in loaded.asset_checks or ()],
-        schedules=loaded.schedules,
-        sensors=by_host(list(loaded.sensors or ()), hosts_of(loaded)),
+        schedules=[*(loaded.schedules or ()), *map(history_on, hosts)],
+        sensors=by_host(list(loaded.sensors or ()), hosts),
         jobs=loaded.jobs,
         resources=loaded.resources,
         metadata=loaded.metadata,

@@ -18,6 +18,12 @@ AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name", "dagster/from_autom
 MASTER_POOL = "master"
 REPAIR_EVERY_S = 900
 
+# Of a run that waits or runs.
+UNFINISHED = [
+    *(dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED),
+    *(dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED),
+]
+
 TRANSIENT = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
@@ -66,6 +72,28 @@ AFTER_PARENTS = (
 def named_job(name: str, selection: dg.AssetSelection, description: str) -> AssetJob:
     """Return the job of a schedule or sensor; without one, runs and timeline show no name."""
     return dg.define_asset_job(name, selection=selection, description=description)
+
+
+def waits_on_host(
+    context: dg.ScheduleEvaluationContext, job: str, host: str | None
+) -> dg.SkipReason | None:
+    """Return why a schedule asks for no run of its host: an earlier one still waits or runs.
+
+    A host that is away would find all runs of its absence in its queue.
+
+    Args:
+        context: The context of the tick.
+        job: The job of the schedule.
+        host: The host; None where none is named, and every tick asks for its run.
+    """
+    if host is None:
+        return None
+    waiting = context.instance.get_run_records(
+        dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1
+    )
+    if not waiting:
+        return None
+    return dg.SkipReason(f"An earlier run of {job} still waits for {host}, or runs there.")
 
 
 def after(asset: dg.AssetKey) -> dg.AutomationCondition:

@@ -162,10 +162,10 @@ REPLICA_SAMPLE={sample}
 # REPLICA_SOURCE_DSN=postgresql://reader:…@db.example.com/shop
 # REPLICA_TARGET_DSN=postgresql://writer:…@warehouse.example.com/warehouse
 # REPLICA_DAGSTER_DSN=postgresql://dagster:…@warehouse.example.com/dagster
-# The Redis through which runs reach the workers of other hosts (`replica init --cluster`):
-# REPLICA_BROKER_URL=redis://:…@broker.example.com:6379/0
 # Where failures are told, beside the log.
 # REPLICA_ALERT_WEBHOOK=https://hooks.example.com/…
+# The Redis through which runs reach the workers of other hosts (`replica init --cluster`):
+# REPLICA_BROKER_URL=redis://:…@broker.example.com:6379/0
 """
 
 _IGNORED = """\

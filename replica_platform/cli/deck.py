@@ -47,7 +47,7 @@ def deck(file: Path | None, symbol: str | None, port: int | None, host: str) -> 
     from replica_platform.market.chart import chart_columns
 
     def make() -> bytes:
-        found = configured(sample=settings.sample)
+        found = configured(sample=settings.sample, host=settings.host)
         record_state(settings, found)
         return deck_page(settings, found, read_bars=partial(chart_columns, symbol=symbol))
 

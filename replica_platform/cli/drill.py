@@ -1,5 +1,7 @@
 """The fault drill of the whole platform, in a sandbox."""
 
+import signal
+import sys
 from pathlib import Path
 
 import click
@@ -42,6 +44,8 @@ def drill(
     The exit code is 0 only when everything was noticed and healed. The sandbox's sensors look more
     often than those of a platform do by default.
     """
+    # What stops the command, such as a CI server, ends its daemon and its Postgres too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from replica_platform.app.drill.drill import run_drill
 
     def say(step: str) -> None:

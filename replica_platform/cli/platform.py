@@ -73,7 +73,7 @@ def run(as_json: bool) -> int:
     from replica_platform.app.launch import PROJECT, platform_up, prepare_sample, project_dir
 
     project = project_dir()
-    entries = configured(sample=settings.sample)
+    entries = configured(sample=settings.sample, host=settings.host)
     with platform_up(settings):
         prepare_sample(settings)
         # Imported late: the import takes most of the command's time, and a wrong DSN should be

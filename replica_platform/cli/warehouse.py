@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -202,7 +203,16 @@ def sync(
         with serving_watched(_sync_metrics, metrics_host, metrics_port) as metrics:
             return _watch(source, target, specs, every, as_json, metrics, options)
     with bar("syncing") as progress:
-        group = sync_group(source, target, specs, take_over=take_over, progress=progress, **options)
+        committed = count(1)
+        group = sync_group(
+            source,
+            target,
+            specs,
+            take_over=take_over,
+            progress=progress,
+            on_report=lambda _: progress(next(committed), len(specs), "tables"),
+            **options,
+        )
     if any(report.changed for report in group.reports.values()):
         from replica_platform.app.recording import record_syncs
 

@@ -67,7 +67,7 @@ class Machine:
     def _load(self, source: str | None, needed: bool) -> Catalog:
         folder = CatalogFolder(self.data_dir, source)
         context = DefinitionsLoadContext.get()
-        if context.load_type is not DefinitionsLoadType.INITIALIZATION:
+        if not is_shown():
             told = context.reconstruction_metadata.get(metadata_key(source), "")
             found = folder.find(told)
             if found.digest == told:
@@ -104,6 +104,11 @@ def loading_on(machine: Machine) -> Iterator[None]:
 def current_machine() -> Machine:
     """Return the machine that definitions are loaded for."""
     return _MACHINE.get() or Machine()
+
+
+def is_shown() -> bool:
+    """Whether the definitions that are loaded are shown; those of a run are not."""
+    return DefinitionsLoadContext.get().load_type is DefinitionsLoadType.INITIALIZATION
 
 
 def metadata_key(source: str | None) -> str:

@@ -10,7 +10,7 @@ from replica_platform.components.publishing import (
     Replica,
     automation,
     check_automation,
-    repair_sensor,
+    repair_definitions,
     scrub_check,
     scrub_schedule,
 )
@@ -62,7 +62,7 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
         prefix = "purpose" if self.name == "purposes" else f"{self.name}_purposes"
         repaired = [replica for _, replica in replicas]
         scrubs = [scrub_check(replica) for replica in repaired]
-        return dg.Definitions(
+        own = dg.Definitions(
             assets=[self._asset(*one) for one in replicas],
             asset_checks=[*(self._checks(*one) for one in replicas), *scrubs],
             schedules=[
@@ -70,9 +70,10 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
             ]
             if replicas
             else [],
-            sensors=[repair_sensor(f"{prefix}_repair", repaired, self.repair_interval_s)]
-            if replicas
-            else [],
+        )
+        return dg.Definitions.merge(
+            own,
+            repair_definitions(f"{prefix}_repair", repaired, self.repair_interval_s, self.host),
         )
 
     def _replica(self, purpose: Purpose) -> Replica:

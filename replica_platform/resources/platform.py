@@ -23,6 +23,7 @@ class PlatformConfig(dg.ConfigurableResource):
         keep_runs_days: Days after which runs, events and ticks leave Dagster's database.
         keep_generations: How many generations of a replica are kept.
         sample: Whether the entries of the sample belong to the platform.
+        host: The name of this host; None where no entry names hosts.
         block_store: A folder or URL for a second copy of each generation; None for none.
     """
 
@@ -36,6 +37,7 @@ class PlatformConfig(dg.ConfigurableResource):
     keep_runs_days: int = 14
     keep_generations: int = 3
     sample: bool = True
+    host: str | None = None
     block_store: str | None = None
 
     def path(self, path: str) -> Path:

@@ -1,7 +1,8 @@
 """What the sensor `alerts` finds: failed runs, failing ticks, red checks and overdue assets."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import dagster as dg
 import pytest
@@ -273,44 +274,37 @@ def test_a_warning_is_told_when_it_lasts(watch: Watch, monkeypatch: pytest.Monke
     assert line.startswith("🔴 Check warns of orders warns since")
 
 
-Tick = Callable[[str, TickStatus, str], None]
-
-
-@pytest.fixture
-def tick(instance: dg.DagsterInstance) -> Tick:
-    """A function that adds a tick of a schedule, with a cause if it failed."""
-
-    def add(name: str, status: TickStatus, cause: str = "") -> None:
-        location = RegisteredCodeLocationOrigin("here")
-        origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
-        state = InstigatorState(
-            origin,
+def add_tick(instance: dg.DagsterInstance, name: str, status: TickStatus, cause: str = "") -> None:
+    """Add a tick of a schedule to an instance, with a cause if it failed."""
+    location = RegisteredCodeLocationOrigin("here")
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)
+    state = InstigatorState(
+        origin,
+        InstigatorType.SCHEDULE,
+        InstigatorStatus.DECLARED_IN_CODE,
+        ScheduleInstigatorData("* * * * *"),
+    )
+    if not instance.get_instigator_state(origin.get_id(), state.selector_id):
+        instance.add_instigator_state(state)
+    inner = SerializableErrorInfo(f"ValueError: {cause}\n", [], "ValueError")
+    error = SerializableErrorInfo("Error occurred\n", [], "Error", cause=inner)
+    instance.create_tick(
+        TickData(
+            origin.get_id(),
+            name,
             InstigatorType.SCHEDULE,
-            InstigatorStatus.DECLARED_IN_CODE,
-            ScheduleInstigatorData("* * * * *"),
+            status,
+            time.time(),
+            selector_id=state.selector_id,
+            run_ids=[],
+            error=error if cause else None,
         )
-        if not instance.get_instigator_state(origin.get_id(), state.selector_id):
-            instance.add_instigator_state(state)
-        inner = SerializableErrorInfo(f"ValueError: {cause}\n", [], "ValueError")
-        error = SerializableErrorInfo("Error occurred\n", [], "Error", cause=inner)
-        instance.create_tick(
-            TickData(
-                origin.get_id(),
-                name,
-                InstigatorType.SCHEDULE,
-                status,
-                time.time(),
-                selector_id=state.selector_id,
-                run_ids=[],
-                error=error if cause else None,
-            )
-        )
-
-    return add
+    )
 
 
-def test_failing_ticks_are_told_until_one_succeeds(watch: Watch, tick: Tick) -> None:
-    tick("fds_sync", TickStatus.SUCCESS, "")
+def test_failing_ticks_are_told_until_one_succeeds(watch: Watch) -> None:
+    tick = partial(add_tick, watch.instance)
+    tick("fds_sync", TickStatus.SUCCESS)
     tick("outbox_drain", TickStatus.FAILURE, "several RunRequests\nneed a run_key")
     (line,) = watch.look()
     assert line.startswith("🔴 Schedule outbox_drain fails since 20")
@@ -319,11 +313,11 @@ def test_failing_ticks_are_told_until_one_succeeds(watch: Watch, tick: Tick) -> 
     assert len(look(watch.instance, watch.repository, Ledger(UI), "elsewhere")) == 1
     assert look(watch.instance, watch.repository, Ledger(UI), "here") == []  # no longer defined
     tick("outbox_drain", TickStatus.FAILURE, "again")
-    tick("outbox_drain", TickStatus.STARTED, "")
+    tick("outbox_drain", TickStatus.STARTED)
     tick("fds_sync", TickStatus.FAILURE, "no source")
     (line,) = watch.look()
     assert line.startswith("🔴 Schedule fds_sync fails")
-    tick("outbox_drain", TickStatus.SKIPPED, "")
+    tick("outbox_drain", TickStatus.SKIPPED)
     (line,) = watch.look()
     assert line.startswith("✅ Recovered after") and "outbox_drain fails" in line
     (state,) = (s for s in watch.instance.all_instigator_state() if s.name == "fds_sync")

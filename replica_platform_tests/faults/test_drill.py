@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from psycopg import sql
 
 from replica_platform.app.drill.drill import FaultDone, FaultReport
 from replica_platform.app.drill.faults import FAULTS
+from replica_platform.app.embedded import server_at
 from replica_platform.defs.drill import drill
 from replica_platform.outbox import Outbox
 from replica_platform.outbox import drain as drain_outboxes
@@ -97,6 +102,32 @@ def test_without_its_sensor_a_deleted_replica_is_not_healed(cli: Cli, tmp_path: 
     assert f"{sandbox}/daemon.log" in done.stderr.replace("\n", "")
     assert (sandbox / "daemon.log").exists()
     assert of_this_platform(sandbox / "drill" / "data") == []
+
+
+@pytest.mark.timeout(600)
+def test_a_drill_that_is_terminated_leaves_no_process(folder: Path) -> None:
+    sandbox = folder / "sandbox"
+    command = [sys.executable, "-m", "replica_platform.cli.main", "drill", "--keep", str(sandbox)]
+    drilling = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert drilling.stderr is not None
+    for line in drilling.stderr:
+        if "starting its daemon" in line:
+            break
+    data = sandbox / "drill" / "data"
+    until = time.monotonic() + 300
+    while not of_this_platform(data):
+        assert time.monotonic() < until and drilling.poll() is None
+        time.sleep(0.2)
+    drilling.terminate()
+    drilling.communicate(timeout=120)
+    assert drilling.returncode == 143
+    assert of_this_platform(data) == []
+    assert not server_at(sandbox / "postgres").is_running
 
 
 @pytest.mark.parametrize(

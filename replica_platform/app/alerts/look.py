@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 import dagster as dg
+import sqlalchemy as sa
 from dagster._core import errors as dg_errors
 from dagster._core.definitions.freshness import FreshnessState
 from dagster._core.remote_origin import RemoteRepositoryOrigin
@@ -24,10 +25,12 @@ from dagster._core.storage.asset_check_execution_record import (
     AssetCheckExecutionRecordStatus,
 )
 from dagster._core.storage.dagster_run import RunRecord
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable as Evaluations
 from dagster._core.storage.tags import PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from replica_platform.app.alerts.ledger import Ledger
 from replica_platform.app.alerts.trouble import Trouble
+from replica_platform.app.housekeeping import sql_storage
 from replica_platform.app.runs import failure_cause, innermost_cause
 from replica_platform.core.reports import format_age
 from replica_platform.pictures import sentence_of
@@ -238,7 +241,7 @@ def _red_checks(
     instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, ledger: Ledger
 ) -> Iterator[Trouble]:
     """Yield each check whose newest evaluation did not pass; one that runs now stays as it was."""
-    keys = list(repository.asset_graph.asset_check_keys)
+    keys = list(_not_passed(instance) & repository.asset_graph.asset_check_keys)
     newest: Mapping[dg.AssetCheckKey, AssetCheckExecutionRecord] = (
         instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     )
@@ -249,6 +252,24 @@ def _red_checks(
                 yield ledger.lasting[key]
         elif record.status is AssetCheckExecutionRecordStatus.FAILED:
             yield _red_check(key, check, record)
+
+
+def _not_passed(instance: dg.DagsterInstance) -> set[dg.AssetCheckKey]:
+    """Return the checks whose newest evaluation has not passed, without reading its event.
+
+    To read those of thousands of checks that passed would cost a second of each look.
+    """
+    newest = sa.select(sa.func.max(Evaluations.c.id)).group_by(
+        Evaluations.c.asset_key, Evaluations.c.check_name
+    )
+    passed = AssetCheckExecutionRecordStatus.SUCCEEDED.value
+    unsettled = sa.select(Evaluations.c.asset_key, Evaluations.c.check_name).where(
+        Evaluations.c.id.in_(newest), Evaluations.c.execution_status != passed
+    )
+    with sql_storage(instance).index_connection() as connection:
+        found = connection.execute(unsettled).fetchall()
+    keys = ((dg.AssetKey.from_db_string(key), name) for key, name in found)
+    return {dg.AssetCheckKey(key, name) for key, name in keys if key is not None}
 
 
 def _red_check(key: str, check: dg.AssetCheckKey, record: AssetCheckExecutionRecord) -> Trouble:

@@ -63,10 +63,7 @@ class FaultReport(ReportFields):
         """What was healed, or what was not and what to do next."""
         if self.ok:
             slowest = max(one.healed_s or 0.0 for one in self.faults)
-            return (
-                f"All {len(self.faults)} damages were noticed and healed, the last one after "
-                f"{slowest:.0f} s."
-            )
+            return f"Everything was noticed and healed, the last damage after {slowest:.0f} s."
         unnoticed = [one.fault for one in self.faults if one.noticed_s is None]
         unhealed = [one.fault for one in self.faults if one.healed_s is None]
         parts = [f"not noticed: {', '.join(unnoticed)}"] if unnoticed else []

@@ -35,7 +35,8 @@ def checked(check: Callable[[Any], str]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _name(text: str) -> str:
+def wrong_name(text: str) -> str:
+    """Return what is wrong with a name of an entry or a host; empty if nothing is."""
     return "" if _NAME.fullmatch(text) else f"{text!r} is not a name of letters, digits and _"
 
 
@@ -55,7 +56,8 @@ def _tags(tags: Mapping[str, str]) -> str:
     return wrong if HOST_TAG in tags else ""
 
 
-def _cron(text: str) -> str:
+def wrong_cron(text: str) -> str:
+    """Return what is wrong with a cron schedule; empty if nothing is."""
     try:
         assert_cron(text)
     except ValueError as error:
@@ -93,10 +95,10 @@ def _fraction(number: float) -> str:
     return "" if 0 <= number <= 1 else f"{number} should be between 0 and 1"
 
 
-Name = Annotated[str, checked(_name)]
+Name = Annotated[str, checked(wrong_name)]
 Variable = Annotated[str, checked(_variable)]
 Owner = Annotated[str, checked(_owner)]
-Cron = Annotated[str, checked(_cron)]
+Cron = Annotated[str, checked(wrong_cron)]
 Timezone = Annotated[str, checked(_timezone)]
 Positive = Annotated[int, checked(_positive)]
 NotNegative = Annotated[float, checked(_not_negative)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from replica_platform.app.entries.base import (
     Cron,
@@ -12,10 +12,13 @@ from replica_platform.app.entries.base import (
     Kept,
     Name,
     NotNegative,
+    Part,
     Positive,
     Timezone,
     checked,
     host_pool,
+    wrong_cron,
+    wrong_name,
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.replica import Purpose
@@ -27,6 +30,12 @@ SHARED = (
     *("master", "as_of", "changes", "repair_interval_s", "fresh_within_s"),
     *("scrub_cron_schedule", "timezone", "group", "owners", "tags", "host"),
 )
+
+
+def _hosts_once(regions: Sequence["RegionEntry"]) -> str:
+    hosts = [region.host for region in regions]
+    twice = sorted({host for host in hosts if hosts.count(host) > 1})
+    return f"{twice[0]} is listed twice" if twice else ""
 
 
 def _sound(purposes: Mapping[str, Mapping[str, Any]]) -> str:
@@ -91,6 +100,36 @@ class _Published(Entry):
         return self.pool or f"{self.name}_master"
 
 
+class RegionEntry(Part):
+    """A copy of a replica on another host, pulled from its block store.
+
+    Attributes:
+        host: The name of the host, whose worker pulls.
+        store: The folder of the generations on that host, absolute or below its data folder;
+            `regions/HOST/NAME` when absent.
+        cron_schedule: When the host pulls what it has missed; a publication is pulled at once.
+        fresh_within_s: The age in seconds above which the last pull, or confirmation that there
+            is nothing new, is a warning.
+    """
+
+    host: str
+    store: str | None = None
+    cron_schedule: str = "*/15 * * * *"
+    fresh_within_s: int = 3600
+
+    # Dagster resolves the parts of an entry by their plain types.
+    @model_validator(mode="after")
+    def _sound(self) -> "RegionEntry":
+        for wrong in (
+            wrong_name(self.host),
+            wrong_cron(self.cron_schedule),
+            "" if self.fresh_within_s > 0 else "fresh_within_s should be greater than 0",
+        ):
+            if wrong:
+                raise ValueError(wrong)
+        return self
+
+
 class DuckDBReplicaEntry(_Published):
     """A master DuckDB file, published as generations that any number of readers query.
 
@@ -105,6 +144,8 @@ class DuckDBReplicaEntry(_Published):
         keep: How many generations are kept; `REPLICA_KEEP_GENERATIONS` when absent.
         min_age_s: How long each generation is kept at least, in seconds.
         purposes: Parts of the master for one use each, as in a PurposeReplicas entry.
+        regions: Copies of the generations on other hosts, pulled from the block store and read
+            there, such as `[{host: eu}]`.
     """
 
     store: str | None = None
@@ -113,6 +154,7 @@ class DuckDBReplicaEntry(_Published):
     keep: Kept | None = None
     min_age_s: NotNegative | None = None
     purposes: Purposes = Field(default_factory=dict)
+    regions: Annotated[Sequence[RegionEntry], checked(_hosts_once)] = ()
 
     @property
     def store_folder(self) -> str:
@@ -123,6 +165,10 @@ class DuckDBReplicaEntry(_Published):
     def link_name(self) -> str:
         """The name of the link to the newest generation."""
         return self.link or f"{self.name}.db"
+
+    def region_folder(self, region: RegionEntry) -> str:
+        """Return the folder of the generations in a region, absolute or below the data folder."""
+        return region.store or f"regions/{region.host}/{self.name}"
 
     def parts(self) -> "PurposeReplicasEntry":
         """Return the purposes as the entry that they stand for."""
