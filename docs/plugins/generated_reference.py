@@ -55,12 +55,14 @@ ENTRIES = {
         source: REFERENCE_DSN
         into: SCHEMA
         tables: [{table: public.*}]
+        shards: 2
     """,
     "DuckDBReplica": """
         name: REPLICA
         fresh_within_s: 3600
         rules: {a rule: from t where false}
         purposes: {PURPOSE: {tables: {t: {columns: [id]}}}}
+        regions: [{host: HOST}]
     """,
     "WorkerOutboxes": """
         name: RECORDS
