@@ -8,17 +8,21 @@ reader        an answer to every query, whatever happens to the store
 status        the state of a store, and `verify` with every byte
 repair        repair what is damaged, or roll back
 scrub         read all bytes again in time, and repair
+diff          what differs between two generations, see `compare`
 lineage       whether the master is still in the state that was published
 
 Below it, each folder imports only from those before it: `copy` (bytes of files), `store` (the
-folder on disk), `serving` (one attached generation), then `master`, `purpose` (masked parts of the
-master), `remote` (blocks elsewhere). Dagster, the command line and other engines are not imported.
+folder on disk), `serving` (one attached generation), `compare` (two of them), then `master`,
+`purpose` (masked parts of the master), `remote` (blocks elsewhere). Dagster, the command line and
+other engines are not imported.
 
 The functions `publish`, `status`, `scrub` and `repair` hide the modules of those names: a module's
 other names are imported `from` it.
 """
 
 from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, BlockStoreUnavailable
+from replica_platform.replica.compare.diff import diff
+from replica_platform.replica.compare.reports import GenerationDiff, RowChange, TableDiff
 from replica_platform.replica.errors import (
     CandidateDamaged,
     CandidateGone,
@@ -38,6 +42,7 @@ from replica_platform.replica.errors import (
     StoreBusy,
     StoreDenied,
     StoreFull,
+    TableUnknown,
     WrongLineage,
     WrongStore,
 )
@@ -84,6 +89,7 @@ __all__ = [
     "CandidateDamaged",
     "CandidateGone",
     "GenerationDamaged",
+    "GenerationDiff",
     "GenerationVerification",
     "Manifest",
     "Master",
@@ -108,11 +114,14 @@ __all__ = [
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "RowChange",
     "RuleWrong",
     "Scrub",
     "StoreBusy",
     "StoreDenied",
     "StoreFull",
+    "TableDiff",
+    "TableUnknown",
     "UnlistedColumns",
     "Verification",
     "WrongLineage",
@@ -121,6 +130,7 @@ __all__ = [
     "broken_rules",
     "connect",
     "data_as_of",
+    "diff",
     "load_purposes",
     "prepare",
     "publish",

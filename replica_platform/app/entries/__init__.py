@@ -7,7 +7,11 @@ The components of `components` inherit them, so that an attribute and its check 
 from replica_platform.app.entries.base import Entry, WrongEntry
 from replica_platform.app.entries.lakes import LakeMasterEntry
 from replica_platform.app.entries.outboxes import WorkerOutboxesEntry
-from replica_platform.app.entries.replicas import DuckDBReplicaEntry, PurposeReplicasEntry
+from replica_platform.app.entries.replicas import (
+    DuckDBReplicaEntry,
+    PurposeReplicasEntry,
+    RegionEntry,
+)
 from replica_platform.app.entries.sqlite_files import FileEntry, SqliteBackupsEntry
 from replica_platform.app.entries.xmin_tables import TableEntry, XminTablesEntry
 
@@ -17,6 +21,7 @@ __all__ = [
     "FileEntry",
     "LakeMasterEntry",
     "PurposeReplicasEntry",
+    "RegionEntry",
     "SqliteBackupsEntry",
     "TableEntry",
     "WorkerOutboxesEntry",
