@@ -47,7 +47,7 @@ def measure(lake: Lake, writers: int, commits: int, rows: int, *, plain: bool) -
     with LakeWriter(lake) as writer:
         writer.write(run("create table t (w int, n int, i int)"))
     spawn = multiprocessing.get_context("spawn")
-    together = spawn.Barrier(writers + 1)
+    together = spawn.Barrier(writers + 1, timeout=120)
     processes = [
         spawn.Process(target=write, args=(lake, name, commits, rows, plain, together))
         for name in range(writers)

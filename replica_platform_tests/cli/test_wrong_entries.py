@@ -49,6 +49,7 @@ WRONG = [
     (f"{LAKE}  data: https://u:secret@h/d\n", 4, "neither a folder nor s3://bucket/prefix"),
     (f"{LAKE}  data: s3://\n", 4, "name a folder or s3://bucket/prefix"),
     (f"{LAKE}  catalog: postgres://u:secret@h/d\n", 4, "name of an environment variable"),
+    (f"{LAKE}  host: a\n", 2, "exported where the definitions are loaded; remove host"),
     (f"{LAKE}  orphan_age_s: 60\n", 4, "60 should be at least 3600"),
     (f"{COMPONENTS}XminTabels\nattributes: {{}}\n", 1, "there is no component"),
 ]

@@ -57,6 +57,8 @@ class LakeMasterEntry(DuckDBReplicaEntry):
 
     @model_validator(mode="after")
     def _named(self) -> "LakeMasterEntry":
+        if self.host is not None:
+            raise ValueError("a lake is exported where the definitions are loaded; remove host")
         # Not `lake/NAME`: that is the folder of the data.
         self.master = self.master or f"lake/{self.name}.duckdb"
         return self
