@@ -5,6 +5,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.catalog import Catalog
@@ -146,9 +147,7 @@ class _Group:
             tags=dict(entry.tags),
             skippable=True,
             freshness_policy=reported_every(entry.report_unchanged_s, entry.fresh_within_s),
-            # A job of one op: Dagster does not see by itself that it writes this asset.
-            description=f"{comment}{table.table} of the source: every committed change, once. "
-            f"Synced by the job `{entry.name}_sync` ({entry.cron_schedule}).",
+            description=f"{comment}{table.table} of the source: every committed change, once.",
             metadata=self._described(table),
         )
 
@@ -225,15 +224,20 @@ class _Group:
             if problems:
                 raise dg.Failure("; ".join(problems), allow_retries=False)
 
-        @dg.job(
-            name=f"{entry.name}_sync",
-            description=f"Every table of {entry.name}, by xmin; reports those that changed, and "
-            f"the others every {format_age(entry.report_unchanged_s)}.",
-        )
-        def job() -> None:
+        @dg.graph(name=f"{entry.name}_sync")
+        def steps() -> None:
             sync_changed()
 
-        return job
+        # An op job that tells which assets it writes, so that their pages name it and its
+        # schedule; a run plans no events of them, as one of an asset job would.
+        named = keys.values() if steps.name > IMPLICIT_ASSET_JOB_NAME else ()
+        outside = dg.JobDefinition.for_external_job(named, f"{entry.name}_writes")
+        return dg.JobDefinition(
+            graph_def=steps,
+            description=f"Every table of {entry.name}, by xmin; reports those that changed, and "
+            f"the others every {format_age(entry.report_unchanged_s)}.",
+            asset_layer=outside.asset_layer,
+        )
 
     def _sync_tables(
         self,
