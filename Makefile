@@ -26,7 +26,8 @@ status: $(READY) ## every pillar's health on one screen
 
 # Searches, real poolers and second servers, interrupted calls, days of automation: minutes of proof
 # that `make faults` runs, so that `make test` stays short.
-LONG := $(addprefix replica_platform_tests/, \
+# The first waits minutes for schedules, at no cost: the others run beside it.
+LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
   xmin/test_schedules.py xmin/test_names.py xmin/test_zones.py xmin/test_pooler.py \
   xmin/test_interruptions.py xmin/test_fifteen.py xmin/test_owner.py xmin/test_made_beforehand.py \
   xmin/test_zoo.py xmin/test_leaves.py xmin/test_foreign_keys.py xmin/test_score.py \
@@ -42,14 +43,13 @@ LONG := $(addprefix replica_platform_tests/, \
   defs/test_declarative_automation.py defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
   defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py \
   app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py acceptance/test_browser.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
-  market/test_backfill.py \
-  acceptance/test_yaml_alone.py)
+  market/test_backfill.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
 
 faults: $(DEV_READY) ## kills and corruptions, the short form, and the tests that take long
-	@$(BIN)/python -m pytest -n 3 --dist loadscope --timeout 600 $(LONG)
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --timeout 600 $(LONG)
 	@$(BIN)/python -m pytest -s --timeout 600 replica_platform_tests/faults
 
 torture: $(DEV_READY) ## kills and corruptions, the long form
