@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from replica_platform.app.launch import PROJECT
 from replica_platform.app.project import init_project
 from replica_platform.app.settings import Settings
 from replica_platform_tests.acceptance.conftest import free_port
-from replica_platform_tests.acceptance.pages import Pages, environment
+from replica_platform_tests.acceptance.pages import Pages, environment, of_this_platform
 from replica_platform_tests.acceptance.test_dev import LAUNCH, RUN
 from replica_platform_tests.acceptance.test_tutorial import BLOCK, commands_of
 from replica_platform_tests.chromium import chromium, needs_chromium
@@ -166,23 +166,23 @@ def site() -> Iterator[Site]:
     """The platform of all tests."""
     chromium()
     # Not below pytest's folder, which is private: started by root, Postgres is another user.
-    with tempfile.TemporaryDirectory(prefix="rp-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder, ExitStack() as stack:
         project = Path(folder) / "my_platform"
+        stack.callback(lambda: [one.kill() for one in of_this_platform(project / "data")])
         given = environment(project / "data")
         prepared(project, given)
         settings = Settings(data_dir=project / "data", _env_file=None)
         port = free_port()
-        with Pages(port, given, project) as pages:
-            pages.repository()
-            yield Site(pages, port, project, settings)
+        pages = stack.enter_context(Pages(port, given, project))
+        pages.repository()
+        yield Site(pages, port, project, settings)
 
 
 @pytest.fixture(scope="module")
 def filled(site: Site) -> Site:
     """The same, when the market's tables are published, with a week of history."""
     site.run_jobs("nasdaq_daily_pipeline", **{"dagster/partition": "2013-03-01"})
-    # The sensor may have found the master half made, by a test of one asset.
-    site.run_jobs("nightly_backups", "purpose_repair")
+    site.run_jobs("nightly_backups")
     with psycopg.connect(site.settings.target) as target:
         target.execute(WEEK)
         target.execute(DAYS)
