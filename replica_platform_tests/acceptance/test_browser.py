@@ -182,7 +182,7 @@ def site() -> Iterator[Site]:
 def filled(site: Site) -> Site:
     """The same, when the market's tables are published, with a week of history."""
     site.run_jobs("nasdaq_daily_pipeline", **{"dagster/partition": "2013-03-01"})
-    site.run_jobs("nightly_backups")
+    site.run_jobs("nightly_backups", "fds_sync")
     with psycopg.connect(site.settings.target) as target:
         target.execute(WEEK)
         target.execute(DAYS)
