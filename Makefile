@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 DOCS_READY := $(VENV)/.ready-docs
+CLUSTER_READY := $(VENV)/.ready-cluster
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help run dev test test-duckdb2 faults torture lint format docs pictures bench status clean
+.PHONY: help run dev cluster test test-duckdb2 faults torture lint format docs pictures bench status clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -20,6 +21,9 @@ run: $(READY) ## materialise every asset once, print what was done
 
 dev: $(READY) ## the Dagster UI with daemon, schedules and sensors; Ctrl-C ends it all
 	@exec $(BIN)/replica dev
+
+cluster: $(CLUSTER_READY) ## two hosts on this machine, with a Redis: what runs where
+	@$(BIN)/python examples/cluster.py
 
 status: $(READY) ## every pillar's health on one screen
 	@$(BIN)/replica status
@@ -31,19 +35,20 @@ LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
   xmin/test_schedules.py xmin/test_names.py xmin/test_zones.py xmin/test_pooler.py \
   xmin/test_interruptions.py xmin/test_fifteen.py xmin/test_owner.py xmin/test_made_beforehand.py \
   xmin/test_zoo.py xmin/test_leaves.py xmin/test_foreign_keys.py xmin/test_score.py \
-  xmin/test_wal_summaries.py xmin/test_watch.py defs/test_watched_tables.py \
-  xmin/test_slices.py xmin/test_located_deletes.py xmin/test_source_load.py \
-  outbox/test_interrupted.py outbox/test_pooler.py outbox/test_sqlstates.py outbox/test_ledger.py \
-  outbox/test_dead.py outbox/test_prune.py outbox/test_kinds.py \
-  backup/test_pull_transactions.py backup/test_file_copy.py backup/test_openssh.py backup/test_drill.py \
-  backup/test_uncheckable.py \
-  replica/test_prune.py replica/test_probe.py replica/test_journal_gaps.py replica/test_spare.py \
-  replica/test_processes.py replica/test_scrub.py replica/test_touched_master.py \
-  replica/test_catalog_name.py \
-  defs/test_declarative_automation.py defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
-  defs/test_purpose_replicas.py defs/test_adopt.py app/test_housekeeping.py acceptance/test_light_installs.py cli/test_watch.py \
-  app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py acceptance/test_browser.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
-  market/test_backfill.py)
+  xmin/test_wal_summaries.py xmin/test_watch.py defs/test_watched_tables.py xmin/test_slices.py \
+  xmin/test_located_deletes.py xmin/test_source_load.py outbox/test_interrupted.py \
+  outbox/test_pooler.py outbox/test_sqlstates.py outbox/test_ledger.py outbox/test_dead.py \
+  outbox/test_prune.py outbox/test_kinds.py backup/test_pull_transactions.py backup/test_file_copy.py \
+  backup/test_openssh.py backup/test_drill.py backup/test_uncheckable.py replica/test_prune.py \
+  replica/test_probe.py replica/test_journal_gaps.py replica/test_spare.py replica/test_processes.py \
+  replica/test_scrub.py replica/test_touched_master.py replica/test_catalog_name.py \
+  docs/test_commands.py replica/test_diff_property.py defs/test_declarative_automation.py \
+  defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
+  defs/test_purpose_replicas.py defs/test_adopt.py defs/test_alerts.py app/test_housekeeping.py \
+  acceptance/test_light_installs.py cli/test_watch.py cli/test_watch_metrics.py \
+  defs/test_sharded_tables.py app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py \
+  acceptance/test_browser.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
+  market/test_backfill.py cluster/test_placement.py acceptance/test_cluster.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
@@ -99,6 +104,12 @@ $(READY): pyproject.toml constraints.txt
 $(DEV_READY): $(READY)
 	@echo "Adding what the tests need."
 	@$(INSTALL) --editable '.[dev]' || \
+	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
+	@touch $@
+
+$(CLUSTER_READY): $(READY)
+	@echo "Adding what several hosts need."
+	@$(INSTALL) --editable '.[cluster]' || \
 	  { echo "The packages could not be installed; check the network, then run make again." >&2; exit 1; }
 	@touch $@
 

@@ -95,15 +95,23 @@ def main() -> None:
     print(f"{ours[1] / peer[1]:.2f} of plain Dagster's processor time.")
 
 
-def make_tables(source: str, count: int, columns: int) -> None:
-    """Create tables with comments, each with a foreign key to the one before."""
+def make_tables(source: str, count: int, columns: int, *, chain: int | None = None) -> None:
+    """Create tables with comments, each with a foreign key to the one before.
+
+    Args:
+        source: The DSN of the database.
+        count: How many tables.
+        columns: How many columns each has.
+        chain: How many tables foreign keys join; None for all.
+    """
     comment = sql.SQL("comment on column {}.c1 is 'A number.'")
     with psycopg.connect(source) as connection:
         for number in range(count):
             name = sql.Identifier(f"table_{number}")
             fields = [sql.SQL("id int primary key")]
             fields += [sql.SQL(f"c{n} numeric(10, 2)") for n in range(1, columns - 1)]
-            before = sql.Identifier(f"table_{max(0, number - 1)}")
+            first = number // (chain or count) * (chain or count)
+            before = sql.Identifier(f"table_{max(first, number - 1)}")
             fields.append(sql.SQL("parent int references {}").format(before))
             connection.execute(
                 sql.SQL("create table {} ({})").format(name, sql.SQL(", ").join(fields))

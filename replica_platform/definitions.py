@@ -12,20 +12,29 @@ this there is; `defs/sample` can be left out.
 
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import (
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+)
 
 from replica_platform import defs as platform_defs
 from replica_platform.app.configured import SAMPLE
 from replica_platform.app.entries import WrongEntry
+from replica_platform.app.entries.base import HOST_TAG
 from replica_platform.app.project import find_project
 from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
 from replica_platform.core.errors import PlatformError
+from replica_platform.defs.automation import by_host
+from replica_platform.defs.history import history_on
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
 from replica_platform.io_managers.xmin_merge import XminMergeIOManager
+from replica_platform.resources.alerts import alert_receivers
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase
 
@@ -48,16 +57,28 @@ def build_resources(settings: Settings) -> dict[str, Any]:
         keep_runs_days=settings.keep_runs_days,
         keep_generations=settings.keep_generations,
         sample=settings.sample,
+        host=settings.host,
         block_store=settings.block_store,
     )
     target = PostgresDatabase(settings.target)
     return {
         "platform": platform,
+        "alert_receivers": alert_receivers(settings),
         "source": PostgresDatabase(settings.source),
         "target": target,
         "published_replica": PublishedReplicaIOManager(platform=platform),
         "xmin_merge": XminMergeIOManager(target=target),
     }
+
+
+# The definitions that this process has built, where it keeps them.
+_kept: dict[Any, dg.Definitions] | None = None
+
+
+def keep_definitions() -> None:
+    """Let this process build the same definitions once: a worker executes many runs of them."""
+    global _kept
+    _kept = {} if _kept is None else _kept
 
 
 def build_defs(settings: Settings, project: Path | None = None) -> dg.Definitions:
@@ -72,6 +93,26 @@ def build_defs(settings: Settings, project: Path | None = None) -> dg.Definition
     Returns:
         The assets, checks, schedules and sensors of `defs/`, ready to run.
     """
+    if _kept is None:
+        return _build(settings, project)
+    key = (repr(settings.model_dump()), project, repr(sorted(_told().items())))
+    if key not in _kept:
+        _kept.clear()  # what a reload of the code server has replaced
+        _kept[key] = _build(settings, project)
+    return _kept[key]
+
+
+def _told() -> Mapping[str, Any]:
+    """Return what the code server of this run told of the catalogs of its sources."""
+    if not DefinitionsLoadContext.is_set():
+        return {}
+    context = DefinitionsLoadContext.get()
+    if context.load_type is DefinitionsLoadType.INITIALIZATION:
+        return {}
+    return context.reconstruction_metadata
+
+
+def _build(settings: Settings, project: Path | None) -> dg.Definitions:
     return dg.Definitions.merge(
         _load(settings, project),
         dg.Definitions(
@@ -130,16 +171,30 @@ def without_repeats(loaded: dg.Definitions) -> dg.Definitions:
     external = {spec.key: spec for spec in loaded.assets or () if isinstance(spec, dg.AssetSpec)}
     # Modules that import an asset of another one contain it too.
     others = {id(one): one for one in loaded.assets or () if not isinstance(one, dg.AssetSpec)}
+    hosts = hosts_of(loaded)
     return dg.Definitions(
         assets=[*external.values(), *map(_with_source, others.values())],
         asset_checks=[_as_checks(one) for one in loaded.asset_checks or ()],
-        schedules=loaded.schedules,
-        sensors=loaded.sensors,
+        schedules=[*(loaded.schedules or ()), *map(history_on, hosts)],
+        sensors=by_host(list(loaded.sensors or ()), hosts),
         jobs=loaded.jobs,
         resources=loaded.resources,
         metadata=loaded.metadata,
         component_tree=loaded.component_tree,
     )
+
+
+def hosts_of(loaded: dg.Definitions) -> list[str]:
+    """Return the hosts that assets name, by name."""
+    hosts = set()
+    for asset in loaded.assets or ():
+        specs = asset.specs if isinstance(asset, dg.AssetsDefinition) else [asset]
+        hosts |= {
+            spec.tags[HOST_TAG]
+            for spec in specs
+            if isinstance(spec, dg.AssetSpec) and HOST_TAG in spec.tags
+        }
+    return sorted(hosts)
 
 
 def _as_checks(checks: dg.AssetsDefinition) -> dg.AssetsDefinition:

@@ -7,15 +7,22 @@ from typing import Any
 
 import dagster as dg
 
-from replica_platform.replica import PublishedColumn
+from replica_platform.replica import GenerationDiff, PublishedColumn, TableDiff
 
 # An event keeps its columns; more than these would be a megabyte a publication.
 MOST_COLUMNS = 300
+# The same for the tables that a publication changed, and what is said of one: 20 kB at most.
+MOST_TABLES, MOST_CHARACTERS = 60, 240
 
 
 def change(changed: bool, summary: str) -> dict[str, Any]:
     """Return whether a materialisation changed anything, and a summary of what it did."""
     return {"changed": changed, "done": summary if changed else "unchanged"}
+
+
+def history(picture: str | None) -> dict[str, Any]:
+    """Return a picture of the past as metadata; nothing for None."""
+    return {"history": dg.MetadataValue.md(picture)} if picture else {}
 
 
 def table_schema(columns: Iterable[tuple[str, str]]) -> dg.TableSchema:
@@ -59,6 +66,39 @@ def replica_columns(
         "dagster/column_schema": schema,
         **({"dagster/column_lineage": dg.TableColumnLineage(lineage)} if lineage else {}),
     }
+
+
+def changes_table(found: GenerationDiff) -> dict[str, Any]:
+    """Return what a publication changed: the rows as numbers, and a table of the tables.
+
+    Args:
+        found: The comparison with the generation before it; values of rows are not shown.
+    """
+    rows = [
+        (one.table, *map(_shown, (one.rows_added, one.rows_removed, one.rows_changed)), _notes(one))
+        for one in found.tables[:MOST_TABLES]
+    ]
+    if left := len(found.tables) - MOST_TABLES:
+        rows += [(f"and {left:,} more", "", "", "", "")] if left > 0 else []
+    head = ("table", "added", "removed", "changed", "")
+    text = markdown_rows(rows, head) if rows else found.sentence
+    return {
+        "rows_added": found.rows_added,
+        "rows_removed": found.rows_removed,
+        "rows_changed": found.rows_changed,
+        "changes": dg.MetadataValue.md(text),
+        "compared_with": found.before,
+        "comparison_seconds": found.seconds,
+    }
+
+
+def _shown(rows: int | None) -> str:
+    return "?" if rows is None else f"{rows:,}"
+
+
+def _notes(table: TableDiff) -> str:
+    notes = table.notes
+    return notes if len(notes) <= MOST_CHARACTERS else f"{notes[:MOST_CHARACTERS]}…"
 
 
 def _full_name(column: PublishedColumn) -> str:

@@ -1,5 +1,6 @@
 """Pools, retries, freshness, automation and errors: the rules that assets of all pillars share."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,9 +12,17 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 
 from replica_platform.core.errors import PlatformError, TransientError
 
+# The tags of a run that no person started.
+AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name", "dagster/from_automation_condition"}
 # DuckDB has one writer: everything that opens a master takes its pool, checks included.
 MASTER_POOL = "master"
 REPAIR_EVERY_S = 900
+
+# Of a run that waits or runs.
+UNFINISHED = [
+    *(dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED),
+    *(dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED),
+]
 
 TRANSIENT = dg.RetryPolicy(
     max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
@@ -65,6 +74,28 @@ def named_job(name: str, selection: dg.AssetSelection, description: str) -> Asse
     return dg.define_asset_job(name, selection=selection, description=description)
 
 
+def waits_on_host(
+    context: dg.ScheduleEvaluationContext, job: str, host: str | None
+) -> dg.SkipReason | None:
+    """Return why a schedule asks for no run of its host: an earlier one still waits or runs.
+
+    A host that is away would find all runs of its absence in its queue.
+
+    Args:
+        context: The context of the tick.
+        job: The job of the schedule.
+        host: The host; None where none is named, and every tick asks for its run.
+    """
+    if host is None:
+        return None
+    waiting = context.instance.get_run_records(
+        dg.RunsFilter(job_name=job, statuses=UNFINISHED), limit=1
+    )
+    if not waiting:
+        return None
+    return dg.SkipReason(f"An earlier run of {job} still waits for {host}, or runs there.")
+
+
 def after(asset: dg.AssetKey) -> dg.AutomationCondition:
     """Return the condition of a check of an automated asset: run it with every materialisation.
 
@@ -74,13 +105,23 @@ def after(asset: dg.AssetKey) -> dg.AutomationCondition:
     return dg.AutomationCondition.eager().allow(dg.AssetSelection.assets(asset))
 
 
-def repair_key(context: dg.SensorEvaluationContext, generation: int | None) -> str:
-    """Return a run key that asks for a repair of a replica at most once in 15 minutes.
+def by_a_person(run: dg.DagsterRun) -> bool:
+    """Return whether a person started a run, not a schedule, a sensor or an automation."""
+    return not AUTOMATIC & run.tags.keys()
+
+
+def repair_key(context: dg.SensorEvaluationContext, damaged: object) -> str:
+    """Return a run key that asks for a repair at most once in 15 minutes.
 
     A lasting fault then does not fill the queue.
+
+    Args:
+        context: The context of the sensor.
+        damaged: What tells one damage from the next, such as the generation.
     """
-    slot = int(context.last_tick_completion_time or 0) // REPAIR_EVERY_S
-    return f"repair-{generation}-{slot}"
+    # A first tick has no earlier one.
+    slot = int(context.last_tick_completion_time or time.time()) // REPAIR_EVERY_S
+    return f"repair-{damaged}-{slot}"
 
 
 @contextmanager

@@ -25,6 +25,7 @@ LAYERS = [
     ("components",),
     ("defs",),
     ("definitions",),
+    ("cluster",),
     ("cli",),
 ]
 RANK = {package: rank for rank, row in enumerate(LAYERS) for package in row}
@@ -33,7 +34,7 @@ RANK = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 # last ("") the modules of its story.
 FOLDERS = {
     "replica": [
-        *("errors", "copy", "store", "probe", "serving", "journal", "master", "purpose"),
+        *("errors", "copy", "store", "probe", "serving", "compare", "journal", "master", "purpose"),
         *("remote", ""),
     ],
     "xmin": [

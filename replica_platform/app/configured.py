@@ -49,9 +49,11 @@ class Configured:
 
     Attributes:
         entries: Each entry with the file that it is in.
+        host: The host that is looked at; None for the machine of what names no host.
     """
 
     entries: Sequence[tuple[Path, Entry]]
+    host: str | None = None
 
     def of(self, kind: type[Kind]) -> list[Kind]:
         """Return the entries of one kind; the purposes of a replica are an entry of their own."""
@@ -61,14 +63,26 @@ class Configured:
             found += [one.parts() for one in replicas if one.purposes]  # type: ignore[misc]
         return found
 
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts that entries name, by name."""
+        return sorted({entry.host for _, entry in self.entries if entry.host})
 
-def configured(defs: Path | None = None, *, sample: bool = True) -> Configured:
+    def here(self, kind: type[Kind]) -> list[Kind]:
+        """Return the entries of one kind whose files are on the host that is looked at."""
+        return [entry for entry in self.of(kind) if entry.host == self.host]
+
+
+def configured(
+    defs: Path | None = None, *, sample: bool = True, host: str | None = None
+) -> Configured:
     """Return what `defs.yaml` files configure.
 
     Args:
         defs: The folder of the definitions; those of this package, and of the project in the
             working folder, if none is given.
         sample: Whether the folder of the sample counts.
+        host: The host that is looked at.
 
     Raises:
         WrongEntry: A file cannot be read as YAML, or an entry has a wrong attribute.
@@ -83,7 +97,7 @@ def configured(defs: Path | None = None, *, sample: bool = True) -> Configured:
     project = find_project() if defs is None else None
     if project is not None:
         files += sorted(project.defs.rglob("defs.yaml"))
-    found = Configured([(file, entry) for file in files for entry in _entries(file)])
+    found = Configured([(file, entry) for file in files for entry in _entries(file)], host)
     _assert_names_once(found.entries)
     return found
 

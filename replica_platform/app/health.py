@@ -26,12 +26,14 @@ from replica_platform.app.entries import (
 )
 from replica_platform.app.entries.base import environment_dsn
 from replica_platform.app.entries.sqlite_files import names_of
+from replica_platform.app.hosts import hosts_status
 from replica_platform.app.launch import is_made
 from replica_platform.app.scheduler import SchedulerStatus, scheduler_status
 from replica_platform.app.settings import Settings
 from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import ReportFields, format_age
+from replica_platform.history import Span, read
 from replica_platform.outbox import backlog, reconcile
 from replica_platform.xmin import SyncStatus
 from replica_platform.xmin import status as sync_status
@@ -74,7 +76,7 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
     Returns:
         One report for each pillar, in the order of the README.
     """
-    found = found or configured(sample=settings.sample)
+    found = found or configured(sample=settings.sample, host=settings.host)
     if settings.target_dsn is None and not is_made(settings):
         sentence = (
             f"Nothing is in {settings.data_dir} yet; run `replica run`, or set "
@@ -83,17 +85,21 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
         return [Health("platform", False, sentence)]
     scheduler = _scheduler(settings)
     pillars: dict[str, Inspection] = {}
-    for one in found.of(DuckDBReplicaEntry):
-        name = "replica" if len(found.of(DuckDBReplicaEntry)) == 1 else one.name
-        pillars[name] = partial(_replica, settings, one)
-    if found.of(PurposeReplicasEntry):
-        pillars["purposes"] = partial(_purposes, settings, found.of(PurposeReplicasEntry))
+    replicas = found.here(DuckDBReplicaEntry)
+    for one in replicas:
+        pillars["replica" if len(replicas) == 1 else one.name] = partial(_replica, settings, one)
+    if purposes := found.here(PurposeReplicasEntry):
+        pillars["purposes"] = partial(_purposes, settings, purposes)
     if found.of(XminTablesEntry):
         pillars["warehouse"] = partial(_warehouse, settings, found.of(XminTablesEntry), scheduler)
-    if found.of(WorkerOutboxesEntry):
-        pillars["outbox"] = partial(_outbox, settings, found.of(WorkerOutboxesEntry), scheduler)
-    if found.of(SqliteBackupsEntry):
-        pillars["backups"] = partial(_backups, settings, found.of(SqliteBackupsEntry))
+    if outboxes := found.here(WorkerOutboxesEntry):
+        pillars["outbox"] = partial(_outbox, settings, outboxes, scheduler)
+    if files := found.here(SqliteBackupsEntry):
+        pillars["backups"] = partial(_backups, settings, files)
+    for host, elsewhere in _elsewhere(found).items():
+        pillars[f"outbox on {host}"] = partial(_outbox_elsewhere, settings, elsewhere, host)
+    if found.hosts or settings.broker_url is not None:
+        pillars["hosts"] = partial(_hosts, settings, found.hosts)
     pillars["dagster"] = partial(_dagster, settings)
     return [_health(pillar, inspect) for pillar, inspect in pillars.items()]
 
@@ -308,6 +314,56 @@ def _by_target(
     return folders
 
 
+def _elsewhere(found: Configured) -> dict[str, list[WorkerOutboxesEntry]]:
+    """Return the outboxes of other hosts, by host."""
+    by_host: dict[str, list[WorkerOutboxesEntry]] = {}
+    for entry in found.of(WorkerOutboxesEntry):
+        if entry.host and entry.host != found.host:
+            by_host.setdefault(entry.host, []).append(entry)
+    return by_host
+
+
+def _outbox_elsewhere(
+    settings: Settings, entries: Sequence[WorkerOutboxesEntry], host: str
+) -> Found:
+    """Return the health of another host's outboxes, from what its runs recorded."""
+    within_s = {
+        f"{entry.name}/{node}": entry.backlog_within_s for entry in entries for node in entry.nodes
+    }
+    past = read(settings.target, ("pending", "oldest_s", "dead"), Span.HOUR, 2)
+    most = {
+        series: {
+            name: max(known)
+            for name, values in of.values.items()
+            if name in within_s and (known := [value for value in values if value is not None])
+        }
+        for series, of in past.items()
+    }
+    facts = {name: dict(values) for name, values in most.items()}
+    problems = [
+        f"{name} was not looked at within two hours; see `replica cluster status`."
+        for name in within_s
+        if name not in most["pending"]
+    ]
+    problems += [
+        f"Up to {most['dead'][name]:,.0f} records of {name} were refused within two hours; on "
+        f"{host}, `replica dead --outbox FILE` lists them."
+        for name in within_s
+        if most["dead"].get(name)
+    ]
+    problems += [
+        f"A record of {name} waited for {format_age(most['oldest_s'][name])} within two hours; "
+        "see `replica cluster status`."
+        for name, most_s in within_s.items()
+        if most["oldest_s"].get(name, 0) > most_s
+    ]
+    if problems:
+        return False, " ".join(problems), facts
+    waited = sum(most["pending"].values())
+    sentence = f"Up to {waited:,.0f} records waited within two hours."
+    return True, sentence, facts
+
+
 def _backups(settings: Settings, entries: Sequence[SqliteBackupsEntry]) -> Found:
     files = [
         (entry, file, entry.backups_of(settings.backup_dir, file, name), Path(file.path).stem)
@@ -348,6 +404,19 @@ def _backups(settings: Settings, entries: Sequence[SqliteBackupsEntry]) -> Found
 
 def _are(count: int, noun: str) -> str:
     return f"1 {noun} is" if count == 1 else f"{count} {noun}s are"
+
+
+def _hosts(settings: Settings, named: Sequence[str]) -> Found:
+    if settings.broker_url is None:
+        names = ", ".join(named)
+        return True, f"{names}: no broker is set, so that everything runs on this machine.", {}
+    found = hosts_status(settings.dagster, named)
+    facts = {
+        "live_workers": sum(len(host.workers) for host in found.hosts),
+        "running": sum(len(host.running) for host in found.hosts),
+        "waiting": sum(len(host.waiting) for host in found.hosts),
+    }
+    return found.ok, found.sentence, facts
 
 
 def _scheduler(settings: Settings) -> SchedulerStatus:

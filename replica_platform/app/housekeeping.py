@@ -106,7 +106,7 @@ def _runs_of_the_present(instance: dg.DagsterInstance) -> set[str]:
     evaluated = sa.select(sa.func.max(Evaluations.c.id)).group_by(
         Evaluations.c.asset_key, Evaluations.c.check_name, Evaluations.c.partition
     )
-    with _storage(instance).index_connection() as connection:
+    with sql_storage(instance).index_connection() as connection:
         events = connection.execute(sa.select(Events.c.run_id).where(Events.c.id.in_(materialised)))
         checks = connection.execute(
             sa.select(Evaluations.c.run_id).where(Evaluations.c.id.in_(evaluated))
@@ -127,7 +127,7 @@ def _old_runs(instance: dg.DagsterInstance, before: datetime) -> Iterator[str]:
 
 
 def _remove_runs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
-    storage = _storage(instance)
+    storage = sql_storage(instance)
     with storage.index_connection() as connection:
         # `delete_run` leaves them there; first, so that an interrupted removal finds them again.
         connection.execute(sa.delete(Evaluations).where(Evaluations.c.run_id.in_(run_ids)))
@@ -152,7 +152,7 @@ def _remove_runless_events(instance: dg.DagsterInstance, before: datetime) -> in
         Events.c.timestamp < before.replace(tzinfo=None),
         Events.c.id.not_in(newest),
     )
-    with _storage(instance).index_connection() as connection:
+    with sql_storage(instance).index_connection() as connection:
         return int(connection.execute(old).rowcount)
 
 
@@ -164,10 +164,15 @@ def _remove_ticks(instance: dg.DagsterInstance, before: datetime) -> None:
         )
 
 
-def _storage(instance: dg.DagsterInstance) -> SqlEventLogStorage:
+def sql_storage(instance: dg.DagsterInstance) -> SqlEventLogStorage:
+    """Return the database of an instance's events.
+
+    Raises:
+        TypeError: They are in none.
+    """
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
-        raise TypeError(f"{type(storage).__name__} is no SQL database; nothing can be removed.")
+        raise TypeError(f"{type(storage).__name__} is no SQL database, so it cannot be asked.")
     return storage
 
 

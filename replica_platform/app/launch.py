@@ -33,6 +33,10 @@ class NotAProject(TerminalError):
     """There is no `dagster.yaml`, so Dagster has no instance to run on."""
 
 
+class NotACluster(TerminalError):
+    """The settings do not name what the hosts of a cluster share."""
+
+
 class AlreadyServing(TerminalError):
     """Another `replica dev` runs on the same data folder."""
 
@@ -85,6 +89,27 @@ def existing_databases(settings: Settings) -> Iterator[None]:
         return
     with running(settings.postgres_dir):
         yield
+
+
+def broker_of(settings: Settings) -> str:
+    """Return the address of the broker, and give this process what a worker needs.
+
+    Raises:
+        NotACluster: The broker, or a database that all hosts share, is not named.
+    """
+    _export(settings)
+    needed = {
+        "REPLICA_BROKER_URL": settings.broker_url,
+        "REPLICA_DAGSTER_DSN": settings.dagster_dsn,
+        "REPLICA_TARGET_DSN": settings.target_dsn,
+    }
+    missing = [name for name, given in needed.items() if given is None]
+    if settings.broker_url is None or missing:
+        raise NotACluster(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set; a worker "
+            "shares them with all hosts. Set them here or in the file .env."
+        )
+    return settings.broker_url.get_secret_value()
 
 
 def _export(settings: Settings) -> None:
@@ -199,8 +224,8 @@ def serve(settings: Settings, *, with_deck: bool = False) -> int:
                 pass
         finally:
             if deck is not None:
-                _end_session(deck)
-            _end_session(dg_dev)
+                end_session(deck)
+            end_session(dg_dev)
     return 0 if stop.is_set() else dg_dev.returncode
 
 
@@ -252,7 +277,7 @@ def _assert_port_free(port: int) -> None:
             raise PortTaken(f"Port {port} is taken; set REPLICA_PORT to a free port.") from None
 
 
-def _end_session(leader: subprocess.Popen[bytes]) -> None:
+def end_session(leader: subprocess.Popen[bytes]) -> None:
     """End `leader` and its children, which share its session: signals first, then SIGKILL."""
     for name in (signal.SIGINT, signal.SIGTERM):
         if leader.poll() is None:

@@ -61,7 +61,7 @@ class PlatformCollector(Collector):
 
     def __init__(self, settings: Settings, found: Configured | None = None) -> None:
         self._settings = settings
-        self._found = found or configured(sample=settings.sample)
+        self._found = found or configured(sample=settings.sample, host=settings.host)
 
     def describe(self) -> Iterator[Metric]:
         """Yield nothing: a registration looks at no database."""

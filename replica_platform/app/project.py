@@ -15,6 +15,7 @@ from replica_platform.core.errors import TerminalError
 
 REGISTRY = "replica_platform.components"
 INSTANCE = Path(__file__).with_name("dagster.yaml")
+CLUSTER_INSTANCE = Path(__file__).with_name("cluster.yaml")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -80,12 +81,13 @@ def find_project(folder: Path | None = None) -> Project | None:
     return project
 
 
-def init_project(folder: Path, *, sample: bool = True) -> list[Path]:
+def init_project(folder: Path, *, sample: bool = True, cluster: bool = False) -> list[Path]:
     """Make a new project and return its files.
 
     Args:
         folder: The new folder; its name becomes that of the package.
         sample: Whether its `.env` keeps the sample's assets beside the user's own.
+        cluster: Whether its runs go to the workers of several hosts.
 
     Raises:
         CannotInit: The folder holds files, or its name cannot be the name of a package.
@@ -100,7 +102,7 @@ def init_project(folder: Path, *, sample: bool = True) -> list[Path]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CannotInit(f"{folder} exists and is not empty; give another name.")
     made = []
-    for path, text in _files(name, sample):
+    for path, text in _files(name, sample, cluster):
         file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         # `.env` will hold passwords.
@@ -110,10 +112,10 @@ def init_project(folder: Path, *, sample: bool = True) -> list[Path]:
     return made
 
 
-def _files(name: str, sample: bool) -> Iterator[tuple[str, str]]:
+def _files(name: str, sample: bool, cluster: bool) -> Iterator[tuple[str, str]]:
     """Yield each file of a new project: its path and its text."""
     yield "pyproject.toml", _PYPROJECT.format(name=name)
-    yield "dagster.yaml", INSTANCE.read_text()
+    yield "dagster.yaml", (CLUSTER_INSTANCE if cluster else INSTANCE).read_text()
     yield "workspace.yaml", _WORKSPACE.format(name=name)
     yield ".env", _ENV.format(sample="on" if sample else "off")
     yield ".gitignore", _IGNORED
@@ -160,6 +162,10 @@ REPLICA_SAMPLE={sample}
 # REPLICA_SOURCE_DSN=postgresql://reader:…@db.example.com/shop
 # REPLICA_TARGET_DSN=postgresql://writer:…@warehouse.example.com/warehouse
 # REPLICA_DAGSTER_DSN=postgresql://dagster:…@warehouse.example.com/dagster
+# Where failures are told, beside the log.
+# REPLICA_ALERT_WEBHOOK=https://hooks.example.com/…
+# The Redis through which runs reach the workers of other hosts (`replica init --cluster`):
+# REPLICA_BROKER_URL=redis://:…@broker.example.com:6379/0
 """
 
 _IGNORED = """\

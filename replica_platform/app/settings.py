@@ -6,9 +6,10 @@ embedded Postgres (see `embedded`). `replica env` prints the folder and the DSNs
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from replica_platform.app.alerts.receivers import mail_server, webhook_url
 from replica_platform.app.embedded import server_at
 
 
@@ -16,7 +17,11 @@ class Settings(BaseSettings):
     """The settings of a platform; every default works on a fresh machine."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_prefix="REPLICA_", extra="ignore", populate_by_name=True
+        env_file=".env",
+        env_prefix="REPLICA_",
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,  # it may be a secret
     )
 
     data_dir: Path = Field(
@@ -33,6 +38,11 @@ class Settings(BaseSettings):
     dagster_dsn: SecretStr | None = Field(
         default=None,
         description="The Postgres of Dagster's own instance; embedded when absent.",
+    )
+    broker_url: SecretStr | None = Field(
+        default=None,
+        description="The Redis through which runs reach the workers of other hosts; everything "
+        "runs on one machine when absent.",
     )
     bars: Path | None = Field(
         default=None,
@@ -72,9 +82,39 @@ class Settings(BaseSettings):
         ge=1,
         description="Days after which runs, events and ticks leave Dagster's database.",
     )
+    host: str | None = Field(
+        default=None,
+        description="The name of this host, where entries of `defs.yaml` files name hosts.",
+    )
     sample: bool = Field(
         default=True,
         description="Whether the sample's assets and input are part of the platform; on or off.",
+    )
+    ui_url: str | None = Field(
+        default=None,
+        description="The address of the Dagster UI that alerts lead to; that of `replica dev` "
+        "when absent.",
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None,
+        description="The webhook that alerts are sent to, as Slack's JSON; a secret.",
+    )
+    alert_mail_server: str | None = Field(
+        default=None,
+        description="The server that takes alerts by mail: smtps://user@host:465, or "
+        "smtp://user@host:587 for STARTTLS.",
+    )
+    alert_mail_password: SecretStr | None = Field(
+        default=None, description="The password of the mail server's user."
+    )
+    alert_mail_from: str | None = Field(
+        default=None,
+        description="The address that alerts come from; the first one that gets them when absent.",
+    )
+    alert_mail_to: str | None = Field(
+        default=None,
+        validate_default=True,
+        description="The addresses that get alerts by mail, comma-separated.",
     )
     port: int = Field(
         default=3000,
@@ -89,6 +129,41 @@ class Settings(BaseSettings):
         # Dagster's processes may have another working folder than the one that read it.
         return folder.absolute()
 
+    @field_validator("alert_webhook")
+    @classmethod
+    def _is_webhook(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            webhook_url(url.get_secret_value())
+        return url
+
+    @field_validator("alert_mail_server")
+    @classmethod
+    def _is_mail_server(cls, url: str | None) -> str | None:
+        if url is not None:
+            mail_server(url)
+        return url
+
+    @field_validator("alert_mail_to")
+    @classmethod
+    def _are_addresses(cls, addresses: str | None, info: ValidationInfo) -> str | None:
+        if "alert_mail_server" not in info.data:
+            return addresses  # its own error is reported
+        server = info.data["alert_mail_server"]
+        if addresses is None and server is not None:
+            raise ValueError("REPLICA_ALERT_MAIL_SERVER needs the addresses that get the mail")
+        if addresses is not None and server is None:
+            raise ValueError("it needs REPLICA_ALERT_MAIL_SERVER")
+        for one in addresses_of(addresses):
+            name, at, host = one.rpartition("@")
+            if not (name and at and host) or not one.isprintable() or " " in one:
+                raise ValueError(f"{one!r} is not an address such as ops@example.com")
+        return addresses
+
+    @property
+    def alert_ui_url(self) -> str:
+        """The address of the Dagster UI that alerts lead to, without a slash at its end."""
+        return (self.ui_url or f"http://127.0.0.1:{self.port}").rstrip("/")
+
     @property
     def postgres_dir(self) -> Path:
         """The cluster of the embedded Postgres."""
@@ -96,11 +171,19 @@ class Settings(BaseSettings):
 
     @property
     def databases(self) -> dict[str, SecretStr | None]:
-        """The configured DSN of each database, by its name in the embedded Postgres."""
-        return {
+        """The configured DSN of each database, by its name in the embedded Postgres.
+
+        That of the embedded Postgres itself, which `replica env` gives to other programs, is none.
+        """
+        own = server_at(self.postgres_dir)
+        given = {
             "fds": self.source_dsn,
             "warehouse": self.target_dsn,
             "dagster": self.dagster_dsn,
+        }
+        return {
+            name: None if dsn and dsn.get_secret_value() == own.dsn(name) else dsn
+            for name, dsn in given.items()
         }
 
     @property
@@ -131,7 +214,9 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give another process the same platform."""
+        broker = self.broker_url
         return {
+            **({"REPLICA_BROKER_URL": broker.get_secret_value()} if broker else {}),
             "REPLICA_DATA_DIR": str(self.data_dir),
             "REPLICA_SAMPLE": "on" if self.sample else "off",
             "REPLICA_SOURCE_DSN": self.source,
@@ -157,3 +242,8 @@ class Settings(BaseSettings):
     def backup_dir(self) -> Path:
         """The folder of verified SQLite backups."""
         return self.data_dir / "backups"
+
+
+def addresses_of(text: str | None) -> list[str]:
+    """Return the addresses of a comma-separated list."""
+    return [one.strip() for one in (text or "").split(",") if one.strip()]

@@ -70,26 +70,31 @@ def tables(settings: Locations, found: Configured) -> Iterator[SyncStatus]:
 
 def outboxes(settings: Locations, found: Configured) -> Iterator[tuple[str, str, Backlog]]:
     """Yield the entry, the node and the backlog of each folder that is there."""
-    for entry in found.of(WorkerOutboxesEntry):
+    for entry in found.here(WorkerOutboxesEntry):
         for node, folder in entry.nodes.items():
             if settings.path(folder).is_dir():
                 yield entry.name, node, backlog([settings.path(folder)])
 
 
 def replicas(settings: Locations, found: Configured) -> Iterator[tuple[str, ReplicaStatus]]:
-    """Yield the name and status of each replica and purpose."""
+    """Yield the name and status of each replica, purpose and region of the host."""
     path = settings.path
-    for entry in found.of(DuckDBReplicaEntry):
+    for entry in found.here(DuckDBReplicaEntry):
         yield entry.name, replica.status(path(entry.store_folder), path(entry.master))
-    for parts in found.of(PurposeReplicasEntry):
+    for parts in found.here(PurposeReplicasEntry):
         for one in parts.made():
             status = replica.status(path(parts.store_folder(one.name)), path(parts.master))
             yield f"{parts.name}/{one.name}", status
+    for entry in found.of(DuckDBReplicaEntry):
+        for region in entry.regions:
+            if region.host == found.host:
+                folder = path(entry.region_folder(region))
+                yield f"regions/{region.host}/{entry.name}", replica.status(folder)
 
 
 def backups(settings: Locations, found: Configured) -> Iterator[tuple[str, FolderStatus]]:
     """Yield the name and the backups of each file."""
-    for entry in found.of(SqliteBackupsEntry):
+    for entry in found.here(SqliteBackupsEntry):
         for file, name in zip(entry.files, names_of(entry.files), strict=True):
             folder = entry.backups_of(settings.backup_dir, file, name)
             yield f"{entry.name}/{name}", backup_status(folder, settings.path(file.path).stem)

@@ -19,7 +19,13 @@ NAME = "deck.html"
 @click.option(
     "--port", type=click.IntRange(1, 65535), help="Serve it on this machine until SIGTERM."
 )
-def deck(file: Path | None, symbol: str | None, port: int | None) -> int:
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where --port listens; 0.0.0.0 in a container whose port is published on 127.0.0.1.",
+)
+def deck(file: Path | None, symbol: str | None, port: int | None, host: str) -> int:
     """Draw the platform on one HTML page.
 
     Lag, rows moved, integrity, generations, outboxes, backups, a chart, and what runs next. The
@@ -41,13 +47,13 @@ def deck(file: Path | None, symbol: str | None, port: int | None) -> int:
     from replica_platform.market.chart import chart_columns
 
     def make() -> bytes:
-        found = configured(sample=settings.sample)
+        found = configured(sample=settings.sample, host=settings.host)
         record_state(settings, found)
         return deck_page(settings, found, read_bars=partial(chart_columns, symbol=symbol))
 
     with existing_databases(settings):
         if port:
-            return _serve(make, port)
+            return _serve(make, host, port)
         return _write(make(), file or settings.data_dir / NAME, write_deck)
 
 
@@ -57,13 +63,13 @@ def _write(page: bytes, path: Path, write: Callable[[Path, bytes], None]) -> int
     return 0
 
 
-def _serve(make: Callable[[], bytes], port: int) -> int:
+def _serve(make: Callable[[], bytes], host: str, port: int) -> int:
     from replica_platform.app.deck import serve_deck
 
     stop = on_signal()
     err.print(f"The deck is at http://127.0.0.1:{port} (Ctrl-C ends it).")
     try:
-        serve_deck(make, port, stop)
+        serve_deck(make, port, stop, host=host)
     except OSError as error:
-        return complain(f"Port {port} cannot be listened on ({error.strerror}); give another.")
+        return complain(f"{host}:{port} cannot be listened on ({error.strerror}); give another.")
     return 0

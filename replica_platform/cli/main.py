@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from replica_platform.cli import adopt, backups, deck, market, metrics, outbox, platform, warehouse
+from replica_platform.cli import (
+    adopt,
+    backups,
+    cluster,
+    deck,
+    drill,
+    market,
+    metrics,
+    outbox,
+    platform,
+    warehouse,
+)
 from replica_platform.cli import replica as generations
 from replica_platform.cli.terminal import complain, err
 from replica_platform.core.errors import PlatformError
@@ -26,14 +37,17 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         platform.status,
         metrics.metrics,
         deck.deck,
+        drill.drill,
         platform.env,
     ),
+    "Cluster": (cluster.worker, cluster.cluster),
     "Replica": (
         generations.publish,
         generations.verify_generation,
         generations.rollback_generation,
         generations.push_generation,
         generations.pull_generation,
+        generations.diff_generations,
         generations.prune_blocks,
         generations.repair_store,
         generations.scrub_store,

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal
+from replica_platform.cli.endpoint import check_metrics_options, metrics_options, serving_watched
 from replica_platform.cli.terminal import bar, err, out, plain, print_json, print_table
 
 if TYPE_CHECKING:
+    from replica_platform.app.watch_metrics import QuoteMetrics
     from replica_platform.market.quotes import Cycle, Totals
     from replica_platform.market.tables import BarsLoaded, Written
 
@@ -106,6 +108,7 @@ def backfill(start: datetime, end: datetime | None, master: Path | None, as_json
     help="How long to wait at the end for the brokers' reports, in seconds.",
 )
 @click.option("--cycles", type=int, help="The number of rounds; without it, until SIGTERM.")
+@metrics_options
 @as_json_option
 def quotes(
     store: Path,
@@ -118,6 +121,8 @@ def quotes(
     refresh_cycles: int,
     grace_s: float,
     cycles: int | None,
+    metrics_port: int | None,
+    metrics_host: str,
     as_json: bool,
 ) -> int:
     """Send quotes of the watchlist to Kafka.
@@ -125,22 +130,34 @@ def quotes(
     It goes on without a readable replica, with a failing source and with a silent broker. The exit
     code is 0 when messages were sent and all of them are acknowledged.
     """
+    check_metrics_options(metrics_port, metrics_host)
     from replica_platform.market.quotes import Delivery, load_sources, produce_quotes
     from replica_platform.replica import ReplicaReader
 
     stop = on_signal()
-    with ReplicaReader(store) as reader:
+    with (
+        ReplicaReader(store) as reader,
+        serving_watched(_quote_metrics, metrics_host, metrics_port) as metrics,
+    ):
+        delivery = Delivery(brokers, topic)
+
+        def show(cycle: "Cycle") -> None:
+            if metrics:
+                metrics.add_cycle(cycle, delivery)
+            if not as_json:
+                _print_cycle(cycle)
+
         totals = produce_quotes(
             reader,
             load_sources(sources, reader, speed=speed),
-            Delivery(brokers, topic),
+            delivery,
             every_s=every_s,
             cycles=cycles,
             refresh_cycles=refresh_cycles,
             defaults=defaults,
             grace_s=grace_s,
             stop=stop,
-            report=(lambda _: None) if as_json else _print_cycle,
+            report=show,
         )
     return _print_totals(totals, as_json)
 
@@ -190,6 +207,12 @@ def _print_backfill(tables: "list[Written]", loaded: "BarsLoaded", as_json: bool
             "or by `replica publish`."
         )
     return int(bool(loaded.failed))
+
+
+def _quote_metrics() -> "QuoteMetrics":
+    from replica_platform.app.watch_metrics import QuoteMetrics
+
+    return QuoteMetrics()
 
 
 def _print_cycle(cycle: "Cycle") -> None:

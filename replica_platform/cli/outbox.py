@@ -10,6 +10,7 @@ from uuid import UUID
 import click
 
 from replica_platform.cli.common import FOUND, PATH, as_json_option, on_signal, print_sentence
+from replica_platform.cli.endpoint import check_metrics_options, metrics_options, serving_watched
 from replica_platform.cli.terminal import (
     bar,
     complain,
@@ -23,6 +24,7 @@ from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import format_age
 
 if TYPE_CHECKING:
+    from replica_platform.app.watch_metrics import DrainMetrics
     from replica_platform.outbox import ConflictRow, DeadRow, DrainReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -87,6 +89,7 @@ def _given_id(record: Any) -> str | None:
 @click.option(
     "--refill", metavar="KIND", help="Fill this kind's table from outbox.record; needs --mappings."
 )
+@metrics_options
 @as_json_option
 def drain(
     outboxes: tuple[Path, ...],
@@ -95,6 +98,8 @@ def drain(
     watch: bool,
     repair: bool,
     refill: str | None,
+    metrics_port: int | None,
+    metrics_host: str,
     as_json: bool,
 ) -> int:
     """Deliver waiting records of outboxes to the target.
@@ -107,6 +112,7 @@ def drain(
         raise click.UsageError("--refill needs --mappings, which names the kind's table.")
     if not refill and not outboxes:
         raise click.UsageError("Name the outboxes with --outbox.")
+    check_metrics_options(metrics_port, metrics_host, goes_on=watch)
     from replica_platform import outbox as engine
 
     tables = _read_mappings(mappings)
@@ -116,13 +122,14 @@ def drain(
         return print_sentence(filled, as_json)
     stop = on_signal()
     if watch:
-        engine.watch(
-            outboxes,
-            target,
-            stop=stop,
-            mappings=tables,
-            on_report=lambda r: _print_report(r, as_json),
-        )
+        with serving_watched(_drain_metrics, metrics_host, metrics_port) as metrics:
+
+            def show(report: "DrainReport") -> None:
+                if metrics:
+                    metrics.add_drain(report)
+                _print_report(report, as_json)
+
+            engine.watch(outboxes, target, stop=stop, mappings=tables, on_report=show)
         return 0
     with bar("draining") as progress:
         # The breaker's waiting time is for schedules and agents, not for a person.
@@ -136,6 +143,12 @@ def drain(
             progress=progress,
         )
     return print_sentence(report, as_json)
+
+
+def _drain_metrics() -> "DrainMetrics":
+    from replica_platform.app.watch_metrics import DrainMetrics
+
+    return DrainMetrics()
 
 
 def _read_mappings(path: Path | None) -> dict[str, Any]:

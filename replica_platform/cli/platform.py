@@ -39,8 +39,9 @@ LABELS = {
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--sample/--no-sample", default=True, help="Keep the sample's assets, or not.")
+@click.option("--cluster", is_flag=True, help="Send runs to the workers of several hosts.")
 @as_json_option
-def init(folder: Path, sample: bool, as_json: bool) -> int:
+def init(folder: Path, sample: bool, cluster: bool, as_json: bool) -> int:
     """Make a new project in FOLDER.
 
     It needs no clone: a package for your definitions, the settings of Dagster's instance, and a
@@ -48,7 +49,7 @@ def init(folder: Path, sample: bool, as_json: bool) -> int:
     """
     from replica_platform.app.project import init_project
 
-    made = init_project(folder, sample=sample)
+    made = init_project(folder, sample=sample, cluster=cluster)
     if as_json:
         print_json({"files": made})
         return 0
@@ -72,7 +73,7 @@ def run(as_json: bool) -> int:
     from replica_platform.app.launch import PROJECT, platform_up, prepare_sample, project_dir
 
     project = project_dir()
-    entries = configured(sample=settings.sample)
+    entries = configured(sample=settings.sample, host=settings.host)
     with platform_up(settings):
         prepare_sample(settings)
         # Imported late: the import takes most of the command's time, and a wrong DSN should be

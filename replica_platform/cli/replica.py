@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from replica_platform.cli.common import FOUND, PATH, as_json_option, print_sentence
-from replica_platform.cli.terminal import bar, out, print_json
+from replica_platform.cli.terminal import bar, err, out, plain, print_json, print_table
 from replica_platform.core.reports import format_bytes
 
 if TYPE_CHECKING:
-    from replica_platform.replica import Publication, Purpose
+    from replica_platform.replica import GenerationDiff, Publication, Purpose, RowChange
+
+SHOWN_CHARACTERS = 60
 
 
 @click.command()
@@ -105,15 +107,17 @@ def push_generation(
     return 0
 
 
-def _time(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
-    """Return the time that an option gives, with its zone."""
+AT = "NUMBER|DAY|TIME"
+
+
+def _at(_: click.Context, __: click.Parameter, value: str | None) -> int | datetime | None:
+    """Return the generation that is asked for, as a number or a time with its zone."""
+    from replica_platform.replica.store.moment import parse_at
+
     try:
-        found = datetime.fromisoformat(value) if value else None
-    except ValueError:
-        raise click.BadParameter(f"{value} is no time; write 2026-01-31T18:00+01:00.") from None
-    if found and found.tzinfo is None:
-        raise click.BadParameter(f"{value} has no zone; write {value}Z for UTC.")
-    return found
+        return None if value is None else parse_at(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command("pull-generation")
@@ -123,24 +127,113 @@ def _time(_: click.Context, __: click.Parameter, value: str | None) -> datetime 
 @click.option("--blocks", required=True, help="The block store: a folder or s3://bucket/prefix.")
 @click.option("--generation", type=int, help="Its number; the newest one otherwise.")
 @click.option(
-    "--at", metavar="TIME", callback=_time, help="The last one published by then, with a zone."
+    "--at", metavar=AT, callback=_at, help="The last one published by then, or its number."
 )
 @as_json_option
 def pull_generation(
-    store: Path, blocks: str, generation: int | None, at: datetime | None, as_json: bool
+    store: Path, blocks: str, generation: int | None, at: int | datetime | None, as_json: bool
 ) -> int:
     """Fetch a generation from a block store.
 
     Only blocks that are missing here are fetched. With --at, what readers had at a time is
-    restored, such as --at 2026-01-31T18:00+01:00.
+    restored, such as --at 2026-01-31 (its end, in UTC) or --at 2026-01-31T18:00+01:00.
     """
     from replica_platform.replica import BlockStore
 
     if generation is not None and at is not None:
         raise click.UsageError("give --generation or --at, not both.")
     with bar("pulling") as progress:
-        publication = BlockStore(blocks).pull(store, generation or at, progress=progress)
+        publication = BlockStore(blocks).pull(
+            store, at if generation is None else generation, progress=progress
+        )
     return _print_publication(publication, as_json)
+
+
+@click.command("diff")
+@click.argument("before", required=False, metavar=f"[{AT}]", callback=_at)
+@click.argument("after", required=False, metavar=f"[{AT}]", callback=_at)
+@click.option("--store", type=FOUND, required=True, help="The folder of generations.")
+@click.option("--table", "tables", multiple=True, help="Only this table; can be given again.")
+@click.option(
+    "--rows", type=click.IntRange(min=0), default=0, help="Show so many rows of each kind."
+)
+@click.option(
+    "--memory-mb",
+    type=click.IntRange(min=64),
+    default=1024,
+    show_default=True,
+    help="The memory for rows; more goes to a temporary folder.",
+)
+@as_json_option
+def diff_generations(
+    before: int | datetime | None,
+    after: int | datetime | None,
+    store: Path,
+    tables: tuple[str, ...],
+    rows: int,
+    memory_mb: int,
+    as_json: bool,
+) -> int:
+    """Show which rows and columns two generations differ in.
+
+    A generation is named by its number, or by a day (its end, in UTC) or a time with its zone, for
+    the last one published by then: replica diff 11 12, replica diff 2026-01-31. Without names, what
+    the last publication changed.
+    """
+    from replica_platform.replica import diff
+
+    with bar("comparing") as progress:
+        found = diff(
+            store,
+            before,
+            after,
+            tables=tables or None,
+            rows=rows,
+            memory_bytes=memory_mb * 1024**2,
+            progress=progress,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        _print_diff(found)
+    return int(not found.ok)
+
+
+def _print_diff(found: "GenerationDiff") -> None:
+    if found.tables:
+        print_table(
+            ("table", "added", "removed", "changed", ""),
+            [
+                (one.table, one.rows_added, one.rows_removed, one.rows_changed, one.notes)
+                for one in found.tables
+            ],
+        )
+    for table in found.tables:
+        for row in table.samples:
+            out.print(plain(f"{table.table} {_row(row)}"))
+    (out if found.ok else err).print(plain(found.sentence))
+
+
+def _row(row: "RowChange") -> str:
+    """Return a row that differs as a line: its values, or which of them changed."""
+    if row.before is None or row.after is None:
+        sign, values = ("+", row.after) if row.before is None else ("-", row.before)
+        return f"{sign} " + ", ".join(
+            f"{name}={_short(one)}" for name, one in (values or {}).items()
+        )
+    return "~ " + ", ".join(
+        f"{name}={_short(after)}"
+        if row.before[name] == after
+        else f"{name}={_short(row.before[name])} → {_short(after)}"
+        for name, after in row.after.items()
+    )
+
+
+def _short(value: str | None) -> str:
+    """Return a value as far as it fits into a line; `--json` has all of it."""
+    if value is None:
+        return "NULL"
+    return value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}…"
 
 
 @click.command("repair-store")

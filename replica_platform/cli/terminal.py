@@ -116,13 +116,24 @@ def bar(title: str) -> Iterator[ProgressCallback]:
             progress = _bar(title, began)
             progress.start()
         if progress is not None:
-            progress.update(progress.task_ids[0], completed=done, total=total)
+            progress.update(
+                progress.task_ids[0],
+                completed=done,
+                total=total,
+                description=_described(title, done, total, unit),
+            )
 
     try:
         yield advance
     finally:
         if progress is not None:
             progress.stop()
+
+
+def _described(title: str, done: int, total: int, unit: Unit) -> str:
+    if unit == "bytes":
+        return f"{title}: {format_bytes(done)} of {format_bytes(total)}"
+    return f"{title}: {done:,} of {total:,} tables" if unit == "tables" else title
 
 
 def _bar(title: str, began: float) -> "Progress":

@@ -4,12 +4,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from replica_platform.cli.columns import choice_options, mask_options
 from replica_platform.cli.common import as_json_option
+from replica_platform.cli.endpoint import check_metrics_options, metrics_options, serving_watched
 from replica_platform.cli.terminal import (
     bar,
     complain,
@@ -22,6 +24,7 @@ from replica_platform.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from replica_platform.app.watch_metrics import SyncMetrics
     from replica_platform.xmin import Mask
 
 REPORT_EVERY_S = 10.0
@@ -108,6 +111,7 @@ def _databases(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="SECONDS",
     help="With --watch: from one sync to the next.",
 )
+@metrics_options
 @click.option(
     "--max-snapshot-s",
     type=click.FloatRange(min=0, min_open=True),
@@ -150,6 +154,8 @@ def sync(
     summary_wait: float,
     watch: bool,
     every: float,
+    metrics_port: int | None,
+    metrics_host: str,
     max_snapshot_s: float,
     max_source_connections: int | None,
     max_source_fraction: float,
@@ -159,6 +165,7 @@ def sync(
     Each change arrives once, also when a sync is interrupted and repeated. The source computes
     masks; a later sync that forgets one is refused.
     """
+    check_metrics_options(metrics_port, metrics_host, goes_on=watch)
     from replica_platform.app.sync_settings import sync_settings
     from replica_platform.xmin import BlockOptions, Proving, TableSpec, sync_group
 
@@ -193,9 +200,19 @@ def sync(
     if watch:
         if take_over:
             raise click.UsageError("Take a target over with one sync, then watch it.")
-        return _watch(source, target, specs, every, as_json, options)
+        with serving_watched(_sync_metrics, metrics_host, metrics_port) as metrics:
+            return _watch(source, target, specs, every, as_json, metrics, options)
     with bar("syncing") as progress:
-        group = sync_group(source, target, specs, take_over=take_over, progress=progress, **options)
+        committed = count(1)
+        group = sync_group(
+            source,
+            target,
+            specs,
+            take_over=take_over,
+            progress=progress,
+            on_report=lambda _: progress(next(committed), len(specs), "tables"),
+            **options,
+        )
     if any(report.changed for report in group.reports.values()):
         from replica_platform.app.recording import record_syncs
 
@@ -220,12 +237,19 @@ def sync(
     return int(bool(group.failures))
 
 
+def _sync_metrics() -> "SyncMetrics":
+    from replica_platform.app.watch_metrics import SyncMetrics
+
+    return SyncMetrics()
+
+
 def _watch(
     source: str,
     target: str,
     specs: Sequence[Any],
     every_s: float,
     as_json: bool,
+    metrics: "SyncMetrics | None",
     options: dict[str, Any],
 ) -> int:
     """Sync until SIGTERM or Ctrl-C, and print what was done every `REPORT_EVERY_S` seconds."""
@@ -238,6 +262,8 @@ def _watch(
 
     def show(report: WatchReport) -> None:
         nonlocal printed
+        if metrics:
+            metrics.set_totals(report)
         if time.monotonic() - printed < REPORT_EVERY_S and report.ok:
             return
         printed = time.monotonic()
@@ -246,7 +272,16 @@ def _watch(
         else:
             out.print(f"{verdict(report.ok)} {plain(report.sentence)}")
 
-    report = watch(source, target, specs, every_s=every_s, stop=stop, on_sync=show, **options)
+    report = watch(
+        source,
+        target,
+        specs,
+        every_s=every_s,
+        stop=stop,
+        on_sync=show,
+        on_group=metrics.add_group if metrics else None,
+        **options,
+    )
     if as_json:
         print_json_line(report)
     else:

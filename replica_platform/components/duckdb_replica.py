@@ -11,11 +11,12 @@ from replica_platform.components.publishing import (
     Replica,
     automation,
     check_automation,
-    repair_sensor,
+    repair_definitions,
     scrub_check,
     scrub_schedule,
 )
 from replica_platform.components.purpose_replicas import PurposeReplicas
+from replica_platform.components.regions import region_definitions
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
 from replica_platform.core.errors import PlatformError
 from replica_platform.metadata import markdown_rows
@@ -32,7 +33,7 @@ from replica_platform.replica import (
     verify,
 )
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.store import store_metadata
+from replica_platform.resources.store import SHOWS_CHANGES, store_metadata
 
 Published = dg.AssetCheckResult | dg.MaterializeResult[Candidate]
 
@@ -57,7 +58,7 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
     """
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """Return the asset with its checks, its repair and its scrub, and those of its purposes."""
+        """Return the asset with its checks, repair and scrub, its regions and its purposes."""
         replica = Replica(
             dg.AssetKey(self.name),
             self.master,
@@ -72,12 +73,12 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
                     f"{self.name}_scrub", [kept], self.scrub_cron_schedule, self.timezone
                 )
             ],
-            sensors=[repair_sensor(f"{self.name}_repair", [replica], self.repair_interval_s)],
         )
-        if not self.purposes:
-            return own
-        parts = PurposeReplicas(**dict(self.parts()))
-        return dg.Definitions.merge(own, parts.build_defs(context))
+        repaired = repair_definitions(
+            f"{self.name}_repair", [replica], self.repair_interval_s, self.host
+        )
+        parts = PurposeReplicas(**dict(self.parts())).build_defs(context)
+        return dg.Definitions.merge(own, repaired, region_definitions(self, replica), parts)
 
     def _asset(self, replica: Replica) -> dg.AssetsDefinition:
         audit = dg.AssetCheckSpec(
@@ -98,8 +99,8 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
             group_name=self.group,
             kinds={"duckdb"},
             owners=list(self.owners),
-            tags=dict(self.tags),
-            metadata=replica.store,
+            tags=self.asset_tags,
+            metadata={**replica.store, SHOWS_CHANGES: self.changes},
             io_manager_key="published_replica",
             output_required=False,
             check_specs=[audit],

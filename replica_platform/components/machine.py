@@ -49,7 +49,8 @@ class Machine:
     def catalog(self, source: str | None, *, needed: bool) -> Catalog:
         """Return the tables of a source; without an answer of it those that it had before.
 
-        A code server asks the source; a run gets the list that its code server had.
+        A code server asks the source; a run gets the list that its code server had. Where that is
+        not kept on this host, the run asks the source too.
 
         Args:
             source: The environment variable of its DSN; None for the default source.
@@ -66,8 +67,12 @@ class Machine:
     def _load(self, source: str | None, needed: bool) -> Catalog:
         folder = CatalogFolder(self.data_dir, source)
         context = DefinitionsLoadContext.get()
-        if context.load_type is not DefinitionsLoadType.INITIALIZATION:
-            return folder.find(context.reconstruction_metadata.get(metadata_key(source), ""))
+        if not is_shown():
+            told = context.reconstruction_metadata.get(metadata_key(source), "")
+            found = folder.find(told)
+            if found.digest == told:
+                return found
+            # The code server is on another host, and stored its list there.
         try:
             dsn = environment_dsn(source) if source else self.source
             if not dsn:
@@ -99,6 +104,11 @@ def loading_on(machine: Machine) -> Iterator[None]:
 def current_machine() -> Machine:
     """Return the machine that definitions are loaded for."""
     return _MACHINE.get() or Machine()
+
+
+def is_shown() -> bool:
+    """Whether the definitions that are loaded are shown; those of a run are not."""
+    return DefinitionsLoadContext.get().load_type is DefinitionsLoadType.INITIALIZATION
 
 
 def metadata_key(source: str | None) -> str:

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 import dagster as dg
 
 from replica_platform.core.reports import format_age
-from replica_platform.policies import AFTER_PARENTS, after, named_job, repair_key, translate_errors
+from replica_platform.policies import (
+    AFTER_PARENTS,
+    after,
+    named_job,
+    repair_key,
+    translate_errors,
+    waits_on_host,
+)
 from replica_platform.replica import NothingPublished, ReplicaStatus, scrub, status
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.store import ReplicaStore, store_of
+
+# A look by a run costs more than one by a sensor.
+REPAIR_RUNS_S = 300
 
 
 class Publishing(dg.Config):
@@ -123,6 +133,55 @@ def scrub_schedule(
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=description,
     )
+
+
+def repair_definitions(
+    name: str, replicas: Sequence[Replica], interval_s: int, host: str | None
+) -> dg.Definitions:
+    """Return what publishes a replica that is missing, damaged or behind its master.
+
+    A sensor looks at the files, so it must run where they are; on a host that is named, a schedule
+    publishes instead, and a publication of what did not change only confirms it.
+
+    Args:
+        name: The name of the sensor or schedule.
+        replicas: What it publishes.
+        interval_s: How often it looks, in seconds; on a host at most every `REPAIR_RUNS_S`.
+        host: The host of the files; None where none is named.
+    """
+    if not replicas:
+        return dg.Definitions()
+    if host is None:
+        return dg.Definitions(sensors=[repair_sensor(name, replicas, interval_s)])
+    return dg.Definitions(schedules=[_repair_schedule(name, replicas, interval_s, host)])
+
+
+def _repair_schedule(
+    name: str, replicas: Sequence[Replica], interval_s: int, host: str
+) -> dg.ScheduleDefinition:
+    description = f"Publishes what is missing, damaged or behind its master on {host}."
+    assets = dg.AssetSelection.assets(*(replica.key for replica in replicas))
+
+    @dg.schedule(
+        name=name,
+        target=named_job(name, assets, description),
+        cron_schedule=_cron_of(max(interval_s, REPAIR_RUNS_S)),
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    def repair(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        return waits_on_host(context, name, host) or dg.RunRequest()
+
+    return repair
+
+
+def _cron_of(interval_s: int) -> str:
+    """Return the cron schedule of an interval, in minutes up to an hour, else in hours."""
+    minutes = min(60, -(-interval_s // 60))
+    if minutes < 60:
+        return f"*/{minutes} * * * *"
+    hours = min(24, round(interval_s / 3600))
+    return f"0 */{hours} * * *" if hours < 24 else "0 0 * * *"
 
 
 def repair_sensor(name: str, replicas: Sequence[Replica], interval_s: int) -> dg.SensorDefinition:

@@ -10,7 +10,7 @@ from replica_platform.components.publishing import (
     Replica,
     automation,
     check_automation,
-    repair_sensor,
+    repair_definitions,
     scrub_check,
     scrub_schedule,
 )
@@ -27,7 +27,7 @@ from replica_platform.replica import (
 )
 from replica_platform.replica.purpose.rules import assert_keys_once
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.store import store_metadata
+from replica_platform.resources.store import SHOWS_CHANGES, store_metadata
 
 
 @with_attributes
@@ -62,7 +62,7 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
         prefix = "purpose" if self.name == "purposes" else f"{self.name}_purposes"
         repaired = [replica for _, replica in replicas]
         scrubs = [scrub_check(replica) for replica in repaired]
-        return dg.Definitions(
+        own = dg.Definitions(
             assets=[self._asset(*one) for one in replicas],
             asset_checks=[*(self._checks(*one) for one in replicas), *scrubs],
             schedules=[
@@ -70,9 +70,10 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
             ]
             if replicas
             else [],
-            sensors=[repair_sensor(f"{prefix}_repair", repaired, self.repair_interval_s)]
-            if replicas
-            else [],
+        )
+        return dg.Definitions.merge(
+            own,
+            repair_definitions(f"{prefix}_repair", repaired, self.repair_interval_s, self.host),
         )
 
     def _replica(self, purpose: Purpose) -> Replica:
@@ -100,8 +101,8 @@ class PurposeReplicas(Component, PurposeReplicasEntry, Resolvable):
             group_name=self.group,
             kinds={"duckdb"},
             owners=list(self.owners),
-            tags=dict(self.tags),
-            metadata=replica.store,
+            tags=self.asset_tags,
+            metadata={**replica.store, SHOWS_CHANGES: self.changes},
             io_manager_key="published_replica",
             pool=self.pool_name,
             retry_policy=TRANSIENT,

@@ -1,12 +1,13 @@
 """Verified backups of SQLite files, of this host or of another one, listed in a `defs.yaml`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import FileEntry, SqliteBackupsEntry
+from replica_platform.app.entries.base import host_pool
 from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.backup import (
     DrillQuery,
@@ -21,8 +22,15 @@ from replica_platform.backup import (
     verify,
 )
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
-from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
+from replica_platform.metadata import change, history
+from replica_platform.policies import (
+    TRANSIENT,
+    by_a_person,
+    fresh_within,
+    named_job,
+    repair_key,
+    translate_errors,
+)
 from replica_platform.resources.platform import PlatformConfig
 
 
@@ -33,7 +41,9 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
 
     The check `is_intact` blocks when the newest backup does not verify, and warns when SQLite
     cannot check all of it; `is_fresh` warns when it is too old. `is_restorable` restores one kept
-    backup to a scratch folder, the one that waited longest, and runs the file's queries on it.
+    backup to a scratch folder, the one that waited longest, and runs the file's queries on it. A
+    sensor requests another backup when the newest one is gone, has another size, or was found
+    damaged.
 
     Example:
         name: shop
@@ -56,6 +66,7 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
             assets=[self._asset(name, file) for name, file in named.items()],
             asset_checks=[self._check(name, file) for name, file in named.items()],
             schedules=[self._schedule(kind, names) for kind, names in sorted(kinds.items())],
+            sensors=[self._repair(named)] if named else [],
         )
 
     def _key(self, name: str) -> dg.AssetKey:
@@ -89,6 +100,38 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
             default_status=dg.DefaultScheduleStatus.RUNNING,
             description=description,
         )
+
+    def _repair(self, named: Mapping[str, FileEntry]) -> dg.SensorDefinition:
+        """Return the sensor that takes another backup when the newest is known to be damaged."""
+        name = "backups_repair" if self.name == "backups" else f"{self.name}_backups_repair"
+        description = "Takes another backup when the newest one is known to be damaged."
+        assets = dg.AssetSelection.assets(*map(self._key, named))
+
+        @dg.sensor(
+            name=name,
+            target=named_job(name, assets, description),
+            minimum_interval_seconds=self.repair_interval_s,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=description,
+        )
+        def repair(
+            context: dg.SensorEvaluationContext, platform: PlatformConfig
+        ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+            damaged = 0
+            for name, file in named.items():
+                kept = backups(self._folder(platform, name, file), Path(file.path).stem)
+                if not kept or kept[0].ok:
+                    continue  # the first backup is the schedule's
+                damaged += 1
+                context.log.warning(kept[0].sentence)
+                yield dg.RunRequest(
+                    run_key=f"{name}-{repair_key(context, kept[0].file.name)}",
+                    asset_selection=[self._key(name)],
+                )
+            if not damaged:
+                yield dg.SkipReason("No newest backup is known to be damaged.")
+
+        return repair
 
     def _check(self, name: str, file: FileEntry) -> dg.AssetChecksDefinition:
         key = self._key(name)
@@ -152,8 +195,8 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
             group_name=self._group(_kind(file)),
             kinds={"sqlite", "file"},
             owners=list(self.owners),
-            tags=dict(self.tags),
-            pool=self.pool,
+            tags=self.asset_tags,
+            pool=host_pool(self.pool, self.host) if self.pool else None,
             retry_policy=TRANSIENT,
             freshness_policy=fresh_within(self.fresh_within_s),
             description=f"A verified backup of {file.pulled_from or file.path}, "
@@ -186,6 +229,12 @@ class SqliteBackups(Component, SqliteBackupsEntry, Resolvable):
                     "used_bytes": made.used_bytes,
                     "sha256": made.sha256,
                     "backup_seconds": made.seconds,
+                    **history(
+                        platform.stills(by_a_person=by_a_person(context.run)).of_backups(
+                            f"{self.name}/{name}",
+                            (one.taken_at for one in backups(folder, path.stem) if one.ok),
+                        )
+                    ),
                 }
             )
 

@@ -4,19 +4,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.entries import WorkerOutboxesEntry
+from replica_platform.app.entries.base import host_pool, host_tags
 from replica_platform.components.scaffolding import ExampleScaffolder, with_attributes
-from replica_platform.metadata import change
+from replica_platform.metadata import change, history
 from replica_platform.outbox import backlog, drain, reconcile
-from replica_platform.policies import TRANSIENT, fresh_within, named_job, translate_errors
+from replica_platform.policies import (
+    TRANSIENT,
+    by_a_person,
+    fresh_within,
+    named_job,
+    repair_key,
+    translate_errors,
+    waits_on_host,
+)
 from replica_platform.resources.platform import PlatformConfig
 from replica_platform.resources.postgres import PostgresDatabase, database
 
-# The tags of a run that no person started.
-AUTOMATIC = {"dagster/schedule_name", "dagster/sensor_name"}
-
+# The tag of a run that compares every record, as one that a person starts does.
+REPAIRS = "replica_platform/repair"
 
 # The columns of `outbox.record`, in the words of its page.
 COLUMNS = dg.TableSchema(
@@ -38,9 +47,10 @@ COLUMNS = dg.TableSchema(
 class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
     """All records that workers append to local SQLite files, delivered to a Postgres, once.
 
-    An asset with a partition for each of several nodes. It is drained by a schedule, and soon after
-    a new record by a sensor. A run that a person starts also sends again what the target has lost
-    since its delivery.
+    Each node has an asset with checks of its own, so that what is wrong with one node is not hidden
+    by another. It is drained by a schedule, and soon after a new record by a sensor; the sensor is
+    left out where the entry names a host, since sensors do not run there. A run that a person
+    starts also sends again what the target has lost since its delivery.
 
     Example:
         name: shop
@@ -50,20 +60,26 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
     """
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """Return the external outboxes, the drained asset, its checks, schedule and sensor."""
+        """Return the external outboxes, the drained assets, their checks, schedule and sensor."""
         if not self.nodes:
             return dg.Definitions()
         outboxes = dg.AssetSpec(
             self._outboxes,
             group_name="source",
             kinds={"sqlite"},
+            tags=host_tags(self.host),
             description="The local SQLite files that workers append to, one for each worker slot.",
         )
         return dg.Definitions(
-            assets=[outboxes, self._drained()],
-            asset_checks=[self._nothing_is_missing(), self._no_row_is_dead(), self._is_fresh()],
+            assets=[outboxes, *map(self._drained, self.nodes)],
+            asset_checks=[
+                make(node)
+                for node in self.nodes
+                for make in (self._nothing_is_missing, self._no_row_is_dead, self._is_fresh)
+            ],
             schedules=[self._schedule()],
-            sensors=[self._sensor()],
+            # A sensor does not see the files of a host that is named; checks it does.
+            sensors=[*([] if self.host else [self._sensor()]), self._repair()],
         )
 
     def _named(self, what: str) -> str:
@@ -76,59 +92,59 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
 
     @property
     def _pool(self) -> str:
-        return self.pool or self.name
+        return host_pool(self.pool or self.name, self.host)
 
-    def _folders(self, platform: PlatformConfig) -> dict[str, Path]:
-        return {node: platform.path(folder) for node, folder in self.nodes.items()}
+    def _key(self, node: str) -> dg.AssetKey:
+        return dg.AssetKey(self.asset_path(node))
 
-    @property
-    def _partitions(self) -> dg.PartitionsDefinition | None:
-        nodes = list(self.nodes)
-        return dg.StaticPartitionsDefinition(nodes) if len(nodes) > 1 else None
+    def _folder(self, node: str, platform: PlatformConfig) -> Path:
+        return platform.path(self.nodes[node])
 
-    def _requests(self, reasons: Mapping[str, str]) -> list[dg.RunRequest]:
+    def _requests(
+        self, reasons: Mapping[str, str], *, repairs: bool = False
+    ) -> list[dg.RunRequest]:
         """Return a run for each node; Dagster starts a run once for the same node and reason."""
-        partitioned = self._partitions is not None
         return [
-            dg.RunRequest(run_key=f"{node}: {reason}", partition_key=node if partitioned else None)
+            dg.RunRequest(
+                run_key=f"{node}: {reason}",
+                asset_selection=[self._key(node)],
+                tags={REPAIRS: "true"} if repairs else {},
+            )
             for node, reason in reasons.items()
         ]
 
-    def _drained(self) -> dg.AssetsDefinition:
+    def _drained(self, node: str) -> dg.AssetsDefinition:
         @dg.asset(
-            name=self.name,
+            key=self._key(node),
             deps=[self._outboxes],
-            partitions_def=self._partitions,
             group_name=self.group,
             kinds={"postgres", "table"},
             metadata={"dagster/column_schema": COLUMNS},
             owners=list(self.owners),
-            tags=dict(self.tags),
+            tags=self.asset_tags,
             pool=self._pool,
             retry_policy=TRANSIENT,
             freshness_policy=fresh_within(self.backlog_within_s),
-            description="Every record that a worker's `append` acknowledged, once, "
-            "in `outbox.record`.",
+            description="Every record that a worker's `append` acknowledged"
+            f"{f' on {node}' if len(self.nodes) > 1 else ''}, once, in `outbox.record`.",
         )
         def drained(
             context: dg.AssetExecutionContext,
             platform: PlatformConfig,
             target: dg.ResourceParam[PostgresDatabase],
         ) -> dg.MaterializeResult:
-            nodes = [context.partition_key] if context.has_partition_key else list(self.nodes)
-            folders = [self._folders(platform)[node] for node in nodes]
-            by_a_person = not AUTOMATIC & context.run.tags.keys()
+            manual = by_a_person(context.run)
             with translate_errors():
                 into = database(self.target, target)
                 report = drain(
-                    folders,
+                    [self._folder(node, platform)],
                     into.dsn,
                     budget_s=self.drain_budget_s,
                     mappings=self.mappings,
                     # The breaker's waiting time is for automatic runs only.
-                    force=by_a_person,
+                    force=manual,
                     # Compares every delivered row, which is too much for every 5 minutes.
-                    repair=by_a_person,
+                    repair=manual or REPAIRS in context.run.tags,
                 )
                 rows = into.row_count("outbox", "record") if not report.trouble else None
             if report.trouble:
@@ -146,20 +162,25 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                     "backlog": report.pending,
                     "drain_seconds": report.seconds,
                     "rows_per_second": report.rows_per_s,
+                    **history(
+                        platform.stills(by_a_person=manual, target=target.dsn).of_outbox(
+                            [f"{self.name}/{node}"]
+                        )
+                    ),
                 }
             )
 
         return drained
 
-    def _nothing_is_missing(self) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=self.name, blocking=True, pool=self._pool)
+    def _nothing_is_missing(self, node: str) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=self._key(node), blocking=True, pool=self._pool)
         def nothing_is_missing(
             platform: PlatformConfig, target: dg.ResourceParam[PostgresDatabase]
         ) -> dg.AssetCheckResult:
             """Everything that an outbox marks as delivered is in the target."""
             with translate_errors():
                 into = database(self.target, target)
-                found = reconcile(list(self._folders(platform).values()), into.dsn)
+                found = reconcile([self._folder(node, platform)], into.dsn)
             return dg.AssetCheckResult(
                 passed=found.ok,
                 description=found.sentence,
@@ -172,11 +193,11 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
 
         return nothing_is_missing
 
-    def _no_row_is_dead(self) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=self.name)
+    def _no_row_is_dead(self, node: str) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=self._key(node))
         def no_row_is_dead(platform: PlatformConfig) -> dg.AssetCheckResult:
             """No record was refused by the target, and none arrived again with other content."""
-            found = backlog(list(self._folders(platform).values()))
+            found = backlog([self._folder(node, platform)])
             return dg.AssetCheckResult(
                 passed=not found.dead and not found.conflicts,
                 description=(
@@ -191,11 +212,11 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
 
         return no_row_is_dead
 
-    def _is_fresh(self) -> dg.AssetChecksDefinition:
-        @dg.asset_check(asset=self.name)
+    def _is_fresh(self, node: str) -> dg.AssetChecksDefinition:
+        @dg.asset_check(asset=self._key(node))
         def backlog_is_fresh(platform: PlatformConfig) -> dg.AssetCheckResult:
             """Every outbox can be read, and no record waits longer than `backlog_within_s`."""
-            found = backlog(list(self._folders(platform).values()))
+            found = backlog([self._folder(node, platform)])
             age_s = found.oldest_pending_age_s
             return dg.AssetCheckResult(
                 passed=age_s <= self.backlog_within_s and not found.unreachable,
@@ -207,7 +228,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         return backlog_is_fresh
 
     def _schedule(self) -> dg.ScheduleDefinition:
-        assets = dg.AssetSelection.assets(self.name)
+        assets = dg.AssetSelection.assets(*map(self._key, self.nodes))
 
         @dg.schedule(
             name=self._named("drain"),
@@ -219,12 +240,14 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
             default_status=dg.DefaultScheduleStatus.RUNNING,
             description="Delivers every waiting record.",
         )
-        def outbox_drain(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        def outbox_drain(
+            context: dg.ScheduleEvaluationContext,
+        ) -> list[dg.RunRequest] | dg.SkipReason:
+            if waits := waits_on_host(context, self._named("drain"), self.host):
+                return waits
             # The same when Dagster repeats a tick; several requests need a run key each.
             tick = f"{context.scheduled_execution_time:%Y-%m-%d %H:%M}"
-            # Without partitions one run drains all nodes.
-            nodes = list(self.nodes) if self._partitions else list(self.nodes)[:1]
-            return self._requests(dict.fromkeys(nodes, tick))
+            return self._requests(dict.fromkeys(self.nodes, tick))
 
         return outbox_drain
 
@@ -241,7 +264,7 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
         def outbox_backlog(
             context: dg.SensorEvaluationContext, platform: PlatformConfig
         ) -> Iterator[dg.SensorResult | dg.SkipReason]:
-            found = {node: backlog([folder]) for node, folder in self._folders(platform).items()}
+            found = {node: backlog([self._folder(node, platform)]) for node in self.nodes}
             # Another delivery, or another number of records, is another reason.
             reasons = {
                 node: f"{one.pending} since {one.last_delivery}"
@@ -257,3 +280,45 @@ class WorkerOutboxes(Component, WorkerOutboxesEntry, Resolvable):
                 yield dg.SensorResult(self._requests(reasons), cursor=cursor)
 
         return outbox_backlog
+
+    def _repair(self) -> dg.SensorDefinition:
+        keys = {
+            dg.AssetCheckKey(self._key(node), "nothing_is_missing"): node for node in self.nodes
+        }
+
+        @dg.sensor(
+            name=self._named("repair"),
+            job_name=self._named("drain"),
+            minimum_interval_seconds=self.sensor_interval_s,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description="Sends again what the target has lost, when nothing_is_missing is red. "
+            "Switch it off before you delete records from the target on purpose.",
+        )
+        def outbox_repair(
+            context: dg.SensorEvaluationContext,
+        ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+            storage = context.instance.event_log_storage
+            newest = storage.get_latest_asset_check_execution_by_key(list(keys))
+            missing = {node: _missing(newest.get(key)) for key, node in keys.items()}
+            # The same number again: a repair that did not help is not repeated at once.
+            reasons = {
+                node: repair_key(context, number) for node, number in missing.items() if number
+            }
+            if not reasons:
+                yield dg.SkipReason("The last comparison found nothing missing.")
+            yield from self._requests(reasons, repairs=True)
+
+        return outbox_repair
+
+
+def _missing(record: AssetCheckExecutionRecord | None) -> int:
+    """Return how many records or batches the newest evaluation of `nothing_is_missing` missed.
+
+    It may be red for another reason, such as a target that does not answer: no delivery helps then.
+    """
+    event = record.event.get_dagster_event() if record and record.event else None
+    if event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        return 0
+    evaluation = event.asset_check_evaluation_data
+    numbers = (evaluation.metadata.get(f"{what}_missing") for what in ("rows", "batches"))
+    return 0 if evaluation.passed else sum(int(str(one.value)) for one in numbers if one)

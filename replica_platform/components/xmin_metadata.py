@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -41,19 +42,22 @@ def table_metadata(listed: ListedTable, source: dg.AssetKey | None = None) -> di
         for one in listed.references
         for column, other in zip(one.columns, one.referred, strict=True)
     }
-    columns = [
-        dg.TableColumn(
-            column.name,
-            column.type,
-            description=_description(column.comment, refers.get(column.name)),
-            constraints=dg.TableColumnConstraints(nullable=column.nullable),
-        )
-        for column in listed.columns
-    ]
+    columns = [_column(column, refers.get(column.name)) for column in listed.columns]
     metadata: dict[str, Any] = {"dagster/column_schema": dg.TableSchema(columns)}
     if source:
         metadata["dagster/column_lineage"] = _lineage(listed, source)
     return metadata
+
+
+# Thousands of tables share a few columns, such as a key and a time.
+@lru_cache(maxsize=4096)
+def _column(column: ListedColumn, refers: str | None) -> dg.TableColumn:
+    return dg.TableColumn(
+        column.name,
+        column.type,
+        description=_description(column.comment, refers),
+        constraints=dg.TableColumnConstraints(nullable=column.nullable),
+    )
 
 
 def _description(comment: str | None, refers: str | None) -> str | None:

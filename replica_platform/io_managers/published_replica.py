@@ -1,12 +1,25 @@
 """Publication of a generation: how every replica reaches its readers."""
 
+from typing import Any
+
 import dagster as dg
 
-from replica_platform.metadata import change, replica_columns
+from replica_platform.core.errors import PlatformError
+from replica_platform.metadata import change, changes_table, replica_columns
 from replica_platform.policies import translate_errors
-from replica_platform.replica import Candidate, ReplicaReader, published_columns
+from replica_platform.replica import (
+    Candidate,
+    Publication,
+    ReplicaReader,
+    diff,
+    published_columns,
+)
 from replica_platform.resources.platform import PlatformConfig
-from replica_platform.resources.store import store_of
+from replica_platform.resources.store import SHOWS_CHANGES, store_of
+
+# What a comparison reads at most: some seconds, see docs/adr/0065-compared-generations.md.
+MOST_VALUES = 10_000_000
+MEMORY_BYTES = 512 * 1024**2
 
 
 class PublishedReplicaIOManager(dg.ConfigurableIOManager):
@@ -44,6 +57,7 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
                 "digest": publication.digest,
                 **replica_columns(columns, [dep.asset_key for dep in context.asset_spec.deps]),
                 **({"pushed_bytes": pushed.bytes_sent} if pushed else {}),
+                **_changes(context, obj, publication),
             }
         )
 
@@ -52,3 +66,25 @@ class PublishedReplicaIOManager(dg.ConfigurableIOManager):
         upstream = context.upstream_output
         assert upstream is not None
         return ReplicaReader(store_of(self.platform, upstream.definition_metadata).path)
+
+
+def _changes(
+    context: dg.OutputContext, candidate: Candidate, publication: Publication
+) -> dict[str, Any]:
+    """Return which rows a publication changed; a comparison that fails is no failed publication."""
+    before = publication.manifest.parent
+    wanted = context.definition_metadata.get(SHOWS_CHANGES, True)
+    if not wanted or before is None or publication.how == "unchanged":
+        return {}
+    try:
+        found = diff(
+            candidate.store,
+            before,
+            publication.generation,
+            most_values=MOST_VALUES,
+            memory_bytes=MEMORY_BYTES,
+        )
+    except PlatformError as error:
+        context.log.warning(f"Not compared with generation {before}: {error}")
+        return {}
+    return changes_table(found)

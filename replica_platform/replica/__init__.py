@@ -8,11 +8,13 @@ reader        an answer to every query, whatever happens to the store
 status        the state of a store, and `verify` with every byte
 repair        repair what is damaged, or roll back
 scrub         read all bytes again in time, and repair
+diff          what differs between two generations, see `compare`
 lineage       whether the master is still in the state that was published
 
 Below it, each folder imports only from those before it: `copy` (bytes of files), `store` (the
-folder on disk), `serving` (one attached generation), then `master`, `purpose` (masked parts of the
-master), `remote` (blocks elsewhere). Dagster, the command line and other engines are not imported.
+folder on disk), `serving` (one attached generation), `compare` (two of them), then `master`,
+`purpose` (masked parts of the master), `remote` (blocks elsewhere). Dagster, the command line and
+other engines are not imported.
 
 The functions `publish`, `status`, `scrub` and `repair` hide the modules of those names: a module's
 other names are imported `from` it.
@@ -41,6 +43,7 @@ from replica_platform.replica.errors import (
     StoreBusy,
     StoreDenied,
     StoreFull,
+    TableUnknown,
     WrongLineage,
     WrongStore,
 )
@@ -55,6 +58,8 @@ from replica_platform.replica.status import (
 from replica_platform.replica.store.manifest import Manifest
 
 if TYPE_CHECKING:
+    from replica_platform.replica.compare.diff import diff
+    from replica_platform.replica.compare.reports import GenerationDiff, RowChange, TableDiff
     from replica_platform.replica.master import STORAGE_VERSION, Master
     from replica_platform.replica.publish import prepare, publish
     from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
@@ -82,6 +87,7 @@ load_late(
         "BlockStoreVerification": "remote.reports",
         "BrokenRule": "serving.audit",
         "Candidate": "store.candidate",
+        "GenerationDiff": "compare.reports",
         "Master": "master",
         "Part": "purpose.definition",
         "Pruned": "remote.reports",
@@ -90,13 +96,16 @@ load_late(
         "Purpose": "purpose.definition",
         "Pushed": "remote.reports",
         "ReplicaReader": "reader",
+        "RowChange": "compare.reports",
         "STORAGE_VERSION": "master",
         "Scrub": "scrub",
+        "TableDiff": "compare.reports",
         "UnlistedColumns": "purpose.columns",
         "audit": "serving.audit",
         "broken_rules": "serving.audit",
         "connect": "serving.connect",
         "data_as_of": "serving.audit",
+        "diff": "compare.diff",
         "load_purposes": "purpose.definition",
         "prepare": "publish",
         "publish": "publish",
@@ -123,6 +132,7 @@ __all__ = [
     "CandidateDamaged",
     "CandidateGone",
     "GenerationDamaged",
+    "GenerationDiff",
     "GenerationVerification",
     "Manifest",
     "Master",
@@ -147,11 +157,14 @@ __all__ = [
     "ReplicaReader",
     "ReplicaStatus",
     "ReplicaUnavailable",
+    "RowChange",
     "RuleWrong",
     "Scrub",
     "StoreBusy",
     "StoreDenied",
     "StoreFull",
+    "TableDiff",
+    "TableUnknown",
     "UnlistedColumns",
     "Verification",
     "WrongLineage",
@@ -160,6 +173,7 @@ __all__ = [
     "broken_rules",
     "connect",
     "data_as_of",
+    "diff",
     "load_purposes",
     "prepare",
     "publish",

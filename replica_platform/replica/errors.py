@@ -84,6 +84,10 @@ class GenerationDamaged(TerminalError):
     """A published generation's file differs from its manifest."""
 
 
+class TableUnknown(TerminalError):
+    """No table of the generations has the name that was given."""
+
+
 class PointerMoved(TransientError):
     """Another process moved the block store's pointer at the same time."""
 

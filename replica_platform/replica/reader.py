@@ -14,7 +14,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
@@ -33,6 +32,7 @@ from replica_platform.replica.serving.swap import (
 )
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, age_s
+from replica_platform.replica.store.moment import At, parse_at
 
 if TYPE_CHECKING:
     import pandas
@@ -53,13 +53,14 @@ class ReplicaReader:
     Close it, or use it in a `with`.
 
     Raises:
-        ValueError: `at` has no time zone.
+        ValueError: `at` is a time without a zone, or a text that is no number, day or time.
 
     Args:
         store: The store's folder.
         poll_s: How often the pointer is checked, in seconds.
-        at: Read only this kept generation, by its number, or the one that readers had at that
-            time: the last that was published by then.
+        at: Read only this kept generation, by its number, or the last one that was published by a
+            day or a time: `12`, `"2026-11-20"` (its end, in UTC), `"2026-11-20T18:00+01:00"`, or
+            a `datetime` with its zone.
         config: Settings of DuckDB, such as `memory_limit`.
         memory_bytes: How many bytes of answers are remembered; 0 for none.
     """
@@ -69,14 +70,12 @@ class ReplicaReader:
         store: Path | str,
         poll_s: float = POLL_S,
         *,
-        at: int | datetime | None = None,
+        at: At | None = None,
         config: dict[str, Any] | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        if isinstance(at, datetime) and at.tzinfo is None:
-            raise ValueError(f"{at} has no time zone; give one, such as datetime.UTC.")
         self._layout = Layout(store)
-        self._at = at
+        self._at = None if at is None else parse_at(at)
         self._poll_s = poll_s
         self._config = config or {}
         self._memory_bytes = memory_bytes
@@ -286,6 +285,11 @@ class ReplicaReader:
 
     def _unavailable(self) -> ReplicaUnavailable:
         reason = self._server.error or "nothing is published yet"
+        if self._at is not None:
+            return ReplicaUnavailable(
+                f"{self._layout.root}: {reason}; read `at` another one, or pull this one from a "
+                "block store that has it."
+            )
         return ReplicaUnavailable(
             f"No generation in {self._layout.root} can be read ({reason}); "
             "publish again, or give a default."

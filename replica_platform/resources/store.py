@@ -10,6 +10,8 @@ from replica_platform.resources.platform import PlatformConfig
 
 # Under these names an asset's metadata tells its IO manager where its generations are.
 STORE, BLOCKS, SHARED_BLOCKS = "store", "block_store", "shared_block_store_folder"
+# Whether a publication is compared with the one before it; it is where this is not said.
+SHOWS_CHANGES = "shows_changes"
 
 
 @dataclass(frozen=True)

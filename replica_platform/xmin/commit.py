@@ -38,6 +38,7 @@ from replica_platform.xmin.target.write import Equality, WrittenRows
 from replica_platform.xmin.writing.content import Content, proof_notes
 from replica_platform.xmin.writing.deletes import Deletes
 from replica_platform.xmin.writing.next_watermark import delivered_xids, next_watermark
+from replica_platform.xmin.writing.unchanged import advance_unchanged, is_unchanged
 from replica_platform.xmin.writing.written import (
     Committed,
     Diverged,
@@ -149,17 +150,28 @@ class Commit:
         snapshot = self._source.snapshot
         history.keep(self._target, snapshot.identity, self._source.start_point, snapshot.w)
 
-    def advance(self, tables: Sequence[PlannedTable]) -> dict[str, SyncReport]:
-        """Store that unchanged tables were synced now, in two statements for all of them.
+    def is_unchanged(self, staged: StagedTable) -> bool:
+        """Return whether a scan found a table as it was, so that only its watermark moves."""
+        return is_unchanged(self._source, self._target, staged)
+
+    def advance(
+        self, tables: Sequence[PlannedTable], scanned: Sequence[StagedTable] = ()
+    ) -> dict[str, SyncReport]:
+        """Store that unchanged tables were synced now, in a few statements for all of them.
+
+        Args:
+            tables: Those that were not read.
+            scanned: Those that were scanned.
 
         Returns:
-            The reports of those of which no block changed: their watermarks move.
+            The reports of those whose watermarks move: of which no block changed, and the scanned.
         """
         snapshot = self._source.snapshot
+        reports = advance_unchanged(self._source, self._target, scanned) if scanned else {}
         moved = [one for one in tables if one.plan.advance]
         watermarks.advance(self._target, [one.target for one in moved], snapshot)
         watermarks.confirm(self._target, [one.target for one in tables if not one.plan.advance])
-        return {
+        return reports | {
             str(one.target): replace(one.report, w=snapshot.w, seconds=one.request.times.total)
             for one in moved
         }

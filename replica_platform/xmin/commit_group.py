@@ -4,7 +4,7 @@ What one table writes is `commit`'s; in which transaction it does so, and what h
 when it fails, belongs here.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -58,25 +58,52 @@ class GroupCommit:
         self._foreign_keys = foreign_keys
         self._release_source = release_source
 
-    def advance(self, unchanged: Sequence[PlannedTable]) -> dict[str, SyncReport]:
+    def split(self, staged: Sequence[StagedTable]) -> tuple[list[StagedTable], list[StagedTable]]:
+        """Return the tables that a scan found unchanged, with all that foreign keys join to them.
+
+        Then the others.
+        """
+        unchanged: list[StagedTable] = []
+        others: list[StagedTable] = []
+        for unit in self._units(staged):
+            same = all(self._commit.is_unchanged(one) for one in unit)
+            (unchanged if same else others).extend(unit)
+        return unchanged, others
+
+    def advance(
+        self, unread: Sequence[PlannedTable], scanned: Sequence[StagedTable] = ()
+    ) -> dict[str, SyncReport]:
         """Store the start point of the sync, and when the unchanged tables were synced.
 
         Both are true whatever becomes of the others; the source must have flushed its WAL.
         """
         with self._target.transaction():
             self._commit.keep_history()
-            return self._commit.advance(unchanged)
+            return self._commit.advance(unread, scanned)
 
-    def each(self, staged: Sequence[StagedTable]) -> Outcome:
-        """Commit each table with its watermark; those joined by foreign keys together."""
+    def each(
+        self,
+        staged: Sequence[StagedTable],
+        on_commit: Callable[[Mapping[str, SyncReport]], None] | None = None,
+    ) -> Outcome:
+        """Commit each table with its watermark; those joined by foreign keys together.
+
+        Args:
+            staged: The tables.
+            on_commit: Told the reports of one transaction, once it has been committed.
+        """
         outcome = Outcome()
-        by_name = {one.target: one for one in staged}
-        units = [[by_name[name] for name in names] for names in self._foreign_keys.groups(by_name)]
-        for unit in sorted(units, key=lambda unit: not _reads_source(unit)):
+        for unit in sorted(self._units(staged), key=lambda unit: not _reads_source(unit)):
             if not _reads_source(unit):
                 self._release_source()
-            self._commit_unit(unit, outcome)
+            committed = self._commit_unit(unit, outcome)
+            if on_commit and committed:
+                on_commit(committed)
         return outcome
+
+    def _units(self, staged: Sequence[StagedTable]) -> list[list[StagedTable]]:
+        by_name = {one.target: one for one in staged}
+        return [[by_name[name] for name in names] for names in self._foreign_keys.groups(by_name)]
 
     def together(self, staged: Sequence[StagedTable]) -> Outcome:
         """Commit all tables in one transaction, or none."""
@@ -92,8 +119,10 @@ class GroupCommit:
             return Outcome(errors={str(one.target): error for one in staged})
         return outcome
 
-    def _commit_unit(self, unit: Sequence[StagedTable], outcome: Outcome) -> None:
-        """Commit tables in one transaction, and note what became of them."""
+    def _commit_unit(
+        self, unit: Sequence[StagedTable], outcome: Outcome
+    ) -> Mapping[str, SyncReport]:
+        """Commit tables in one transaction, note what became of them, and return the reports."""
         names = [str(one.target) for one in unit]
         at: list[str] = []  # the tables that were begun
         try:
@@ -105,6 +134,8 @@ class GroupCommit:
             outcome.errors |= dict.fromkeys(names, error)
         else:  # only now the transaction has been committed
             outcome.reports |= reports
+            return reports
+        return {}
 
     def _write(self, unit: Sequence[StagedTable], at: list[str]) -> dict[str, SyncReport]:
         """Write rows to parents first, and delete from children first."""

@@ -7,7 +7,7 @@ group are completed at the last one.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,7 @@ from replica_platform.xmin.blocks.reading import (
 )
 from replica_platform.xmin.commit import Commit
 from replica_platform.xmin.commit_group import GroupCommit, Outcome
+from replica_platform.xmin.copy.progress import GroupProgress
 from replica_platform.xmin.copy.ranges import BLOCK_BYTES
 from replica_platform.xmin.copy.source_load import SourceLoad
 from replica_platform.xmin.copy.tune import MEASURED_FROM_BYTES, Tuning, choose
@@ -51,7 +52,7 @@ from replica_platform.xmin.source.snapshot import HeldSnapshots, SourceSnapshot
 from replica_platform.xmin.stage import Stage, StagedTable
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.foreign_keys import ForeignKeys, read_foreign_keys
-from replica_platform.xmin.writing.reporting import reported, with_parts
+from replica_platform.xmin.writing.reporting import log_reports, reported, with_parts
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,8 @@ class Group:
         self._load_of_source = SourceLoad(
             options.max_source_connections, options.max_source_fraction
         )
+        self._progress = GroupProgress(options.progress)
+        self._held = HeldSnapshots()
         self.errors: dict[str, PlatformError] = shared_targets(tables)
 
     def sync(self) -> GroupReport:
@@ -117,10 +120,15 @@ class Group:
         return self._report(reports, time.monotonic() - began)
 
     def _report(self, reports: dict[str, SyncReport], seconds: float) -> GroupReport:
-        atomic = self._options.atomic
+        atomic, on_report = self._options.atomic, self._options.on_report
         failures = {name: str(error) for name, error in self.errors.items()}
+        if atomic and failures:
+            reports = {}
+        if atomic and on_report:
+            for report in reports.values():
+                on_report(report)
         return GroupReport(
-            {} if atomic and failures else reports,
+            reports,
             failures,
             seconds,
             atomic,
@@ -158,18 +166,21 @@ class Group:
             locked, foreign_keys = self._lock(target, requests)
             prover = Prover(target, options.proving)
             copies = FirstCopies(target, options.max_snapshot_s)
-            held = HeldSnapshots()
+            held = self._held = HeldSnapshots()
             tuning = None
             while True:
                 with self._snapshot(target, locked, prover, tuning) as now, held.noting(now.source):
                     tuning = now.tuning
+                    self._expect(now.planned)
                     if self._load(copies, now):
                         outcome = self._finish(copies, target, now, prover, foreign_keys)
                         break
                 copies.add_keys()
                 # A table that failed stays out of the slices that follow.
                 locked = [one for one in locked if str(one.target) not in self.errors]
-        return reported(now.planned, outcome.reports, held, self._load_of_source), outcome.diverged
+        reports = reported(now.planned, outcome.reports, held, self._load_of_source)
+        log_reports(reports.values())
+        return reports, outcome.diverged
 
     @contextmanager
     def _snapshot(
@@ -193,7 +204,7 @@ class Group:
             workers = stack.enter_context(
                 Workers(source, options.target, target, tuning.workers, self._load_of_source)
             )
-            stage = Stage(source, target, workers, tuning.batch_bytes, options.progress)
+            stage = Stage(source, target, workers, tuning.batch_bytes, self._progress)
             yield _Now(source, planned, tuning, workers, stage)
 
     def _load(self, copies: FirstCopies, now: "_Now") -> bool:
@@ -216,7 +227,9 @@ class Group:
             return Outcome()
 
         def stage(one: PlannedTable) -> StagedTable:
-            return copies.staged(now.stage, one) if one.is_loaded else now.stage(one)
+            staged = copies.staged(now.stage, one) if one.is_loaded else now.stage(one)
+            self._progress.end(str(one.target))
+            return staged
 
         def release_source() -> None:
             now.workers.release()
@@ -228,6 +241,23 @@ class Group:
         commit = Commit(now.source, target, self._options.max_delete_fraction, prover)
         group = GroupCommit(target, commit, foreign_keys, release_source)
         return self._commit(now.source, staged, same, group)
+
+    def _hand_over(
+        self,
+        source: SourceSnapshot,
+        planned: Sequence[PlannedTable],
+        committed: Mapping[str, SyncReport],
+    ) -> None:
+        """Give the caller the reports of tables that were committed, while others still wait."""
+        if self._options.on_report:
+            held = self._held.including(source)
+            for report in reported(planned, committed, held, self._load_of_source).values():
+                self._options.on_report(report)
+
+    def _expect(self, planned: Sequence[PlannedTable]) -> None:
+        for one in planned:
+            if one.is_loaded or one.plan.mode == "full":
+                self._progress.expect(str(one.target), one.table.blocks * BLOCK_BYTES)
 
     def _requests(self, specs: Sequence[TableSpec], doubts: dict[str, str]) -> list[SyncRequest]:
         requests = []
@@ -330,9 +360,18 @@ class Group:
             return Outcome()
         with translate_errors("source", _names(one.planned.request.source for one in staged)):
             source.wait_until_flushed()
-        with translate_errors("target", _names(one.target for one in same)):
-            reports = commit.advance(same)
-        outcome = commit.together(staged) if self._options.atomic else commit.each(staged)
+        unchanged, staged = ([], staged) if self._options.atomic else commit.split(staged)
+        moved = [one.planned for one in unchanged]
+        with translate_errors("target", _names(one.target for one in [*same, *moved])):
+            reports = commit.advance(same, unchanged)
+        if self._options.atomic:
+            outcome = commit.together(staged)
+        else:
+            self._hand_over(source, [*(one for one in same if one.idle), *moved], reports)
+            planned = {str(one.target): one.planned for one in staged}
+            outcome = commit.each(
+                staged, lambda done: self._hand_over(source, [planned[name] for name in done], done)
+            )
         outcome.reports = reports | outcome.reports
         for name, error in outcome.errors.items():
             log.warning("sync of %s failed: %s", name, error)

@@ -4,7 +4,7 @@ Locked before the watermark is read, so that a sync that waited for another one 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -15,7 +15,7 @@ from replica_platform.xmin.blocks.reading import BlockOptions
 from replica_platform.xmin.errors import LOCK_TIMEOUT_S, CannotSync, TableBusy
 from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.names import TableName
-from replica_platform.xmin.reports import MAX_SNAPSHOT_S, StepTimes, TableSpec
+from replica_platform.xmin.reports import MAX_SNAPSHOT_S, StepTimes, SyncReport, TableSpec
 from replica_platform.xmin.target import watermark as watermarks
 from replica_platform.xmin.target.schemas import SCHEMA
 from replica_platform.xmin.target.tables import TargetTable, inspect
@@ -42,6 +42,7 @@ class SyncOptions:
         blocks: What a sync by blocks may cost the source.
         max_source_connections: How many sessions may read the source; None chooses.
         max_source_fraction: The largest fraction of the time that each of them may work.
+        on_report: Told the report of each table as soon as it is committed.
     """
 
     source: str
@@ -57,6 +58,7 @@ class SyncOptions:
     blocks: BlockOptions = field(default_factory=BlockOptions)
     max_source_connections: int | None = None
     max_source_fraction: float = 1.0
+    on_report: Callable[[SyncReport], None] | None = None
 
     def __post_init__(self) -> None:
         """Check the limits.

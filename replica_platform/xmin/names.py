@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from psycopg import sql
 
@@ -29,14 +30,7 @@ class TableName:
         Raises:
             BadTableName: The text is not a table name.
         """
-        match = _NAME.fullmatch(text)
-        if match is None:
-            raise BadTableName(
-                f"{text!r} is not a table name; write schema.table, and put a part with characters "
-                'other than letters, digits and _ in double quotes, as in public."Odd name".'
-            )
-        schema, table = match.groups()
-        return cls(_fold(schema) if schema else "public", _fold(table))
+        return _parse(text)
 
     @property
     def sql(self) -> sql.Identifier:
@@ -46,6 +40,19 @@ class TableName:
     def __str__(self) -> str:
         """Return the name as psql reads it."""
         return ".".join(_quoted(part) for part in (self.schema, self.table))
+
+
+# Definitions of many tables parse each name a dozen times.
+@lru_cache(maxsize=16384)
+def _parse(text: str) -> TableName:
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise BadTableName(
+            f"{text!r} is not a table name; write schema.table, and put a part with characters "
+            'other than letters, digits and _ in double quotes, as in public."Odd name".'
+        )
+    schema, table = match.groups()
+    return TableName(_fold(schema) if schema else "public", _fold(table))
 
 
 def parse_schema(text: str) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
-from replica_platform.core.reports import Progress
 from replica_platform.xmin.blocks.choice import TableBlocks
 from replica_platform.xmin.blocks.read import (
     BlockCount,
@@ -27,6 +26,7 @@ from replica_platform.xmin.copy.changes import (
     most_tids_per_bucket,
     scan_range,
 )
+from replica_platform.xmin.copy.progress import GroupProgress
 from replica_platform.xmin.copy.ranges import (
     BLOCK_BYTES,
     Range,
@@ -137,7 +137,7 @@ class Stage:
         target: psycopg.Connection,
         workers: Workers,
         batch_bytes: int,
-        progress: Progress | None,
+        progress: GroupProgress,
     ) -> None:
         self.source = source
         self.target = target
@@ -314,14 +314,13 @@ class Stage:
         return Copied(sum(one.bytes for one in pieces), sum(one.rows for one in pieces))
 
     def copier(
-        self, planned: PlannedTable, staging: TableName, done: int = 0
+        self, planned: PlannedTable, staging: TableName
     ) -> Callable[[Pair, Selection], Copied]:
         """Return what copies one selection into a staging table.
 
         Args:
             planned: The table.
             staging: The staging table.
-            done: The bytes that were copied before, for the progress.
         """
         table, source_name = planned.table, planned.request.source
         command = sql.SQL("copy {} ({}) from stdin (format {})").format(
@@ -329,13 +328,10 @@ class Stage:
             columns_sql([*table.names, *sync_columns(locations=planned.locations)]),
             copy_format(table),
         )
-        expected = table.blocks * BLOCK_BYTES
+        name = str(planned.target)
 
         def on_bytes(size: int) -> None:
-            nonlocal done
-            done += size
-            if self._progress:
-                self._progress(done, max(expected, done), "bytes")
+            self._progress.add(name, size)
 
         def copy(pair: Pair, selection: Selection) -> Copied:
             query = copy_out(table, self.source.snapshot, selection, locations=planned.locations)

@@ -1,6 +1,6 @@
 """The functions that sync: one table, or many at one snapshot. How that goes is `group`'s."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from replica_platform.core.reports import Progress
 from replica_platform.xmin.blocks.reading import BlockOptions
@@ -105,6 +105,7 @@ def sync_group(
     max_snapshot_s: float = MAX_SNAPSHOT_S,
     max_source_connections: int | None = None,
     max_source_fraction: float = 1.0,
+    on_report: Callable[[SyncReport], None] | None = None,
 ) -> GroupReport:
     """Sync many tables at one snapshot of the source, so that they fit together.
 
@@ -123,12 +124,15 @@ def sync_group(
         prove: How much of the content of each table this sync compares and repairs; None compares
             nothing.
         blocks: What a sync by blocks may cost the source.
-        progress: Told the bytes done and expected of each table.
+        progress: Told the bytes done and expected of all tables together.
         max_snapshot_s: How long a first copy holds a snapshot of the source, in seconds; larger
             tables are copied in slices, and all are completed at one snapshot.
         max_source_connections: How many sessions may read the source; None chooses.
         max_source_fraction: The largest fraction of the time that each of them may work; the sync
             pauses in between, and holds its snapshot the longer.
+        on_report: Told the report of each table as soon as it is committed, while others still
+            wait; of an atomic group when all are. It is called in the sync's thread, which waits
+            for it with the snapshot held. What it raises ends the sync; what is committed stays.
 
     Returns:
         Reports and failures by target table.
@@ -142,6 +146,6 @@ def sync_group(
     options = SyncOptions(
         source, target, atomic, workers, batch_bytes, max_delete_fraction, take_over, prove,
         progress, max_snapshot_s, blocks or BlockOptions(), max_source_connections,
-        max_source_fraction,
+        max_source_fraction, on_report,
     )  # fmt: skip
     return Group(options, tables).sync()

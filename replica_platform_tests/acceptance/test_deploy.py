@@ -1,24 +1,36 @@
-"""What `deploy/systemd` starts on one host: valid units, and processes that do the work."""
+"""What `deploy/` starts: valid systemd units, and processes that do the work.
 
+Each process is started from the command and the environment that its unit or the Compose file
+says, with other ports and folders. Containers themselves are not started; see `test_containers`.
+"""
+
+import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sysconfig
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from replica_platform.app.embedded import binaries, running
 from replica_platform.app.launch import PROJECT
 from replica_platform.app.project import init_project
 from replica_platform.outbox import Outbox
+from replica_platform_tests.acceptance import containerfile
+from replica_platform_tests.acceptance.compose import COMPOSE, ENVIRONMENT, compose
 from replica_platform_tests.acceptance.pages import of_this_platform
+from replica_platform_tests.acceptance.test_dev import LAUNCH, RUN
 
 UNITS = sorted((PROJECT / "deploy" / "systemd").glob("*.service"))
 HOME = "/srv/my_platform"
@@ -28,10 +40,81 @@ VISITS = """
 type: replica_platform.components.WorkerOutboxes
 attributes: {name: visits, nodes: {local: outbox}}
 """
+LOCATION = """
+query { repositoriesOrError { ... on RepositoryConnection { nodes {
+    name location { name } assetNodes { assetKey { path } }
+} } } }
+"""
 
 
-def test_there_are_two_units() -> None:
-    assert [unit.stem for unit in UNITS] == ["replica-daemon", "replica-webserver"]
+@dataclass(frozen=True)
+class Deployed:
+    """A project without the sample, with an outbox of one record, and a Postgres of its own."""
+
+    project: Path
+    postgres_port: int
+
+    def dsn(self, database: str) -> str:
+        return f"postgresql://platform@127.0.0.1:{self.postgres_port}/{database}"
+
+    @property
+    def folder(self) -> Path:
+        return self.project.parent
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def append(self) -> None:
+        (self.data / "outbox").mkdir(parents=True, exist_ok=True)
+        with Outbox(self.data / "outbox" / "worker-1.db") as outbox:
+            outbox.append("visit", {"page": "/"})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def deployed(folder: Path) -> Iterator[Deployed]:
+    project = folder / "my_platform"
+    init_project(project, sample=False)
+    entry = project / "my_platform" / "defs" / "visits" / "defs.yaml"
+    entry.parent.mkdir()
+    entry.write_text(VISITS)
+    service = compose()["services"]["postgres"]
+    made = Deployed(project, free_port())
+    with running(folder / "postgres") as server:
+        server.stop()
+        # As a container of it: over TCP, with the user and the databases that the service says.
+        server.start("-c listen_addresses=127.0.0.1", f"-c port={made.postgres_port}")
+        said = service["environment"]
+        admin = f"postgresql://postgres@127.0.0.1:{made.postgres_port}/postgres"
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(f"create role {said['POSTGRES_USER']} superuser login")
+            connection.execute(f"create database {said['POSTGRES_DB']}")
+            for script in (one.split(":")[0] for one in service["volumes"] if ".sql" in one):
+                connection.execute((COMPOSE.parent / script).read_bytes())
+        made.append()
+        try:
+            yield made
+        finally:
+            for process in of_this_platform(made.data):
+                process.kill()
+
+
+# A worker needs a broker: replica_platform_tests/faults/test_cluster_daemon.py drains one.
+ONE_HOST = [unit for unit in UNITS if unit.stem != "replica-worker"]
+
+
+def test_the_units() -> None:
+    assert [unit.stem for unit in UNITS] == [
+        "replica-daemon",
+        "replica-webserver",
+        "replica-worker",
+    ]
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
@@ -51,8 +134,22 @@ def test_a_unit_is_valid(unit: Path, tmp_path: Path) -> None:
 
 
 @contextmanager
-def started(unit: Path, project: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the command of a unit, with the environment that the unit gives it."""
+def started(
+    command: Sequence[str], folder: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, cwd=folder, env=environment)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+def of_unit(unit: Path, project: Path, port: int) -> tuple[list[str], Path, dict[str, str]]:
+    """Return the command of a unit, its folder, and the environment that the unit gives it."""
     text = unit.read_text().replace(f"{HOME}/.venv/bin", SCRIPTS).replace(HOME, str(project))
     said = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
     given = (line.split("=", 1) for line in (project / ".env").read_text().splitlines())
@@ -62,37 +159,173 @@ def started(unit: Path, project: Path, port: int) -> Iterator[subprocess.Popen[b
         **dict([said["Environment"].split("=", 1)]),
     }
     command = shlex.split(said["ExecStart"].replace("-p 3000", f"-p {port}"))
-    process = subprocess.Popen(command, cwd=said["WorkingDirectory"], env=environment)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(60)
+    return command, Path(said["WorkingDirectory"]), environment
 
 
 @pytest.mark.timeout(600)
-def test_the_processes_of_the_units_serve_and_drain(
-    folder: Path, database: Callable[[str], str], port: int
-) -> None:
-    project = folder / "my_platform"
-    init_project(project, sample=False)
-    target = database("warehouse")
-    with (project / ".env").open("a") as file:
-        file.write(f"REPLICA_SOURCE_DSN={database('source')}\nREPLICA_TARGET_DSN={target}\n")
-        file.write(f"REPLICA_DAGSTER_DSN={database('dagster')}\n")
-        file.write(f"REPLICA_DATA_DIR={project / 'data'}\n")
-    entry = project / "my_platform" / "defs" / "visits" / "defs.yaml"
-    entry.parent.mkdir()
-    entry.write_text(VISITS)
-    (project / "data" / "outbox").mkdir(parents=True)
-    with Outbox(project / "data" / "outbox" / "worker-1.db") as outbox:
-        outbox.append("visit", {"page": "/"})
+def test_the_processes_of_the_units_serve_and_drain(deployed: Deployed, port: int) -> None:
+    target = deployed.dsn("warehouse")
+    with (deployed.project / ".env").open("a") as file:
+        file.write(f"REPLICA_SOURCE_DSN={target}\nREPLICA_TARGET_DSN={target}\n")
+        file.write(f"REPLICA_DAGSTER_DSN={deployed.dsn('dagster')}\n")
+        file.write(f"REPLICA_DATA_DIR={deployed.data}\n")
     with ExitStack() as stack:
-        stack.callback(lambda: [one.kill() for one in of_this_platform(project / "data")])
-        processes = [stack.enter_context(started(unit, project, port)) for unit in UNITS]
-        wait_for(lambda: [one.poll() for one in processes] == [None, None] and serves(port))
-        wait_for(lambda: delivered(target) == 1)
-        assert [one.poll() for one in processes] == [None, None]
+        processes = {
+            unit.stem: stack.enter_context(started(*of_unit(unit, deployed.project, port)))
+            for unit in ONE_HOST
+        }
+        wait_for(lambda: serves(port), processes)
+        wait_for(lambda: delivered(target) == 1, processes)
+        assert [one.poll() for one in processes.values()] == [None, None]
+
+
+class Services:
+    """The services of the Compose file as processes, each with what its container would have.
+
+    The folders of the image cannot be written, and neither can a volume that a service does not
+    mount: as root the processes have no capabilities, as the file says, and so obey permissions.
+    """
+
+    def __init__(self, deployed: Deployed) -> None:
+        self.deployed = deployed
+        home = deployed.folder / "home"
+        home.mkdir()
+        self.ports = {str(port): str(free_port()) for port in (4000, 3000, 3001, 9464)}
+        self.absent = deployed.folder / "absent"
+        self.folders = {
+            "/srv/project": deployed.project,
+            "/srv/dagster": home,
+            "/data": deployed.data,
+            "/logs": deployed.folder / "logs",
+            "/tmp": deployed.folder / "tmp",
+        }
+        for name in ("/logs", "/tmp"):
+            self.folders[name].mkdir()
+        for file in ("dagster.yaml", "workspace.yaml"):
+            text = self.replaced((COMPOSE.parent / file).read_text(), self.folders)
+            (home / file).write_text(text.replace("host: code", "host: 127.0.0.1"))
+        self.absent.mkdir()
+        for path in (home, self.absent, deployed.project, *deployed.project.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        self.said: dict[str, Any] = compose()["services"]
+        self.image = containerfile.image_environment(containerfile.PATH.read_text())
+
+    def replaced(self, text: str, folders: dict[str, Path]) -> str:
+        given = {**{name: str(folder) for name, folder in folders.items()}, **self.ports}
+        found = rf"(?<![\w./])({'|'.join(given)})\b"
+        text = re.sub(found, lambda match: given[match[1]], text)
+        text = text.replace("0.0.0.0", "127.0.0.1")
+        return text.replace("postgres:5432", f"127.0.0.1:{self.deployed.postgres_port}")
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Return the variables of a service: those of the image, of `.env`, then its own."""
+        from_file = ENVIRONMENT if "env_file" in self.said[name] else {}
+        given = {**self.image, **from_file, **self.said[name].get("environment", {})}
+        mounted = {volume.split(":")[1] for volume in self.said[name]["volumes"]}
+        folders = {
+            path: folder if path in mounted or path not in ("/data", "/logs") else self.absent
+            for path, folder in self.folders.items()
+        }
+        environment = {key: self.replaced(value, folders) for key, value in given.items()}
+        path = f"{SCRIPTS}:{environment['PATH'].replace('$PATH', os.environ['PATH'])}"
+        return environment | {
+            "PATH": path,
+            "TMPDIR": str(self.folders["/tmp"]),
+            "PYTHONPATH": str(PROJECT),
+        }
+
+    def command(self, name: str, command: Sequence[str]) -> list[str]:
+        assert self.said[name]["cap_drop"] == ["ALL"]
+        confined = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+        as_root = confined if os.geteuid() == 0 else []
+        return [*as_root, *(self.replaced(word, self.folders) for word in command)]
+
+    def start(self, name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return started(
+            self.command(name, self.said[name]["command"]),
+            self.deployed.project,
+            self.environment(name),
+        )
+
+    def run(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(name, command),
+            cwd=self.deployed.project,
+            env=self.environment(name),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def healthy(self, name: str) -> bool:
+        return self.run(name, *self.said[name]["healthcheck"]["test"][1:]).returncode == 0
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        url = f"http://127.0.0.1:{self.ports['3000']}/graphql"
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["data"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+def test_the_services_of_the_compose_file_become_healthy_and_materialise(
+    deployed: Deployed,
+) -> None:
+    services = Services(deployed)
+    written = set(deployed.project.rglob("*"))
+    assert postgres_is_ready(services)
+    assert not services.healthy("code")
+    # What `docs/deploy.md` says for an upgrade.
+    migrated = services.run("code", "dagster", "instance", "migrate")
+    assert migrated.returncode == 0, migrated.stderr
+    with ExitStack() as stack:
+        processes = {"code": stack.enter_context(services.start("code"))}
+        wait_for(lambda: services.healthy("code"), processes)
+        others = [name for name in services.said if name not in ("postgres", "code")]
+        processes |= {name: stack.enter_context(services.start(name)) for name in others}
+        for name in others:
+            wait_for(lambda name=name: services.healthy(name), processes)
+        (repository,) = services.ask(LOCATION)["repositoriesOrError"]["nodes"]
+        assert repository["location"]["name"] == "my_platform"
+        assert {"assetKey": {"path": ["visits"]}} in repository["assetNodes"]
+        launched = services.ask(
+            LAUNCH,
+            params={
+                "selector": {
+                    "repositoryName": repository["name"],
+                    "repositoryLocationName": repository["location"]["name"],
+                    "jobName": "__ASSET_JOB",
+                    "assetSelection": [{"path": ["visits"]}],
+                },
+                "mode": "default",
+            },
+        )["launchRun"]
+        run = launched["run"]["runId"]
+
+        def status() -> str:
+            return str(services.ask(RUN, id=run)["runOrError"]["status"])
+
+        wait_for(lambda: status() in ("SUCCESS", "FAILURE", "CANCELED"), processes)
+        assert status() == "SUCCESS"
+        assert delivered(deployed.dsn("warehouse")) == 1
+        # What `docs/deploy.md` says for a look at it.
+        look = services.run("code", "replica", "status", "--json")
+        assert look.returncode == 0, look.stdout
+    assert all(one.returncode is not None for one in processes.values())
+    assert list((deployed.folder / "logs" / "compute").rglob("*.err"))
+    assert set(deployed.project.rglob("*")) == written
+    assert list(services.absent.iterdir()) == []
+
+
+def postgres_is_ready(services: Services) -> bool:
+    """Whether the health check of the service `postgres` passes, by the program of the wheel."""
+    _, program, *arguments = services.said["postgres"]["healthcheck"]["test"]
+
+    where = {"PGHOST": "127.0.0.1", "PGPORT": str(services.deployed.postgres_port)}
+    call = [str(binaries() / program), *arguments]
+    return subprocess.run(call, env=where, capture_output=True).returncode == 0
 
 
 def serves(port: int) -> bool:
@@ -112,8 +345,13 @@ def delivered(target: str) -> int | None:
     return int(row[0]) if row else None
 
 
-def wait_for(done: Callable[[], bool]) -> None:
+def wait_for(
+    done: Callable[[], bool], processes: Mapping[str, subprocess.Popen[bytes]] | None = None
+) -> None:
+    """Wait until it is done; fail at once when a process has ended meanwhile."""
     until = time.monotonic() + WITHIN_S
     while not done():
+        ended = [name for name, one in (processes or {}).items() if one.poll() is not None]
+        assert ended == []
         assert time.monotonic() < until
-        time.sleep(1)
+        time.sleep(2)  # a health check of Dagster's costs as many seconds of a core

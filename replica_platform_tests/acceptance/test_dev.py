@@ -33,7 +33,7 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path)
     repository = pages.repository()
     states = [schedule["scheduleState"]["status"] for schedule in repository["schedules"]]
     states += [sensor["sensorState"]["status"] for sensor in repository["sensors"]]
-    assert len(states) == 14
+    assert len(states) == 15
     assert set(states) == {"RUNNING"}
 
     launched = pages.ask(

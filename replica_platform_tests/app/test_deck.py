@@ -7,6 +7,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -250,12 +251,13 @@ def test_it_is_written_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 @contextmanager
-def served(make: Any) -> Iterator[int]:
+def served(make: Any, address: str = "127.0.0.1") -> Iterator[int]:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port = probe.getsockname()[1]
     stop = threading.Event()
-    thread = threading.Thread(target=serve_deck, args=(make, port, stop))
+    given = {"host": address}
+    thread = threading.Thread(target=serve_deck, args=(make, port, stop), kwargs=given)
     thread.start()
     try:
         yield port
@@ -265,9 +267,11 @@ def served(make: Any) -> Iterator[int]:
         assert not thread.is_alive()
 
 
-def ask(port: int, path: str = "/", host: str | None = None) -> tuple[int, bytes]:
+def ask(
+    port: int, path: str = "/", host: str | None = None, address: str = "127.0.0.1"
+) -> tuple[int, bytes]:
     for _ in range(50):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection(address, port, timeout=10)
         try:
             connection.request("GET", path, headers={"Host": host} if host else {})
             answer = connection.getresponse()
@@ -307,6 +311,14 @@ def test_a_reload_makes_it_again_when_it_is_no_longer_fresh(
 
     with served(make) as port:
         assert [ask(port)[1], ask(port)[1]] == [b"1", b"2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without set-up")
+def test_at_another_address_a_request_still_has_to_name_this_machine() -> None:
+    with served(lambda: b"deck", "127.0.0.2") as port:
+        # As through a port that a container publishes on 127.0.0.1.
+        assert ask(port, host=f"127.0.0.1:{port}", address="127.0.0.2") == (200, b"deck")
+        assert ask(port, host=f"10.0.0.7:{port}", address="127.0.0.2")[0] == 404
 
 
 def test_the_sensor_records_without_a_run(made: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

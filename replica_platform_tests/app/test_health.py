@@ -15,6 +15,7 @@ from replica_platform.app.health import Health, platform_health
 from replica_platform.app.settings import Settings
 from replica_platform.backup import backup
 from replica_platform.core.sqlite import sqlite3
+from replica_platform.history import Sample, record
 from replica_platform.outbox import Outbox, drain
 from replica_platform.replica import Master, Purpose, publish
 from replica_platform.xmin import TableSpec, forget, standings, sync_group
@@ -250,6 +251,33 @@ def test_every_node_is_looked_at(folder: Folder) -> None:
     late = folder.health()["outbox"]
     assert not late.ok
     assert "The oldest record of batch waits" in late.sentence
+
+
+def test_outboxes_of_another_host_are_judged_by_what_its_runs_recorded(folder: Folder) -> None:
+    folder.write(
+        "outbox",
+        "type: replica_platform.components.WorkerOutboxes\n"
+        "attributes: {name: visits, host: eu, nodes: {web: outbox}, backlog_within_s: 900}\n",
+    )
+
+    def seen(**values: float) -> Health:
+        samples = [Sample(series, "visits/web", value) for series, value in values.items()]
+        record(folder.settings.target, samples)
+        return folder.health()["outbox on eu"]
+
+    # The folder is not on this machine, and nobody has looked at it yet.
+    silent = folder.health()
+    assert "outbox" not in silent
+    assert silent["outbox on eu"].sentence == (
+        "visits/web was not looked at within two hours; see `replica cluster status`."
+    )
+    well = seen(pending=12, dead=0, oldest_s=40)
+    assert well.ok
+    assert well.sentence == "Up to 12 records waited within two hours."
+    late = seen(pending=90_000, dead=0, oldest_s=7200)
+    assert not late.ok and "A record of visits/web waited for 2 h" in late.sentence
+    refused = seen(pending=90_000, dead=3, oldest_s=7200)
+    assert not refused.ok and "Up to 3 records of visits/web were refused" in refused.sentence
 
 
 def test_every_file_needs_its_own_backup(folder: Folder) -> None:

@@ -17,7 +17,7 @@ from dagster._core.storage.runs.schema import RunsTable
 
 from replica_platform.app import housekeeping
 from replica_platform.app.housekeeping import remove_old
-from replica_platform_tests.defs.test_alerts import Ticks
+from replica_platform_tests.defs.test_alerts import add_tick
 
 NODES = dg.StaticPartitionsDefinition(["one", "two"])
 
@@ -144,8 +144,8 @@ def test_events_without_a_run_go_but_the_newest_of_each_asset(
     assert instance.get_latest_materialization_event(dg.AssetKey("others_table")) is not None
 
 
-def test_old_ticks_go(instance: dg.DagsterInstance, capfd: pytest.CaptureFixture[str]) -> None:
-    Ticks(instance, capfd).add("fds_sync", TickStatus.SUCCESS)
+def test_old_ticks_go(instance: dg.DagsterInstance) -> None:
+    add_tick(instance, "fds_sync", TickStatus.SUCCESS)
     (state,) = instance.all_instigator_state()
     remove_old(instance, 14)
     assert len(instance.get_ticks(state.instigator_origin_id, state.selector_id)) == 1

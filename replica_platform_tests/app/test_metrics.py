@@ -1,7 +1,6 @@
 """The platform as Prometheus metrics: parsed by its own parser, named by its rules."""
 
 import json
-import re
 import shutil
 import signal
 import socket
@@ -13,11 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from replica_platform.app.configured import configured
-from replica_platform.app.launch import PROJECT
 from replica_platform.app.metrics import METRICS, PREFIX, metrics_text
 from replica_platform.backup import backup
 from replica_platform.core.sqlite import sqlite3
@@ -25,12 +22,6 @@ from replica_platform.outbox import Outbox
 from replica_platform.replica import Master, publish
 from replica_platform_tests.app.test_health import Folder
 from replica_platform_tests.conftest import Cli
-
-UNITS = ("_seconds", "_bytes", "_records")
-COUNTS_AND_STATES = {
-    *("info", "healthy", "idle", "table_there", "replica_generation", "replica_in_sync"),
-    *("replica_readers", "backup_copies", "failed_schedules"),
-}
 
 
 @pytest.fixture
@@ -101,26 +92,6 @@ def test_what_cannot_be_reached_is_unhealthy_and_the_rest_is_measured(made: Fold
     assert found["healthy"][("warehouse",)] == 0
     assert "last_sync_timestamp_seconds" not in found
     assert found["replica_generation"] == {("shop",): 1}
-
-
-def test_names_and_units_are_those_of_prometheus() -> None:
-    for name, (labels, text) in METRICS.items():
-        assert re.fullmatch(r"[a-z][a-z_]*[a-z]", name)
-        assert name.endswith(UNITS) or name in COUNTS_AND_STATES, name
-        assert not name.endswith("_total"), "that is a counter"
-        assert text.endswith(".") and "seconds" not in labels
-
-
-def test_alerts_and_dashboard_ask_for_metrics_that_there_are() -> None:
-    alerts = yaml.safe_load((PROJECT / "deploy" / "prometheus" / "alerts.yml").read_text())
-    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
-    assert len({rule["alert"] for rule in rules}) == len(rules) > 5
-    dashboard = json.loads((PROJECT / "deploy" / "grafana" / "replica_platform.json").read_text())
-    asked = [rule["expr"] for rule in rules]
-    asked += [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    for expression in asked:
-        (name,) = re.findall(rf"{PREFIX}_(\w+)", expression)
-        assert name in METRICS, expression
 
 
 def test_the_command_writes_prints_and_serves(

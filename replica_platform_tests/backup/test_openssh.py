@@ -13,6 +13,7 @@ from replica_platform.backup.errors import Damaged
 from replica_platform.backup.remote.connection import RemoteAgent
 from replica_platform_tests.backup.conftest import make, rows_of
 from replica_platform_tests.backup.ssh_server import Host, serving
+from replica_platform_tests.conftest import Cli
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="OpenSSH is not installed")
 
@@ -73,6 +74,16 @@ def test_the_bytes_come_by_openssh(
     assert done.verified and len(rows_of(done.file)) == 1000
     assert done.bytes_moved > done.bytes and seen[-1] == (done.bytes, done.bytes)
     assert "SHA-256 is equal" in done.sentence
+
+
+def test_the_command_pulls_a_file(host: Host, remote: Path, tmp_path: Path, cli: Cli) -> None:
+    access = ["--known-hosts", host.access["known_hosts"]]
+    for key in host.access["client_keys"]:
+        access += ["--client-key", key]
+    local = tmp_path / "local.db"
+    done = cli("pull-sqlite", host.url(remote), "--to", local, *access)
+    assert done.returncode == 0, done.stderr
+    assert len(rows_of(local)) == 1000
 
 
 FAILING = {

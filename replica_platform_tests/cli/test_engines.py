@@ -89,13 +89,46 @@ def test_pruning_keeps_the_newest_generations(cli: Cli, master: Path, tmp_path: 
     earlier = ["--store", tmp_path / "earlier", "--blocks", blocks, "--at"]
     restored = cli("pull-generation", *earlier, first.isoformat(), "--json")
     assert result(restored)["generation"] == 1
-    for wrong, advice in (("yesterday", "is no time"), ("2026-01-31T18:00", "has no zone")):
+    assert result(cli("pull-generation", *earlier, "2", "--json"))["generation"] == 2
+    for wrong, advice in (("yesterday", "day or time"), ("2026-01-31T18:00", "no time zone")):
         refused = cli("pull-generation", *earlier, wrong)
         assert (refused.returncode, advice in refused.stderr) == (2, True)
     pruned = result(cli("prune-blocks", "--blocks", blocks, "--keep", "1", "--json"))
     assert (pruned["generations"], pruned["removed"]) == ([1], 0)
     pulled = cli("pull-generation", "--store", tmp_path / "elsewhere", "--blocks", blocks, "--json")
     assert result(pulled)["generation"] == 2
+
+
+def test_two_generations_are_compared(cli: Cli, tmp_path: Path) -> None:
+    master, store = tmp_path / "master.duckdb", tmp_path / "store"
+    for statements in (
+        "create table t (n int primary key, s varchar); create table other as select 1 a;"
+        "insert into t values (1, 'one'), (2, '[two]'), (3, 'three')",
+        "delete from t where n = 1; update t set s = null where n = 2;"
+        f"insert into t values (4, '{'long' * 20}'); alter table other add b int",
+    ):
+        with Master(master).write() as connection:
+            connection.execute(statements)
+        assert cli("publish", "--master", master, "--store", store).returncode == 0
+    shown = cli("diff", "--store", store, "--rows", "2")
+    assert shown.returncode == 0, shown.stderr
+    for line in (
+        "t + n=4, s=" + "long" * 15 + "…",
+        "t - n=1, s=one",
+        "t ~ n=2, s=[two] → NULL",
+        "column b added (INTEGER)",
+        "Between generations 1 and 2 2 of 2 tables differ: 1 rows added, 1 removed, 1 changed.",
+    ):
+        assert line in shown.stdout
+    one = result(cli("diff", "1", "2", "--store", store, "--table", "t", "--rows", "1", "--json"))
+    assert [table["table"] for table in one["tables"]] == ["t"]
+    assert one["tables"][0]["samples"][0]["after"]["s"] == "long" * 20
+    for wrong, code, advice in (
+        (["yesterday"], 2, "write 12, 2026-01-31"),
+        (["2020-01-01"], 1, "kept are 2 (20"),
+    ):
+        refused = cli("diff", *wrong, "--store", store)
+        assert (refused.returncode, advice in refused.stderr) == (code, True), refused.stderr
 
 
 def test_a_scrub_finds_and_repairs_damage(cli: Cli, master: Path, tmp_path: Path) -> None:

@@ -15,18 +15,18 @@ from replica_platform.cli.terminal import bar
 with bar("copying") as progress:
     for step in range(int(sys.argv[1])):
         time.sleep(0.1)
-        progress(step + 1, int(sys.argv[1]), "steps")
+        progress(step + 1, int(sys.argv[1]), sys.argv[2])
 """
 
 
-def shown(steps: int, *, terminal: bool) -> str:
+def shown(steps: int, *, terminal: bool, unit: str = "steps") -> str:
     """Return what a job of `steps` tenths of a second draws on its standard error."""
     if not terminal:
-        command = [sys.executable, "-c", PROGRAM, str(steps)]
+        command = [sys.executable, "-c", PROGRAM, str(steps), unit]
         return subprocess.run(command, check=True, capture_output=True, text=True).stderr
     here, there = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(steps)],
+        [sys.executable, "-c", PROGRAM, str(steps), unit],
         stderr=there,
         env=os.environ | {"TERM": "xterm"},
     ) as process:
@@ -54,6 +54,13 @@ def test_a_bar_is_drawn_for_long_work_on_a_terminal(
     text = shown(steps, terminal=terminal)
     assert ("copying" in text and "%" in text) is drawn
     assert drawn or text == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "text"), [("tables", "copying: 28 of 28 tables"), ("bytes", "copying: 28 B of 28 B")]
+)
+def test_a_bar_says_how_many_of_how_many(unit: str, text: str) -> None:
+    assert text in shown(28, terminal=True, unit=unit)
 
 
 def test_of_a_long_list_the_first_values_are_shown() -> None:

@@ -1,4 +1,4 @@
-"""What a person watches on a terminal: `status --watch`, and the steps of `replica run`."""
+"""What a person watches on a terminal: `status --watch`, and the steps of `run` and `sync`."""
 
 import os
 import pty
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from replica_platform.outbox import Outbox
@@ -94,3 +95,28 @@ def test_watching_is_for_people(cli: Cli) -> None:
     refused = cli("status", "--watch", "--json")
     assert refused.returncode == 2
     assert "--watch is for people" in refused.stderr
+
+
+def test_a_sync_shows_how_many_tables_are_committed(
+    environment: dict[str, str], tmp_path: Path, source: str, target: str
+) -> None:
+    names = ("a", "b", "c")
+    with psycopg.connect(source, autocommit=True) as connection:
+        for name in names:
+            connection.execute(f"create table {name} (id int primary key)")  # type: ignore[arg-type]
+    sync = ("sync", *names, "--source", source, "--target", target, "--into", "copy")
+    first = Terminal(tmp_path, environment, *sync)
+    first.wait_for(r"copy\.c")
+    assert first.process.wait(WITHIN_S) == 0
+    assert "tables" not in first.text  # shorter work shows no bar
+    with psycopg.connect(source, autocommit=True) as connection:
+        for name in names:
+            connection.execute(f"insert into {name} values (1)")  # type: ignore[arg-type]
+    with psycopg.connect(target) as other:
+        other.execute("lock table copy.b")
+        shown = Terminal(tmp_path, environment, *sync)
+        time.sleep(4)
+        assert shown.process.poll() is None
+    shown.wait_for(r"syncing: [23] of 3 tables")
+    shown.wait_for(r"copy\.c")
+    assert shown.process.wait(WITHIN_S) == 0

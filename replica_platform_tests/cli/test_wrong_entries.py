@@ -36,6 +36,7 @@ WRONG = [
     (f"{TABLES}    []\n  threshold: 90\n", 5, "90.0 should be between 0 and 1"),
     (f"{TABLES}    []\n  source: postgres://u:secret@h/d\n", 5, "name of an environment variable"),
     (f"{TABLES}    []\n  owners: [me]\n", 5, "neither team:NAME nor an e-mail address"),
+    (f"{TABLES}    []\n  shards: 0\n", 5, "0 should be between 1 and 256"),
     (f"{TABLES}    []\n  name: a-b\n", 5, "not a name of letters, digits and _"),
     (f"{FILES}  pool: a b\n", 4, "not a name"),
     (f"{FILES}  cron: 0 3 * * *\n", 4, "SqliteBackups has no such attribute"),

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
 
 from replica_platform.defs.sample.market.schedules import nasdaq_daily_pipeline
+from replica_platform.policies import repair_key
 from replica_platform.replica import Master, status
 from replica_platform_tests.defs.conftest import MakePlatform, Platform
 
@@ -96,3 +98,13 @@ def test_a_missing_or_damaged_purpose_is_repaired(
     assert request.asset_selection == [dg.AssetKey(["purposes", "quotes"])]
     assert platform.run_only("purposes/quotes").success
     assert tick() == []
+
+
+def test_the_first_two_ticks_ask_for_one_repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tick has no earlier one: it asked again a few seconds later."""
+    monkeypatch.setattr("replica_platform.policies.time.time", lambda: 1_800_000_001.0)
+    keys = [
+        repair_key(SimpleNamespace(last_tick_completion_time=completed), 7)  # type: ignore[arg-type]
+        for completed in (None, 1_800_000_006.0, 1_800_000_906.0)
+    ]
+    assert keys[0] == keys[1] != keys[2]

@@ -119,8 +119,8 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
         [
             "nasdaq_daily_pipeline", "fds_sync", "outbox_drain", "nightly_backups",
             "outbox_backlog", "market_replica_scrub", "purpose_scrub", "market_replica_repair",
-            "purpose_repair",
-            "failed_runs", "failed_ticks", "housekeeping", "history",
+            "purpose_repair", "outbox_repair", "backups_repair",
+            "alerts", "housekeeping", "history",
             "declarative_automation",
         ],
         "RUNNING",
@@ -131,10 +131,21 @@ def test_schedules_and_sensors_run_by_default(definitions: dg.Definitions) -> No
 @pytest.mark.filterwarnings("ignore:Property `ScheduleDefinition.environment_vars`")
 def test_no_password_reaches_a_page(tmp_path: Path) -> None:
     dsn = "postgresql://someone:open-sesame@h/d"
-    platform = build_defs(Settings(data_dir=tmp_path, source_dsn=dsn, target_dsn=dsn))
+    settings = Settings(
+        data_dir=tmp_path,
+        source_dsn=dsn,
+        target_dsn=dsn,
+        alert_webhook="https://hooks.example.com/open-sesame",
+        alert_mail_server="smtps://ops@mail.example.com",
+        alert_mail_to="ops@example.com",
+        alert_mail_password="open-sesame",
+        _env_file=None,
+    )
+    platform = build_defs(settings)
     # Everything that the pages and the event log know of a code location.
     known = RepositorySnap.from_def(platform.get_repository_def())
-    assert {"source", "target", "xmin_merge", "platform"} <= {r.name for r in known.resources}
+    names = {resource.name for resource in known.resources}
+    assert {"source", "target", "xmin_merge", "platform", "alert_receivers"} <= names
     assert str(tmp_path) in serialize_value(known)
     assert "open-sesame" not in serialize_value(known)
     assert "open-sesame" not in repr(platform.resources)

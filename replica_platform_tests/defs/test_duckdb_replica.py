@@ -1,6 +1,7 @@
 """Any master DuckDB file as an entry: published by its sensor, audited by rules, with purposes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -9,7 +10,8 @@ import pytest
 
 from replica_platform.components import DuckDBReplica
 from replica_platform.io_managers.published_replica import PublishedReplicaIOManager
-from replica_platform.replica import Master, ReplicaReader
+from replica_platform.metadata import changes_table
+from replica_platform.replica import GenerationDiff, Master, ReplicaReader, TableDiff
 from replica_platform.resources.platform import PlatformConfig
 
 RULES = {
@@ -203,3 +205,49 @@ def test_links_are_called_after_the_replica_and_its_purposes(shop: Shop) -> None
         assert not (folder / "stock_data_replica.db").exists()
         with duckdb.connect(str(folder / name), read_only=True) as reader:
             assert reader.execute("select count(*) from orders").fetchone() == (1,)
+
+
+def test_a_publication_shows_what_it_changed(shop: Shop) -> None:
+    """By the generation before it, table by table; never a value of a row."""
+    shop.entry(rules={})
+    assert "changes" not in metadata_of(shop.run(KEY))
+    shop.write(
+        "insert into orders values (2, 20); delete from orders where id = 1;"
+        "create table secrets as select 'hidden' word"
+    )
+    found = metadata_of(shop.run(KEY))
+    assert [found[name].value for name in ("rows_added", "rows_removed", "rows_changed")] == [
+        *(2, 1, 0)
+    ]
+    assert found["compared_with"].value == 1
+    text = str(found["changes"].value)
+    assert "| orders | 1 | 1 | 0 | no key" in text
+    assert "| secrets | 1 | 0 | 0 | table added |" in text
+    assert "hidden" not in text
+    assert "changes" not in metadata_of(shop.run(KEY))
+
+
+def test_changes_can_be_left_out(shop: Shop) -> None:
+    shop.entry(rules={}, changes=False)
+    shop.run(KEY)
+    shop.write("insert into orders values (2, 20)")
+    assert "changes" not in metadata_of(shop.run(KEY))
+
+
+def metadata_of(result: dg.ExecuteInProcessResult) -> Mapping[str, dg.MetadataValue]:
+    (event,) = result.asset_materializations_for_node("shop")
+    return event.metadata
+
+
+def test_a_table_of_changes_is_bounded() -> None:
+    """An event keeps it; the numbers are of all tables."""
+    tables = [
+        TableDiff(f"table_{number}", rows_added=1, changed_columns={"c" * 60: 1, "d" * 400: 1})
+        for number in range(1000)
+    ]
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    shown = changes_table(GenerationDiff(1, 2, moment, moment, tables, 0, 0, 1.0))
+    assert shown["rows_added"] == 1000
+    text = str(shown["changes"].value)
+    assert "| and 940 more |" in text
+    assert len(text) < 25_000

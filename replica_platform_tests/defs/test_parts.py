@@ -153,7 +153,7 @@ def test_several_entries_of_each_component_live_side_by_side(count: int) -> None
         if not isinstance(one, dg.AutomationConditionSensorDefinition)
     ]
     assert len(set(schedules)) == len(schedules) == 6 * count
-    assert len(set(sensors)) == len(sensors) == 4 * count
+    assert len(set(sensors)) == len(sensors) == 6 * count
     pools = {
         node.pool
         for one in repository.assets_defs_by_key.values()
@@ -173,6 +173,7 @@ def test_several_entries_of_each_component_live_side_by_side(count: int) -> None
             "purpose_scrub",
         } <= set(schedules)
         assert {"outbox_backlog", "purpose_repair", "shop_repair"} <= set(sensors)
+        assert {"outbox_repair", "backups_repair"} <= set(sensors)
     if count == 5:
         assert {"fds_4_sync", "conversations_4_drain", "backups_4_nightly"} <= set(schedules)
         assert {"conversations_4_backlog", "purposes_4_purposes_repair"} <= set(sensors)

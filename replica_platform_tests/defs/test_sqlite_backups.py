@@ -112,10 +112,11 @@ def test_each_entry_and_kind_has_its_schedule(component: SqliteBackups, data: Pa
         timezone="Europe/Berlin",
     )
     assert crons(component) == {"remote_pulls": "0 9 * * *"}
-    assert crons(here, other, component) == {
+    far = component.model_copy(update={"name": "far"})
+    assert crons(here, other, far) == {
         "nightly_backups": "0 3 * * *",
         "other_nightly": "30 1 * * *",
-        "remote_pulls": "0 9 * * *",
+        "far_pulls": "0 9 * * *",
     }
 
 
@@ -222,3 +223,43 @@ def test_backups_as_blocks_are_configured_and_checked(
     assert not failed.success
     assert "REPLICA_BACKUP_KEY" in str(failed.all_events)
     assert backups(data / "backups", "app")[0].ok
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_damaged_newest_backup_is_taken_again_by_the_sensor(data: Path, count: int) -> None:
+    files = [FileEntry(path=f"app_{number}.db") for number in range(3)]
+    data.mkdir()
+    for file in files:
+        with closing(sqlite3.connect(data / file.path)) as db:
+            db.execute("create table t (x)")
+    component = SqliteBackups(files=files)
+    definitions = definitions_of(data, component)
+    repository = definitions.get_repository_def()
+
+    def tick() -> list[dg.RunRequest]:
+        platform = PlatformConfig(data_dir=str(data), backup_dir=str(data / "backups"))
+        with (
+            dg.DagsterInstance.ephemeral() as instance,
+            dg.build_sensor_context(
+                instance=instance, repository_def=repository, resources={"platform": platform}
+            ) as context,
+        ):
+            found = repository.get_sensor_def("backups_repair").evaluate_tick(context)
+        return list(found.run_requests or [])
+
+    assert tick() == []  # the first backup is the schedule's
+    assert run(component, data).success
+    assert tick() == []
+    for number in range(count):
+        newest = backups(data / "backups", f"app_{number}")[0].file
+        newest.chmod(0o644)
+        with newest.open("r+b") as file:
+            file.truncate(newest.stat().st_size // 2)
+    requests = tick()
+    assert [one.asset_selection for one in requests] == [
+        [dg.AssetKey(["backups", f"app_{number}"])] for number in range(count)
+    ]
+    assert len({one.run_key for one in requests}) == count
+    assert run(component, data).success
+    assert tick() == []
+    assert all(backups(data / "backups", f"app_{number}")[0].ok for number in range(count))

@@ -213,6 +213,18 @@ def test_a_run_has_the_tables_of_its_code_server(loaded: Loaded) -> None:
     assert loaded.keys == keys | {"raw_data/item"}
     loaded.load(context=in_a_run)
     assert loaded.keys == keys
+    # Only the pages of a code server show columns.
+    specs = loaded.definitions.resolve_all_asset_specs()
+    assert not [spec.key for spec in specs if "dagster/column_schema" in spec.metadata]
+    result = loaded.run()
+    assert result.success
+    orders = next(
+        event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(["raw_data", "orders"])
+    )
+    # As told by the code server, so that the event need not repeat them.
+    assert "dagster/column_schema" not in orders
 
 
 def test_a_second_source_and_target(

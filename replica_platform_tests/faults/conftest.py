@@ -1,10 +1,12 @@
 """Fixtures of several fault tests."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from replica_platform_tests.faults import backup_writer
+from replica_platform_tests.faults.cluster_hosts import Cluster
 
 
 @pytest.fixture
@@ -14,3 +16,17 @@ def remote(tmp_path: Path) -> Path:
     file.parent.mkdir()
     backup_writer.make(file)
     return file
+
+
+@pytest.fixture
+def clusters(folder: Path, database: Callable[[str], str]) -> Iterator[Callable[..., Cluster]]:
+    """A function that makes a cluster; all of its processes are ended afterwards."""
+    made: list[Cluster] = []
+
+    def make(name: str, **options: bool) -> Cluster:
+        made.append(Cluster(folder / name, database("dagster"), database("target"), **options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.stop_all()

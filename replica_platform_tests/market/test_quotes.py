@@ -4,10 +4,12 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +20,7 @@ from typing import Any
 import jsonschema
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from replica_platform.market.errors import SourceFailed
 from replica_platform.market.quotes import (
@@ -379,18 +382,34 @@ def test_a_producer_that_librdkafka_gave_up_is_replaced(brokers: str) -> None:
 
 
 def test_sigterm_loses_nothing_in_flight(brokers: str, store: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     with subprocess.Popen(
         [
             sys.executable, "-m", "replica_platform.cli.main", "quotes", "--store", store,
             "--brokers", brokers, "--topic", "stopped", "--every", "0.02",
+            "--metrics-port", str(port),
         ],
         stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout
         for _ in range(20):
             assert process.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            counted = {
+                sample.name.removeprefix("replica_platform_quotes_"): sample.value
+                for family in text_string_to_metric_families(answer.read().decode())
+                for sample in family.samples
+            }
         process.send_signal(signal.SIGTERM)
         last = process.stdout.read().splitlines()[-1]
     assert process.returncode == 0, last
     sent, acknowledged = int(last.split()[0]), int(last.split("rounds: ")[1].split()[0])
     assert sent == acknowledged == len(messages_of(brokers, "stopped", sent)) >= 100
+    assert counted["rounds_total"] >= 20
+    assert counted["sent_messages_total"] == 5 * counted["rounds_total"] <= sent
+    assert counted["given_total"] == counted["sent_messages_total"]
+    in_flight = counted["sent_messages_total"] - counted["acknowledged_messages_total"]
+    assert counted["in_flight_messages"] == in_flight
+    assert counted["watched_symbols"] == counted["quoted_symbols"] == 5

@@ -54,6 +54,15 @@ STATES = {
 BACKUP_STATES = {"within a day": GOOD, "within 2 days": OLD, "older": BAD}
 
 
+def backup_state(age_s: float | None) -> str | None:
+    """Return what a day was for a file whose newest backup had that age; None without one."""
+    if age_s is None:
+        return None
+    # A nightly backup is up to a day old, and takes its time.
+    within = [(86_400 * 1.1, "within a day"), (86_400 * 2, "within 2 days")]
+    return next((state for limit, state in within if age_s <= limit), "older")
+
+
 def lines(
     title: str, names: list[str], end: int, *, bars: bool = False, unit_s: float = 1, days: int = 7
 ) -> Spec:

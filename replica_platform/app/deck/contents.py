@@ -140,7 +140,7 @@ def _candles(
     settings: Settings, found: Configured, read_bars: ReadBars
 ) -> tuple[str, Mapping[str, Sequence[Any]]] | None:
     """Return the bars of the first replica that has some; None where none has."""
-    for entry in found.of(DuckDBReplicaEntry):
+    for entry in found.here(DuckDBReplicaEntry):
         store = settings.path(entry.store_folder)
         if store.is_dir():
             with replica.ReplicaReader(store) as reader:

@@ -34,7 +34,7 @@ def deck_page(
         DeckNotInstalled: vl-convert is missing.
     """
     script = vega_script(settings.data_dir / "deck")
-    found = found or configured(sample=settings.sample)
+    found = found or configured(sample=settings.sample, host=settings.host)
     return render(look(settings, found, read_bars), script).encode()
 
 

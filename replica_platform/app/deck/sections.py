@@ -190,7 +190,7 @@ def _backups(past: Past | None) -> Section:
     if past is None or not past.values:
         return _section(heading, text, NOTHING_YET)
     names = sorted(past.values)
-    rows = {name: [_backup_state(age) for age in past.values[name]] for name in names}
+    rows = {name: [charts.backup_state(age) for age in past.values[name]] for name in names}
     ages = [[_whole(age) for age in past.values[name]] for name in names]
     data = _cells(past.at, names, rows, charts.BACKUP_STATES) | {
         "about": "newest verified",
@@ -200,14 +200,6 @@ def _backups(past: Past | None) -> Section:
     spec = charts.backup_calendar(len(names), data["days"])
     drawn = [Chart("backups", "canvas", spec, data)]
     return _section(heading, text, charts=drawn, colours=charts.BACKUP_STATES)
-
-
-def _backup_state(age_s: float | None) -> str | None:
-    if age_s is None:
-        return None
-    # A nightly backup is up to a day old, and takes its time.
-    within = [(DAY_S * 1.1, "within a day"), (DAY_S * 2, "within 2 days")]
-    return next((state for limit, state in within if age_s <= limit), "older")
 
 
 def _cells(

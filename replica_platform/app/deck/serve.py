@@ -68,18 +68,22 @@ class _Handler(BaseHTTPRequestHandler):
         log.debug(format, *args)
 
 
-def serve_deck(make: Callable[[], bytes], port: int, stop: threading.Event) -> None:
+def serve_deck(
+    make: Callable[[], bytes], port: int, stop: threading.Event, *, host: str = "127.0.0.1"
+) -> None:
     """Serve the deck on this machine until `stop` is set.
 
     Args:
         make: Returns the page.
-        port: The port; only this machine can reach it.
+        port: The port.
         stop: Ends it.
+        host: The address to listen on. Whatever it is, a request has to name this machine as its
+            host, as one through a port that a container publishes on 127.0.0.1 does.
 
     Raises:
         OSError: The port is taken.
     """
-    with ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, _Deck(make))) as server:
+    with ThreadingHTTPServer((host, port), partial(_Handler, _Deck(make))) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

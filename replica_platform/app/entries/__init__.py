@@ -6,7 +6,11 @@ The components of `components` inherit them, so that an attribute and its check 
 
 from replica_platform.app.entries.base import Entry, WrongEntry
 from replica_platform.app.entries.outboxes import WorkerOutboxesEntry
-from replica_platform.app.entries.replicas import DuckDBReplicaEntry, PurposeReplicasEntry
+from replica_platform.app.entries.replicas import (
+    DuckDBReplicaEntry,
+    PurposeReplicasEntry,
+    RegionEntry,
+)
 from replica_platform.app.entries.sqlite_files import FileEntry, SqliteBackupsEntry
 from replica_platform.app.entries.xmin_tables import TableEntry, XminTablesEntry
 
@@ -15,6 +19,7 @@ __all__ = [
     "Entry",
     "FileEntry",
     "PurposeReplicasEntry",
+    "RegionEntry",
     "SqliteBackupsEntry",
     "TableEntry",
     "WorkerOutboxesEntry",

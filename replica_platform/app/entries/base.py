@@ -12,6 +12,8 @@ from replica_platform.app.cron import assert_cron
 from replica_platform.core.errors import TerminalError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# The tag of an asset with the host that it lives on.
+HOST_TAG = "replica/host"
 _OWNER = re.compile(r"team:[^\s:]+|[^\s@]+@[^\s@]+")
 
 
@@ -33,7 +35,8 @@ def checked(check: Callable[[Any], str]) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _name(text: str) -> str:
+def wrong_name(text: str) -> str:
+    """Return what is wrong with a name of an entry or a host; empty if nothing is."""
     return "" if _NAME.fullmatch(text) else f"{text!r} is not a name of letters, digits and _"
 
 
@@ -48,7 +51,13 @@ def _owner(text: str) -> str:
     return "" if _OWNER.fullmatch(text) else wrong
 
 
-def _cron(text: str) -> str:
+def _tags(tags: Mapping[str, str]) -> str:
+    wrong = f"the host of an entry is not a tag; write `host: {tags.get(HOST_TAG)}` beside `tags`"
+    return wrong if HOST_TAG in tags else ""
+
+
+def wrong_cron(text: str) -> str:
+    """Return what is wrong with a cron schedule; empty if nothing is."""
     try:
         assert_cron(text)
     except ValueError as error:
@@ -86,10 +95,10 @@ def _fraction(number: float) -> str:
     return "" if 0 <= number <= 1 else f"{number} should be between 0 and 1"
 
 
-Name = Annotated[str, checked(_name)]
+Name = Annotated[str, checked(wrong_name)]
 Variable = Annotated[str, checked(_variable)]
 Owner = Annotated[str, checked(_owner)]
-Cron = Annotated[str, checked(_cron)]
+Cron = Annotated[str, checked(wrong_cron)]
 Timezone = Annotated[str, checked(_timezone)]
 Positive = Annotated[int, checked(_positive)]
 NotNegative = Annotated[float, checked(_not_negative)]
@@ -110,10 +119,34 @@ class Entry(Part):
     Attributes:
         owners: Who answers for the assets: `team:NAME` or an e-mail address.
         tags: Tags of the assets.
+        host: The name of the host whose worker runs what concerns the assets, since their files
+            are there; of synced tables a queue that several workers may serve. Where no entry
+            names one, everything runs on one machine.
     """
 
     owners: Sequence[Owner] = ("team:platform",)
-    tags: Mapping[str, str] = {}
+    tags: Annotated[Mapping[str, str], checked(_tags)] = {}
+    host: Name | None = None
+
+    @property
+    def asset_tags(self) -> dict[str, str]:
+        """The tags of the assets, their host included."""
+        return {**self.tags, **host_tags(self.host)}
+
+
+def host_tags(host: str | None) -> dict[str, str]:
+    """Return the tags of what lives on a host; none where no host is named."""
+    return {HOST_TAG: host} if host else {}
+
+
+def host_pool(pool: str, host: str | None) -> str:
+    """Return the name of a pool of one host, since Dagster's pools are those of all hosts.
+
+    Args:
+        pool: The name of the pool on one machine.
+        host: The host; None where none is named, so that the pool keeps its name.
+    """
+    return f"{pool}_{host}" if host else pool
 
 
 def environment_dsn(variable: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from replica_platform.app.entries.base import (
     Cron,
@@ -12,9 +12,13 @@ from replica_platform.app.entries.base import (
     Kept,
     Name,
     NotNegative,
+    Part,
     Positive,
     Timezone,
     checked,
+    host_pool,
+    wrong_cron,
+    wrong_name,
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.replica import Purpose
@@ -23,9 +27,15 @@ from replica_platform.replica.store.layout import LINK
 MASTER = "master/master.duckdb"
 # What the purposes of a replica take over from it.
 SHARED = (
-    *("master", "as_of", "repair_interval_s", "fresh_within_s"),
-    *("scrub_cron_schedule", "timezone", "group", "owners", "tags"),
+    *("master", "as_of", "changes", "repair_interval_s", "fresh_within_s"),
+    *("scrub_cron_schedule", "timezone", "group", "owners", "tags", "host"),
 )
+
+
+def _hosts_once(regions: Sequence["RegionEntry"]) -> str:
+    hosts = [region.host for region in regions]
+    twice = sorted({host for host in hosts if hosts.count(host) > 1})
+    return f"{twice[0]} is listed twice" if twice else ""
 
 
 def _sound(purposes: Mapping[str, Mapping[str, Any]]) -> str:
@@ -48,6 +58,8 @@ class _Published(Entry):
         after: The assets that write the master; it is published when they changed. When absent,
             of a purpose the tables that it lists; of a replica none.
         as_of: A query of the master for the time of its newest data, shown with each generation.
+        changes: Whether each publication shows which rows it added, removed and changed, table by
+            table; only what differs is read, and of that at most ten million values.
         blocks: A folder or a URL such as `s3://bucket/prefix` for a second copy of each
             generation; a folder of `REPLICA_BLOCK_STORE`, if that is set, when absent.
         link: The name of the link to the newest file in the store, for any DuckDB client; when
@@ -60,12 +72,15 @@ class _Published(Entry):
         scrub_cron_schedule: When a share of the kept generations is read again.
         timezone: The time zone of the schedule.
         group: The group of the assets.
-        pool: The pool of what opens the master, shared with the assets that write it.
+        pool: The pool of what opens the master, shared with the assets that write it; on a
+            host its name is followed by that of the host.
     """
 
+    name: Name
     master: str = MASTER
     after: Sequence[str] | None = None
     as_of: str | None = None
+    changes: bool = True
     blocks: str | None = None
     link: FileName | None = None
     repair_interval_s: Positive = 60
@@ -74,6 +89,45 @@ class _Published(Entry):
     timezone: Timezone = "UTC"
     group: Name = "replica"
     pool: Name | None = None
+
+    @property
+    def pool_name(self) -> str:
+        """The pool of what opens the master, on its host."""
+        return host_pool(self._own_pool, self.host)
+
+    @property
+    def _own_pool(self) -> str:
+        return self.pool or f"{self.name}_master"
+
+
+class RegionEntry(Part):
+    """A copy of a replica on another host, pulled from its block store.
+
+    Attributes:
+        host: The name of the host, whose worker pulls.
+        store: The folder of the generations on that host, absolute or below its data folder;
+            `regions/HOST/NAME` when absent.
+        cron_schedule: When the host pulls what it has missed; a publication is pulled at once.
+        fresh_within_s: The age in seconds above which the last pull, or confirmation that there
+            is nothing new, is a warning.
+    """
+
+    host: str
+    store: str | None = None
+    cron_schedule: str = "*/15 * * * *"
+    fresh_within_s: int = 3600
+
+    # Dagster resolves the parts of an entry by their plain types.
+    @model_validator(mode="after")
+    def _sound(self) -> "RegionEntry":
+        for wrong in (
+            wrong_name(self.host),
+            wrong_cron(self.cron_schedule),
+            "" if self.fresh_within_s > 0 else "fresh_within_s should be greater than 0",
+        ):
+            if wrong:
+                raise ValueError(wrong)
+        return self
 
 
 class DuckDBReplicaEntry(_Published):
@@ -90,15 +144,17 @@ class DuckDBReplicaEntry(_Published):
         keep: How many generations are kept; `REPLICA_KEEP_GENERATIONS` when absent.
         min_age_s: How long each generation is kept at least, in seconds.
         purposes: Parts of the master for one use each, as in a PurposeReplicas entry.
+        regions: Copies of the generations on other hosts, pulled from the block store and read
+            there, such as `[{host: eu}]`.
     """
 
-    name: Name
     store: str | None = None
     required: Sequence[str] = ()
     rules: Mapping[str, str] = {}
     keep: Kept | None = None
     min_age_s: NotNegative | None = None
     purposes: Purposes = Field(default_factory=dict)
+    regions: Annotated[Sequence[RegionEntry], checked(_hosts_once)] = ()
 
     @property
     def store_folder(self) -> str:
@@ -110,6 +166,10 @@ class DuckDBReplicaEntry(_Published):
         """The name of the link to the newest generation."""
         return self.link or f"{self.name}.db"
 
+    def region_folder(self, region: RegionEntry) -> str:
+        """Return the folder of the generations in a region, absolute or below the data folder."""
+        return region.store or f"regions/{region.host}/{self.name}"
+
     def parts(self) -> "PurposeReplicasEntry":
         """Return the purposes as the entry that they stand for."""
         return PurposeReplicasEntry(
@@ -119,13 +179,8 @@ class DuckDBReplicaEntry(_Published):
             blocks=f"{self.blocks.rstrip('/')}_purposes" if self.blocks else None,
             **{shared: getattr(self, shared) for shared in SHARED},
             after=self.after or (),
-            pool=self.pool_name,
+            pool=self._own_pool,
         )
-
-    @property
-    def pool_name(self) -> str:
-        """The pool of what opens the master."""
-        return self.pool or f"{self.name}_master"
 
 
 class PurposeReplicasEntry(_Published):
@@ -165,8 +220,3 @@ class PurposeReplicasEntry(_Published):
         """Return the folder of a purpose in the block store of the settings."""
         # Those of the first entry are where they were before there could be others.
         return purpose if self.name == "purposes" else f"{self.name}_purposes/{purpose}"
-
-    @property
-    def pool_name(self) -> str:
-        """The pool of what opens the master."""
-        return self.pool or f"{self.name}_master"

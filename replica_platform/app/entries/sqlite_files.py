@@ -82,6 +82,8 @@ class SqliteBackupsEntry(Entry):
         cron_schedule: When the files of this host are backed up.
         remote_cron_schedule: When the files of other hosts are copied here and backed up.
         timezone: The time zone of both schedules.
+        repair_interval_s: How often the sensor looks whether the newest backup is damaged, in
+            seconds.
         folder: The folder of the backups below that of all backups; that of the name when absent.
         group: The group of the assets; `backups`, and `remote` for those of other hosts, when
             absent, preceded by another name.
@@ -94,6 +96,7 @@ class SqliteBackupsEntry(Entry):
     cron_schedule: Cron = "0 3 * * *"
     remote_cron_schedule: Cron = "0 9 * * *"
     timezone: Timezone = "UTC"
+    repair_interval_s: Positive = 60
     folder: str | None = None
     group: Name | None = None
     pool: Name | None = None

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,12 +19,22 @@ from replica_platform.app.entries.base import (
     Timezone,
     Variable,
     WrongEntry,
+    checked,
 )
 from replica_platform.core.errors import PlatformError
 from replica_platform.xmin import ListedTable, Mask, TableSpec
 from replica_platform.xmin.names import TableName
 
 _WILDCARD = re.compile(r"[*?]")
+MOST_SHARDS = 256
+
+
+def _shards(number: int) -> str:
+    within = 1 <= number <= MOST_SHARDS
+    return "" if within else f"{number} should be between 1 and {MOST_SHARDS}"
+
+
+Shards = Annotated[int, checked(_shards)]
 
 
 class FixedMask(Part):
@@ -57,6 +67,7 @@ class TableEntry(Part):
         columns: The columns to copy; all when absent. Of a pattern: those that each table has.
         left_out: Columns that are not copied.
         mask: What the target holds instead of a column's values: null, hash, or {fixed: VALUE}.
+        together: Tables with the same name here stay in one shard, synced from one snapshot.
     """
 
     table: str
@@ -70,6 +81,7 @@ class TableEntry(Part):
     left_out: Sequence[str] = ()
     # YAML reads a bare null as no value.
     mask: Mapping[str, Literal["null", "hash"] | FixedMask | None] = {}
+    together: str | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> "TableEntry":
@@ -103,7 +115,7 @@ class TableEntry(Part):
 
 
 class XminTablesEntry(Entry):
-    """A group of tables, all synced in one step from one snapshot of the source.
+    """A group of tables, synced in one step from one snapshot of the source, or in shards.
 
     Attributes:
         tables: The tables of the group, by name or by pattern.
@@ -135,7 +147,11 @@ class XminTablesEntry(Entry):
         max_delete_fraction: The largest part of a table that a sync may delete.
         catalog_cron_schedule: When a group with patterns looks for new tables.
         group: The group of the assets.
-        pool: The pool of the syncs; the name of the group when absent.
+        pool: The pool of the syncs, and of all shards; when absent, each shard has its own,
+            which is called like the group.
+        shards: In how many shards the tables are synced, at most 256: each has its own snapshot,
+            step, job and schedule, so that shards run at the same time, on other hosts too.
+        keep_joined: Whether tables that foreign keys of the source join stay in one shard.
     """
 
     tables: Sequence[TableEntry]
@@ -160,6 +176,8 @@ class XminTablesEntry(Entry):
     group: Name = "warehouse"
     owners: Sequence[Owner] = ("team:warehouse",)
     pool: Name | None = None
+    shards: Shards = 1
+    keep_joined: bool = True
 
     @model_validator(mode="after")
     def _sound(self) -> "XminTablesEntry":

@@ -14,7 +14,6 @@ and fetch the blocks that are missing.
 import os
 import time
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from replica_platform.replica.store.candidate import Publication
 from replica_platform.replica.store.integrity import Unusable, find_damage
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, generation_in, now
+from replica_platform.replica.store.moment import At
 from replica_platform.replica.store.ownership import assert_same_purpose
 from replica_platform.replica.store.retention import Retention
 
@@ -125,7 +125,7 @@ class BlockStore:
     def pull(
         self,
         store: Path | str,
-        generation: int | datetime | None = None,
+        generation: At | None = None,
         *,
         keep: int = 3,
         min_age_s: float = 60.0,
@@ -138,8 +138,8 @@ class BlockStore:
 
         Args:
             store: The local store's folder; made if absent.
-            generation: Its number, or a time, for the last one published by then; by default the
-                one that the pointer names.
+            generation: Its number, or a day or a time, for the last one published by then, as
+                `ReplicaReader` takes them; by default the one that the pointer names.
             keep: How many generations stay.
             min_age_s: How long, in seconds, each stays at least.
             progress: Told the blocks that are fetched.
@@ -151,6 +151,7 @@ class BlockStore:
             NothingPublished: The block store does not have it.
             BlockStoreUnavailable: A request failed.
             BlockStoreDamaged: A block or a manifest is missing or damaged.
+            ValueError: It is a time without a zone, or a text that is no number, day or time.
             PlatformError: The local store refused it, as in `publish`.
         """
         candidate = assemble(

@@ -7,7 +7,6 @@ folder and every S3 support.
 import json
 import secrets
 from contextlib import suppress
-from datetime import datetime
 from pathlib import Path
 
 from replica_platform.blocks.errors import BlockStoreDamaged
@@ -15,6 +14,7 @@ from replica_platform.blocks.objects import Objects
 from replica_platform.blocks.pool import all_digests
 from replica_platform.replica.errors import NothingPublished, PointerMoved
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, generation_in
+from replica_platform.replica.store.moment import At, at_in_words, parse_at
 
 
 class Index:
@@ -45,32 +45,31 @@ class Index:
         """Create a generation's manifest, once its blocks are there."""
         self._objects.create(f"manifests/{stem(manifest)}.json", manifest.to_json())
 
-    def find(self, wanted: int | datetime | None) -> Manifest:
+    def find(self, at: At | None) -> Manifest:
         """Return the generation of that number, the last of that time, or the current one for None.
 
         Raises:
             NothingPublished: It is not there.
-            ValueError: The time has no zone.
+            ValueError: It is a time without a zone, or a text that is no number, day or time.
         """
-        if isinstance(wanted, datetime) and wanted.tzinfo is None:
-            raise ValueError(f"{wanted} has no time zone; give one, such as datetime.UTC.")
-        if wanted is None:
+        if at is None:
             current = self.last_pointer()[1]
             if current is None:
                 raise NothingPublished(
                     f"Nothing was pushed to {self._objects.where} yet; push a generation first."
                 )
             return current
+        wanted = parse_at(at)
         for name in self.names():
             is_other = isinstance(wanted, int) and generation_in(name) != wanted
             raw = None if is_other else self._objects.read(name)
             manifest = self._parsed(name, raw) if raw is not None else None
             if manifest and (isinstance(wanted, int) or manifest.published_at <= wanted):
                 return manifest
-        what = f"Generation {wanted}" if isinstance(wanted, int) else f"A generation of {wanted}"
         kept = ", ".join(str(generation_in(name)) for name in self.names())
         raise NothingPublished(
-            f"{what} is not kept in {self._objects.where}; there are {kept or 'none'}."
+            f"{at_in_words(wanted)} is not kept in {self._objects.where}; kept are "
+            f"{kept or 'none'}. Name one of these."
         )
 
     def last_pointer(self) -> tuple[int, Manifest | None]:

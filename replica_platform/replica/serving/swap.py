@@ -19,6 +19,7 @@ from replica_platform.replica.serving.lease import Lease
 from replica_platform.replica.store.integrity import Damaged, Unusable, check
 from replica_platform.replica.store.layout import Layout
 from replica_platform.replica.store.manifest import Manifest, NotAManifest, Seal, now
+from replica_platform.replica.store.moment import at_in_words, kept_in_words
 
 # A refused generation is tried again after this time, then after twice as long each time. Trying
 # costs a `stat`, or the reading of the whole file if its seal is broken.
@@ -159,9 +160,8 @@ class GenerationServer:
         if manifest is not None:
             self._switch_to(manifest)
             return
-        kept = ", ".join(str(one.generation) for one in self.layout.kept())
-        what = f"Generation {at}" if isinstance(at, int) else f"A generation as old as {at}"
-        self.record_error(f"{what} is not kept; kept are {kept or 'none'}")
+        kept = kept_in_words(self.layout.kept())
+        self.record_error(f"{at_in_words(at)} is not kept; kept are {kept}")
 
     def _check_attached_file(self) -> None:
         """Read every byte of the attached file if it was written, although it is immutable."""

@@ -30,6 +30,7 @@ from replica_platform.replica.store.manifest import (
     generation_in,
     read_manifest,
 )
+from replica_platform.replica.store.moment import At, at_in_words, kept_in_words, parse_at
 
 LINK = "stock_data_replica.db"
 
@@ -148,6 +149,21 @@ class Layout:
                 return manifest
         what = "Nothing is" if generation is None else f"Generation {generation} is not"
         raise NothingPublished(f"{what} published in {self.root}; publish into it first.")
+
+    def find_at(self, at: At) -> Manifest:
+        """Return the kept generation of that number, or the last one published by that time.
+
+        Raises:
+            NothingPublished: None is kept; the text names those that are.
+            ValueError: It is a time without a zone, or a text that is no number, day or time.
+        """
+        wanted = parse_at(at)
+        if (found := self.kept_at(wanted)) is not None:
+            return found
+        raise NothingPublished(
+            f"{at_in_words(wanted)} is not kept in {self.root}; kept are "
+            f"{kept_in_words(self.kept())}. Name one of these, or pull it from a block store."
+        )
 
     def kept_at(self, at: int | datetime) -> Manifest | None:
         """Return the kept generation of that number, or the last one published by that time."""

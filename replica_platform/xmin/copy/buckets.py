@@ -33,6 +33,10 @@ class BucketCounts:
         left, right = (one.of_blocks(blocks).rows for one in (self, other))
         return BucketCounts(blocks, {n: left.get(n, 0) - right.get(n, 0) for n in {*left, *right}})
 
+    def listed(self) -> list[int]:
+        """Return the rows of each bucket in order, from the first to the last that has any."""
+        return [self.rows.get(number, 0) for number in range(max(self.rows, default=-1) + 1)]
+
     def of_blocks(self, blocks: int) -> "BucketCounts":
         """Return the counts in larger buckets."""
         ratio = blocks // self.blocks

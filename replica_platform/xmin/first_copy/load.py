@@ -225,7 +225,7 @@ class FirstCopies:
     def _load_ranges(self, stage: Stage, load: _Load, waiting: list[Range]) -> int:
         """Load ranges, each with its line in the ledger; return how many arrived in time."""
         planned = load.planned
-        copy = stage.copier(planned, load_name(planned.target), load.bytes)
+        copy = stage.copier(planned, load_name(planned.target))
         where = load.continued.older if load.continued else ALL_ROWS
 
         def load_range(pair: Pair, one: Range) -> tuple[int, int] | None:

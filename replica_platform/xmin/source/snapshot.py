@@ -303,8 +303,12 @@ class HeldSnapshots:
         try:
             yield
         finally:
-            self.count += 1
-            self.longest_s = max(self.longest_s, source.held_s, source.age_s)
+            noted = self.including(source)
+            self.count, self.longest_s = noted.count, noted.longest_s
+
+    def including(self, source: SourceSnapshot) -> "HeldSnapshots":
+        """Return the same with a snapshot that may still be held."""
+        return HeldSnapshots(self.count + 1, max(self.longest_s, source.held_s, source.age_s))
 
 
 def open_reader(dsn: str, snapshot: Snapshot) -> psycopg.Connection:

@@ -199,18 +199,33 @@ update {mark} set
     w = %(w)s, next = %(next)s, snapshot = %(snapshot)s, synced_at = clock_timestamp(),
     located_at = case when located_at = snapshot then %(snapshot)s end,
     delivered = array(select xid from unnest(delivered) xid where xid >= %(w)s order by xid),
-    complete = complete or %(quiet)s
+    complete = complete or %(quiet)s,
+    counted_at = case when %(counted)s then clock_timestamp() else counted_at end
 where target_table = any(%(tables)s)
 """
 
 
-def advance(target: psycopg.Connection, tables: Iterable[TableName], snapshot: Snapshot) -> None:
-    """Move the watermarks of tables of which nothing was changed, in one statement."""
+def advance(
+    target: psycopg.Connection,
+    tables: Iterable[TableName],
+    snapshot: Snapshot,
+    *,
+    counted: bool = False,
+) -> None:
+    """Move the watermarks of tables of which nothing was changed, in one statement.
+
+    Args:
+        target: A session on the target.
+        tables: The tables.
+        snapshot: The snapshot that they were found unchanged at.
+        counted: Whether the rows of both sides were counted.
+    """
     values = {
         "w": snapshot.w,
         "next": snapshot.next,
         "snapshot": snapshot.text,
         "quiet": snapshot.quiet,
+        "counted": counted,
         "tables": [str(table) for table in tables],
     }
     if values["tables"]:

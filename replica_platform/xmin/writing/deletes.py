@@ -19,7 +19,7 @@ from replica_platform.xmin.integrity.located_deletes import (
 from replica_platform.xmin.plan import PlannedTable
 from replica_platform.xmin.source.snapshot import SourceSnapshot
 from replica_platform.xmin.stage import StagedTable
-from replica_platform.xmin.target.block_counts import write_counts
+from replica_platform.xmin.target.block_counts import TableCounts, write_counts
 
 _NOWHERE: Mapping[int, int] = {}
 
@@ -115,5 +115,5 @@ class Deletes:
         if staged.scan is None:
             return
         live = staged.scan.live
-        counts = [live.rows.get(number, 0) for number in range(max(live.rows, default=-1) + 1)]
-        write_counts(self._target, staged.target, self._source.snapshot.text, live.blocks, counts)
+        counts = TableCounts(staged.target, live.blocks, live.listed())
+        write_counts(self._target, self._source.snapshot.text, [counts])

@@ -1,7 +1,7 @@
 """What a group reports of its tables, and of which it proves a part."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from replica_platform.xmin.copy.source_load import SourceLoad
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 def reported(
     planned: Sequence[PlannedTable],
-    committed: dict[str, SyncReport],
+    committed: Mapping[str, SyncReport],
     held: HeldSnapshots,
     load: SourceLoad,
 ) -> dict[str, SyncReport]:
@@ -27,20 +27,30 @@ def reported(
             reports[name] = committed[name]
         elif one.idle:
             reports[name] = one.report
-    for name, report in reports.items():
-        reports[name] = replace(
+    return {
+        name: replace(
             report,
             snapshots=held.count,
             snapshot_s=held.longest_s,
             source_connections=load.connections,
             source_busy_s=load.busy_s,
         )
+        for name, report in reports.items()
+    }
+
+
+def log_reports(reports: Iterable[SyncReport]) -> None:
+    """Log what was done with each table."""
+    for report in reports:
         log.info(
-            "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s", name,
-            report.rows_read, report.rows_inserted, report.rows_updated, report.rows_deleted,
+            "sync of %s: %s read, %s inserted, %s updated, %s deleted in %.2f s",
+            report.target_table,
+            report.rows_read,
+            report.rows_inserted,
+            report.rows_updated,
+            report.rows_deleted,
             report.seconds,
-        )  # fmt: skip
-    return reports
+        )
 
 
 def with_parts(prover: Prover, planned: Sequence[PlannedTable]) -> list[PlannedTable]:

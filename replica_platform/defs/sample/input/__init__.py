@@ -19,8 +19,8 @@ def prepare(settings: Settings) -> None:
     from replica_platform.defs.sample.input.gym_system import sample_gym_system
     from replica_platform.defs.sample.input.source import append_conversations, fill_source
 
-    if settings.source_dsn is None:
+    if settings.databases["fds"] is None:
         fill_source(settings.source)
-    if settings.target_dsn is None:
+    if settings.databases["warehouse"] is None:
         append_conversations(settings.outbox_dir / "worker-1.db")
     sample_gym_system(settings.data_dir / "sample" / "gym_system.db")

@@ -8,7 +8,9 @@ from replica_platform.policies import named_job
 # Whatever depends on the publication follows by its automation condition.
 daily_pipeline_job = named_job(
     "nasdaq_daily_pipeline",
-    dg.AssetSelection.groups("market", "replica"),
+    dg.AssetSelection.groups("market")
+    # The sample's own: a replica of another entry may live on another host.
+    | dg.AssetSelection.key_prefixes("market_replica", ["purposes", "quotes"]),
     "symbols → ohlcv → indicators, watchlist → market_replica, checks included.",
 )
 

@@ -1,0 +1,44 @@
+"""The Compose file, with the variables of a `.env` put in as Compose does."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from replica_platform.app.launch import PROJECT
+
+COMPOSE = PROJECT / "deploy" / "compose" / "compose.yaml"
+ENVIRONMENT = {
+    "POSTGRES_PASSWORD": "letters",
+    "REPLICA_SOURCE_DSN": "postgresql://reader@source.example.com/shop",
+}
+_VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
+
+
+def variables(text: str) -> list[str]:
+    """Return the names of the variables in a Compose file."""
+    return [match[1] for match in _VARIABLE.finditer(text)]
+
+
+def interpolated(text: str, environment: Mapping[str, str]) -> str:
+    """Put variables in: `${A}`, `${A:-default}` and `${A:?what to do}`.
+
+    Raises:
+        KeyError: A variable that must be set is not, or is empty.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, kind, rest = match.groups()
+        given = environment.get(name, "")
+        if not given and kind == ":?":
+            raise KeyError(f"{name}: {rest}")
+        return given or (rest if kind == ":-" else "")
+
+    return _VARIABLE.sub(value, text)
+
+
+def compose(environment: Mapping[str, str] = ENVIRONMENT) -> dict[str, Any]:
+    """Return the Compose file as Compose would read it."""
+    found: dict[str, Any] = yaml.safe_load(interpolated(COMPOSE.read_text(), environment))
+    return found

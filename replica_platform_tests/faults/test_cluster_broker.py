@@ -1,0 +1,135 @@
+"""A broker that dies, does not answer, or forgets: runs go on, wait, and are never run twice."""
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from replica_platform_tests.faults.cluster_hosts import TIMEOUT_S, Asking, Cluster, asking, missing
+
+pytestmark = [
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+    pytest.mark.timeout(TIMEOUT_S),
+]
+# How long the control needs to fail its run and to start it a second time.
+CONTROL_WITHIN_S = 60.0
+
+
+def runs_of(cluster: Cluster, asset: str) -> set[str]:
+    return {run_id for run_id, *_ in cluster.work(asset)}
+
+
+def test_a_broker_that_dies_or_does_not_answer(
+    clusters: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, torture: bool
+) -> None:
+    cluster = clusters("own")
+    cluster.start_all("a")
+    with asking(cluster, monkeypatch) as ask:
+        for _ in range(20 if torture else 1):
+            kill_and_freeze(cluster, ask)
+    ran = [run_id for run_id, *_ in cluster.work("quick_a")]
+    assert len(ran) == len(set(ran))
+    print(f"broker killed and frozen: {len(ran)} runs waited for it, and each ran once")
+
+
+def kill_and_freeze(cluster: Cluster, ask: Asking) -> None:
+    slow = ask.begin("slow_a")
+    waited = {killed(cluster, ask), silent(cluster, ask)}
+    # The run that was under way has seen nothing of this.
+    assert ask.status(slow) == "STARTED"
+    cluster.release()
+    ask.wait(slow)
+    assert ask.status(slow) == "SUCCESS"
+    assert ask.retries(slow) == []
+    assert runs_of(cluster, "quick_a") >= waited
+
+
+def killed(cluster: Cluster, ask: Asking) -> str:
+    """Kill the broker, ask for a run, and start the broker again."""
+    cluster.kill("broker")
+    quick = ask.launch("quick_a")
+    time.sleep(3)
+    assert ask.status(quick) == "QUEUED"
+    cluster.start_broker()
+    ask.wait(quick)
+    assert ask.status(quick) == "SUCCESS", ask.messages(quick)
+    return quick
+
+
+def silent(cluster: Cluster, ask: Asking) -> str:
+    """Freeze the broker, ask for a run, and let the broker go on."""
+    cluster.kill("broker", signal.SIGSTOP)
+    quick = ask.launch("quick_a")
+    time.sleep(12)
+    assert ask.status(quick) == "QUEUED", ask.messages(quick)
+    cluster.kill("broker", signal.SIGCONT)
+    ask.wait(quick)
+    assert ask.status(quick) == "SUCCESS", ask.messages(quick)
+    return quick
+
+
+def test_a_broker_that_forgets(
+    clusters: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, torture: bool
+) -> None:
+    cluster, control = clusters("own"), clusters("stock", stock=True)
+    cluster.start_all("a")
+    control.start_all("a", code_of=cluster)
+    rounds = 20 if torture else 1
+    for _ in range(rounds):
+        forget_both(cluster, control, monkeypatch)
+    if torture:
+        with asking(cluster, monkeypatch) as ask:
+            for _ in range(rounds):
+                forgotten_in_the_queue(cluster, ask)
+    ran, control_ran = len(runs_of(cluster, "slow_a")), len(runs_of(control, "slow_a"))
+    assert ran == rounds
+    assert control_ran >= 2 * rounds
+    print(f"broker forgot {rounds} times: {ran} runs, each once; the control made {control_ran}")
+
+
+def forget_both(cluster: Cluster, control: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with asking(cluster, monkeypatch) as ask:
+        slow = ask.begin("slow_a")
+    with asking(control, monkeypatch) as ask:
+        doubled = ask.begin("slow_a", queue="a")
+        forget(cluster)
+        forget(control)
+        # The control fails its run and starts it again, while it goes on: both write.
+        ask.wait(doubled, within_s=CONTROL_WITHIN_S)
+        again = ask.retried(doubled)
+        ask.wait_for_steps(again)
+        ask.wait_for_steps(doubled, control.steps_of(doubled))
+        control.release()
+        ask.wait(again)
+    # Ours goes on, once.
+    with asking(cluster, monkeypatch) as ask:
+        assert ask.status(slow) == "STARTED"
+        assert ask.retries(slow) == []
+        cluster.release()
+        ask.wait(slow)
+        assert ask.status(slow) == "SUCCESS"
+
+
+def forget(cluster: Cluster) -> None:
+    """Kill the broker, and start one that knows nothing."""
+    cluster.kill("broker")
+    for file in sorted((cluster.folder / "broker").rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    cluster.start_broker()
+
+
+def forgotten_in_the_queue(cluster: Cluster, ask: Asking) -> None:
+    """Let the broker forget a run that no worker has taken: it fails in time, and is retried."""
+    cluster.kill("worker_a", signal.SIGSTOP)
+    quick = ask.launch("quick_a")
+    ask.wait(quick, "STARTING")
+    time.sleep(1)
+    forget(cluster)
+    cluster.kill("worker_a", signal.SIGCONT)
+    ask.wait(quick, within_s=90)
+    assert ask.status(quick) == "FAILURE"
+    again = ask.retried(quick)
+    ask.wait(again)
+    assert ask.status(again) == "SUCCESS"
+    assert (cluster.steps_of(quick), cluster.steps_of(again)) == (0, 1)
