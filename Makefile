@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help run dev cluster test test-duckdb2 faults torture lint format docs bench status clean
+.PHONY: help run dev cluster test test-duckdb2 faults torture lint format docs pictures bench status clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,8 +48,8 @@ LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
   defs/test_purpose_replicas.py defs/test_adopt.py defs/test_alerts.py app/test_housekeeping.py \
   acceptance/test_light_installs.py cli/test_watch.py cli/test_watch_metrics.py \
   defs/test_sharded_tables.py app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py \
-  acceptance/test_deploy.py defs/test_market.py market/test_indicators.py market/test_backfill.py \
-  cluster/test_placement.py acceptance/test_cluster.py)
+  acceptance/test_browser.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
+  market/test_backfill.py cluster/test_placement.py acceptance/test_cluster.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
@@ -82,6 +82,9 @@ format: $(DEV_READY) ## let ruff put the code in order
 docs: $(DOCS_READY) ## the documentation as a site, in site/; a warning fails it
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 	@echo "The documentation is in site/; open site/index.html."
+
+pictures: $(DEV_READY) ## make the pictures of README and docs again; needs Chromium
+	@REPLICA_BROWSER=required REPLICA_PICTURES=1 $(BIN)/python -m pytest -q replica_platform_tests/acceptance/test_browser.py
 
 bench: $(DEV_READY) ## every benchmark against its peer
 	@for program in benchmarks/*_*.py; do echo "== $$program"; $(BIN)/python $$program || exit 1; done

@@ -6,14 +6,13 @@ There is no peer: the figures are printed as shares of the limits, 3 s, 3 MB and
 """
 
 import argparse
-import re
 import shutil
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import psycopg
+from playwright.sync_api import sync_playwright
 
 from replica_platform.app.configured import Configured
 from replica_platform.app.deck import deck_page, write_deck
@@ -65,12 +64,23 @@ def main() -> None:
         if chromium is None:
             print("There is no Chromium, so that nothing is drawn.")
             return
-        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-                   "--virtual-time-budget=20000", f"--user-data-dir={folder}/profile",
-                   (Path(folder) / "deck.html").as_uri()]  # fmt: skip
-        dom = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        (drawn_ms,) = re.findall(r'data-drawn-ms="(\d+)"', dom)
-        print(f"{int(drawn_ms) / 1000:.2f} s to draw, {int(drawn_ms) / 1000 / DRAW_S:.2f} of it")
+        drawn_s, whole_s = draw(chromium, Path(folder) / "deck.html")
+        print(f"{drawn_s:.2f} s to draw, {drawn_s / DRAW_S:.2f} of the limit")
+        print(f"{whole_s:.2f} s from opening the page to its last chart")
+
+
+def draw(chromium: str, page: Path) -> tuple[float, float]:
+    """Return how long a browser takes for the charts of a page, and for all of it, in seconds."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        shown = browser.new_page(viewport={"width": 1280, "height": 800})
+        shown.goto(page.as_uri())
+        shown.wait_for_selector("html[data-drawn-ms]", state="attached")
+        drawn_ms, whole_ms = shown.evaluate(
+            "[Number(document.documentElement.dataset.drawnMs), performance.now()]"
+        )
+        browser.close()
+    return drawn_ms / 1000, whole_ms / 1000
 
 
 if __name__ == "__main__":

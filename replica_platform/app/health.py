@@ -211,7 +211,7 @@ def _warehouse(
         sentence = " ".join(problems)
     elif ages:
         sentence = (
-            f"{len(ages)} tables are synced; the last sync was {format_age(min(ages))} ago, "
+            f"{_are(len(ages), 'table')} synced; the last sync was {format_age(min(ages))} ago, "
             f"the least recent {format_age(max(ages))} ago."
         )
     else:
@@ -411,11 +411,15 @@ def _backups(settings: Settings, entries: Sequence[SqliteBackupsEntry]) -> Found
     return (
         True,
         (
-            f"{len(files)} files are backed up; the least recent backup is of "
+            f"{_are(len(files), 'file')} backed up; the least recent backup is of "
             f"{format_age(max(ages))} ago."
         ),
         facts,
     )
+
+
+def _are(count: int, noun: str) -> str:
+    return f"1 {noun} is" if count == 1 else f"{count} {noun}s are"
 
 
 def _hosts(settings: Settings, named: Sequence[str]) -> Found:

@@ -85,10 +85,10 @@ class DuckDBReplica(Component, DuckDBReplicaEntry, Resolvable):
             "candidate_is_sound",
             asset=replica.key,
             blocking=True,
-            description=" ".join(
+            description="\n".join(
                 [
-                    "Every rule holds in the candidate, before readers see it:",
-                    "; ".join(self.rules) or "none is written",
+                    "Every rule holds in the candidate, before readers see it:\n",
+                    *(f"- {rule}" for rule in self.rules or ["none is written"]),
                 ]
             ),
         )

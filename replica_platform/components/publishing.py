@@ -212,6 +212,9 @@ def repair_sensor(name: str, replicas: Sequence[Replica], interval_s: int) -> dg
             if found.ok:
                 sound.append(f"{name}: {found.sentence}")
                 continue
+            if found.generation is None and (unmade := _unmade_parents(context, replica.key)):
+                sound.append(f"{name} waits for {', '.join(unmade)}, which was never materialised.")
+                continue
             context.log.warning(f"{name}: {found.sentence}")
             yield dg.RunRequest(
                 run_key=f"{name}-{repair_key(context, found.generation)}",
@@ -221,3 +224,19 @@ def repair_sensor(name: str, replicas: Sequence[Replica], interval_s: int) -> dg
             yield dg.SkipReason(" ".join(sound))
 
     return repair
+
+
+def _unmade_parents(context: dg.SensorEvaluationContext, key: dg.AssetKey) -> list[str]:
+    """Return the assets that a replica is made of and that were never materialised.
+
+    While the first run of a pipeline still writes its master, a publication could only fail.
+    """
+    if context.repository_def is None:
+        return []
+    graph = context.repository_def.asset_graph
+    return sorted(
+        parent.to_user_string()
+        for parent in graph.get(key).parent_keys
+        if graph.get(parent).is_materializable
+        and context.instance.get_latest_materialization_event(parent) is None
+    )

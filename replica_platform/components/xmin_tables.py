@@ -5,6 +5,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster.components import Component, ComponentLoadContext, Resolvable
 
 from replica_platform.app.catalog import Catalog
@@ -177,9 +178,7 @@ class _Group:
             tags={**entry.asset_tags, **self._tags(shard)},
             skippable=True,
             freshness_policy=self._freshness,
-            # A job of one op: Dagster does not see by itself that it writes this asset.
-            description=f"{comment}{table.table} of the source: every committed change, once. "
-            f"Synced by the job `{shard.named(f'{entry.name}_sync')}` ({entry.cron_schedule}).",
+            description=f"{comment}{table.table} of the source: every committed change, once.",
             metadata=self._described(table) if self._is_shown else {},
         )
 
@@ -273,17 +272,22 @@ class _Group:
             if problems:
                 raise dg.Failure("; ".join(problems), allow_retries=False)
 
-        @dg.job(
-            name=shard.named(f"{entry.name}_sync"),
+        @dg.graph(name=shard.named(f"{entry.name}_sync"))
+        def steps() -> None:
+            sync_changed()
+
+        # An op job that tells which assets it writes, so that their pages name it and its
+        # schedule; a run plans no events of them, as one of an asset job would.
+        named = self._keys_of(shard) if steps.name > IMPLICIT_ASSET_JOB_NAME else ()
+        outside = dg.JobDefinition.for_external_job(named, f"{steps.name}_writes")
+        return dg.JobDefinition(
+            graph_def=steps,
             # A job of an op has no assets that a run could take its host from.
             tags={**self._tags(shard), **host_tags(entry.host)},
             description=f"{self._every_table(shard)}, by xmin; reports those that changed, and "
             f"the others every {format_age(entry.report_unchanged_s)}.",
+            asset_layer=outside.asset_layer,
         )
-        def job() -> None:
-            sync_changed()
-
-        return job
 
     def _sync_tables(
         self,

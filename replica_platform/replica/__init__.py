@@ -20,9 +20,10 @@ The functions `publish`, `status`, `scrub` and `repair` hide the modules of thos
 other names are imported `from` it.
 """
 
+from typing import TYPE_CHECKING
+
 from replica_platform.blocks.errors import BlockMissing, BlockStoreDamaged, BlockStoreUnavailable
-from replica_platform.replica.compare.diff import diff
-from replica_platform.replica.compare.reports import GenerationDiff, RowChange, TableDiff
+from replica_platform.core.faces import load_late
 from replica_platform.replica.errors import (
     CandidateDamaged,
     CandidateGone,
@@ -46,23 +47,6 @@ from replica_platform.replica.errors import (
     WrongLineage,
     WrongStore,
 )
-from replica_platform.replica.master import STORAGE_VERSION, Master
-from replica_platform.replica.publish import prepare, publish
-from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
-from replica_platform.replica.purpose.definition import Part, Purpose, load_purposes
-from replica_platform.replica.reader import ReplicaReader
-from replica_platform.replica.remote.block_store import BlockStore
-from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
-from replica_platform.replica.repair import repair, rollback
-from replica_platform.replica.scrub import Scrub, scrub
-from replica_platform.replica.serving.audit import (
-    BrokenRule,
-    audit,
-    broken_rules,
-    data_as_of,
-)
-from replica_platform.replica.serving.columns import PublishedColumn, published_columns
-from replica_platform.replica.serving.connect import connect
 from replica_platform.replica.serving.reader_status import ReaderStatus
 from replica_platform.replica.status import (
     GenerationVerification,
@@ -71,8 +55,67 @@ from replica_platform.replica.status import (
     status,
     verify,
 )
-from replica_platform.replica.store.candidate import Candidate, Publication
 from replica_platform.replica.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from replica_platform.replica.compare.diff import diff
+    from replica_platform.replica.compare.reports import GenerationDiff, RowChange, TableDiff
+    from replica_platform.replica.master import STORAGE_VERSION, Master
+    from replica_platform.replica.publish import prepare, publish
+    from replica_platform.replica.purpose.columns import UnlistedColumns, unlisted_columns
+    from replica_platform.replica.purpose.definition import Part, Purpose, load_purposes
+    from replica_platform.replica.reader import ReplicaReader
+    from replica_platform.replica.remote.block_store import BlockStore
+    from replica_platform.replica.remote.reports import BlockStoreVerification, Pruned, Pushed
+    from replica_platform.replica.repair import repair, rollback
+    from replica_platform.replica.scrub import Scrub, scrub
+    from replica_platform.replica.serving.audit import (
+        BrokenRule,
+        audit,
+        broken_rules,
+        data_as_of,
+    )
+    from replica_platform.replica.serving.columns import PublishedColumn, published_columns
+    from replica_platform.replica.serving.connect import connect
+    from replica_platform.replica.store.candidate import Candidate, Publication
+
+# Loaded on first use: a status needs none of it.
+load_late(
+    __name__,
+    {
+        "BlockStore": "remote.block_store",
+        "BlockStoreVerification": "remote.reports",
+        "BrokenRule": "serving.audit",
+        "Candidate": "store.candidate",
+        "GenerationDiff": "compare.reports",
+        "Master": "master",
+        "Part": "purpose.definition",
+        "Pruned": "remote.reports",
+        "Publication": "store.candidate",
+        "PublishedColumn": "serving.columns",
+        "Purpose": "purpose.definition",
+        "Pushed": "remote.reports",
+        "ReplicaReader": "reader",
+        "RowChange": "compare.reports",
+        "STORAGE_VERSION": "master",
+        "Scrub": "scrub",
+        "TableDiff": "compare.reports",
+        "UnlistedColumns": "purpose.columns",
+        "audit": "serving.audit",
+        "broken_rules": "serving.audit",
+        "connect": "serving.connect",
+        "data_as_of": "serving.audit",
+        "diff": "compare.diff",
+        "load_purposes": "purpose.definition",
+        "prepare": "publish",
+        "publish": "publish",
+        "published_columns": "serving.columns",
+        "repair": "repair",
+        "rollback": "repair",
+        "scrub": "scrub",
+        "unlisted_columns": "purpose.columns",
+    },
+)
 
 # The former name.
 Verification = GenerationVerification

@@ -22,13 +22,10 @@ watermarks), `copy` (ranges, workers and streams), `blocks` (changed blocks by W
 `continuous` (a group watched).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from replica_platform.core.faces import load_late
 from replica_platform.core.postgres import BadDsn, CannotConnect
-from replica_platform.xmin.blocks.reading import BlockOptions
-from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
-from replica_platform.xmin.copy.tune import Tuning, tune
 from replica_platform.xmin.errors import (
     BadTableName,
     CannotSync,
@@ -42,7 +39,6 @@ from replica_platform.xmin.errors import (
     TargetTaken,
     TooManyDeletes,
 )
-from replica_platform.xmin.integrity.parts import Proving
 from replica_platform.xmin.reports import (
     ContentProof,
     GroupReport,
@@ -52,38 +48,47 @@ from replica_platform.xmin.reports import (
     WriteMethod,
 )
 from replica_platform.xmin.source.listing import ListedColumn, ListedTable, Reference, list_tables
-from replica_platform.xmin.sync import sync, sync_group
 from replica_platform.xmin.target.sync_status import SyncStatus, forget, status
 
 if TYPE_CHECKING:
+    from replica_platform.xmin.blocks.reading import BlockOptions
     from replica_platform.xmin.continuous.loop import WatchReport, watch, watch_for
+    from replica_platform.xmin.copy.survey import Survey, SurveyedTable, survey
+    from replica_platform.xmin.copy.tune import Tuning, tune
     from replica_platform.xmin.frames.upsert import MergeReport, merge_frame, read_rows
+    from replica_platform.xmin.integrity.parts import Proving
     from replica_platform.xmin.integrity.validate import Integrity, validate
     from replica_platform.xmin.integrity.validate import validate as verify
+    from replica_platform.xmin.sync import sync, sync_group
 
-# Loaded on first use: a sync of an idle table takes no longer than their import.
-_LAZY = {
-    "WatchReport": ("continuous.loop", "WatchReport"),
-    "watch_for": ("continuous.loop", "watch_for"),
-    "watch": ("continuous.loop", "watch"),
-    "Integrity": ("integrity.validate", "Integrity"),
-    "MergeReport": ("frames.upsert", "MergeReport"),
-    "merge_frame": ("frames.upsert", "merge_frame"),
-    "read_rows": ("frames.upsert", "read_rows"),
-    "validate": ("integrity.validate", "validate"),
-    "verify": ("integrity.validate", "validate"),
-}
+# Loaded on first use: a status, or a sync of an idle table, takes no longer than their import.
+load_late(
+    __name__,
+    {
+        "BlockOptions": "blocks.reading",
+        "Integrity": "integrity.validate",
+        "MergeReport": "frames.upsert",
+        "Proving": "integrity.parts",
+        "Survey": "copy.survey",
+        "SurveyedTable": "copy.survey",
+        "Tuning": "copy.tune",
+        "WatchReport": "continuous.loop",
+        "merge_frame": "frames.upsert",
+        "read_rows": "frames.upsert",
+        "survey": "copy.survey",
+        "sync": "sync",
+        "sync_group": "sync",
+        "tune": "copy.tune",
+        "validate": "integrity.validate",
+        "verify": "integrity.validate:validate",
+        "watch": "continuous.loop",
+        "watch_for": "continuous.loop",
+    },
+)
 
 # Names of earlier versions.
 Standing = SyncStatus
 standings = status
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _LAZY[name]
-    return getattr(import_module(f"{__name__}.{module}"), attribute)
 
 
 __all__ = [

@@ -32,13 +32,12 @@ from replica_platform.resources.postgres import PostgresDatabase
 from replica_platform.xmin import validate
 from replica_platform_tests.app.test_health import Folder
 from replica_platform_tests.app.test_metrics import made as made_platform  # a fixture
+from replica_platform_tests.chromium import chromium, needs_chromium
 from replica_platform_tests.conftest import Cli
 
 __all__ = ["made_platform"]
 DATA = re.compile(rb'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 NOW_S = 1_772_452_800  # 2026-03-02 12:00 UTC
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="There is no Chromium here.")
 
 
 @pytest.fixture(scope="session")
@@ -177,11 +176,41 @@ def test_many_tables_stay_below_3_mb(script: str) -> None:
     assert len(page) < 3_000_000
 
 
+def specs(page: bytes) -> dict[str, dict[str, Any]]:
+    (found,) = DATA.findall(page)
+    return {chart["place"]: chart["spec"] for chart in json.loads(found)["charts"]}
+
+
+@pytest.mark.parametrize(
+    ("largest_s", "unit"),
+    [(90, "seconds"), (5_000, "minutes"), (100_000, "hours"), (400_000_000, "days")],
+)
+def test_an_age_has_a_unit_that_fits(largest_s: float, unit: str) -> None:
+    hours = {"data_age_s": Past([NOW_S], {"a": [largest_s]})}
+    spec = specs(render(Contents(NOW_S, hours=hours), "").encode())["data_age"]
+    assert spec["encoding"]["y"]["title"] == unit
+
+
+@pytest.mark.parametrize(("known_hours", "days"), [(1, "1"), (24, "1"), (25, "7"), (160, "7")])
+def test_a_young_history_is_shown_as_a_day(known_hours: int, days: str) -> None:
+    at = [NOW_S - 3600 * back for back in reversed(range(HOURS))]
+    values = [None] * (HOURS - known_hours) + [60.0] * known_hours
+    hours = {"lag_s": Past(at, {"raw.t": values})}
+    spec = specs(render(Contents(NOW_S, hours=hours), "").encode())["lag"]
+    assert spec["params"][0]["value"] == days
+
+
+def test_the_colours_of_a_map_have_a_legend_of_the_page() -> None:
+    days = {name: Past([NOW_S], {}) for name in BY_DAY} | {"lag_s": Past([NOW_S], {"raw.t": [60]})}
+    text = render(Contents(NOW_S, days=days), "")
+    assert "</i>not proven, synced</li>" in text
+
+
 def drawn(file: Path, profile: Path) -> str:
     """Return what Chromium makes of a page, when its scripts have ended."""
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000"]
     finished = subprocess.run(
-        [str(CHROMIUM), *flags, f"--user-data-dir={profile}", "--dump-dom", file.as_uri()],
+        [chromium(), *flags, f"--user-data-dir={profile}", "--dump-dom", file.as_uri()],
         capture_output=True, text=True, timeout=90, check=True,
     )  # fmt: skip
     return finished.stdout
@@ -254,7 +283,7 @@ def ask(
     raise AssertionError("It does not listen.")
 
 
-def test_it_is_served_to_this_machine_and_kept_for_a_minute() -> None:
+def test_it_is_served_to_this_machine_and_kept_while_it_is_fresh() -> None:
     made: list[int] = []
 
     def make() -> bytes:
@@ -268,6 +297,20 @@ def test_it_is_served_to_this_machine_and_kept_for_a_minute() -> None:
         assert ask(port, host=f"evil.example:{port}")[0] == 404
         assert ask(port, "/../dagster.yaml")[0] == 404
     assert len(made) == 1
+
+
+def test_a_reload_makes_it_again_when_it_is_no_longer_fresh(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("replica_platform.app.deck.serve.FRESHEST_S", 0.0)
+    made: list[int] = []
+
+    def make() -> bytes:
+        made.append(1)
+        return str(len(made)).encode()
+
+    with served(make) as port:
+        assert [ask(port)[1], ask(port)[1]] == [b"1", b"2"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 without set-up")

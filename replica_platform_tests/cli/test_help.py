@@ -94,6 +94,16 @@ HEAVIER_THAN_SYNC = HEAVY | {
     "replica_platform.xmin.integrity.validate",
     "replica_platform.xmin.frames.upsert",
 }
+# A status looks at everything and does nothing.
+HEAVIER_THAN_STATUS = {
+    *("dagster", "pandas", "rich.progress", "rich.table"),
+    "replica_platform.backup.take",
+    "replica_platform.backup.restore",
+    "replica_platform.replica.publish",
+    "replica_platform.replica.reader",
+    "replica_platform.xmin.group",
+    "replica_platform.xmin.blocks.reading",
+}
 NOBODY = "postgresql://127.0.0.1:1/none"
 
 
@@ -105,6 +115,7 @@ NOBODY = "postgresql://127.0.0.1:1/none"
         ("sync --help", HEAVIER_THAN_HELP, 0),
         (f"sync t --source {NOBODY} --target {NOBODY}", HEAVIER_THAN_SYNC, 1),
         ("env", HEAVY, 0),
+        ("status", HEAVIER_THAN_STATUS, 1),
     ],
 )
 def test_light_commands_load_no_heavy_modules(

@@ -73,6 +73,16 @@ def test_a_missing_damaged_or_outdated_replica_is_repaired(
     assert made.tags["dagster/data_version"] == str(generation)
 
 
+def test_nothing_is_published_of_a_master_that_is_not_complete_yet(platform: Platform) -> None:
+    assert platform.materialise("symbols").success
+    assert platform.master.exists()
+    assert platform.tick("market_replica_repair") == platform.tick("purpose_repair") == []
+    assert platform.materialise("watchlist").success
+    assert platform.tick("market_replica_repair") == []  # indicators are missing
+    assert platform.materialise("indicators").success
+    assert len(platform.tick("market_replica_repair")) == len(platform.tick("purpose_repair")) == 1
+
+
 @pytest.mark.parametrize("damage", [lose, corrupt])
 def test_a_missing_or_damaged_purpose_is_repaired(
     platform: Platform, damage: Callable[[Path], None]

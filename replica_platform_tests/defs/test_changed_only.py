@@ -9,6 +9,8 @@ import dagster as dg
 import psycopg
 import pytest
 from dagster._core.definitions.asset_daemon_cursor import AssetDaemonCursor
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
+from dagster._core.remote_representation.external_data import asset_node_snaps_from_repo
 
 from replica_platform.app.settings import Settings
 from replica_platform.components.machine import Machine, loading_on
@@ -38,7 +40,7 @@ class Group:
         def dependent() -> None: ...
 
         entries = [TableEntry(table=f"public.{name}") for name in TABLES]
-        component = XminTables(name="fds", tables=entries, **attributes)
+        component = XminTables(**{"name": "fds", "tables": entries} | attributes)
         with loading_on(Machine(self.settings.data_dir, self.settings.source)):
             tables = component.build_defs(None)  # type: ignore[arg-type]  # it has no file
         return dg.Definitions.merge(
@@ -114,6 +116,14 @@ def test_a_table_that_did_not_change_costs_no_event(group: Group) -> None:
     assert group.events(idle) < 12
     # The control: a job of the assets writes events for each of them.
     assert group.events(group.materialise()) > 40
+
+
+@pytest.mark.parametrize(("name", "jobs"), [("fds", ["fds_sync"]), ("Fds", [])])
+def test_a_table_names_the_job_that_syncs_it(group: Group, name: str, jobs: list[str]) -> None:
+    repository = group.definitions(name=name).get_repository_def()
+    tables = [one for one in asset_node_snaps_from_repo(repository) if one.asset_key in KEYS]
+    # The first one is that of a materialisation by hand; Dagster asks it for the asset's step.
+    assert [one.job_names for one in tables] == [[IMPLICIT_ASSET_JOB_NAME, *jobs]] * len(KEYS)
 
 
 def test_a_table_that_changed_is_reported_and_checked(group: Group) -> None:

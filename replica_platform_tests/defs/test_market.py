@@ -55,9 +55,12 @@ def test_the_pipeline_is_one_run_from_symbols_to_the_publication(market: Platfor
     assert str(metadata(result, "watchlist")["chart"]).startswith("![A](data:image/png;base64,")
     with ReplicaReader(market.settings.store) as reader:
         assert reader.query("select max(day) from ohlcv") == [(LAST,)]
-    again = run_job(market, partition_key="2025-10-09")
+    config = {"ops": {"watchlist": {"config": {"symbol": "B"}}}}
+    again = run_job(market, partition_key="2025-10-09", run_config=config)
     assert again.success
     assert metadata(again, "ohlcv")["done"] == "unchanged"
+    # Who names a symbol wants its picture, whether or not there is news.
+    assert str(metadata(again, "watchlist")["chart"]).startswith("![B]")
 
 
 def test_a_backfill_of_days_reads_these_days_again(market: Platform, bars: Path) -> None:

@@ -16,19 +16,21 @@ LARGEST = "the 8 largest"
 ROW, SMALL_ROW = 15, 4
 # SVG follows the page's colours when they change and is sharp on paper; a canvas draws thousands
 # of cells in a fraction of the time.
-# A canvas keeps the colour that it was drawn in.
-INK, FAINT = "currentColor", "#808893"
+# A canvas keeps the colour that it was drawn in; this one has a contrast of 4.2 on both pages.
+INK, FAINT = "currentColor", "#757c86"
 CONFIG: Spec = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
         **{"gridOpacity": 0.15, "domain": False, "ticks": False, "labelLimit": 220},
-        **{"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal"},
+        **{"labelColor": INK, "titleColor": INK, "titleFontWeight": "normal", "titlePadding": 8},
     },
     "range": {"category": LINES},
     "legend": {"orient": "top", "title": None, "labelLimit": 240, "labelColor": INK},
 }
+# Names that do not fit beside one another continue below; a legend does not wrap by itself.
+WRAPPED = {"legend": {"columns": {"expr": "max(1, floor(width / 260))"}}}
 MIDNIGHTS = (
     "hours(datum.value) == 0 ? timeFormat(datum.value, '%a %d') : timeFormat(datum.value, '%H:%M')"
 )
@@ -39,6 +41,8 @@ TIME = {
     "axis": {"labelExpr": MIDNIGHTS, "labelOverlap": "greedy", "tickCount": 8},
 }
 HOUR = {"field": "at", "type": "temporal", "format": "%a %d %b %H:%M", "title": "hour"}
+MEASURE = {"field": "shown", "type": "quantitative", "format": ",.3~f"}
+COUNTED = ("rows", "records")
 STATES = {
     "proven within a day": "#1b7f5c",
     "proven within a week": GOOD,
@@ -59,7 +63,9 @@ def backup_state(age_s: float | None) -> str | None:
     return next((state for limit, state in within if age_s <= limit), "older")
 
 
-def lines(title: str, names: list[str], end: int, *, bars: bool = False, unit_s: float = 1) -> Spec:
+def lines(
+    title: str, names: list[str], end: int, *, bars: bool = False, unit_s: float = 1, days: int = 7
+) -> Spec:
     """Return lines, or stacked bars, over the last day or week, of the largest or of one name.
 
     Args:
@@ -68,9 +74,11 @@ def lines(title: str, names: list[str], end: int, *, bars: bool = False, unit_s:
         end: The end of the last hour, in seconds since 1970.
         bars: Whether values of one hour are added up as bars.
         unit_s: What the measure is divided by.
+        days: How many days are shown first, 1 or 7.
     """
     # Another name: a changed choice computes it again from the same rows.
-    value = {"field": "shown", "type": "quantitative", "title": title}
+    whole: Spec = {"tickMinStep": 1} if title in COUNTED else {}
+    value = {"field": "shown", "type": "quantitative", "title": title, "axis": whole}
     pick = f"pick == '{LARGEST}' ? datum.rank < 8 : datum.name == pick"
     window = {
         "domainMin": {"expr": f"{1000 * end} - 86400000 * toNumber(days)"},
@@ -83,7 +91,7 @@ def lines(title: str, names: list[str], end: int, *, bars: bool = False, unit_s:
         "params": [
             {
                 "name": "days",
-                "value": "7",
+                "value": str(days),
                 "bind": {"input": "radio", "options": ["1", "7"], "name": "days "},
             },
             {
@@ -98,12 +106,16 @@ def lines(title: str, names: list[str], end: int, *, bars: bool = False, unit_s:
         ],
         "mark": {"type": "bar"}
         if bars
-        else {"type": "line", "point": {"size": 14}, "strokeWidth": 1.5},
+        else {
+            "type": "line",
+            "point": {"size": {"expr": "days == '1' ? 30 : 14"}},
+            "strokeWidth": 1.5,
+        },
         "encoding": {
             "x": TIME | {"scale": window} | ({"timeUnit": "yearmonthdatehours"} if bars else {}),
             "y": value,
-            "color": {"field": "name", "type": "nominal"},
-            "tooltip": [{"field": "name"}, HOUR, value | {"format": ",.3~f"}],
+            "color": {"field": "name", "type": "nominal", **WRAPPED},
+            "tooltip": [{"field": "name"}, HOUR, MEASURE | {"title": title}],
         },
     }
 
@@ -134,7 +146,8 @@ def _heat_map(rows: int, days: list[str], states: dict[str, str]) -> Spec:
                 "title": None,
                 "scale": {"paddingInner": 0.08, "domain": days},
                 "axis": faint
-                | {"labelAngle": 0, "orient": "top", "labelExpr": "slice(datum.label, 5)"},
+                | {"labelAngle": 0, "orient": "top", "labelExpr": "slice(datum.label, 5)"}
+                | {"labelSeparation": 6},
             },
             "y": {"field": "name", "type": "nominal", "sort": None, "title": None,
                   "axis": faint, "scale": {"paddingInner": 0.08 if step == ROW else 0}},
@@ -142,7 +155,7 @@ def _heat_map(rows: int, days: list[str], states: dict[str, str]) -> Spec:
                 "field": "state",
                 "type": "nominal",
                 "scale": {"domain": list(states), "range": list(states.values())},
-                "legend": {"labelColor": FAINT},
+                "legend": None,  # the page has one that wraps, in its own colours
             },
         },
     }  # fmt: skip
@@ -157,10 +170,10 @@ def candlesticks() -> Spec:
     }
     price: Spec = {"type": "quantitative", "scale": {"zero": False}, "title": "US dollars"}
 
-    def line(field: str, colour: str, y: Spec | None = None) -> Spec:
+    def line(field: str, y: Spec = price) -> Spec:
         return {
-            "mark": {"type": "line", "color": colour, "strokeWidth": 1.2},
-            "encoding": {"y": {"field": field, **(y or price)}},
+            "mark": {"type": "line", "strokeWidth": 1.2},
+            "encoding": {"y": {"field": field, **y}, "color": {"value": CANDLES[NAMES[field]]}},
         }
 
     prices: list[Spec] = [
@@ -188,8 +201,8 @@ def candlesticks() -> Spec:
             "encoding": {"y": {"field": "open", **price}, "y2": {"field": "close"},
                          "color": rising},
         },
-        line("sma_20", LINES[1]),
-        line("sma_50", LINES[4]),
+        line("sma_20"),
+        line("sma_50"),
     ]  # fmt: skip
     rsi = {"type": "quantitative", "title": "RSI 14", "scale": {"domain": [0, 100]}}
     macd = {"type": "quantitative", "title": "MACD"}
@@ -207,8 +220,8 @@ def candlesticks() -> Spec:
     panels: list[tuple[int, list[Spec]]] = [
         (240, prices),
         (60, [volume]),
-        (60, [line("rsi_14", LINES[0], rsi)]),
-        (60, [line("macd", LINES[0], macd), line("macd_signal", LINES[1], macd)]),
+        (60, [line("rsi_14", rsi)]),
+        (60, [line("macd", macd), line("macd_signal", macd)]),
     ]  # fmt: skip
     return {
         "data": {"name": ROWS},
@@ -220,5 +233,13 @@ def candlesticks() -> Spec:
     }
 
 
-# A concatenation cannot follow the width of the page.
+# A concatenation cannot follow the width of the page; its script sets it when it draws.
 WIDE = 1040
+CANDLES = {
+    "average of 20 days": LINES[1],
+    "average of 50 days": LINES[4],
+    "RSI": LINES[5],
+    "MACD": LINES[0],
+    "signal of MACD": LINES[6],
+}
+NAMES = dict(zip(("sma_20", "sma_50", "rsi_14", "macd", "macd_signal"), CANDLES, strict=True))

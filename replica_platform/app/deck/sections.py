@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 from replica_platform.app.deck import charts
@@ -49,7 +50,7 @@ def sections(contents: Contents) -> Iterator[Section]:
     hours, days = contents.hours, contents.days
     yield _health(contents)
     yield _lines("Lag of the tables", "Since the last sync, the longest in each hour.",
-                 "lag", hours.get("lag_s"), "minutes", 60)  # fmt: skip
+                 "lag", hours.get("lag_s"))  # fmt: skip
     yield _lines("Rows moved", "Inserted, updated and deleted in the target, by hour.",
                  "moved", hours.get("rows_moved"), "rows", bars=True)  # fmt: skip
     yield _integrity(days)
@@ -57,11 +58,11 @@ def sections(contents: Contents) -> Iterator[Section]:
                  ("replica", "generation", "", "readers", "age of the data", "size"),
                  contents.generations)  # fmt: skip
     yield _lines("Age of what readers see", "The oldest in each hour.",
-                 "data_age", hours.get("data_age_s"), "hours", 3600)  # fmt: skip
+                 "data_age", hours.get("data_age_s"))  # fmt: skip
     yield _lines("Outbox waterline", "Records that wait, the most in each hour.",
                  "pending", hours.get("pending"), "records")  # fmt: skip
     yield _lines("Oldest waiting record", "Its age, the highest in each hour.",
-                 "oldest", hours.get("oldest_s"), "minutes", 60)  # fmt: skip
+                 "oldest", hours.get("oldest_s"))  # fmt: skip
     yield _lines("Dead records", "Records that the target refuses.",
                  "dead", hours.get("dead"), "records")  # fmt: skip
     yield _backups(days.get("backup_age_s"))
@@ -85,9 +86,10 @@ def _light(ok: bool, idle: bool) -> str:
 
 
 def _lines(
-    heading: str, text: str, place: str, past: Past | None, title: str, unit_s: float = 1, *,
+    heading: str, text: str, place: str, past: Past | None, counted: str = "", *,
     bars: bool = False,
 ) -> Section:  # fmt: skip
+    """Return the section of a series: of what is counted, else of ages in seconds."""
     if past is None or not past.values:
         return _section(heading, text, NOTHING_YET)
     values = {
@@ -98,9 +100,23 @@ def _lines(
     if not any(largest.values()):
         return _section(heading, text, "It was 0 all the time.")
     names = sorted(values, key=lambda name: (-largest[name], name))
+    title, unit_s = (counted, 1) if counted else _unit(max(largest.values()))
     data = {"form": "hours", "at": past.at, "names": names, "rows": [values[n] for n in names]}
-    spec = charts.lines(title, names, past.at[-1] + 3600, bars=bars, unit_s=unit_s)
+    before = past.at[-1] - DAY_S
+    early = (n for n, at in enumerate(past.at) if at <= before)
+    week = any(row[n] is not None for n in early for row in values.values())
+    spec = charts.lines(
+        title, names, past.at[-1] + 3600, bars=bars, unit_s=unit_s, days=7 if week else 1
+    )
     return _section(heading, text, charts=[Chart(place, "svg", spec, data)])
+
+
+def _unit(largest_s: int) -> tuple[str, int]:
+    """Return the unit of an axis for ages up to this one, with its length in seconds."""
+    units = [("seconds", 1, 120), ("minutes", 60, 2 * 3600), ("hours", 3600, 3 * DAY_S)]
+    return next(
+        ((name, length) for name, length, limit in units if largest_s <= limit), ("days", DAY_S)
+    )
 
 
 def _integrity(days: Mapping[str, Past]) -> Section:
@@ -149,7 +165,8 @@ def _integrity(days: Mapping[str, Past]) -> Section:
         "details": details,
     }
     spec = charts.integrity_map(len(names), data["days"])
-    return _section(heading, text, charts=[Chart("integrity", "canvas", spec, data)])
+    drawn = [Chart("integrity", "canvas", spec, data)]
+    return _section(heading, text, charts=drawn, colours=charts.STATES)
 
 
 def _state(
@@ -181,7 +198,8 @@ def _backups(past: Past | None) -> Section:
         "details": {},
     }
     spec = charts.backup_calendar(len(names), data["days"])
-    return _section(heading, text, charts=[Chart("backups", "canvas", spec, data)])
+    drawn = [Chart("backups", "canvas", spec, data)]
+    return _section(heading, text, charts=drawn, colours=charts.BACKUP_STATES)
 
 
 def _cells(
@@ -206,10 +224,11 @@ def _whole(value: float | None) -> int | None:
 
 
 def _candles(symbol: str, columns: Mapping[str, Sequence[Any]]) -> Section:
-    text = "Candles with averages of 20 and 50 days and Bollinger bands; volume, RSI, MACD."
+    first, last = columns["day"][0], columns["day"][-1]
+    text = f"{first} to {last}: candles with averages and Bollinger bands; volume, RSI, MACD."
     data = {"form": "columns", "columns": columns}
-    return _section(f"{symbol}, from the replica", text,
-                    charts=[Chart("candles", "svg", charts.candlesticks(), data)])  # fmt: skip
+    drawn = [Chart("candles", "svg", charts.candlesticks(), data)]
+    return _section(f"{symbol}, from the replica", text, charts=drawn, colours=charts.CANDLES)
 
 
 def _table(
@@ -226,13 +245,27 @@ def _table(
 
 
 def _section(
-    heading: str, text: str, nothing: str = "", charts: Sequence[Chart] = ()
+    heading: str, text: str, nothing: str = "", charts: Sequence[Chart] = (),
+    colours: Mapping[str, str] = MappingProxyType({}),
 ) -> Section:  # fmt: skip
+    """Return a section with its charts, or with what it says where there is nothing to draw.
+
+    Args:
+        heading: Its heading.
+        text: What its charts show.
+        nothing: What it says where there is none.
+        charts: Its charts.
+        colours: The colours of its legend by their meaning.
+    """
     places = "".join(f'<div class=chart id="{chart.place}"></div>' for chart in charts)
     empty = f"<p class=nothing>{_code(nothing)}</p>" if nothing else ""
-    return Section(
-        f"<section><h2>{escape(heading)}</h2><p>{_code(text)}</p>{empty}{places}</section>", charts
+    items = "".join(
+        f'<li><i style="background: {colour}"></i>{escape(meaning)}</li>'
+        for meaning, colour in colours.items()
     )
+    legend = f"<ul class=legend>{items}</ul>" if colours else ""
+    head = f"<h2>{escape(heading)}</h2><p>{_code(text)}</p>"
+    return Section(f"<section>{head}{empty}{legend}{places}</section>", charts)
 
 
 def _code(text: str) -> str:

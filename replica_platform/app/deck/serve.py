@@ -1,4 +1,7 @@
-"""The deck over HTTP on this machine, made anew for a request when it is older than a minute."""
+"""The deck over HTTP on this machine, made anew for a request when it is no longer fresh.
+
+A reload shows what is repaired by now; where a deck takes long to make, it is made less often.
+"""
 
 import logging
 import threading
@@ -11,7 +14,8 @@ from replica_platform.core.errors import PlatformError
 
 log = logging.getLogger(__name__)
 
-FRESH_S = 60.0
+# How long a deck is fresh: by the time that it took to make, within these limits.
+FRESH_FOR, FRESH_S, FRESHEST_S = 10.0, 60.0, 3.0
 LOCAL = {"127.0.0.1", "localhost", "[::1]"}
 
 
@@ -21,12 +25,15 @@ class _Deck:
     def __init__(self, make: Callable[[], bytes]) -> None:
         self._make = make
         self._lock = threading.Lock()
-        self._page, self._made = b"", float("-inf")
+        self._page, self._until = b"", float("-inf")
 
     def page(self) -> bytes:
         with self._lock:
-            if time.monotonic() - self._made > FRESH_S:
-                self._page, self._made = self._make(), time.monotonic()
+            began = time.monotonic()
+            if began >= self._until:
+                self._page = self._make()
+                made = time.monotonic()
+                self._until = made + max(FRESHEST_S, min(FRESH_S, FRESH_FOR * (made - began)))
             return self._page
 
 

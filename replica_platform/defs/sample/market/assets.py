@@ -134,8 +134,9 @@ def watchlist(
     """Symbols that the quote producer follows, with their newest close and its change."""
     with translate_errors():
         written = write_watchlist(master, load_rules(platform.watch_rules_file))
-        # Only with news: each picture stays in Dagster's database.
-        picture = chart.chart_markdown(master, config.symbol) if written.changed else None
+        # Only with news or when asked for: each picture stays in Dagster's database.
+        wanted = written.changed or config.symbol is not None
+        picture = chart.chart_markdown(master, config.symbol) if wanted else None
     return _result(
         written,
         str(platform.watch_rules_file or "default rules"),
