@@ -214,7 +214,8 @@ def _show(shown: Demonstration) -> None:
     shown.kill("worker b")
     shown.wait_for("b: its worker is silent since")
     shown.ask_for("sales_b_drain")
-    shown.wait_for("waits for it")
+    # Its schedule may have asked for another one.
+    shown.wait_for("for it. Start it there with `replica worker --host b`")
     print(f"\n$ replica cluster status\n{shown.status()}")
     shown.start_worker("b")
     shown.wait_for_runs(4)

@@ -11,10 +11,10 @@ from replica_platform.cli.terminal import out, plain, print_json, verdict
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def _names(_context: click.Context, _option: click.Parameter, given: object) -> object:
+def _names(_context: click.Context, _option: click.Parameter | None, given: object) -> object:
     """Refuse what no entry can name."""
     for name in given if isinstance(given, tuple) else (given,):
-        if not _NAME.fullmatch(str(name)):
+        if name is not None and not _NAME.fullmatch(str(name)):
             raise click.BadParameter(f"{name!r} is not a name of letters, digits and _.")
     return given
 
@@ -22,9 +22,7 @@ def _names(_context: click.Context, _option: click.Parameter, given: object) -> 
 @click.command()
 @click.option(
     "--host",
-    required=True,
     metavar="NAME",
-    envvar="REPLICA_HOST",
     callback=_names,
     help="The host, as entries name it, or REPLICA_HOST; `central` is that of assets without one.",
 )
@@ -42,7 +40,7 @@ def _names(_context: click.Context, _option: click.Parameter, given: object) -> 
     default=lambda: min(os.cpu_count() or 1, 4),
     help="How many runs are executed at a time; one for each core, and at most 4, when absent.",
 )
-def worker(host: str, queues: tuple[str, ...], processes: int) -> int:
+def worker(host: str | None, queues: tuple[str, ...], processes: int) -> int:
     """Execute the runs of a host, until SIGTERM or Ctrl-C.
 
     Runs that are under way end first; a second signal ends them. Broker and databases are those of
@@ -51,12 +49,18 @@ def worker(host: str, queues: tuple[str, ...], processes: int) -> int:
     from replica_platform.app.settings import Settings
 
     settings = Settings()
+    settings.host = host or settings.host
+    if settings.host is None:
+        raise click.UsageError("Name the host, by --host NAME or as REPLICA_HOST.")
+    _names(click.get_current_context(), None, settings.host)
     from replica_platform.app.launch import broker_of
 
     broker = broker_of(settings)
     from replica_platform.cluster.worker import run_worker
 
-    return run_worker(host, queues, broker=broker, dsn=settings.dagster, processes=processes)
+    return run_worker(
+        settings.host, queues, broker=broker, dsn=settings.dagster, processes=processes
+    )
 
 
 @click.group()

@@ -72,7 +72,7 @@ def run_worker(
     heartbeats = Heartbeats(dsn)
     heartbeats.prepare()
     heartbeats.close()  # not shared with the processes that are forked
-    os.environ["DAGSTER_HOME"] = str(project_dir())
+    os.environ |= {"DAGSTER_HOME": str(project_dir()), "REPLICA_HOST": host}
     load_definitions()
     application = make_application(broker)
     application.set_current()

@@ -22,7 +22,7 @@ def test_the_demonstration(tmp_path: Path) -> None:
     assert {("a", "a"), ("b", "b")} <= set(ran)
     assert all(queue in (host, "warehouse") for queue, host in ran)
     assert "b: its worker is silent since" in done.stdout
-    assert "waits for it. Start it there with `replica worker --host b`." in done.stdout
+    assert "for it. Start it there with `replica worker --host b`." in done.stdout
     assert "In the target: 200 records of two hosts, 50 rows of the stock." in done.stdout
     assert "Everything that was started has ended." in done.stdout
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout

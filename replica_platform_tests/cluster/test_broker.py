@@ -103,7 +103,18 @@ def test_a_worker_names_what_is_missing(cli: Cli, given: tuple[str, ...]) -> Non
     assert "shares them with all hosts" in refused.stderr
 
 
-def test_a_name_that_no_entry_can_have(cli: Cli) -> None:
-    refused = cli("worker", "--host", "db-1")
+@pytest.mark.parametrize(
+    ("options", "settings"), [(["--host", "db-1"], {}), ([], {"REPLICA_HOST": "db-1"})]
+)
+def test_a_name_that_no_entry_can_have(
+    cli: Cli, options: list[str], settings: dict[str, str]
+) -> None:
+    refused = cli("worker", *options, **settings)
     assert refused.returncode == 2
     assert "'db-1' is not a name of letters, digits and _" in refused.stderr
+
+
+def test_a_worker_without_a_host(cli: Cli) -> None:
+    refused = cli("worker")
+    assert refused.returncode == 2
+    assert "Name the host, by --host NAME or as REPLICA_HOST." in refused.stderr

@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 from pydantic import SecretStr
 
+from replica_platform.app.entries.base import HOST_TAG
 from replica_platform.app.settings import Settings
 from replica_platform.components import running_sync
 from replica_platform.components.machine import Machine, loading_on
@@ -188,6 +189,18 @@ def test_the_yaml_says_which_tables_share_a_shard(
         made = entry.build_defs(None)  # type: ignore[arg-type]
     steps = [one for one in made.assets or () if isinstance(one, dg.AssetsDefinition)]
     assert sorted(len(list(one.keys)) for one in steps) == sizes
+
+
+def test_a_shard_of_a_queue_has_both_tags(platform: Platform) -> None:
+    """So that each run of a shard is taken by a free worker of the queue."""
+    definitions = platform.load(shards=2, host="warehouse")
+    for number in ("1", "2"):
+        tags = definitions.resolve_job_def(f"fds_sync_{number}").tags
+        assert (tags[HOST_TAG], tags[SHARD_TAG]) == ("warehouse", number)
+    nodes = definitions.resolve_asset_graph().asset_nodes
+    assert {
+        (node.tags[HOST_TAG], node.tags[SHARD_TAG]) for node in nodes if node.is_materializable
+    } == {("warehouse", "1"), ("warehouse", "2")}
 
 
 def test_two_entries_have_their_own_shards(platform: Platform) -> None:
