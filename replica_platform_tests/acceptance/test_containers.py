@@ -144,6 +144,9 @@ def test_each_service_is_pinned_healthy_and_confined() -> None:
     for name in ("webserver", "daemon"):
         assert services[name]["environment"].keys() == {"REPLICA_PROJECT", "REPLICA_DAGSTER_DSN"}
         assert services[name]["volumes"] == ["logs:/logs"]
+        assert "env_file" not in services[name]
+    for name in ("code", "deck", "metrics"):
+        assert services[name]["env_file"] == [".env"]
 
 
 def test_secrets_come_from_the_environment_alone() -> None:

@@ -28,7 +28,7 @@ from replica_platform.app.launch import PROJECT
 from replica_platform.app.project import init_project
 from replica_platform.outbox import Outbox
 from replica_platform_tests.acceptance import containerfile
-from replica_platform_tests.acceptance.compose import COMPOSE, compose
+from replica_platform_tests.acceptance.compose import COMPOSE, ENVIRONMENT, compose
 from replica_platform_tests.acceptance.pages import of_this_platform
 from replica_platform_tests.acceptance.test_dev import LAUNCH, RUN
 
@@ -218,8 +218,9 @@ class Services:
         return text.replace("postgres:5432", f"127.0.0.1:{self.deployed.postgres_port}")
 
     def environment(self, name: str) -> dict[str, str]:
-        """Return the variables of a service: those of the image, then its own."""
-        given = {**self.image, **self.said[name].get("environment", {})}
+        """Return the variables of a service: those of the image, of `.env`, then its own."""
+        from_file = ENVIRONMENT if "env_file" in self.said[name] else {}
+        given = {**self.image, **from_file, **self.said[name].get("environment", {})}
         mounted = {volume.split(":")[1] for volume in self.said[name]["volumes"]}
         folders = {
             path: folder if path in mounted or path not in ("/data", "/logs") else self.absent

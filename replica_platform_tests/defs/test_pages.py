@@ -26,7 +26,7 @@ def made(platform: Platform) -> dict[str, dict[str, object]]:
     }
 
 
-def test_a_replica_shows_its_columns_and_where_they_come_from(
+def test_pages_show_columns_where_they_come_from_and_the_past(
     made: dict[str, dict[str, object]], platform: Platform
 ) -> None:
     schema, lineage = (
@@ -52,6 +52,10 @@ def test_a_replica_shows_its_columns_and_where_they_come_from(
             " where attrelid = 'outbox.record'::regclass and attnum > 0 order by attnum"
         ).fetchall()
     assert [(column.name, column.type) for column in COLUMNS.columns] == there
+    # A chart of the past, where there is one.
+    calendar = str(made["backups/gym_system"]["history"])
+    assert calendar.startswith("![Age of the newest kept backup, by day](data:image/svg+xml,")
+    assert "history" not in made["conversations"]  # nothing was looked at yet
 
 
 def test_a_check_shows_the_ages_of_rows_as_a_picture(platform: Platform) -> None:

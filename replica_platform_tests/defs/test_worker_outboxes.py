@@ -1,5 +1,6 @@
 """Outboxes of one and several nodes, typed tables beside `outbox.record`, and the sensor."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -167,28 +168,35 @@ def test_what_the_target_lost_is_sent_again_by_the_sensor(
                 data = repository.get_sensor_def("outbox_repair").evaluate_tick(context)
             return list(data.run_requests or [])
 
-        def run(node: str | None, **tags: str) -> None:
+        def run(key: dg.AssetKey, tags: Mapping[str, str] = {}) -> None:
             found.resolve_implicit_global_asset_job_def().execute_in_process(
                 instance=instance,
-                partition_key=node,
+                asset_selection=[key],
                 tags={"dagster/sensor_name": "any", **tags},
                 raise_on_error=False,
             )
 
         assert tick() == []  # never compared
-        partitions = list(chosen) if count > 1 else [None]
-        for node in partitions:
-            run(node)
+        keys = [
+            dg.AssetKey(["conversations", node] if count > 1 else ["conversations"])
+            for node in chosen
+        ]
+        for key in keys:
+            run(key)
         assert tick() == []
         with psycopg.connect(target) as connection:
             connection.execute("delete from outbox.record")
-        run(partitions[0])
+        run(keys[0])
+        (request,) = tick()  # what one node lacks does not concern the others
+        assert request.asset_selection == [keys[0]]
+        for key in keys[1:]:
+            run(key)
         requests = tick()
-        assert [one.partition_key for one in requests] == partitions
+        assert [one.asset_selection for one in requests] == [[key] for key in keys]
         assert len({one.run_key for one in requests}) == count
         assert {one.run_key for one in tick()} == {one.run_key for one in requests}
-        for one in requests:
-            run(one.partition_key, **one.tags)
+        for one, key in zip(requests, keys, strict=True):
+            run(key, one.tags)
         assert tick() == []
     assert rows(target, "select count(*), count(distinct id) from outbox.record") == [
         (count, count)
