@@ -2,6 +2,7 @@
 
     a master DuckDB file → a replica             a generation for all readers      DuckDBReplica
         → purposes                               a masked part for one use         PurposeReplicas
+    a lake with many writers → a replica         a generation for each snapshot    LakeMaster
     tables of a Postgres → tables of another     synced by xmin                    XminTables
     workers' outboxes → records                  drained to the target             WorkerOutboxes
     SQLite files → backups                       verified copies                   SqliteBackups

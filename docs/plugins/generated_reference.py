@@ -54,13 +54,16 @@ ENTRIES = {
         name: GROUP
         source: REFERENCE_DSN
         into: SCHEMA
+        shards: 2
         tables: [{table: public.*}]
+        shards: 2
     """,
     "DuckDBReplica": """
         name: REPLICA
         fresh_within_s: 3600
         rules: {a rule: from t where false}
         purposes: {PURPOSE: {tables: {t: {columns: [id]}}}}
+        regions: [{host: HOST}]
     """,
     "WorkerOutboxes": """
         name: RECORDS

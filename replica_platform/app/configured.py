@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from replica_platform.app.entries import (
     DuckDBReplicaEntry,
     Entry,
+    LakeMasterEntry,
     PurposeReplicasEntry,
     SqliteBackupsEntry,
     WorkerOutboxesEntry,
@@ -37,7 +38,7 @@ KINDS: dict[str, type[Entry]] = {
     kind.__name__.removesuffix("Entry"): kind
     for kind in (
         *(XminTablesEntry, WorkerOutboxesEntry, SqliteBackupsEntry),
-        *(DuckDBReplicaEntry, PurposeReplicasEntry),
+        *(DuckDBReplicaEntry, PurposeReplicasEntry, LakeMasterEntry),
     )
 }
 Kind = TypeVar("Kind", bound=Entry)
@@ -99,6 +100,7 @@ def configured(
         files += sorted(project.defs.rglob("defs.yaml"))
     found = Configured([(file, entry) for file in files for entry in _entries(file)], host)
     _assert_names_once(found.entries)
+    _assert_lakes_apart(found.entries)
     return found
 
 
@@ -175,6 +177,21 @@ def _assert_names_once(entries: Sequence[tuple[Path, Entry]]) -> None:
             seen[kind, name] = file
 
 
+def _assert_lakes_apart(entries: Sequence[tuple[Path, Entry]]) -> None:
+    """Refuse a lake whose data is in another one's: maintenance would remove its files."""
+    seen: dict[str, Path] = {}
+    for file, entry in entries:
+        if isinstance(entry, LakeMasterEntry):
+            place = f"{entry.data_place.rstrip('/')}/"
+            for other, where in seen.items():
+                if place.startswith(other) or other.startswith(place):
+                    raise WrongEntry(
+                        f"{file}: the lake {entry.name} has its data where another one has it, in "
+                        f"{where}; give one of them another `data`."
+                    )
+            seen[place] = file
+
+
 def _names(entry: Entry) -> Iterator[tuple[str, str, str]]:
     """Yield what no other entry may have: its kind, its name, and the attribute that tells it."""
     yield type(entry).__name__.removesuffix("Entry"), str(getattr(entry, "name", "")), "name"
@@ -184,6 +201,10 @@ def _names(entry: Entry) -> Iterator[tuple[str, str, str]]:
         yield "folder of generations", entry.store_folder.rstrip("/"), "store"
         if entry.purposes:
             yield "PurposeReplicas", entry.name, "name"
+    if isinstance(entry, LakeMasterEntry):
+        yield "asset", entry.master_asset, "name"
+        yield f"lake in {entry.catalog or 'the target'}", entry.schema_name, "catalog_schema"
+        yield "file of an exported lake", entry.master, "master"
     if isinstance(entry, XminTablesEntry):
         for table in entry.tables:
             if not table.is_pattern:

@@ -18,6 +18,7 @@ from replica_platform.app.configured import Configured, configured
 from replica_platform.app.cron import tick_before
 from replica_platform.app.entries import (
     DuckDBReplicaEntry,
+    LakeMasterEntry,
     PurposeReplicasEntry,
     SqliteBackupsEntry,
     TableEntry,
@@ -27,6 +28,7 @@ from replica_platform.app.entries import (
 from replica_platform.app.entries.base import environment_dsn
 from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.app.hosts import hosts_status
+from replica_platform.app.lakes import lake_of
 from replica_platform.app.launch import is_made
 from replica_platform.app.scheduler import SchedulerStatus, scheduler_status
 from replica_platform.app.settings import Settings
@@ -34,6 +36,7 @@ from replica_platform.backup import status as backup_status
 from replica_platform.core.errors import PlatformError
 from replica_platform.core.reports import ReportFields, format_age
 from replica_platform.history import Span, read
+from replica_platform.lake import status as lake_status
 from replica_platform.outbox import backlog, reconcile
 from replica_platform.xmin import SyncStatus
 from replica_platform.xmin import status as sync_status
@@ -90,6 +93,8 @@ def platform_health(settings: Settings, found: Configured | None = None) -> list
         pillars["replica" if len(replicas) == 1 else one.name] = partial(_replica, settings, one)
     if purposes := found.here(PurposeReplicasEntry):
         pillars["purposes"] = partial(_purposes, settings, purposes)
+    if lakes := found.here(LakeMasterEntry):
+        pillars["lakes"] = partial(_lakes, settings, lakes)
     if found.of(XminTablesEntry):
         pillars["warehouse"] = partial(_warehouse, settings, found.of(XminTablesEntry), scheduler)
     if outboxes := found.here(WorkerOutboxesEntry):
@@ -155,6 +160,17 @@ def _purposes(settings: Settings, entries: Sequence[PurposeReplicasEntry]) -> Fo
     if problems:
         return False, " ".join(problems), facts
     return True, f"{', '.join(states)}: every purpose has its replica, in sync.", facts
+
+
+def _lakes(settings: Settings, entries: Sequence[LakeMasterEntry]) -> Found:
+    states = {
+        one.name: lake_status(lake_of(one, settings.target, settings.path), files=False)
+        for one in entries
+    }
+    problems = [state.sentence for state in states.values() if not state.ok]
+    facts = {"snapshots": {name: state.newest for name, state in states.items()}}
+    sentences = problems or [f"{name}: {state.sentence}" for name, state in states.items()]
+    return not problems, " ".join(sentences), facts
 
 
 def _warehouse(

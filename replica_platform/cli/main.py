@@ -16,6 +16,7 @@ from replica_platform.cli import (
     cluster,
     deck,
     drill,
+    lake,
     market,
     metrics,
     outbox,
@@ -52,6 +53,7 @@ PILLARS: dict[str, tuple[click.Command, ...]] = {
         generations.repair_store,
         generations.scrub_store,
     ),
+    "Lakes": (lake.lake,),
     "Market": (market.backfill, market.quotes, market.chart),
     "Warehouse": (
         adopt.adopt,

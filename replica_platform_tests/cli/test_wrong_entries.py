@@ -17,6 +17,8 @@ FILES = f"{COMPONENTS}SqliteBackups\nattributes:\n  files: [{{path: a.db}}]\n"
 NODES = f"{COMPONENTS}WorkerOutboxes\nattributes:\n  nodes: {{a: b}}\n"
 REPLICA = f"{COMPONENTS}DuckDBReplica\nattributes:\n  name: r\n"
 
+LAKE = f"{COMPONENTS}LakeMaster\nattributes:\n  name: l\n"
+
 WRONG = [
     (f"{TABLES}    - tabel: fds.prices\n", 4, "table: Field required"),
     (f"{TABLES}    - table: fds.prices\n      mood: full\n", 5, "no such attribute"),
@@ -44,6 +46,10 @@ WRONG = [
     (f"{REPLICA}  keep: 1\n", 4, "1 should be at least 2"),
     (f"{REPLICA}  link: a/b.db\n", 4, "not the name of a file without a folder"),
     (f"{REPLICA}  purposes:\n    p: {{tables: {{t: {{colums: [a]}}}}}}\n", 4, "mean 'columns'"),
+    (f"{LAKE}  data: https://u:secret@h/d\n", 4, "neither a folder nor s3://bucket/prefix"),
+    (f"{LAKE}  data: s3://\n", 4, "name a folder or s3://bucket/prefix"),
+    (f"{LAKE}  catalog: postgres://u:secret@h/d\n", 4, "name of an environment variable"),
+    (f"{LAKE}  orphan_age_s: 60\n", 4, "60 should be at least 3600"),
     (f"{COMPONENTS}XminTabels\nattributes: {{}}\n", 1, "there is no component"),
 ]
 
@@ -82,6 +88,22 @@ def test_a_wrong_line_is_named(tmp_path: Path, text: str, line: int, cause: str)
             "another folder of generations has the name 's'",
         ),
         (
+            f"{LAKE}",
+            f"{COMPONENTS}LakeMaster\nattributes: {{name: m, catalog_schema: lake_l}}\n",
+            "another lake in the target has the name 'lake_l'",
+        ),
+        (
+            f"{LAKE}",
+            f"{COMPONENTS}LakeMaster\nattributes: {{name: m, data: lake/l/m}}\n",
+            "the lake m has its data where another one has it",
+        ),
+        (
+            f"{LAKE}",
+            f"{COMPONENTS}LakeMaster\nattributes: {{name: m, master: lake/l.duckdb}}\n",
+            "another file of an exported lake has the name 'lake/l.duckdb'",
+        ),
+        (f"{LAKE}", f"{REPLICA.replace('name: r', 'name: l_master')}", "another asset has the"),
+        (
             f"{TABLES}    - table: a.t\n",
             f"{TABLES}    - table: b.t\n  name: b\n",
             "another table of the target has the name 'raw_data.t'",
@@ -94,7 +116,7 @@ def test_entries_that_would_be_the_same_are_refused(
     for name, text in (("one", one), ("other", other)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "defs.yaml").write_text(text)
-    advice = r"give one of them another `(name|store|into)`"
+    advice = r"give one of them another `(name|store|into|data|catalog_schema|master)`"
     with pytest.raises(WrongEntry, match=advice) as refused:
         configured(tmp_path)
     assert cause in str(refused.value)

@@ -64,7 +64,9 @@ def test_dg_lists_and_scaffolds_every_component(project: Path) -> None:
     assert "validated successfully" in run(project, DG, "check", "yaml")
     keys = set(run(project, sys.executable, "-W", "ignore", "-c", LOAD).split())
     # The table of a pattern is not known without the source; its list is an asset already.
-    assert keys >= {"my_0", "my_1/support", "my_2/app", "my_3", "my_4_catalog"}
+    assert keys >= {
+        *("my_0", "my_1", "my_1_master", "my_2/support", "my_3/app", "my_4", "my_5_catalog")
+    }
 
 
 def test_dg_checks_every_line(project: Path) -> None:

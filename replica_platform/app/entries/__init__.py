@@ -5,6 +5,7 @@ The components of `components` inherit them, so that an attribute and its check 
 """
 
 from replica_platform.app.entries.base import Entry, WrongEntry
+from replica_platform.app.entries.lakes import LakeMasterEntry
 from replica_platform.app.entries.outboxes import WorkerOutboxesEntry
 from replica_platform.app.entries.replicas import (
     DuckDBReplicaEntry,
@@ -18,6 +19,7 @@ __all__ = [
     "DuckDBReplicaEntry",
     "Entry",
     "FileEntry",
+    "LakeMasterEntry",
     "PurposeReplicasEntry",
     "RegionEntry",
     "SqliteBackupsEntry",
