@@ -153,6 +153,7 @@ def _calendar(name: str, taken: Sequence[datetime]) -> Drawing:
         )
         rows.append({"day": f"{day}", "name": name.rpartition("/")[2], "state": state})
     spec = charts.backup_calendar(1, [row["day"] for row in rows])
+    del spec["encoding"]["color"]["legend"]  # which the deck's page has beside the chart
     shown = [row for row in rows if row["state"]]
     return "Age of the newest kept backup, by day", spec, shown
 
