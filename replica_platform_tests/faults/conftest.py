@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def clusters(folder: Path, database: Callable[[str], str]) -> Iterator[Callable[
     """A function that makes a cluster; all of its processes are ended afterwards."""
     made: list[Cluster] = []
 
-    def make(name: str, **options: bool) -> Cluster:
+    def make(name: str, **options: Any) -> Cluster:
         made.append(Cluster(folder / name, database("dagster"), database("target"), **options))
         return made[-1]
 
