@@ -24,6 +24,7 @@ from replica_platform.app.entries import (
     WrongEntry,
     XminTablesEntry,
 )
+from replica_platform.app.entries.base import CENTRAL
 from replica_platform.app.entries.sqlite_files import names_of
 from replica_platform.app.project import find_project
 
@@ -71,7 +72,8 @@ class Configured:
 
     def here(self, kind: type[Kind]) -> list[Kind]:
         """Return the entries of one kind whose files are on the host that is looked at."""
-        return [entry for entry in self.of(kind) if entry.host == self.host]
+        here = self.host or CENTRAL
+        return [entry for entry in self.of(kind) if (entry.host or CENTRAL) == here]
 
 
 def configured(

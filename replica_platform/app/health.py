@@ -333,8 +333,9 @@ def _by_target(
 def _elsewhere(found: Configured) -> dict[str, list[WorkerOutboxesEntry]]:
     """Return the outboxes of other hosts, by host."""
     by_host: dict[str, list[WorkerOutboxesEntry]] = {}
+    here = found.here(WorkerOutboxesEntry)
     for entry in found.of(WorkerOutboxesEntry):
-        if entry.host and entry.host != found.host:
+        if entry.host and entry not in here:
             by_host.setdefault(entry.host, []).append(entry)
     return by_host
 

@@ -11,6 +11,7 @@ import pytest
 from dagster._daemon.types import DaemonHeartbeat
 
 from replica_platform.app.configured import configured
+from replica_platform.app.entries import WorkerOutboxesEntry
 from replica_platform.app.health import Health, platform_health
 from replica_platform.app.settings import Settings
 from replica_platform.backup import backup
@@ -278,6 +279,26 @@ def test_outboxes_of_another_host_are_judged_by_what_its_runs_recorded(folder: F
     assert not late.ok and "A record of visits/web waited for 2 h" in late.sentence
     refused = seen(pending=90_000, dead=3, oldest_s=7200)
     assert not refused.ok and "Up to 3 records of visits/web were refused" in refused.sentence
+
+
+@pytest.mark.parametrize(
+    ("host", "looked_at"),
+    [
+        (None, "outbox of none"),
+        ("central", "outbox of none"),
+        ("eu", "outbox of eu"),
+        ("us", None),
+    ],
+)
+def test_each_host_looks_at_its_own_folders(
+    folder: Folder, host: str | None, looked_at: str | None
+) -> None:
+    entry = "type: replica_platform.components.WorkerOutboxes\nattributes: "
+    folder.write("here", entry + "{name: here, nodes: {web: outbox of none}}\n")
+    folder.write("there", entry + "{name: there, host: eu, nodes: {web: outbox of eu}}\n")
+    found = configured(folder.defs, host=host)
+    folders = [node for one in found.here(WorkerOutboxesEntry) for node in one.nodes.values()]
+    assert folders == ([looked_at] if looked_at else [])
 
 
 def test_every_file_needs_its_own_backup(folder: Folder) -> None:

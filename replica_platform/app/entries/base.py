@@ -14,6 +14,8 @@ from replica_platform.core.errors import TerminalError
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # The tag of an asset with the host that it lives on.
 HOST_TAG = "replica/host"
+# The queue and the host of assets that name none.
+CENTRAL = "central"
 _OWNER = re.compile(r"team:[^\s:]+|[^\s@]+@[^\s@]+")
 
 

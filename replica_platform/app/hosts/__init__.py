@@ -8,7 +8,8 @@ that is away or has forgotten says nothing about a run. Celery and Dagster are n
 - `status`: both together, in words.
 """
 
-from replica_platform.app.hosts.heartbeats import CENTRAL, Heartbeats, Worker
+from replica_platform.app.entries.base import CENTRAL
+from replica_platform.app.hosts.heartbeats import Heartbeats, Worker
 from replica_platform.app.hosts.status import HostsStatus, HostStatus, hosts_status
 
 __all__ = ["CENTRAL", "Heartbeats", "HostStatus", "HostsStatus", "Worker", "hosts_status"]

@@ -12,8 +12,6 @@ import psycopg
 from replica_platform.core.postgres import connect
 from replica_platform.core.reports import ReportFields
 
-# The queue and the host of assets that name none.
-CENTRAL = "central"
 BEAT_EVERY_S = 2.0
 # A worker that writes no heartbeat for this long counts as silent.
 SILENT_S = 10.0
