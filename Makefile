@@ -45,10 +45,10 @@ LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
   replica/test_scrub.py replica/test_touched_master.py replica/test_catalog_name.py \
   docs/test_commands.py replica/test_diff_property.py defs/test_declarative_automation.py \
   defs/test_dg.py defs/test_duckdb_replica.py defs/test_two_platforms.py defs/test_parts.py \
-  defs/test_purpose_replicas.py defs/test_adopt.py defs/test_alerts.py app/test_housekeeping.py \
+  defs/test_purpose_replicas.py defs/test_adopt.py defs/test_pages.py defs/test_alerts.py app/test_housekeeping.py \
   acceptance/test_light_installs.py cli/test_watch.py cli/test_watch_metrics.py \
-  defs/test_sharded_tables.py app/test_metrics.py app/test_deck.py acceptance/test_tutorial.py \
-  acceptance/test_browser.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py \
+  defs/test_sharded_tables.py app/test_metrics.py app/test_stills.py app/test_deck.py acceptance/test_tutorial.py \
+  acceptance/test_browser.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py market/test_quotes.py \
   market/test_backfill.py cluster/test_placement.py acceptance/test_cluster.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
