@@ -15,7 +15,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from replica_platform.market.quotes import Cycle, Delivery
     from replica_platform.outbox import DrainReport, FileDrain
     from replica_platform.xmin import GroupReport, SyncReport, WatchReport
 
@@ -55,7 +54,7 @@ WATCH_METRICS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "quotes_given_total": (("source",), "Quotes that a source gave."),
     "quotes_rounds_total": ((), "Rounds of quotes."),
     "quotes_in_flight_messages": ((), "Messages without a report yet."),
-    "quotes_watched_symbols": ((), "Symbols of the watchlist."),
+    "quotes_watched_symbols": ((), "Symbols that are quoted where they can be."),
     "quotes_quoted_symbols": ((), "Symbols that had a quote in the last round."),
     "quotes_last_round_timestamp_seconds": ((), "When the last round was sent."),
 }
@@ -169,28 +168,3 @@ class SyncMetrics(WatchCollector):
             self.set("sync_interruptions_total", (), report.interruptions)
             self.set("sync_lag_seconds", ("50",), report.lag_p50_s)
             self.set("sync_lag_seconds", ("99",), report.lag_p99_s)
-
-
-class QuoteMetrics(WatchCollector):
-    """The rounds of a producer of quotes."""
-
-    def add_cycle(self, cycle: "Cycle", delivery: "Delivery") -> None:
-        """Add one round, and take over what the delivery has counted.
-
-        Args:
-            cycle: The round.
-            delivery: The connection that it was sent through.
-        """
-        with self.whole():
-            for source, count in cycle.sources.items():
-                self.add("quotes_given_total", (source,), count)
-            self.set("quotes_rounds_total", (), cycle.number)
-            self.set("quotes_sent_messages_total", (), delivery.sent)
-            self.set("quotes_acknowledged_messages_total", (), delivery.acknowledged)
-            self.set("quotes_failed_messages_total", (), delivery.failed)
-            self.set("quotes_unknown_messages_total", (), delivery.unknown)
-            self.set("quotes_skipped_messages_total", (), delivery.skipped)
-            self.set("quotes_in_flight_messages", (), delivery.in_flight)
-            self.set("quotes_watched_symbols", (), cycle.watched)
-            self.set("quotes_quoted_symbols", (), cycle.quoted)
-            self.set("quotes_last_round_timestamp_seconds", (), time.time())

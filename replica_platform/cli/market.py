@@ -11,7 +11,7 @@ from replica_platform.cli.endpoint import check_metrics_options, metrics_options
 from replica_platform.cli.terminal import bar, err, out, plain, print_json, print_table
 
 if TYPE_CHECKING:
-    from replica_platform.app.watch_metrics import QuoteMetrics
+    from replica_platform.cli.quote_metrics import QuoteMetrics
     from replica_platform.market.quotes import Cycle, Totals
     from replica_platform.market.tables import BarsLoaded, Written
 
@@ -210,7 +210,7 @@ def _print_backfill(tables: "list[Written]", loaded: "BarsLoaded", as_json: bool
 
 
 def _quote_metrics() -> "QuoteMetrics":
-    from replica_platform.app.watch_metrics import QuoteMetrics
+    from replica_platform.cli.quote_metrics import QuoteMetrics
 
     return QuoteMetrics()
 
