@@ -52,10 +52,10 @@ LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
   market/test_backfill.py cluster/test_placement.py acceptance/test_cluster.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
-	@$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)
 
 faults: $(DEV_READY) ## kills and corruptions, the short form, and the tests that take long
-	@$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder --timeout 600 $(LONG)
+	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --timeout 600 $(LONG)
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -rP --timeout 900 replica_platform_tests/faults
 
 torture: $(DEV_READY) ## kills and corruptions, the long form

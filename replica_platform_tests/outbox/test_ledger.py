@@ -327,6 +327,10 @@ def test_watch_keeps_its_connection(
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where application_name = 'replica outbox drain'"
         )
+        there = (
+            "select count(*) from pg_stat_activity where application_name = 'replica outbox drain'"
+        )
+        until(lambda: ask(there) == [(0,)])
         box.append("note", {"n": 3})
         until(lambda: delivered() == 4)
     finally:
