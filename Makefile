@@ -56,7 +56,7 @@ test: $(DEV_READY) ## the tests, against the embedded Postgres
 
 faults: $(DEV_READY) ## kills and corruptions, the short form, and the tests that take long
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --timeout 600 $(LONG)
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -rP --timeout 900 replica_platform_tests/faults
+	@$(BIN)/python -m pytest -s --timeout 900 replica_platform_tests/faults
 
 torture: $(DEV_READY) ## kills and corruptions, the long form
 	@REPLICA_TORTURE=1 $(BIN)/python -m pytest -s --timeout 3600 replica_platform_tests/faults \
