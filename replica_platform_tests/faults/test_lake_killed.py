@@ -190,7 +190,8 @@ def test_updates_without_the_retry_are_lost(lake: Lake) -> None:
     with read_lake(lake) as connection:
         (counted,) = connection.execute("select n from counter").fetchone()  # type: ignore[misc]
     print(f"\n{len(seen.batches)} updates said to be done, {counted} counted")
-    assert counted < len(seen.batches) - seen.kills
+    # An update that was committed and not acknowledged, since its writer was killed, only adds.
+    assert counted < len(seen.batches)
 
 
 def test_a_lost_batch_would_be_noticed(lake: Lake) -> None:
