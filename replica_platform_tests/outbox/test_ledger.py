@@ -13,7 +13,17 @@ import pytest
 
 from replica_platform.core import postgres
 from replica_platform.core.sqlite import sqlite3
-from replica_platform.outbox import Outbox, backlog, drain, file, queue, reconcile, verify, watch
+from replica_platform.outbox import (
+    Outbox,
+    backlog,
+    breaker,
+    drain,
+    file,
+    queue,
+    reconcile,
+    verify,
+    watch,
+)
 from replica_platform.outbox.queue import batch_digest, next_batch
 
 Ask = Callable[..., list[tuple[Any, ...]]]
@@ -298,6 +308,28 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
+def test_watch_tries_again_when_the_breaker_lets_it(box: Outbox, path: Path, target: str) -> None:
+    box.append("note", {"n": 0})
+    with closing(file.open_existing(path)) as local:
+        breaker.store(
+            local, breaker.Breaker("waiting", 1, time.time() + 0.5, time.time(), "57P01", "test")
+        )
+    stop, reports = threading.Event(), list[Any]()
+    thread = threading.Thread(
+        target=watch,
+        args=([path], target),
+        kwargs={"stop": stop, "interval_s": 600, "on_report": reports.append},
+    )
+    thread.start()
+    try:
+        until(lambda: sum(report.delivered for report in reports) == 1)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert reports[0].files[0].state == "waiting"
+    assert 0 < reports[0].files[0].retry_s <= 0.5
+
+
 def test_watch_keeps_its_connection(
     box: Outbox, path: Path, target: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +353,9 @@ def test_watch_keeps_its_connection(
         for n in range(3):
             box.append("note", {"n": n})
             until(lambda n=n: delivered() == n + 1)
+            # A delivery changes the file, so that one more drain follows. The server must not end
+            # the connection while that one uses it.
+            until(lambda: reports[-1].delivered == 0)
         assert len(opened) == 1
         # The server ends the idle connection: the next drain opens another and does not fail.
         ask(

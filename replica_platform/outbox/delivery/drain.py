@@ -200,6 +200,7 @@ class _FileRun:
                 "waiting",
                 f"the breaker is open for {wait_s:.0f} s more after {self._breaker.failures} "
                 f"failures, the last: {self._breaker.why}",
+                retry_s=wait_s,
             )
         try:
             with translate_errors():
@@ -219,9 +220,17 @@ class _FileRun:
         with suppress(sqlite3.OperationalError):
             breaker.store(self._local, after)
         kind = "transient" if isinstance(error, TransientError) else "systemic"
-        return self._report("failed", f"{error} ({kind}; the rows stay)", after.sqlstate)
+        return self._report(
+            "failed", f"{error} ({kind}; the rows stay)", after.sqlstate, retry_s=after.wait_s()
+        )
 
-    def _report(self, state: str, why: str | None, sqlstate: str | None = None) -> FileDrain:
+    def _report(
+        self,
+        state: str,
+        why: str | None,
+        sqlstate: str | None = None,
+        retry_s: float | None = None,
+    ) -> FileDrain:
         (dead_rows,) = self._local.execute("select count(*) from dead").fetchone()
         return FileDrain(
             str(self._path),
@@ -233,6 +242,7 @@ class _FileRun:
             pending=file.pending(self._local),
             dead_rows=dead_rows,
             seconds=time.monotonic() - self._started,
+            retry_s=retry_s,
         )
 
     def _deliver_with_reserve(self, target: Target) -> tuple[str, str | None]:

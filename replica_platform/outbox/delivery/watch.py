@@ -32,8 +32,9 @@ def watch(
 ) -> int:
     """Drain `paths` until `stop` is set.
 
-    A drain starts at most `look_s` after a file changed, and every `interval_s` in any case. All
-    use one connection, opened again if the server ends it.
+    A drain starts at most `look_s` after a file changed, when the breaker of a file that failed
+    lets it try again, and every `interval_s` in any case. All use one connection, opened again if
+    the server ends it.
 
     Args:
         paths: Outbox files, or folders of `*.db`.
@@ -59,7 +60,8 @@ def watch(
             if found != seen or time.monotonic() >= due:
                 report = drain(paths, connections, stop=stop, **options)
                 drains += 1
-                due = time.monotonic() + interval_s
+                retries = [file.retry_s for file in report.files if file.retry_s is not None]
+                due = time.monotonic() + min([interval_s, *retries])
                 seen = found
                 if on_report is not None:
                     on_report(report)

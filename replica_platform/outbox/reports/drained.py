@@ -28,6 +28,7 @@ class FileDrain(ReportFields):
         dead_rows: All dead rows of the file.
         batches: Batches committed in the target.
         seconds: How long the drain of this file took.
+        retry_s: Seconds until the breaker lets a drain deliver; None if it does not wait.
     """
 
     path: str
@@ -47,6 +48,7 @@ class FileDrain(ReportFields):
     dead_rows: int = 0
     batches: int = 0
     seconds: float = 0.0
+    retry_s: float | None = None
 
     @property
     def unreachable(self) -> bool:
