@@ -19,26 +19,22 @@ from typing import Any
 import psycopg
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect
 
 from replica_platform.app.launch import PROJECT
 from replica_platform.app.project import init_project
 from replica_platform.app.settings import Settings
-from replica_platform_tests.acceptance.conftest import free_port
+from replica_platform_tests.acceptance.conftest import WITHIN_MS, free_port, watched
 from replica_platform_tests.acceptance.pages import Pages, environment, of_this_platform
 from replica_platform_tests.acceptance.test_dev import LAUNCH, RUN
-from replica_platform_tests.acceptance.test_tutorial import BLOCK, commands_of
+from replica_platform_tests.acceptance.test_tutorial import BLOCK, OF_TUTORIAL, commands_of
 from replica_platform_tests.chromium import chromium, needs_chromium
 
 pytestmark = [needs_chromium, pytest.mark.timeout(900)]
 
 GROUPS = ("backups", "market", "outbox", "readers", "replica", "source", "warehouse")
-OF_TUTORIAL = ("shop/customer", "shop/purchase", "sales", "visits")
 # What the tutorial's commands do before its first `replica run`, by a word of theirs.
 PREPARING = ("shop.sql", "adopt", "write.py", "work.py")
-# Errors that Dagster's own pages print, by their exact text.
-KNOWN: set[str] = set()
-WITHIN_MS = 240_000
 KEPT = PROJECT / "docs" / "assets"
 LARGEST_BYTES, LARGEST_TOTAL_BYTES = 150_000, 1_000_000
 # A week that a chart shows; the platform of a test is minutes old.
@@ -187,44 +183,6 @@ def filled(site: Site) -> Site:
         target.execute(WEEK)
         target.execute(DAYS)
     return site
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        # Started by root, Chromium has no sandbox.
-        browser = playwright.chromium.launch(
-            executable_path=chromium(), args=["--no-sandbox", "--hide-scrollbars"]
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 800}, locale="en-US", timezone_id="UTC"
-    )
-    context.set_default_timeout(WITHIN_MS)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """A page that fails its test when an error is in its console."""
-    page = context.new_page()
-    errors = watched(page)
-    yield page
-    assert [error for error in errors if error not in KNOWN] == []
-
-
-def watched(page: Page) -> list[str]:
-    """Return the list that errors of a page are added to."""
-    errors: list[str] = []
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    return errors
 
 
 @pytest.fixture

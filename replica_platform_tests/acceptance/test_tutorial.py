@@ -5,15 +5,20 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page, expect
 
 from replica_platform.app.launch import PROJECT
+from replica_platform_tests.acceptance.conftest import WITHIN_MS
 from replica_platform_tests.acceptance.pages import Pages
+from replica_platform_tests.chromium import needs_chromium
 
+OF_TUTORIAL = ("shop/customer", "shop/purchase", "sales", "visits")
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 
 
@@ -78,6 +83,11 @@ class Installation:
         }
         return {**kept, "PATH": os.pathsep.join([str(self.bin), os.environ["PATH"]])}
 
+    @property
+    def served(self) -> dict[str, str]:
+        """The same, with the data folder of the project, by which its processes are found."""
+        return self.environment | {"REPLICA_DATA_DIR": str(self.folder / "data")}
+
     def run(self, line: str) -> subprocess.CompletedProcess[str]:
         """Run a line of the page as bash, and keep the folder that it changes to."""
         done = subprocess.run(
@@ -102,26 +112,63 @@ def installation(folder: Path) -> Installation:
     return Installation(folder, folder)
 
 
+@pytest.fixture(scope="module")
+def followed() -> Iterator[Installation]:
+    """The installation and its project, when every block of the page has been followed."""
+    # Not below pytest's folder, which is private: started by root, Postgres is another user.
+    with tempfile.TemporaryDirectory(prefix="rp-") as folder:
+        installation = Installation(Path(folder), Path(folder))
+        commands = 0
+        for language, title, block in BLOCK.findall((PROJECT / "docs" / "tutorial.md").read_text()):
+            if title:
+                file = installation.folder / title
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block)
+                continue
+            assert language == "console", f"neither a file nor commands: {block}"
+            for command in commands_of(block):
+                done = installation.run(command.line)
+                assert done.returncode == 0, f"{command.line}\n{done.stdout}{done.stderr}"
+                assert is_shown(command.output, done.stdout), f"{command.line}\n{done.stdout}"
+                commands += 1
+        assert commands > 20
+        yield installation
+
+
 @pytest.mark.timeout(900)
-def test_the_tutorial_as_it_stands(installation: Installation) -> None:
-    text = (PROJECT / "docs" / "tutorial.md").read_text()
-    commands = 0
-    for language, title, block in BLOCK.findall(text):
-        if title:
-            file = installation.folder / title
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(block)
-            continue
-        assert language == "console", f"a block that is neither a file nor commands: {block}"
-        for command in commands_of(block):
-            done = installation.run(command.line)
-            assert done.returncode == 0, f"{command.line}\n{done.stdout}{done.stderr}"
-            assert is_shown(command.output, done.stdout), f"{command.line}\n{done.stdout}"
-            commands += 1
-    assert commands > 20
+def test_the_tutorial_as_it_stands(followed: Installation) -> None:
     # What was made on the way, and not only the names of the sections.
-    deck = (installation.folder / "data" / "deck.html").read_text()
+    deck = (followed.folder / "data" / "deck.html").read_text()
     assert {name for name in ("shop.purchase", "sales", "visits") if name not in deck} == set()
+
+
+@needs_chromium
+@pytest.mark.timeout(900)
+def test_the_tutorial_in_the_browser(followed: Installation, port: int, page: Page) -> None:
+    """Its last command serves what it made: green, alive, and all four on the deck."""
+    site = f"http://127.0.0.1:{port}"
+    with Pages(port, followed.served, followed.folder, [str(followed.bin / "replica")]) as pages:
+        pages.repository()
+        for asset in OF_TUTORIAL:
+            page.goto(f"{site}/assets/{asset}")
+            expect(page.get_by_text("Latest materialization")).to_be_visible(timeout=WITHIN_MS)
+            page.goto(f"{site}/assets/{asset}?view=checks")
+            expect(page.get_by_text("Passed").first).to_be_visible(timeout=WITHIN_MS)
+            expect(page.get_by_text("Failed")).to_have_count(0)
+        # One more record, and the button of the page that a person presses.
+        assert followed.run("python work.py").returncode == 0
+        page.goto(f"{site}/assets/visits")
+        page.get_by_role("button", name="Materialize").first.click()
+        page.get_by_role("link", name="View", exact=True).first.click()
+        page.wait_for_url("**/runs/*")
+        expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=WITHIN_MS)
+        page.goto(f"http://127.0.0.1:{port + 1}/")
+        page.wait_for_selector("html[data-drawn-ms]", state="attached")
+        for name in ("shop.customer", "shop.purchase", "sales", "visits"):
+            expect(page.get_by_text(name).first).to_be_visible()
+        cards = page.locator(".health li")
+        assert cards.count() >= 3
+        assert {card.get_attribute("class") for card in cards.all()} <= {"well", "idle"}
 
 
 @pytest.mark.timeout(600)
@@ -140,10 +187,8 @@ def test_a_new_project_runs_the_sample_and_is_served(installation: Installation,
     assert migrated.returncode == 0, migrated.stderr
     listed = installation.run("replica env dg list components")
     assert "replica_platform.components.XminTables" in listed.stdout, listed.stderr
-    data = installation.folder / "data"
-    served = installation.environment | {"REPLICA_DATA_DIR": str(data)}
     program = [str(installation.bin / "replica")]
-    with Pages(port, served, installation.folder, program) as pages:
+    with Pages(port, installation.served, installation.folder, program) as pages:
         repository = pages.repository()
         assert repository["location"]["name"] == "my_platform"
         assert {"fds_sync", "housekeeping"} <= {one["name"] for one in repository["schedules"]}
