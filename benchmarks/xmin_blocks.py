@@ -1,6 +1,7 @@
 """The cost of a sync by blocks: it grows with the change, where the scan's grows with the table.
 
     python -m benchmarks.xmin_blocks [--mb 64 256] [--rows 2000] [--tables 1000] [--watch-s 10]
+                                     [--without-scan]
 
 Source and target are two servers. Per size of the table: the same number of changed rows, scattered
 and clustered, and one changed row, by blocks and by the scan in turn; idle tables in one group; and
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=1.0, help="seconds from sync to sync")
     parser.add_argument("--rate", type=int, default=1_000, help="changes a second, watched")
     parser.add_argument("--only", choices=["changes", "idle", "watch"])
+    parser.add_argument("--without-scan", action="store_true", help="time the blocks alone")
     arguments = parser.parse_args()
     with two_servers() as (source, target):
         if arguments.only in (None, "changes", "watch"):
@@ -63,6 +65,7 @@ def two_servers() -> Iterator[tuple[Server, Server]]:
 
 def changes(source: Server, target: Server, sizes: list[int], asked: argparse.Namespace) -> None:
     """Time syncs of the same change at every size."""
+    modes = ("blocks",) if asked.without_scan else ("blocks", "scan")
     median: dict[tuple[int, str, str], float] = {}
     for mb in sizes:
         execute(target.dsn(), "drop table if exists bar")
@@ -72,16 +75,17 @@ def changes(source: Server, target: Server, sizes: list[int], asked: argparse.Na
         if asked.only == "watch":
             return
         for name, where in kinds(rows, asked.rows).items():
-            for mode in ("blocks", "scan"):
+            for mode in modes:
                 seconds = [
                     one_sync(source, target, where, mode).seconds for _ in range(asked.repeat)
                 ]
                 median[mb, name, mode] = statistics.median(seconds)
-            ratio = median[mb, name, "scan"] / median[mb, name, "blocks"]
-            print(
-                f"  {name}: blocks {median[mb, name, 'blocks']:.3f} s, "
-                f"scan {median[mb, name, 'scan']:.3f} s, {ratio:.1f} times as fast"
-            )
+            by_blocks = median[mb, name, "blocks"]
+            line = f"  {name}: blocks {by_blocks:.3f} s"
+            if not asked.without_scan:
+                by_scan = median[mb, name, "scan"]
+                line += f", scan {by_scan:.3f} s, {by_scan / by_blocks:.1f} times as fast"
+            print(line)
     for name in kinds(asked.rows, asked.rows):
         growth = median[sizes[-1], name, "blocks"] / median[sizes[0], name, "blocks"]
         print(
