@@ -142,15 +142,20 @@ class HostRunLauncher(CeleryRunLauncher):
         if owner is not None and owner.live:
             self._missing.pop(task, None)
             return CheckRunHealthResult(WorkerStatus.RUNNING)
+        live, last = serving(queue, workers)
         since = self._missing.setdefault(task, time.monotonic())
-        patience_s = UNLISTED_S if owner is None else SILENT_FOR_S
-        if time.monotonic() - since < patience_s:
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        del self._missing[task]
-        if owner is None:
+        missing_s = time.monotonic() - since
+        if owner is None and live:
+            # What a worker has begun since its last heartbeat is not in it.
+            told = all(worker.beat_age_s + SEEN_S < missing_s for worker in live)
+            gone = told and missing_s >= UNLISTED_S
             why = f"No worker of {queue} executes this run any more: its process died."
         else:
-            why = away(queue, owner)
+            gone = missing_s >= SILENT_FOR_S
+            why = away(queue, owner or last)
+        if not gone:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        del self._missing[task]
         return CheckRunHealthResult(WorkerStatus.FAILED, f"{why} It is retried if it may be.")
 
     def get_run_worker_debug_info(

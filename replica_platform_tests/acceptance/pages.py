@@ -1,4 +1,4 @@
-"""A running `replica dev` with a GraphQL client, and its processes."""
+"""A running `replica dev`, what its GraphQL answers, and its processes."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,15 +15,88 @@ import psutil
 
 LOAD = """
 query { repositoriesOrError { ... on RepositoryConnection { nodes {
-    name location { name } assetNodes { id }
+    name location { name } assetNodes { assetKey { path } }
     schedules { name scheduleState { status } } sensors { name sensorState { status } }
 } } } }
 """
+LAUNCH = """
+mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
+    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+} }
+"""
+RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 UP_WITHIN_S = 180
+# On a loaded machine a page asks the code server for a long time. A launch is never sent twice.
+ANSWERED_WITHIN_S = 120
 
 
-class Pages:
-    """A running `replica dev`, with a GraphQL client."""
+class Asked:
+    """What the GraphQL of a Dagster UI answers.
+
+    Args:
+        port: The port of the UI on this machine.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}/graphql"
+
+    def ask(self, query: str, **variables: Any) -> Any:
+        """Return the data of an answer."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=ANSWERED_WITHIN_S) as answer:
+            return json.load(answer)["data"]
+
+    def repository(self) -> Any:
+        """Return the code location, once it is loaded."""
+        until = time.monotonic() + UP_WITHIN_S
+        while time.monotonic() < until:
+            self.still_runs()
+            with suppress(OSError):
+                nodes = self.ask(LOAD)["repositoriesOrError"].get("nodes")
+                if nodes:
+                    return nodes[0]
+            time.sleep(0.5)
+        raise AssertionError(f"the UI did not come up within {UP_WITHIN_S} s")
+
+    def still_runs(self) -> None:
+        """Fail if what serves the UI has ended."""
+
+    def launch(self, *assets: str, job: str = "__ASSET_JOB", **tags: str) -> str:
+        """Launch assets, or a job; return the run's id."""
+        repository = self.repository()
+        launched = self.ask(
+            LAUNCH,
+            params={
+                "selector": {
+                    "repositoryName": repository["name"],
+                    "repositoryLocationName": repository["location"]["name"],
+                    "jobName": job,
+                    "assetSelection": [{"path": asset.split("/")} for asset in assets] or None,
+                },
+                "mode": "default",
+                "executionMetadata": {
+                    "tags": [{"key": key, "value": value} for key, value in tags.items()]
+                },
+            },
+        )["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def wait(self, run: str, within_s: float) -> None:
+        """Wait until a run has succeeded."""
+        until = time.monotonic() + within_s
+        status = "unknown"
+        while status not in ENDED and time.monotonic() < until:
+            time.sleep(0.3)
+            with suppress(OSError):  # on a loaded machine, a question may take too long
+                status = self.ask(RUN, id=run)["runOrError"]["status"]
+        assert status == "SUCCESS"
+
+
+class Pages(Asked):
+    """A running `replica dev`."""
 
     def __init__(
         self,
@@ -32,8 +106,8 @@ class Pages:
         program: Sequence[str] = (sys.executable, "-m", "replica_platform.cli.main"),
     ) -> None:
         """Start it, in another project or in this one."""
+        super().__init__(port)
         self._data = Path(environment["REPLICA_DATA_DIR"])
-        self.url = f"http://127.0.0.1:{port}/graphql"
         self.process = subprocess.Popen(
             [*program, "dev", "--port", str(port)],
             cwd=project,
@@ -50,25 +124,8 @@ class Pages:
             process.kill()
         self.process.communicate()
 
-    def ask(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.load(answer)["data"]
-
-    def repository(self) -> Any:
-        """Return the code location, once it is loaded."""
-        until = time.monotonic() + UP_WITHIN_S
-        while time.monotonic() < until:
-            assert self.process.poll() is None, "the command ended early"
-            try:
-                nodes = self.ask(LOAD)["repositoriesOrError"].get("nodes")
-            except OSError:
-                nodes = None
-            if nodes:
-                return nodes[0]
-            time.sleep(0.5)
-        raise AssertionError(f"the UI did not come up within {UP_WITHIN_S} s")
+    def still_runs(self) -> None:
+        assert self.process.poll() is None, "the command ended early"
 
 
 def environment(data: Path) -> dict[str, str]:

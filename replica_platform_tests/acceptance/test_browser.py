@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from replica_platform.app.project import init_project
 from replica_platform.app.settings import Settings
 from replica_platform_tests.acceptance.conftest import WITHIN_MS, free_port, watched
 from replica_platform_tests.acceptance.pages import Pages, environment, of_this_platform
-from replica_platform_tests.acceptance.test_dev import LAUNCH, RUN
 from replica_platform_tests.acceptance.test_tutorial import BLOCK, OF_TUTORIAL, commands_of
 from replica_platform_tests.chromium import chromium, needs_chromium
 
@@ -97,36 +96,8 @@ class Site:
 
     def run_jobs(self, *names: str, **tags: str) -> None:
         """Run jobs by the daemon, and wait until they have succeeded."""
-        for run in [self._launched(name, tags) for name in names]:
-            self._wait(run)
-
-    def _launched(self, name: str, tags: dict[str, str]) -> str:
-        repository = self._pages.repository()
-        launched = self._pages.ask(
-            LAUNCH,
-            params={
-                "selector": {
-                    "repositoryName": repository["name"],
-                    "repositoryLocationName": repository["location"]["name"],
-                    "jobName": name,
-                },
-                "mode": "default",
-                "executionMetadata": {
-                    "tags": [{"key": key, "value": value} for key, value in tags.items()]
-                },
-            },
-        )["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        return str(launched["run"]["runId"])
-
-    def _wait(self, run: str) -> None:
-        until = time.monotonic() + WITHIN_MS / 1000
-        status = "unknown"
-        while status not in ("SUCCESS", "FAILURE", "CANCELED") and time.monotonic() < until:
-            time.sleep(0.3)
-            with suppress(OSError):  # on a loaded machine, a question may take too long
-                status = self._pages.ask(RUN, id=run)["runOrError"]["status"]
-        assert status == "SUCCESS"
+        for run in [self._pages.launch(job=name, **tags) for name in names]:
+            self._pages.wait(run, WITHIN_MS / 1000)
 
 
 def prepared(project: Path, given: dict[str, str]) -> None:

@@ -4,7 +4,6 @@ Each process is started from the command and the environment that its unit or th
 says, with other ports and folders. Containers themselves are not started; see `test_containers`.
 """
 
-import json
 import os
 import re
 import shlex
@@ -29,8 +28,7 @@ from replica_platform.app.project import init_project
 from replica_platform.outbox import Outbox
 from replica_platform_tests.acceptance import containerfile
 from replica_platform_tests.acceptance.compose import COMPOSE, ENVIRONMENT, compose
-from replica_platform_tests.acceptance.pages import of_this_platform
-from replica_platform_tests.acceptance.test_dev import LAUNCH, RUN
+from replica_platform_tests.acceptance.pages import Asked, of_this_platform
 
 UNITS = sorted((PROJECT / "deploy" / "systemd").glob("*.service"))
 HOME = "/srv/my_platform"
@@ -39,11 +37,6 @@ WITHIN_S = 240.0
 VISITS = """
 type: replica_platform.components.WorkerOutboxes
 attributes: {name: visits, nodes: {local: outbox}}
-"""
-LOCATION = """
-query { repositoriesOrError { ... on RepositoryConnection { nodes {
-    name location { name } assetNodes { assetKey { path } }
-} } } }
 """
 
 
@@ -260,13 +253,6 @@ class Services:
     def healthy(self, name: str) -> bool:
         return self.run(name, *self.said[name]["healthcheck"]["test"][1:]).returncode == 0
 
-    def ask(self, query: str, **variables: Any) -> Any:
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        url = f"http://127.0.0.1:{self.ports['3000']}/graphql"
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["data"]
-
 
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
@@ -287,28 +273,11 @@ def test_the_services_of_the_compose_file_become_healthy_and_materialise(
         processes |= {name: stack.enter_context(services.start(name)) for name in others}
         for name in others:
             wait_for(lambda name=name: services.healthy(name), processes)
-        (repository,) = services.ask(LOCATION)["repositoriesOrError"]["nodes"]
+        ui = Asked(int(services.ports["3000"]))
+        repository = ui.repository()
         assert repository["location"]["name"] == "my_platform"
         assert {"assetKey": {"path": ["visits"]}} in repository["assetNodes"]
-        launched = services.ask(
-            LAUNCH,
-            params={
-                "selector": {
-                    "repositoryName": repository["name"],
-                    "repositoryLocationName": repository["location"]["name"],
-                    "jobName": "__ASSET_JOB",
-                    "assetSelection": [{"path": ["visits"]}],
-                },
-                "mode": "default",
-            },
-        )["launchRun"]
-        run = launched["run"]["runId"]
-
-        def status() -> str:
-            return str(services.ask(RUN, id=run)["runOrError"]["status"])
-
-        wait_for(lambda: status() in ("SUCCESS", "FAILURE", "CANCELED"), processes)
-        assert status() == "SUCCESS"
+        ui.wait(ui.launch("visits"), WITHIN_S)
         assert delivered(deployed.dsn("warehouse")) == 1
         # What `docs/deploy.md` says for a look at it.
         look = services.run("code", "replica", "status", "--json")

@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,6 @@ import pytest
 
 from replica_platform_tests.acceptance.pages import Pages, environment, of_this_platform
 
-LAUNCH = """
-mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
-    __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
-} }
-"""
-RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 RUN_WITHIN_S = 60
 
 
@@ -36,25 +29,7 @@ def test_dev_serves_materialises_and_ends(pages: Pages, port: int, folder: Path)
     assert len(states) == 15
     assert set(states) == {"RUNNING"}
 
-    launched = pages.ask(
-        LAUNCH,
-        params={
-            "selector": {
-                "repositoryName": repository["name"],
-                "repositoryLocationName": repository["location"]["name"],
-                "jobName": "__ASSET_JOB",
-                "assetSelection": [{"path": ["symbols"]}],
-            },
-            "mode": "default",
-        },
-    )["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    until = time.monotonic() + RUN_WITHIN_S
-    status = "QUEUED"
-    while status not in ("SUCCESS", "FAILURE", "CANCELED") and time.monotonic() < until:
-        time.sleep(0.5)
-        status = pages.ask(RUN, id=launched["run"]["runId"])["runOrError"]["status"]
-    assert status == "SUCCESS"
+    pages.wait(pages.launch("symbols"), RUN_WITHIN_S)
 
     with urllib.request.urlopen(f"http://127.0.0.1:{port + 1}/", timeout=60) as deck:
         assert b"<title>Flight deck</title>" in deck.read()
