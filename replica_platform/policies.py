@@ -56,15 +56,30 @@ def fresh_within(seconds: int) -> dg.FreshnessPolicy:
 # The tag of tables with a partition for each day that can be read again.
 BY_DAY = {"replica_platform/partitions": "days"}
 
+# What `eager` does not take over: a parent that was updated after the asset and in the same tick, or
+# while the asset was made from an earlier state of it.
+_PARENT_UPDATED = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.newly_updated())
+_MISSED_BY_EAGER = (
+    _PARENT_UPDATED.since(dg.AutomationCondition.newly_updated())
+    & _PARENT_UPDATED.since(dg.AutomationCondition.newly_requested())
+) | (dg.AutomationCondition.any_deps_updated() & dg.AutomationCondition.in_progress()).since(
+    dg.AutomationCondition.newly_requested()
+)
+
 # Publish when a parent changed and its blocking checks passed. What is missing of a table by days
 # does not count: a replica shows the days that there are.
 AFTER_PARENTS = (
-    dg.AutomationCondition.eager().replace(
-        dg.AutomationCondition.any_deps_missing(),
-        dg.AutomationCondition.any_deps_missing().ignore(
-            dg.AssetSelection.tag(*next(iter(BY_DAY.items())))
-        ),
+    (
+        (
+            dg.AutomationCondition.newly_missing() | dg.AutomationCondition.any_deps_updated()
+        ).since_last_handled()
+        | _MISSED_BY_EAGER
     )
+    & ~dg.AutomationCondition.any_deps_missing().ignore(
+        dg.AssetSelection.tag(*next(iter(BY_DAY.items())))
+    )
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
     & dg.AutomationCondition.all_deps_blocking_checks_passed()
 )
 

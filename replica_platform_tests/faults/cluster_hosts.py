@@ -42,6 +42,8 @@ mutation($p: ExecutionParams!) { launchPipelineExecution(executionParams: $p) { 
 """
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 STARTED_WITHIN_S = 60.0
+# What Dagster says of a failed run that has no step to execute again.
+NOTHING_LEFT = "Failed to retry run"
 # Of a test; the long form has 20 rounds.
 TIMEOUT_S = 7200 if os.environ.get("REPLICA_TORTURE") == "1" else 600
 
@@ -98,6 +100,7 @@ class Cluster:
             control of a fault.
         assets: The text of the project's assets.
         entries: The text of each `defs.yaml`.
+        start_timeout_s: After how many seconds a run that no worker takes has failed.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Cluster:
         stock: bool = False,
         assets: str = ASSETS,
         entries: Sequence[str] = (OUTBOX.format(host="a"), OUTBOX.format(host="b")),
+        start_timeout_s: int = 60,
     ) -> None:
         self.folder, self.dagster, self.target, self.stock = folder, dagster, target, stock
         folder.mkdir(exist_ok=True)
@@ -120,11 +124,15 @@ class Cluster:
             file.parent.mkdir()
             file.write_text(text)
         text = (self.project / "dagster.yaml").read_text()
-        for old, new in STOCK.items() if stock else ():
+        timeout = "start_timeout_seconds: {}".format
+        changed = {timeout(60): timeout(start_timeout_s), **(STOCK if stock else {})}
+        for old, new in changed.items():
             assert old in text, old
             text = text.replace(old, new)
         (self.project / "dagster.yaml").write_text(text)
         self.port, self.code_port = free_port(), free_port()
+        # Of hosts that reach the broker by another port.
+        self.broker_ports: dict[str, int] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         with psycopg.connect(target, autocommit=True) as connection:
             connection.execute(
@@ -134,9 +142,8 @@ class Cluster:
 
     # The processes.
 
-    @property
-    def broker_url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+    def broker_url(self, host: str) -> str:
+        return f"redis://127.0.0.1:{self.broker_ports.get(host, self.port)}/0"
 
     def environment(self, host: str = "centre") -> dict[str, str]:
         kept = {name: v for name, v in os.environ.items() if not name.startswith("REPLICA_")}
@@ -146,7 +153,7 @@ class Cluster:
             "REPLICA_SOURCE_DSN": self.target,
             "REPLICA_TARGET_DSN": self.target,
             "REPLICA_DAGSTER_DSN": self.dagster,
-            "REPLICA_BROKER_URL": self.broker_url,
+            "REPLICA_BROKER_URL": self.broker_url(host),
             "DAGSTER_HOME": str(self.project),
             "PYTHONPATH": os.pathsep.join([*sys.path, str(self.project)]),
             "COLUMNS": "200",
@@ -289,13 +296,16 @@ class Asking:
     def __init__(self, cluster: Cluster, instance: dg.DagsterInstance, context: Any) -> None:
         self.cluster, self.instance, self.context = cluster, instance, context
 
-    def launch(self, *assets: str, tags: Mapping[str, str] | None = None) -> str:
+    def launch(
+        self, *assets: str, tags: Mapping[str, str] | None = None, checks: bool = False
+    ) -> str:
+        """Ask for a run of assets, with all of their checks or without; return its id."""
         selector = {
             "repositoryLocationName": "shop",
             "repositoryName": "__repository__",
             "pipelineName": "__ASSET_JOB",
             "assetSelection": [{"path": asset.split("/")} for asset in assets],
-            "assetCheckSelection": [],
+            "assetCheckSelection": None if checks else [],
         }
         tagged = [{"key": key, "value": value} for key, value in (tags or {}).items()]
         params = {
@@ -327,7 +337,9 @@ class Asking:
     def retried(self, run_id: str) -> str:
         """Wait for the retry of a failed run and return it."""
         wait_until(
-            lambda: bool(self.retries(run_id)), f"{run_id} is retried", self.cluster.log("daemon")
+            lambda: bool(self.retries(run_id)),
+            f"{run_id} is retried",
+            lambda: self.messages(run_id) + self.cluster.log("daemon")(),
         )
         return self.retries(run_id)[0].run_id
 
@@ -349,6 +361,30 @@ class Asking:
         found = self.instance.get_runs(dg.RunsFilter(tags={"dagster/root_run_id": run_id}))
         own = (run for run in found if run.run_id != run_id)
         return sorted(own, key=lambda run: int(run.tags["dagster/retry_number"]))
+
+    def newest(self, run_id: str) -> dg.DagsterRun:
+        """The newest retry of a run; the run itself before the first one."""
+        return (self.retries(run_id) or [self.run(run_id)])[-1]
+
+    def wait_until_done(self, run_id: str, within_s: float) -> dg.DagsterRun:
+        """Wait until a run or its newest retry has done its work; return that run.
+
+        One that was killed when all of its steps had ended counts as failed, and is not retried.
+        """
+
+        def done() -> bool:
+            run = self.newest(run_id)
+            return run.status.value == "SUCCESS" or (
+                run.status.value == "FAILURE" and NOTHING_LEFT in self.messages(run.run_id)
+            )
+
+        wait_until(
+            done,
+            f"{run_id} or its retry has done its work",
+            lambda: self.messages(self.newest(run_id).run_id) + self.cluster.log("daemon")(),
+            within_s=within_s,
+        )
+        return self.newest(run_id)
 
     def wait(self, run_id: str, *statuses: str, within_s: float = 60.0) -> float:
         """Wait until a run has one of these statuses, or has ended; return the seconds."""

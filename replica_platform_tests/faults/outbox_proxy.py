@@ -1,6 +1,6 @@
-"""A TCP proxy in front of the unix socket of the embedded Postgres that fails on demand.
+"""A TCP proxy in front of the embedded Postgres, or of another server, that fails on demand.
 
-It refuses, resets, delays, goes silent, or forwards a COMMIT and drops its reply.
+It refuses, resets, delays, holds back, goes silent, or forwards a COMMIT and drops its reply.
 """
 
 import contextlib
@@ -20,17 +20,21 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Proxy:
     """One listening port; `mode` decides what happens to the traffic.
 
+    Args:
+        server: The folder of a Postgres' socket, or host and port of a server.
+
     Attributes:
         mode: `ok`, `refuse` (accept and reset at once), `delay` (`delay_s` each way), `silent`
-            (accept everything, answer nothing), or `drop_commit` (forward one COMMIT and reset
-            instead of replying, then `ok`).
+            (accept everything, answer nothing), `hold` (the same, but nothing is lost: it arrives
+            when the mode is `ok` again, as after a partition), or `drop_commit` (forward one
+            COMMIT and reset instead of replying, then `ok`).
         delay_s: The delay of `delay`, in seconds.
         commits_dropped: How many replies `drop_commit` dropped.
         port: The listening port.
     """
 
-    def __init__(self, socket_dir: Path) -> None:
-        self._server = str(socket_dir / ".s.PGSQL.5432")
+    def __init__(self, server: Path | tuple[str, int]) -> None:
+        self._server = server
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.mode = "ok"
@@ -73,23 +77,35 @@ class Proxy:
             if self.mode == "refuse":
                 _close_with_reset(client)
                 continue
-            server = socket.socket(socket.AF_UNIX)
             try:
-                server.connect(self._server)
+                server = self._connected()
             except OSError:
                 _close_with_reset(client)
-                server.close()
                 continue
             with self._lock:
                 self._open |= {client, server}
             threading.Thread(target=self._forward, args=(client, server), daemon=True).start()
+
+    def _connected(self) -> socket.socket:
+        if isinstance(self._server, tuple):
+            return socket.create_connection(self._server)
+        server = socket.socket(socket.AF_UNIX)
+        try:
+            server.connect(str(self._server / ".s.PGSQL.5432"))
+        except OSError:
+            server.close()
+            raise
+        return server
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         other = {client: server, server: client}
         committing = False
         with contextlib.suppress(OSError, ValueError):
             while True:
-                for end in select.select([client, server], [], [])[0]:
+                ready = select.select([client, server], [], [])[0]
+                while self.mode == "hold":
+                    time.sleep(0.05)
+                for end in ready:
                     data = end.recv(65536)
                     if not data:
                         raise OSError("closed")

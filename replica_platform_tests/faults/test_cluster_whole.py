@@ -2,10 +2,9 @@
 
 Each host has its data folder, its worker and its outbox. Tables go over both, a master is written
 on a, and what follows, the publication on a and the pull on b, is asked for by automation alone. In
-the middle of a pull the bucket stands still.
+the middle of a pull the bucket stands still, or refuses and resets every connection.
 """
 
-import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from replica_platform_tests.faults.cluster_hosts import (
     missing,
     wait_until,
 )
+from replica_platform_tests.faults.outbox_proxy import Proxy
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
@@ -83,29 +83,28 @@ KEY = dg.AssetKey(["regions", "b", "shop"])
 
 
 @pytest.fixture
-def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[bytes]"]:
-    """A bucket `generations`, in a process that can be stopped and continued."""
+def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A bucket `generations`, behind a proxy that can hold back what is sent, or refuse it."""
     port = free_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with (tmp_path / "bucket.log").open("wb") as log:
+    with Proxy(("127.0.0.1", port)) as proxy, (tmp_path / "bucket.log").open("wb") as log:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+        }.items():
+            monkeypatch.setenv(name, value)
         server = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
         process = subprocess.Popen(server, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: _listens(port), "the bucket listens")
-        make = urllib.request.Request(f"http://127.0.0.1:{port}/generations", method="PUT")
-        urllib.request.urlopen(make).close()
-        yield process
-    finally:
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-        process.wait()
+        try:
+            wait_until(lambda: _listens(port), "the bucket listens")
+            make = urllib.request.Request(f"http://127.0.0.1:{port}/generations", method="PUT")
+            urllib.request.urlopen(make).close()
+            yield proxy
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _listens(port: int) -> bool:
@@ -114,12 +113,15 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def stands_still(process: "subprocess.Popen[bytes]") -> Iterator[None]:
-    process.send_signal(signal.SIGSTOP)
+def away(bucket: Proxy, mode: str) -> Iterator[None]:
+    """Let the bucket hold back (`hold`) or reset (`refuse`) every connection."""
+    bucket.mode = mode
+    if mode == "refuse":
+        bucket.reset()
     try:
         yield
     finally:
-        process.send_signal(signal.SIGCONT)
+        bucket.mode = "ok"
 
 
 def rounds(cluster: Cluster) -> dict[int, int]:
@@ -141,7 +143,7 @@ def test_the_whole(
     clusters: Callable[..., Cluster],
     monkeypatch: pytest.MonkeyPatch,
     torture: bool,
-    bucket: "subprocess.Popen[bytes]",
+    bucket: Proxy,
 ) -> None:
     entries = [OUTBOX.format(host="a"), OUTBOX.format(host="b"), TABLES, SHOP]
     cluster = clusters("whole", assets=ASSETS, entries=entries)
@@ -177,10 +179,14 @@ def test_the_whole(
         assert rounds(cluster) == {1: 200_000}
         assert_delivered_and_equal(cluster, count)
         assert_seen(cluster, ask, count)
-        in_mid_pull(cluster, ask, bucket)
+        times = 20 if torture else 1
+        for _ in range(times):
+            for mode in ("hold", "refuse"):
+                in_mid_pull(cluster, ask, bucket, mode)
     print(
         f"two hosts: {2 * RECORDS:,} records once, {count} tables equal, generation pulled by "
-        "automation; with a bucket that stood still in mid-pull readers kept the earlier one"
+        f"automation; with a bucket that stood still or refused in mid-pull, {times} times each, "
+        "readers kept the earlier one"
     )
 
 
@@ -215,27 +221,32 @@ def assert_seen(cluster: Cluster, ask: Asking, count: int) -> None:
     assert homes == tables | hosts
 
 
-def in_mid_pull(cluster: Cluster, ask: Asking, bucket: "subprocess.Popen[bytes]") -> None:
+def in_mid_pull(cluster: Cluster, ask: Asking, bucket: Proxy, mode: str) -> None:
     store = BlockStore("s3://generations/shop")
-    before = ask.run(ask.launch("stock")).run_id
+    seen = rounds(cluster)
+    generation = len(seen) + 1
+    before = ask.launch("stock")
     ask.wait(before, within_s=AUTOMATED_WITHIN_S)
     wait_until(
-        lambda: (store.current() or NEVER).generation == 2,
-        "the second generation is pushed",
+        lambda: (store.current() or NEVER).generation == generation,
+        "the next generation is pushed",
         cluster.log("daemon"),
         within_s=AUTOMATED_WITHIN_S,
     )
-    with stands_still(bucket):
+    with away(bucket, mode):
         run = ask.launch("regions/b/shop")
         ask.wait(run, "STARTED")
-        # Readers of the region are not held up, and see no half of the second generation.
+        # Readers of the region are not held up, and see no half of the next generation.
         for _ in range(20):
-            assert rounds(cluster) == {1: 200_000}
+            assert rounds(cluster) == seen
             time.sleep(0.25)
     wait_until(
-        lambda: pulled(ask) == 2, "b has pulled the second generation", within_s=AUTOMATED_WITHIN_S
+        lambda: pulled(ask) == generation,
+        "b has pulled the next generation",
+        lambda: ask.messages(ask.newest(run).run_id),
+        within_s=AUTOMATED_WITHIN_S,
     )
-    assert rounds(cluster) == {1: 200_000, 2: 200_000}
+    assert rounds(cluster) == seen | {generation: 200_000}
 
 
 class _Never:
