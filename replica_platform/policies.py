@@ -56,7 +56,7 @@ def fresh_within(seconds: int) -> dg.FreshnessPolicy:
 # The tag of tables with a partition for each day that can be read again.
 BY_DAY = {"replica_platform/partitions": "days"}
 
-# What `eager` does not take over: a parent that was updated after the asset and in the same tick, or
+# What `eager` does not take over: a parent that was updated after the asset in the same tick, or
 # while the asset was made from an earlier state of it.
 _PARENT_UPDATED = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.newly_updated())
 _MISSED_BY_EAGER = (

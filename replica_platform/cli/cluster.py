@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 
 import click
 
@@ -69,11 +70,12 @@ def cluster() -> None:
 
 
 @cluster.command()
+@click.option("--host", metavar="NAME", help="This host alone, as a health check of its worker.")
 @as_json_option
-def status(as_json: bool) -> int:
+def status(host: str | None, as_json: bool) -> int:
     """Show every host: its workers and queues, what runs there, what waits for it.
 
-    The exit code is 0 only when every host has a worker.
+    The exit code is 0 only when every host that is shown has a worker.
     """
     from replica_platform.app.settings import Settings
 
@@ -82,15 +84,17 @@ def status(as_json: bool) -> int:
     from replica_platform.app.hosts import hosts_status
     from replica_platform.app.launch import existing_databases
 
-    named = configured(sample=settings.sample).hosts
+    named = [host] if host else configured(sample=settings.sample).hosts
     with existing_databases(settings):
         found = hosts_status(settings.dagster, named)
+    if host:
+        found = replace(found, hosts=[one for one in found.hosts if one.name == host])
     if as_json:
         print_json(found)
         return int(not found.ok)
-    for host in found.hosts:
-        out.print(f"{verdict(host.ok, padded=True)} {plain(host.sentence)}")
-        for one in host.workers:
+    for shown in found.hosts:
+        out.print(f"{verdict(shown.ok, padded=True)} {plain(shown.sentence)}")
+        for one in shown.workers:
             busy = len(one.tasks)
             queues = ", ".join(one.queues)
             out.print(f"    [dim]{plain(one.name)}: {queues}; {busy} of {one.processes} busy[/]")

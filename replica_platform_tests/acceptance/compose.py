@@ -9,9 +9,12 @@ import yaml
 from replica_platform.app.launch import PROJECT
 
 COMPOSE = PROJECT / "deploy" / "compose" / "compose.yaml"
+CLUSTER = COMPOSE.with_name("cluster.yaml")
 ENVIRONMENT = {
     "POSTGRES_PASSWORD": "letters",
     "REPLICA_SOURCE_DSN": "postgresql://reader@source.example.com/shop",
+    "BROKER_PASSWORD": "figures",
+    "BUCKET_SECRET_KEY": "signs123",
 }
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 
@@ -35,10 +38,21 @@ def interpolated(text: str, environment: Mapping[str, str]) -> str:
             raise KeyError(f"{name}: {rest}")
         return given or (rest if kind == ":-" else "")
 
-    return _VARIABLE.sub(value, text)
+    return _VARIABLE.sub(value, text).replace("$$", "$")
 
 
-def compose(environment: Mapping[str, str] = ENVIRONMENT) -> dict[str, Any]:
-    """Return the Compose file as Compose would read it."""
-    found: dict[str, Any] = yaml.safe_load(interpolated(COMPOSE.read_text(), environment))
+def compose(environment: Mapping[str, str] = ENVIRONMENT, *, cluster: bool = False) -> Any:
+    """Return the Compose file as Compose would read it, with that of a cluster on top or without.
+
+    Compose merges mappings, and takes the rest from the later file.
+    """
+    found: Any = {}
+    for path in [COMPOSE, CLUSTER] if cluster else [COMPOSE]:
+        found = _merged(found, yaml.safe_load(interpolated(path.read_text(), environment)))
     return found
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}

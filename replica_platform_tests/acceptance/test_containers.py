@@ -23,7 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from replica_platform.app.launch import PROJECT
 from replica_platform.app.project import INSTANCE, init_project
 from replica_platform_tests.acceptance import containerfile
-from replica_platform_tests.acceptance.compose import COMPOSE, compose, interpolated, variables
+from replica_platform_tests.acceptance.compose import (
+    CLUSTER,
+    COMPOSE,
+    compose,
+    interpolated,
+    variables,
+)
 
 TEXT = containerfile.PATH.read_text()
 KUBERNETES = PROJECT / "deploy" / "kubernetes"
@@ -31,6 +37,7 @@ PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 HADOLINT = shutil.which("hadolint") or shutil.which("hadolint", path=str(SCRIPTS))
 PLATFORM = ("code", "webserver", "daemon", "deck", "metrics")
+WORKERS = ("worker-central", "worker-a")
 
 
 # The Containerfile.
@@ -114,35 +121,41 @@ def test_hadolint_accepts_it() -> None:
 # The Compose file.
 
 
-def test_the_compose_specification_accepts_it() -> None:
+@pytest.mark.parametrize("cluster", [False, True])
+def test_the_compose_specification_accepts_it(cluster: bool) -> None:
     compose_spec = pytest.importorskip("compose_spec", reason="compose-spec is not installed")
-    parsed = compose_spec.PyCompose.from_yaml(yaml.safe_dump(compose()))
+    text = yaml.safe_dump(compose(cluster=cluster))
+    parsed = compose_spec.PyCompose.from_yaml(text)
     parsed.validate()
-    misspelt = yaml.safe_dump(compose()).replace("healthcheck:", "helthcheck:", 1)
+    misspelt = text.replace("healthcheck:", "helthcheck:", 1)
     with pytest.raises(ValueError, match="helthcheck"):
         compose_spec.PyCompose.from_yaml(misspelt)
 
 
-def test_each_service_is_pinned_healthy_and_confined() -> None:
-    services = compose()["services"]
-    assert set(services) == {"postgres", *PLATFORM}
+@pytest.mark.parametrize("cluster", [False, True])
+def test_each_service_is_pinned_healthy_and_confined(cluster: bool) -> None:
+    services = compose(cluster=cluster)["services"]
+    further = {"broker", "bucket", *WORKERS} if cluster else set()
+    assert set(services) == {"postgres", *PLATFORM, *further}
     for name, service in services.items():
         assert re.search(r":[\w.-]*\d", service["image"]), name
         assert service["healthcheck"]["test"][0] == "CMD"
         assert service["healthcheck"].keys() > {"interval", "timeout", "retries", "start_period"}
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
         assert not service.keys() & {"privileged", "cap_add", "network_mode", "pid", "user"}
-    for name in PLATFORM:
+    for name in (*PLATFORM, *(WORKERS if cluster else ())):
         service = services[name]
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert (SCRIPTS / service["command"][0]).exists()
-    assert "ports" not in services["postgres"]
-    assert "ports" not in services["code"]
-    # What knows Dagster's database only can lose nothing else.
+    for name in ("postgres", "code", *further):
+        assert "ports" not in services[name]
+    # What knows Dagster's database, and where there is one its broker, can lose nothing else.
+    known = {"REPLICA_PROJECT", "REPLICA_DAGSTER_DSN"}
+    known |= {"DAGSTER_HOME", "REPLICA_BROKER_URL"} if cluster else set()
     for name in ("webserver", "daemon"):
-        assert services[name]["environment"].keys() == {"REPLICA_PROJECT", "REPLICA_DAGSTER_DSN"}
+        assert services[name]["environment"].keys() == known
         assert services[name]["volumes"] == ["logs:/logs"]
         assert "env_file" not in services[name]
     for name in ("code", "deck", "metrics"):
@@ -150,18 +163,18 @@ def test_each_service_is_pinned_healthy_and_confined() -> None:
 
 
 def test_secrets_come_from_the_environment_alone() -> None:
-    text = COMPOSE.read_text()
-    written = yaml.safe_load(text)
-    for service in written["services"].values():
-        for name, value in service.get("environment", {}).items():
-            if containerfile.SECRET.search(name):
-                assert "${" in value, name
-    assert not re.search(r"://[^\s:$]+:[^$\s]+@", text)
+    text = COMPOSE.read_text() + CLUSTER.read_text()
+    for path in (COMPOSE, CLUSTER):
+        for service in yaml.safe_load(path.read_text())["services"].values():
+            for name, value in service.get("environment", {}).items():
+                if containerfile.SECRET.search(name):
+                    assert "${" in value, name
+    assert not re.search(r"://[^\s:$]*:[^$\s]+@", text)
     example = (COMPOSE.parent / "env.example").read_text()
     given = dict(re.findall(r"^(\w+)=(.*)$", example, re.MULTILINE))
     assert set(variables(text)) == given.keys()
     assert {name for name, value in given.items() if not value} == {
-        *("POSTGRES_PASSWORD", "REPLICA_SOURCE_DSN"),
+        *("POSTGRES_PASSWORD", "REPLICA_SOURCE_DSN", "BROKER_PASSWORD", "BUCKET_SECRET_KEY"),
     }
     assert ".env" in (PROJECT / ".gitignore").read_text().split()
 
@@ -174,7 +187,7 @@ def test_a_variable_that_must_be_set_is_asked_for() -> None:
 
 
 def test_the_files_that_it_names_are_there() -> None:
-    found = compose()
+    found = compose(cluster=True)
     build = found["services"]["code"]["build"]
     context = (COMPOSE.parent / build["context"]).resolve()
     assert context == PROJECT
@@ -190,10 +203,15 @@ def test_the_files_that_it_names_are_there() -> None:
             assert known, volume
 
 
-def test_its_instance_is_that_of_a_project_with_folders_of_its_own(tmp_path: Path) -> None:
-    ours = yaml.safe_load((COMPOSE.parent / "dagster.yaml").read_text())
+@pytest.mark.parametrize("cluster", [False, True])
+def test_its_instance_is_that_of_a_project_with_folders_of_its_own(
+    cluster: bool, tmp_path: Path
+) -> None:
+    folder = COMPOSE.parent / "cluster" if cluster else COMPOSE.parent
+    ours = yaml.safe_load((folder / "dagster.yaml").read_text())
     folders = {name: ours.pop(name) for name in ("compute_logs", "local_artifact_storage")}
-    assert ours == yaml.safe_load(INSTANCE.read_text())
+    theirs = INSTANCE.with_name("cluster.yaml") if cluster else INSTANCE
+    assert ours == yaml.safe_load(theirs.read_text())
     assert all(one["config"]["base_dir"].startswith("/logs/") for one in folders.values())
     assert_valid(ours | folders, tmp_path)
 

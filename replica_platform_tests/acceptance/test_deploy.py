@@ -14,7 +14,7 @@ import sysconfig
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from replica_platform.app.embedded import binaries, running
 from replica_platform.app.launch import PROJECT
 from replica_platform.app.project import init_project
 from replica_platform.outbox import Outbox
+from replica_platform.replica import BlockStore, Master
 from replica_platform_tests.acceptance import containerfile
 from replica_platform_tests.acceptance.compose import COMPOSE, ENVIRONMENT, compose
 from replica_platform_tests.acceptance.pages import Asked, of_this_platform
@@ -37,6 +38,13 @@ WITHIN_S = 240.0
 VISITS = """
 type: replica_platform.components.WorkerOutboxes
 attributes: {name: visits, nodes: {local: outbox}}
+"""
+OF_HOST_A = """
+type: replica_platform.components.WorkerOutboxes
+attributes: {name: visits_of_a, host: a, nodes: {local: outbox}}
+---
+type: replica_platform.components.DuckDBReplica
+attributes: {name: shop, host: a, master: shop.duckdb, blocks: "s3://generations/shop"}
 """
 
 
@@ -58,9 +66,13 @@ class Deployed:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def append(self) -> None:
-        (self.data / "outbox").mkdir(parents=True, exist_ok=True)
-        with Outbox(self.data / "outbox" / "worker-1.db") as outbox:
+    @property
+    def data_of_a(self) -> Path:
+        return self.folder / "data-a"
+
+    def append(self, data: Path) -> None:
+        (data / "outbox").mkdir(parents=True, exist_ok=True)
+        with Outbox(data / "outbox" / "worker-1.db") as outbox:
             outbox.append("visit", {"page": "/"})
 
 
@@ -90,11 +102,11 @@ def deployed(folder: Path) -> Iterator[Deployed]:
             connection.execute(f"create database {said['POSTGRES_DB']}")
             for script in (one.split(":")[0] for one in service["volumes"] if ".sql" in one):
                 connection.execute((COMPOSE.parent / script).read_bytes())
-        made.append()
+        made.append(made.data)
         try:
             yield made
         finally:
-            for process in of_this_platform(made.data):
+            for process in [*of_this_platform(made.data), *of_this_platform(made.data_of_a)]:
                 process.kill()
 
 
@@ -179,46 +191,51 @@ class Services:
     mount: as root the processes have no capabilities, as the file says, and so obey permissions.
     """
 
-    def __init__(self, deployed: Deployed) -> None:
+    def __init__(self, deployed: Deployed, *, cluster: bool = False) -> None:
         self.deployed = deployed
         home = deployed.folder / "home"
         home.mkdir()
-        self.ports = {str(port): str(free_port()) for port in (4000, 3000, 3001, 9464)}
+        ports = (4000, 3000, 3001, 9464, 6379, 9000)
+        self.ports = {str(port): str(free_port()) for port in ports}
         self.absent = deployed.folder / "absent"
         self.folders = {
             "/srv/project": deployed.project,
             "/srv/dagster": home,
+            "/srv/cluster": home / "cluster",
             "/data": deployed.data,
             "/logs": deployed.folder / "logs",
             "/tmp": deployed.folder / "tmp",
         }
         for name in ("/logs", "/tmp"):
             self.folders[name].mkdir()
-        for file in ("dagster.yaml", "workspace.yaml"):
+        (home / "cluster").mkdir()
+        for file in ("dagster.yaml", "workspace.yaml", "cluster/dagster.yaml"):
             text = self.replaced((COMPOSE.parent / file).read_text(), self.folders)
             (home / file).write_text(text.replace("host: code", "host: 127.0.0.1"))
         self.absent.mkdir()
-        for path in (home, self.absent, deployed.project, *deployed.project.rglob("*")):
+        image = (home, home / "cluster", self.absent, deployed.project)
+        for path in (*image, *deployed.project.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
-        self.said: dict[str, Any] = compose()["services"]
+        self.said: dict[str, Any] = compose(cluster=cluster)["services"]
         self.image = containerfile.image_environment(containerfile.PATH.read_text())
 
     def replaced(self, text: str, folders: dict[str, Path]) -> str:
         given = {**{name: str(folder) for name, folder in folders.items()}, **self.ports}
         found = rf"(?<![\w./])({'|'.join(given)})\b"
         text = re.sub(found, lambda match: given[match[1]], text)
-        text = text.replace("0.0.0.0", "127.0.0.1")
+        for name in ("0.0.0.0", "broker", "bucket"):
+            text = re.sub(rf"{re.escape(name)}(?=:\d|$)", "127.0.0.1", text)
         return text.replace("postgres:5432", f"127.0.0.1:{self.deployed.postgres_port}")
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the variables of a service: those of the image, of `.env`, then its own."""
         from_file = ENVIRONMENT if "env_file" in self.said[name] else {}
         given = {**self.image, **from_file, **self.said[name].get("environment", {})}
-        mounted = {volume.split(":")[1] for volume in self.said[name]["volumes"]}
-        folders = {
-            path: folder if path in mounted or path not in ("/data", "/logs") else self.absent
-            for path, folder in self.folders.items()
-        }
+        volumes = {"data": self.deployed.data, "logs": self.folders["/logs"]}
+        volumes["data-a"] = self.deployed.data_of_a
+        mounts = (volume.split(":") for volume in self.said[name].get("volumes", ()))
+        folders = self.folders | {"/data": self.absent, "/logs": self.absent}
+        folders |= {path: volumes[volume] for volume, path in mounts if volume in volumes}
         environment = {key: self.replaced(value, folders) for key, value in given.items()}
         path = f"{SCRIPTS}:{environment['PATH'].replace('$PATH', os.environ['PATH'])}"
         return environment | {
@@ -232,6 +249,14 @@ class Services:
         confined = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
         as_root = confined if os.geteuid() == 0 else []
         return [*as_root, *(self.replaced(word, self.folders) for word in command)]
+
+    def start_server(self, name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        """Start a service whose image is not ours."""
+        command = [self.replaced(word, self.folders) for word in self.said[name]["command"]]
+        data = self.deployed.folder / name
+        data.mkdir()
+        environment = os.environ | self.said[name]["environment"]
+        return started(command, data, environment)
 
     def start(self, name: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         return started(
@@ -286,6 +311,73 @@ def test_the_services_of_the_compose_file_become_healthy_and_materialise(
     assert list((deployed.folder / "logs" / "compute").rglob("*.err"))
     assert set(deployed.project.rglob("*")) == written
     assert list(services.absent.iterdir()) == []
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
+def test_the_services_of_a_cluster_run_each_asset_on_its_host(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (deployed.project / "my_platform" / "defs" / "visits_of_a").mkdir()
+    entry = deployed.project / "my_platform" / "defs" / "visits_of_a" / "defs.yaml"
+    entry.write_text(OF_HOST_A)
+    deployed.append(deployed.data_of_a)
+    with Master(deployed.data_of_a / "shop.duckdb").write() as master:
+        master.execute("create table sale as select 1 as id")
+    services = Services(deployed, cluster=True)
+    for name, value in services.environment("worker-a").items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    with ExitStack() as stack:
+        processes = {"broker": stack.enter_context(services.start_server("broker"))}
+        stack.enter_context(bucket(int(services.ports["9000"])))
+        order = ["code", "worker-central", "worker-a", "webserver", "daemon"]
+        for name in order:
+            processes[name] = stack.enter_context(services.start(name))
+        assert not services.healthy("worker-a")
+        for name in order:
+            wait_for(lambda name=name: services.healthy(name), processes)
+        ui = Asked(int(services.ports["3000"]))
+        runs = {asset: ui.launch(asset) for asset in ("visits", "visits_of_a", "shop")}
+        for run in runs.values():
+            ui.wait(run, WITHIN_S)
+        assert {asset: queue_of(deployed, run) for asset, run in runs.items()} == {
+            "visits": "central",
+            "visits_of_a": "a",
+            "shop": "a",
+        }
+        assert delivered(deployed.dsn("warehouse")) == 2
+        pushed = BlockStore("s3://generations/shop").current()
+        assert pushed and pushed.generation == 1
+        assert (deployed.data_of_a / "replica" / "shop").is_dir()
+        # Its health is that of one host: without its worker, the other one stays healthy.
+        processes.pop("worker-a").kill()
+        wait_for(lambda: not services.healthy("worker-a"), processes)
+        assert services.healthy("worker-central")
+
+
+@contextmanager
+def bucket(port: int) -> Iterator[None]:
+    """A bucket `generations`, by moto in place of the image."""
+    with started(
+        [f"{SCRIPTS}/moto_server", "-H", "127.0.0.1", "-p", str(port)], Path("/"), dict(os.environ)
+    ):
+        url = f"http://127.0.0.1:{port}/generations"
+        until = time.monotonic() + WITHIN_S
+        while time.monotonic() < until:
+            with suppress(OSError):
+                urllib.request.urlopen(urllib.request.Request(url, method="PUT"), timeout=5).close()
+                break
+            time.sleep(0.2)
+        yield
+
+
+def queue_of(deployed: Deployed, run: str) -> str:
+    query = "select value from run_tags where run_id = %s and key = 'dagster-celery/queue'"
+    with psycopg.connect(deployed.dsn("dagster")) as connection:
+        row = connection.execute(query, [run]).fetchone()
+    return str(row[0]) if row else ""
 
 
 def postgres_is_ready(services: Services) -> bool:
