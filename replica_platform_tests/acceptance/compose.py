@@ -48,11 +48,12 @@ def compose(environment: Mapping[str, str] = ENVIRONMENT, *, cluster: bool = Fal
     """
     found: Any = {}
     for path in [COMPOSE, CLUSTER] if cluster else [COMPOSE]:
-        found = _merged(found, yaml.safe_load(interpolated(path.read_text(), environment)))
+        found = merged(found, yaml.safe_load(interpolated(path.read_text(), environment)))
     return found
 
 
-def _merged(below: Any, above: Any) -> Any:
+def merged(below: Any, above: Any) -> Any:
+    """Return two files as one: mappings are merged, and the rest is of the file above."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
+    return below | {key: merged(below.get(key), value) for key, value in above.items()}

@@ -28,6 +28,7 @@ from replica_platform_tests.acceptance.compose import (
     COMPOSE,
     compose,
     interpolated,
+    merged,
     variables,
 )
 
@@ -332,7 +333,7 @@ class Queue(Strict):
 
 class Coordinator(Strict):
     enabled: bool
-    type: str = Field(pattern="^QueuedRunCoordinator$")
+    type: str = Field(pattern="^(Queued|Custom)RunCoordinator$")
     config: dict[str, Queue]
 
 
@@ -529,6 +530,63 @@ def test_the_instance_of_the_chart_works_as_that_of_a_project(tmp_path: Path) ->
     twice = {"config": {"max_concurrent_runs": 4}}
     with pytest.raises(DagsterInvalidConfigError, match="max_concurrent_runs"):
         assert_valid(instance | {"run_coordinator": coordinator | twice}, tmp_path)
+
+
+def test_the_values_of_a_cluster_are_its_instance(tmp_path: Path) -> None:
+    text = (KUBERNETES / "cluster-values.yaml").read_text()
+    both = merged(yaml.safe_load((KUBERNETES / "values.yaml").read_text()), yaml.safe_load(text))
+    for part in ("dagsterWebserver", "dagsterDaemon"):
+        assert both[part].pop("envSecrets") == [{"name": "replica-platform-cluster"}]
+    coordinator = both["dagsterDaemon"]["runCoordinator"]["config"].pop("customRunCoordinator")
+    values = Values.model_validate(both)
+    assert values.dagsterDaemon.runCoordinator.type == "CustomRunCoordinator"
+    launcher = values.runLauncher.config["customRunLauncher"].model_dump(by_alias=True)
+    project = yaml.safe_load(INSTANCE.with_name("cluster.yaml").read_text())
+    assert launcher == project["run_launcher"]
+    most = {"max_concurrent_runs": values.concurrency.runs["maxConcurrentRuns"]}
+    own = project["run_coordinator"]
+    assert coordinator | {"config": coordinator["config"] | most} == own
+    monitoring, retries = values.dagsterDaemon.runMonitoring, values.dagsterDaemon.runRetries
+    ours = project["run_monitoring"]
+    assert monitoring.pollIntervalSeconds == ours["poll_interval_seconds"]
+    assert monitoring.startTimeoutSeconds == ours["start_timeout_seconds"]
+    assert retries.maxRetries == project["run_retries"]["max_retries"]
+    assert_valid(
+        {
+            "run_launcher": launcher,
+            "run_coordinator": coordinator,
+            "concurrency": {"runs": most, "pools": project["concurrency"]["pools"]},
+        },
+        tmp_path,
+    )
+
+
+def test_the_workers_are_those_of_the_compose_file() -> None:
+    objects = list(yaml.safe_load_all((KUBERNETES / "workers.yaml").read_text()))
+    pods = {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]
+        for one in objects
+        if one["kind"] == "StatefulSet"
+    }
+    assert set(pods) == {"replica-broker", *WORKERS}
+    services = compose(cluster=True)["services"]
+    values = helm_values()
+    (location,) = values.user_deployments.deployments
+    for name in WORKERS:
+        pod, service = pods[name], services[name]
+        (container,) = pod["containers"]
+        assert container["command"] == service["command"]
+        assert container["livenessProbe"]["exec"]["command"] == service["healthcheck"]["test"][1:]
+        assert f"{pod['terminationGracePeriodSeconds']}s" == service["stop_grace_period"]
+        assert container["image"] == f"{location.image.repository}:{location.image.tag}"
+        assert pod["securityContext"] == location.podSecurityContext.model_dump()
+        assert container["securityContext"] == location.securityContext.model_dump()
+    (redis,) = pods["replica-broker"]["containers"]
+    assert redis["command"] == services["broker"]["command"]
+    assert redis["image"] == services["broker"]["image"]
+    claim = yaml.safe_load((KUBERNETES / "data.yaml").read_text())["metadata"]["name"]
+    (data,) = [one for one in pods["worker-central"]["volumes"] if one["name"] == "data"]
+    assert data["persistentVolumeClaim"]["claimName"] == claim
 
 
 def assert_valid(given: dict[str, Any], folder: Path) -> None:
