@@ -32,7 +32,7 @@ status: $(READY) ## every pillar's health on one screen
 # that `make faults` runs, so that `make test` stays short.
 # The first waits minutes for schedules, at no cost: the others run beside it.
 LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
-  lake/test_write.py lake/test_export.py lake/test_maintain.py lake/test_secrets.py defs/test_lake_master.py \
+  lake/test_write.py lake/test_bucket.py lake/test_export.py lake/test_maintain.py lake/test_secrets.py defs/test_lake_master.py \
   xmin/test_schedules.py xmin/test_names.py xmin/test_zones.py xmin/test_pooler.py \
   xmin/test_interruptions.py xmin/test_fifteen.py xmin/test_owner.py xmin/test_made_beforehand.py \
   xmin/test_zoo.py xmin/test_leaves.py xmin/test_foreign_keys.py xmin/test_score.py \

@@ -5,6 +5,8 @@ file says in its schema `lake_export` which snapshot it holds, also to readers o
 """
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,13 +14,15 @@ import duckdb
 
 from replica_platform.core.reports import DoneReport
 from replica_platform.lake.catalog import Catalog, LakeTable, Snapshot
-from replica_platform.lake.definition import Lake
+from replica_platform.lake.definition import Lake, bucket_options
 from replica_platform.lake.errors import LakeMissing, WrongLake
-from replica_platform.lake.session import attach, identifier, translated
+from replica_platform.lake.session import attach, identifier, literal, translated
 
 # The schema of what the file says of itself.
 SCHEMA = "lake_export"
 AS_OF = f"select committed_at from {SCHEMA}.snapshot"
+# Settings of a bucket that are called otherwise than the option of a secret.
+_SETTINGS = {"key_id": "access_key_id", "secret": "secret_access_key"}
 _TABLES = """
 select schema_name, table_name from duckdb_tables()
 where database_name = current_database() and not temporary
@@ -206,10 +210,23 @@ def _copy(
     # Beside the transaction of the caller, in which a new secret would not be seen.
     with connection.cursor() as beside:
         attach(beside, lake, name, at=at)
-    for table in tables:
-        copy = _qualified(table.schema, table.name)
-        connection.execute(f"create schema if not exists {identifier(table.schema)}")
-        connection.execute(f"create or replace table {copy} as from {identifier(name)}.{copy}")
+    with _bucket_settings(connection) if lake.in_bucket else nullcontext():
+        for table in tables:
+            copy = _qualified(table.schema, table.name)
+            connection.execute(f"create schema if not exists {identifier(table.schema)}")
+            connection.execute(f"create or replace table {copy} as from {identifier(name)}.{copy}")
+
+
+@contextmanager
+def _bucket_settings(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Let the files of a bucket be read by settings: the secret is not seen in this transaction."""
+    for name, value in bucket_options().items():
+        connection.execute(f"set s3_{_SETTINGS.get(name, name)} = {literal(value)}")
+    try:
+        yield
+    finally:
+        for name in bucket_options():
+            connection.execute(f"reset s3_{_SETTINGS.get(name, name)}")
 
 
 def _describe(

@@ -8,6 +8,7 @@ before, side by side.
 """
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,6 +35,8 @@ RETRY_WAIT_MS = 1
 CONFLICTS = ("Transaction conflict", "maximum retry count", "could not serialize")
 # What an error of the catalog's server names; the caller's own errors do not.
 OF_THE_CATALOG = ("DuckLake", "Postgres", "postgres")
+# How httpfs says that a bucket refuses a request, such as one with wrong credentials.
+REFUSED = re.compile(r"\(HTTP 4\d\d")
 
 Work = Callable[[duckdb.DuckDBPyConnection], object]
 
@@ -174,9 +177,15 @@ class LakeWriter:
             is_conflict = any(words in text for words in CONFLICTS)
             if not is_conflict:
                 self._connection = self._open_session()
-                if not any(word in text for word in OF_THE_CATALOG):
+                of_the_catalog = any(word in text for word in OF_THE_CATALOG)
+                if not of_the_catalog and not self._is_of_the_bucket(error, text):
                     raise clean from None
             raise _Again(_brief(text), is_conflict=is_conflict) from None
+
+    def _is_of_the_bucket(self, error: duckdb.Error, text: str) -> bool:
+        """Return whether the bucket did not answer or failed; what it refuses is not among it."""
+        failed = isinstance(error, duckdb.IOException) and "HTTP" in text
+        return self.lake.in_bucket and failed and REFUSED.search(text) is None
 
     def _gave_up(self, failed: _Again, key: str, attempts: int) -> LakeConflict | LakeUnavailable:
         name = self.lake.schema

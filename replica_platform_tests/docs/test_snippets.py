@@ -217,7 +217,10 @@ def options_of(span: str) -> tuple[click.Command, list[str]] | None:
     if words[1] == "env" and len(words) > 2:
         return options_of(" ".join(words[2:]))
     given = re.findall(r"(?<![\w-])--[a-z][\w-]*", span.split("|")[0])
-    return replica.commands[words[1]], given
+    command = replica.commands[words[1]]
+    if isinstance(command, click.Group) and len(words) > 2:
+        command = command.commands.get(words[2], command)
+    return command, given
 
 
 def test_every_option_of_a_command_in_the_text_exists() -> None:

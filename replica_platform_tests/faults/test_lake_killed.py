@@ -15,6 +15,7 @@ import pytest
 
 from replica_platform.lake import Lake, LakeWriter, maintain, read_lake, status
 from replica_platform_tests.faults.lake_writer import ROWS
+from replica_platform_tests.lake.bucket import lake_bucket
 
 WRITERS = 3
 
@@ -104,8 +105,22 @@ def kept_up(lake: Lake, errors: list[str]) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def lake(target: str, tmp_path: Path) -> Lake:
-    made = Lake(target, "lake", str(tmp_path / "data"))
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Where the data is: a folder, or a bucket where a test asks for one."""
+    if getattr(request, "param", "folder") == "folder":
+        yield str(tmp_path / "data")
+        return
+    with lake_bucket() as (_, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield "s3://lakes/data"
+
+
+@pytest.fixture
+def lake(target: str, place: str) -> Lake:
+    made = Lake(target, "lake", place)
     with LakeWriter(made) as writer:
         writer.write(
             lambda connection: connection.execute(
@@ -136,14 +151,17 @@ def wrong(lake: Lake, acknowledged: list[str]) -> Counter[str]:
     )
 
 
+@pytest.mark.parametrize("place", ["folder", "bucket"], indirect=True)
 def test_what_was_acknowledged_is_there_once(lake: Lake, torture: bool) -> None:
     errors: list[str] = []
+    began = time.monotonic()
     with writing(lake, "append") as run, kept_up(lake, errors) as merged:
         seen = run(60 if torture else 6)
+    took_s = time.monotonic() - began
     found = wrong(lake, seen.batches)
     print(
-        f"\n{seen.kills} writers killed, {len(seen.batches)} batches of {ROWS} rows acknowledged, "
-        f"{sum(merged)} files merged in {len(merged)} rounds: {dict(found)}"
+        f"\n{seen.kills} writers killed in {took_s:.0f} s, {len(seen.batches)} batches of {ROWS} "
+        f"rows acknowledged, {sum(merged)} files merged in {len(merged)} rounds: {dict(found)}"
     )
     assert errors == []
     assert len(seen.batches) > 10
