@@ -49,7 +49,7 @@ LONG := $(addprefix replica_platform_tests/, acceptance/test_yaml_alone.py \
   acceptance/test_light_installs.py cli/test_watch.py cli/test_watch_metrics.py \
   defs/test_sharded_tables.py app/test_metrics.py app/test_stills.py app/test_deck.py acceptance/test_tutorial.py \
   acceptance/test_browser.py acceptance/test_deploy.py defs/test_market.py market/test_indicators.py market/test_quotes.py \
-  market/test_backfill.py cluster/test_placement.py acceptance/test_cluster.py)
+  market/test_backfill.py cluster/test_placement.py cluster/test_launcher.py acceptance/test_cluster.py)
 
 test: $(DEV_READY) ## the tests, against the embedded Postgres
 	@$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder --ignore=replica_platform_tests/faults $(LONG:%=--ignore=%)

@@ -191,7 +191,7 @@ def test_the_whole(
                 in_mid_pull(cluster, ask, bucket, mode)
     print(
         f"two hosts: {2 * RECORDS:,} records once, {count} tables equal, generation pulled by "
-        f"automation; with a bucket that stood still or refused in mid-pull, {times} times each, "
+        f"automation; in {times} rounds of a bucket that stood still or refused in mid-pull, "
         "readers kept the earlier one"
     )
 
